@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The contract between the core and a back end: what stands behind a device.
+ *
+ * The core (src/ublk/) knows back ends by this header alone, and a back end knows the core by this
+ * one and io.h. Rules that every back end obeys:
+ *  - submit() never blocks, never allocates and never fails by return; every I/O that it accepted is
+ *    completed exactly once with ub_io_complete(), in any order, from any thread;
+ *  - a result is the full length or a negative errno;
+ *  - overlapping I/Os in flight may be executed in any order: the kernel orders what it cares about;
+ *  - FLUSH covers every write that was completed before it was submitted.
+ */
+#ifndef UBLK_BRIDGE_BACKEND_H
+#define UBLK_BRIDGE_BACKEND_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "io.h"
+
+struct ub_err;
+
+/*
+ * What a back end can do. Filled by get_limits(), checked once by ub_limits_check(), and turned into
+ * ublk's parameters, which the kernel freezes at START. Fixed widths: it crosses from the server to
+ * the keeper in a message.
+ */
+struct ub_limits {
+	uint64_t size_bytes;	       /* a multiple of logical_block_bytes, at least one */
+	uint32_t logical_block_bytes;  /* 512 to 4096, a power of two: the finest I/O accepted */
+	uint32_t physical_block_bytes; /* logical to 1 MiB, a power of two: the finest efficient I/O */
+	uint32_t optimal_io_bytes;     /* 0: nothing to say; else a power of two, at least physical */
+	uint32_t max_io_bytes;	       /* largest READ or WRITE; at least 4096 and a logical block */
+	uint32_t discard_granularity_bytes; /* 0: logical_block_bytes */
+	uint32_t max_discard_bytes;	    /* largest DISCARD; 0 without can_trim */
+	uint32_t max_zeroes_bytes;	    /* largest WRITE_ZEROES; 0 without can_zero */
+	uint8_t read_only;
+	uint8_t rotational;
+	uint8_t can_flush;  /* without: FLUSH is answered by the core, there is nothing to flush */
+	uint8_t can_fua;    /* without: the core sends the write, then a FLUSH */
+	uint8_t can_trim;   /* without: a DISCARD that comes all the same succeeds and does nothing */
+	uint8_t can_zero;   /* without: the core writes zeroes */
+	uint8_t multi_conn; /* a FLUSH on one connection covers all */
+	uint8_t reserved;
+};
+
+enum {
+	UB_CAP_PLACE = 1 << 0, /* place() names the store itself: the tag buffers are hardly used */
+};
+
+/* How a device was asked for. Strings and descriptors stay the caller's. */
+struct ub_backend_config {
+	const char *kind;	       /* the ops' name: "mem", "null" */
+	const char *options;	       /* for the back end to read; "" when there are none */
+	uint64_t size_bytes;	       /* mem, null: the device's size */
+	uint32_t logical_block_bytes;  /* 0: the back end's choice */
+	unsigned nr_queues;	       /* how many queue_init() calls will come at the most */
+	bool read_only;
+	int store_fd; /* mem: the store, a memfd of size_bytes or more; else -1 */
+};
+
+struct ub_backend {
+	const struct ub_backend_ops *ops;
+	struct ub_limits limits; /* as checked */
+	void *priv;		 /* the back end's */
+};
+
+/* A back end's part on one queue. */
+struct ub_backend_queue {
+	struct ub_backend *backend;
+	struct ub_queue *queue;
+	unsigned qid;
+	unsigned nr_slots;
+	void *priv;
+};
+
+struct ub_backend_ops {
+	const char *name;
+	uint32_t caps; /* UB_CAP_* */
+
+	/*
+	 * The server's main thread, before the queues run (and later, for a swap, while they do): may
+	 * block and allocate. 0 or -errno with *err filled. close() and queue_destroy() accept what a
+	 * failed open() or queue_init() left.
+	 */
+	int (*open)(struct ub_backend *be, const struct ub_backend_config *cfg, struct ub_err *err);
+	int (*get_limits)(struct ub_backend *be, struct ub_limits *limits, struct ub_err *err);
+	int (*queue_init)(struct ub_backend_queue *bq, unsigned nr_slots, struct ub_err *err);
+	void (*queue_destroy)(struct ub_backend_queue *bq);
+	void (*close)(struct ub_backend *be);
+
+	/* The queue's thread: neither blocks nor allocates. Those marked may be NULL. */
+	void (*queue_start)(struct ub_backend_queue *bq); /* may be NULL */
+	/*
+	 * Asks for the memory where a READ's data lies or a WRITE's data shall go, so that the kernel
+	 * copies straight from or to it. 1: io->buf names it, good until the I/O is completed and
+	 * committed; 0: use the core's buffer; -errno: the I/O fails with that. submit() follows in
+	 * every case but the last, and sees in io->buf which it was. Only of the root back end, and
+	 * only with UB_CAP_PLACE.
+	 */
+	int (*place)(struct ub_backend_queue *bq, struct ub_io *io);
+	void (*submit)(struct ub_backend_queue *bq, struct ub_io *io);
+	void (*submit_end)(struct ub_backend_queue *bq); /* after a batch of submits; may be NULL */
+	/* Completes with err (a negative errno) all that it holds, waiting ones too; may be NULL. */
+	void (*cancel)(struct ub_backend_queue *bq, int err);
+	void (*queue_stop)(struct ub_backend_queue *bq); /* drained already; may be NULL */
+};
+
+enum ub_health {
+	UB_HEALTH_ONLINE,
+	UB_HEALTH_DEGRADED, /* serves, but not everything: `why` says what fails */
+};
+
+/*
+ * Tells the operator of a change. Repeats of one state are swallowed. Any thread, never blocks;
+ * `why` is copied and cut at 200 bytes.
+ */
+void ub_backend_report(struct ub_backend *be, enum ub_health health, const char *why);
+
+/*
+ * The back ends that a program offers, NULL-terminated: defined beside its main(), so that a new one
+ * is a file and a line there.
+ */
+extern const struct ub_backend_ops *const ub_backends[];
+
+#endif

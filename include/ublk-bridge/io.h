@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * One I/O as it travels between the core (src/ublk/) and a back end (src/backend/).
+ *
+ * Everything here belongs to a queue's thread in the server process. Neither side allocates, blocks
+ * or takes a lock with these.
+ */
+#ifndef UBLK_BRIDGE_IO_H
+#define UBLK_BRIDGE_IO_H
+
+#include <stdint.h>
+
+struct io_uring_sqe;
+struct ub_queue;
+
+enum ub_op {
+	UB_OP_READ,
+	UB_OP_WRITE,
+	UB_OP_FLUSH, /* no range: offset and length are 0 */
+	UB_OP_DISCARD,
+	UB_OP_WRITE_ZEROES,
+	UB_NR_OPS,
+};
+
+enum {
+	UB_FUA = 1 << 0,     /* WRITE, WRITE_ZEROES: on stable storage before it completes */
+	UB_NOUNMAP = 1 << 1, /* WRITE_ZEROES: the range stays allocated */
+};
+
+/*
+ * An I/O has one owner at a time: the core until submit(), the back end until ub_io_complete(), then
+ * the core again. A back end may change `next` while it owns the I/O, and nothing else; place() may
+ * also set `buf`.
+ */
+struct ub_io {
+	uint8_t op;    /* enum ub_op */
+	uint8_t flags; /* UB_FUA, UB_NOUNMAP */
+	uint16_t slot; /* index of the back end's scratch for this I/O: below queue_init's nr_slots */
+	uint32_t len_bytes;
+	uint64_t offset_bytes;
+	void *buf; /* len_bytes of data for READ and WRITE, else NULL */
+	struct ub_queue *home;			   /* the queue whose thread runs done() */
+	void (*done)(struct ub_io *, int32_t res); /* the core's, or a parent layer's */
+	int32_t result;				   /* set by ub_io_complete() */
+	struct ub_io *next;			   /* the owner's list link */
+};
+
+/*
+ * Completes an I/O: `res` is len_bytes (0 for a FLUSH) or a negative errno, nothing between.
+ * Any thread; exactly once for each submit(), which an assertion guards in the core. Never recurses
+ * into done(): on the home thread it links the I/O, elsewhere it posts it home and wakes that thread.
+ */
+void ub_io_complete(struct ub_io *io, int32_t res);
+
+/* ---- what the queue's thread offers to back ends: its ring, its clock, its mailbox ---------- */
+
+/* A callback for one completion on the queue's ring. Embed it; it must outlive the operation. */
+struct ub_cqe_handler {
+	void (*fn)(struct ub_cqe_handler *, int32_t res, uint32_t cqe_flags);
+};
+
+/*
+ * An empty SQE whose completion calls handler->fn on the same thread. It is sent with the batch, at
+ * the end of the loop's turn. Queue thread only; never NULL (a full ring is submitted first).
+ */
+struct io_uring_sqe *ub_queue_sqe(struct ub_queue *q, struct ub_cqe_handler *handler);
+
+/* Waits once for `events` (poll(2)) on a descriptor, without blocking. */
+struct ub_watch {
+	struct ub_cqe_handler handler; /* private */
+	struct ub_queue *queue;
+	void (*ready)(struct ub_watch *, int32_t res); /* the events that came, or -errno */
+};
+
+/* One-shot and level-triggered: ready() runs once, and again only after another arm. Queue thread. */
+void ub_watch_arm(struct ub_watch *watch, int fd, uint32_t events);
+
+/* A one-shot timer. Zero it, set `queue` and `expired`, then ub_timer_set(). */
+struct ub_timer {
+	struct ub_cqe_handler handler; /* private, as all that follows `expired` */
+	struct ub_queue *queue;
+	void (*expired)(struct ub_timer *);
+	uint64_t deadline_ns; /* 0: disarmed */
+	uint64_t armed_ns;    /* when the ring will wake for it; 0: no operation is in the ring */
+	int64_t timespec[2];
+};
+
+/* (Re)arms it to expire in delay_ms; 0 disarms. Queue thread. */
+void ub_timer_set(struct ub_timer *timer, uint64_t delay_ms);
+
+/* Something to be run on a queue's thread. Embed it; it is the poster's again when fn runs. */
+struct ub_msg {
+	void (*fn)(struct ub_msg *, struct ub_queue *);
+	struct ub_msg *next;
+};
+
+/* Runs msg->fn on the queue's thread. Any thread; lock-free; wakes the thread if it sleeps. */
+void ub_queue_post(struct ub_queue *q, struct ub_msg *msg);
+
+#endif

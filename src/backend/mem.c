@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The memory back end: a sparse store in a memfd, mapped once and shared by all queues.
+ *
+ * A bitmap says which pages the store has. A page is taken with fallocate before it is named or written,
+ * so that running out of memory is an ENOSPC for that I/O and never a SIGBUS; a READ of what was never
+ * written comes from a buffer of zeroes, because touching a hole in the mapping would allocate it.
+ * Queue threads, but for open, limits and close; knows the contract, the store and base.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "backend/registry.h"
+#include "backend/store.h"
+#include "base/bitmap.h"
+#include "base/cleanup.h"
+#include "base/size.h"
+
+#define MEM_MAX_IO_BYTES      (1U << 20)
+#define MEM_MAX_DISCARD_BYTES (128U << 20) /* freeing this much takes some 10 ms of the queue */
+#define MEM_MAX_ZEROES_BYTES  (16U << 20)  /* with NOUNMAP it is written */
+#define MEM_BUDGET_BYTES      (32 << 20)   /* taken between two looks at the machine's memory */
+#define MEM_BUDGET_PART	      8		   /* of what is left, when less is left */
+
+struct mem_store {
+	int fd;
+	char *map;
+	uint64_t map_bytes; /* whole pages */
+	uint64_t size_bytes;
+	uint32_t block_bytes;
+	unsigned page_shift;
+	char *zeroes; /* MEM_MAX_IO_BYTES of them, all one page */
+	struct ub_bitmap pages; /* set: the store has this page */
+	_Atomic int64_t budget_bytes;
+};
+
+static inline struct mem_store *mem_of(struct ub_backend_queue *bq)
+{
+	return bq->backend->priv;
+}
+
+/* ---- taking and giving back memory ------------------------------------------------------------- */
+
+static int mem_take_budget(struct ub_backend *be, struct mem_store *s, uint64_t bytes)
+{
+	uint64_t left;
+
+	if (atomic_fetch_sub(&s->budget_bytes, (int64_t)bytes) >= (int64_t)bytes)
+		return 0;
+	left = ub_store_memory_left();
+	if (left <= bytes) {
+		atomic_store(&s->budget_bytes, 0);
+		ub_backend_report(be, UB_HEALTH_DEGRADED,
+				  "memory is short: writes to new blocks fail with ENOSPC until some is free");
+		return -ENOSPC;
+	}
+	left = (left - bytes) / MEM_BUDGET_PART;
+	atomic_store(&s->budget_bytes,
+		     left < MEM_BUDGET_BYTES ? (int64_t)left : (int64_t)MEM_BUDGET_BYTES);
+	ub_backend_report(be, UB_HEALTH_ONLINE, "memory is to be had again");
+	return 0;
+}
+
+static int mem_fallocate(const struct mem_store *s, int mode, uint64_t first, uint64_t count)
+{
+	int ret;
+
+	do {
+		ret = fallocate(s->fd, mode, (off_t)(first << s->page_shift),
+				(off_t)(count << s->page_shift));
+	} while (ret < 0 && errno == EINTR);
+	return ret < 0 ? -errno : 0;
+}
+
+static int mem_take_run(struct ub_backend *be, struct mem_store *s, uint64_t first, uint64_t count)
+{
+	int ret = mem_take_budget(be, s, count << s->page_shift);
+
+	if (ret == 0)
+		ret = mem_fallocate(s, 0, first, count);
+	if (ret)
+		return -ENOSPC;
+	ub_bitmap_set(&s->pages, first, count);
+	return 0;
+}
+
+/* Makes sure that the store has every page of the range. 0 or -ENOSPC. */
+static int mem_ensure(struct ub_backend *be, struct mem_store *s, uint64_t offset, uint32_t len)
+{
+	uint64_t first = offset >> s->page_shift;
+	uint64_t end = ((offset + len - 1) >> s->page_shift) + 1;
+
+	while (first < end) {
+		bool have;
+		uint64_t run = ub_bitmap_run(&s->pages, first, end - first, &have);
+		int ret = have ? 0 : mem_take_run(be, s, first, run);
+
+		if (ret)
+			return ret;
+		first += run;
+	}
+	return 0;
+}
+
+/* Gives whole pages back. The bits go first: nobody may count on a page that is about to go. */
+static int mem_release(struct mem_store *s, uint64_t first, uint64_t end)
+{
+	while (first < end) {
+		bool have;
+		uint64_t run = ub_bitmap_run(&s->pages, first, end - first, &have);
+		int ret = 0;
+
+		if (have) {
+			ub_bitmap_clear(&s->pages, first, run);
+			ret = mem_fallocate(s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first, run);
+		}
+		if (ret)
+			return ret;
+		first += run;
+	}
+	return 0;
+}
+
+/* ---- I/O ---------------------------------------------------------------------------------------- */
+
+/* Calls part() on each piece of the range that the store has or has not. */
+static void mem_walk(struct mem_store *s, uint64_t offset, uint32_t len,
+		     void (*part)(struct mem_store *s, bool have, uint64_t offset, uint64_t len,
+				  void *arg),
+		     void *arg)
+{
+	uint64_t end = offset + len;
+
+	while (offset < end) {
+		uint64_t first = offset >> s->page_shift;
+		uint64_t pages = ((end - 1) >> s->page_shift) + 1 - first;
+		uint64_t next;
+		bool have;
+
+		next = (first + ub_bitmap_run(&s->pages, first, pages, &have)) << s->page_shift;
+		if (next > end)
+			next = end;
+		part(s, have, offset, next - offset, arg);
+		offset = next;
+	}
+}
+
+static void mem_read_part(struct mem_store *s, bool have, uint64_t offset, uint64_t len, void *arg)
+{
+	char **buf = arg;
+
+	if (have)
+		memcpy(*buf, s->map + offset, len);
+	else
+		memset(*buf, 0, len);
+	*buf += len;
+}
+
+static void mem_zero_part(struct mem_store *s, bool have, uint64_t offset, uint64_t len, void *arg)
+{
+	(void)arg;
+	if (have)
+		memset(s->map + offset, 0, len);
+}
+
+/* True if place() named where the data is: there is nothing left to copy. */
+static bool mem_is_placed(const struct mem_store *s, const struct ub_io *io)
+{
+	const char *buf = io->buf;
+
+	return buf == s->map + io->offset_bytes ||
+	       (buf >= s->zeroes && buf < s->zeroes + MEM_MAX_IO_BYTES);
+}
+
+static int mem_place(struct ub_backend_queue *bq, struct ub_io *io)
+{
+	struct mem_store *s = mem_of(bq);
+	uint64_t first = io->offset_bytes >> s->page_shift;
+	uint64_t pages = ((io->offset_bytes + io->len_bytes - 1) >> s->page_shift) + 1 - first;
+	bool have;
+	int ret;
+
+	assert(io->offset_bytes + io->len_bytes <= s->size_bytes);
+	if (ub_bitmap_run(&s->pages, first, pages, &have) == pages && (have || io->op == UB_OP_READ)) {
+		io->buf = have ? s->map + io->offset_bytes : s->zeroes;
+		return 1;
+	}
+	if (io->op == UB_OP_READ)
+		return 0; /* partly there: the pieces are put together in the core's buffer */
+	ret = mem_ensure(bq->backend, s, io->offset_bytes, io->len_bytes);
+	if (ret)
+		return ret;
+	io->buf = s->map + io->offset_bytes;
+	return 1;
+}
+
+static int mem_write(struct ub_backend_queue *bq, struct ub_io *io)
+{
+	struct mem_store *s = mem_of(bq);
+	int ret = mem_ensure(bq->backend, s, io->offset_bytes, io->len_bytes);
+
+	if (ret == 0)
+		memcpy(s->map + io->offset_bytes, io->buf, io->len_bytes);
+	return ret;
+}
+
+static int mem_zero(struct ub_backend_queue *bq, struct ub_io *io)
+{
+	struct mem_store *s = mem_of(bq);
+	uint64_t page = 1ULL << s->page_shift;
+	uint64_t start = io->offset_bytes, end = start + io->len_bytes;
+	uint64_t inner = (start + page - 1) & ~(page - 1), inner_end = end & ~(page - 1);
+
+	if (io->op == UB_OP_WRITE_ZEROES && (io->flags & UB_NOUNMAP)) {
+		int ret = mem_ensure(bq->backend, s, start, io->len_bytes);
+
+		if (ret == 0)
+			mem_walk(s, start, io->len_bytes, mem_zero_part, NULL);
+		return ret;
+	}
+	if (inner >= inner_end) {
+		inner = end; /* within one page or two: there is no whole one */
+		inner_end = end;
+	}
+	if (io->op == UB_OP_WRITE_ZEROES) {
+		mem_walk(s, start, (uint32_t)(inner - start), mem_zero_part, NULL);
+		mem_walk(s, inner_end, (uint32_t)(end - inner_end), mem_zero_part, NULL);
+	}
+	return mem_release(s, inner >> s->page_shift, inner_end >> s->page_shift);
+}
+
+static void mem_submit(struct ub_backend_queue *bq, struct ub_io *io)
+{
+	struct mem_store *s = mem_of(bq);
+	char *buf = io->buf;
+	int ret = 0;
+
+	switch (io->op) {
+	case UB_OP_READ:
+		if (!mem_is_placed(s, io))
+			mem_walk(s, io->offset_bytes, io->len_bytes, mem_read_part, &buf);
+		break;
+	case UB_OP_WRITE:
+		if (!mem_is_placed(s, io))
+			ret = mem_write(bq, io);
+		break;
+	case UB_OP_DISCARD:
+	case UB_OP_WRITE_ZEROES:
+		ret = mem_zero(bq, io);
+		break;
+	default:
+		ret = -EOPNOTSUPP; /* FLUSH: the core does not send it, there is nothing to flush */
+		break;
+	}
+	ub_io_complete(io, ret ? ret : (int32_t)io->len_bytes);
+}
+
+/* ---- opening --------------------------------------------------------------------------------------- */
+
+/* A store that an earlier server filled: which pages does it have? */
+static void mem_find_pages(struct mem_store *s)
+{
+	off_t at = 0;
+
+	for (;;) {
+		off_t data = lseek(s->fd, at, SEEK_DATA), hole;
+
+		if (data < 0)
+			return;
+		hole = lseek(s->fd, data, SEEK_HOLE);
+		if (hole <= data)
+			return;
+		ub_bitmap_set(&s->pages, (uint64_t)data >> s->page_shift,
+			      (uint64_t)(hole - data) >> s->page_shift);
+		at = hole;
+	}
+}
+
+static int mem_map(struct mem_store *s, struct ub_err *err)
+{
+	char text[32];
+
+	s->map = mmap(NULL, s->map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, s->fd, 0);
+	if (s->map == MAP_FAILED) {
+		s->map = NULL;
+		return ub_err_errno(err, errno,
+				    "cannot map a memory store of %s: it must fit in the address space",
+				    ub_size_format(s->size_bytes, text, sizeof(text)));
+	}
+	munlock(s->map, s->map_bytes); /* the server locks what it maps, but never the store */
+	madvise(s->map, s->map_bytes, MADV_DONTDUMP);
+	madvise(s->map, s->map_bytes, MADV_DONTFORK);
+	/* Private and never written: reading it maps the kernel's one page of zeroes. */
+	s->zeroes = mmap(NULL, MEM_MAX_IO_BYTES, PROT_READ,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (s->zeroes == MAP_FAILED) {
+		s->zeroes = NULL;
+		return ub_err_errno(err, errno, "a buffer of zeroes");
+	}
+	return 0;
+}
+
+static int mem_open(struct ub_backend *be, const struct ub_backend_config *cfg, struct ub_err *err)
+{
+	struct mem_store *s = calloc(1, sizeof(*s));
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	int ret;
+
+	if (!s)
+		return ub_err_errno(err, ENOMEM, "the memory store");
+	be->priv = s;
+	s->fd = cfg->store_fd;
+	s->size_bytes = cfg->size_bytes;
+	s->map_bytes = (cfg->size_bytes + page - 1) & ~(page - 1);
+	s->block_bytes = cfg->logical_block_bytes ? cfg->logical_block_bytes : 512;
+	s->page_shift = (unsigned)__builtin_ctzll(page);
+	ret = mem_map(s, err);
+	if (ret)
+		return ret;
+	ret = ub_bitmap_init(&s->pages, s->map_bytes >> s->page_shift);
+	if (ret)
+		return ub_err_errno(err, -ret, "the memory store's bitmap");
+	mem_find_pages(s);
+	return 0;
+}
+
+static int mem_get_limits(struct ub_backend *be, struct ub_limits *limits, struct ub_err *err)
+{
+	const struct mem_store *s = be->priv;
+	uint32_t page = 1U << s->page_shift;
+
+	(void)err;
+	*limits = (struct ub_limits){
+		.size_bytes = s->size_bytes,
+		.logical_block_bytes = s->block_bytes,
+		.physical_block_bytes = page > 4096 ? 4096 : page,
+		.max_io_bytes = MEM_MAX_IO_BYTES,
+		.discard_granularity_bytes = page,
+		.max_discard_bytes = MEM_MAX_DISCARD_BYTES,
+		.max_zeroes_bytes = MEM_MAX_ZEROES_BYTES,
+		.can_flush = 0, /* a write is as safe as it gets when it is answered */
+		.can_fua = 1,
+		.can_trim = 1,
+		.can_zero = 1,
+		.multi_conn = 1,
+	};
+	return 0;
+}
+
+static int mem_queue_init(struct ub_backend_queue *bq, unsigned nr_slots, struct ub_err *err)
+{
+	(void)err;
+	bq->nr_slots = nr_slots;
+	return 0;
+}
+
+static void mem_queue_destroy(struct ub_backend_queue *bq)
+{
+	(void)bq;
+}
+
+static void mem_close(struct ub_backend *be)
+{
+	struct mem_store *s = be->priv;
+
+	if (!s)
+		return;
+	if (s->map)
+		munmap(s->map, s->map_bytes);
+	if (s->zeroes)
+		munmap(s->zeroes, MEM_MAX_IO_BYTES);
+	ub_bitmap_destroy(&s->pages);
+	free(s);
+	be->priv = NULL;
+}
+
+const struct ub_backend_ops ub_backend_mem = {
+	.name = "mem",
+	.caps = UB_CAP_PLACE,
+	.open = mem_open,
+	.get_limits = mem_get_limits,
+	.queue_init = mem_queue_init,
+	.queue_destroy = mem_queue_destroy,
+	.close = mem_close,
+	.place = mem_place,
+	.submit = mem_submit,
+};

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The memory store, and how much memory there is for it.
+ *
+ * The kernel never refuses a page of a memfd: when memory is out it kills somebody instead. So the
+ * store asks before it takes. The keeper makes stores; the server's queue threads ask for memory.
+ */
+#include "backend/store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/size.h"
+
+#define STORE_RESERVE_MIN_BYTES (48ULL << 20)
+#define STORE_RESERVE_PART	32 /* of all memory */
+#define STORE_PATH_BYTES	512
+
+/* Reads a small file of /proc or /sys into buf. Its length or -errno. */
+static ssize_t store_read_file(const char *path, char *buf, size_t len)
+{
+	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return -errno;
+	n = read(fd, buf, len - 1);
+	if (n < 0)
+		return -errno;
+	buf[n] = '\0';
+	return n;
+}
+
+static uint64_t store_meminfo(const char *text, const char *key)
+{
+	const char *at = strstr(text, key);
+
+	return at ? strtoull(at + strlen(key), NULL, 10) << 10 : 0;
+}
+
+static bool store_group_value(const char *dir, const char *file, uint64_t *value)
+{
+	char path[STORE_PATH_BYTES + 32], text[32];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, file);
+	if (store_read_file(path, text, sizeof(text)) <= 0 || strncmp(text, "max", 3) == 0)
+		return false;
+	*value = strtoull(text, NULL, 10);
+	return true;
+}
+
+/* The least room in our control group (version 2) and those above it; UINT64_MAX: no limit. */
+static uint64_t store_group_room(void)
+{
+	char text[STORE_PATH_BYTES], dir[STORE_PATH_BYTES], *path, *end;
+	uint64_t room = UINT64_MAX, max, current;
+	size_t root;
+
+	if (store_read_file("/proc/self/cgroup", text, sizeof(text)) <= 0)
+		return room;
+	path = strstr(text, "0::/");
+	if (!path)
+		return room;
+	path += 3;
+	end = strchr(path, '\n');
+	if (end)
+		*end = '\0';
+	root = strlen("/sys/fs/cgroup");
+	if (snprintf(dir, sizeof(dir), "/sys/fs/cgroup%s", path) >= (int)sizeof(dir))
+		return room;
+	while (strlen(dir) > root) {
+		if (store_group_value(dir, "memory.max", &max) &&
+		    store_group_value(dir, "memory.current", &current)) {
+			uint64_t left = max > current ? max - current : 0;
+
+			room = left < room ? left : room;
+		}
+		*strrchr(dir, '/') = '\0';
+	}
+	return room;
+}
+
+uint64_t ub_store_memory_left(void)
+{
+	char text[2048];
+	uint64_t total, available, reserve, room;
+
+	if (store_read_file("/proc/meminfo", text, sizeof(text)) <= 0)
+		return 0;
+	total = store_meminfo(text, "MemTotal:");
+	available = store_meminfo(text, "MemAvailable:");
+	reserve = total / STORE_RESERVE_PART;
+	if (reserve < STORE_RESERVE_MIN_BYTES)
+		reserve = STORE_RESERVE_MIN_BYTES;
+	available = available > reserve ? available - reserve : 0;
+	room = store_group_room();
+	return room < available ? room : available;
+}
+
+static int store_prealloc(int fd, uint64_t size_bytes, struct ub_err *err)
+{
+	uint64_t left = ub_store_memory_left();
+	char want[32], have[32];
+	int ret;
+
+	if (size_bytes > left)
+		return ub_err_set(err, ENOMEM,
+				  "--prealloc: %s are wanted and %s are to be had: choose a smaller size, "
+				  "or leave --prealloc out and let the store grow as it is written",
+				  ub_size_format(size_bytes, want, sizeof(want)),
+				  ub_size_format(left, have, sizeof(have)));
+	do {
+		ret = fallocate(fd, 0, 0, (off_t)size_bytes) < 0 ? errno : 0;
+	} while (ret == EINTR);
+	return ret ? ub_err_errno(err, ret, "--prealloc: cannot take %s",
+				  ub_size_format(size_bytes, want, sizeof(want))) :
+		     0;
+}
+
+int ub_store_create(uint64_t size_bytes, bool prealloc, struct ub_err *err)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	cleanup_fd int fd = memfd_create("ublk-bridge-store", MFD_CLOEXEC);
+	char text[32];
+	int ret;
+
+	if (fd < 0)
+		return ub_err_errno(err, errno, "cannot make the memory store");
+	if (size_bytes > INT64_MAX - page)
+		return ub_err_set(err, EFBIG, "--mem: %s is more than a memory file can hold",
+				  ub_size_format(size_bytes, text, sizeof(text)));
+	if (ftruncate(fd, (off_t)((size_bytes + page - 1) & ~(page - 1))) < 0)
+		return ub_err_errno(err, errno, "cannot make a memory store of %s",
+				    ub_size_format(size_bytes, text, sizeof(text)));
+	ret = prealloc ? store_prealloc(fd, size_bytes, err) : 0;
+	return ret ? ret : ub_steal_fd(&fd);
+}

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Logging that never blocks its caller.
+ *
+ * Any thread logs. The writing thread alone touches stderr or syslog; the lock around the buffer is
+ * held for a copy, never for a write. Knows nobody.
+ */
+#include "log.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <syslog.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LOG_NR_LINES 128
+
+struct log_line {
+	enum ub_log_level level;
+	char text[UB_LOG_LINE_BYTES];
+};
+
+static struct {
+	_Atomic int level;
+	_Atomic bool to_syslog;
+	_Atomic unsigned nr_dropped;
+	bool (*_Atomic sink)(enum ub_log_level level, const char *line);
+	bool has_thread; /* set before other threads exist */
+
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	unsigned head, nr; /* under the lock */
+	bool writing;
+	struct log_line lines[LOG_NR_LINES];
+} logger = {
+	.level = UB_LOG_NOTICE,
+	.lock = PTHREAD_MUTEX_INITIALIZER,
+	.changed = PTHREAD_COND_INITIALIZER,
+};
+
+void ub_log_set_level(enum ub_log_level level)
+{
+	atomic_store_explicit(&logger.level, (int)level, memory_order_relaxed);
+}
+
+enum ub_log_level ub_log_get_level(void)
+{
+	return (enum ub_log_level)atomic_load_explicit(&logger.level, memory_order_relaxed);
+}
+
+static void log_write(enum ub_log_level level, const char *text)
+{
+	static const int priorities[] = { LOG_ERR, LOG_WARNING, LOG_NOTICE, LOG_DEBUG };
+
+	if (atomic_load(&logger.to_syslog)) {
+		syslog(priorities[level], "%s", text);
+	} else {
+		char line[UB_LOG_LINE_BYTES + 16];
+		int len = snprintf(line, sizeof(line), "ublk-bridge: %s\n", text);
+		/* One write a line, so that lines of two processes never mix. Lost: nobody to tell. */
+		ssize_t ignored = write(STDERR_FILENO, line, (size_t)len);
+
+		(void)ignored;
+	}
+}
+
+static void log_report_dropped(void)
+{
+	unsigned dropped = atomic_exchange(&logger.nr_dropped, 0);
+	char text[64];
+
+	if (!dropped)
+		return;
+	snprintf(text, sizeof(text), "%u log lines were dropped", dropped);
+	log_write(UB_LOG_WARNING, text);
+}
+
+static void *log_main(void *arg)
+{
+	static struct log_line line;
+
+	(void)arg;
+	pthread_mutex_lock(&logger.lock);
+	for (;;) {
+		while (!logger.nr)
+			pthread_cond_wait(&logger.changed, &logger.lock);
+		line = logger.lines[logger.head];
+		logger.head = (logger.head + 1) % LOG_NR_LINES;
+		logger.nr--;
+		logger.writing = true;
+		pthread_mutex_unlock(&logger.lock);
+		log_report_dropped();
+		log_write(line.level, line.text);
+		pthread_mutex_lock(&logger.lock);
+		logger.writing = false;
+		pthread_cond_broadcast(&logger.changed);
+	}
+	return NULL;
+}
+
+static void log_enqueue(enum ub_log_level level, const char *text)
+{
+	pthread_mutex_lock(&logger.lock);
+	if (logger.nr == LOG_NR_LINES) {
+		atomic_fetch_add(&logger.nr_dropped, 1);
+	} else {
+		struct log_line *line = &logger.lines[(logger.head + logger.nr) % LOG_NR_LINES];
+
+		line->level = level;
+		strcpy(line->text, text); /* both are UB_LOG_LINE_BYTES long */
+		logger.nr++;
+		pthread_cond_broadcast(&logger.changed);
+	}
+	pthread_mutex_unlock(&logger.lock);
+}
+
+void ub_log(enum ub_log_level level, const char *fmt, ...)
+{
+	bool (*sink)(enum ub_log_level, const char *);
+	char text[UB_LOG_LINE_BYTES];
+	va_list ap;
+
+	if ((int)level > atomic_load_explicit(&logger.level, memory_order_relaxed))
+		return;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	sink = atomic_load(&logger.sink);
+	if (sink) {
+		if (!sink(level, text))
+			atomic_fetch_add(&logger.nr_dropped, 1);
+	} else if (logger.has_thread) {
+		log_enqueue(level, text);
+	} else {
+		log_write(level, text);
+	}
+}
+
+void ub_log_to_sink(bool (*sink)(enum ub_log_level level, const char *line))
+{
+	atomic_store(&logger.sink, sink);
+}
+
+void ub_log_to_syslog(void)
+{
+	openlog("ublk-bridge", LOG_PID, LOG_DAEMON);
+	atomic_store(&logger.to_syslog, true);
+}
+
+int ub_log_start_thread(void)
+{
+	pthread_t thread;
+	sigset_t all, before;
+	int ret;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	ret = pthread_create(&thread, NULL, log_main, NULL);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (ret)
+		return -ret;
+	pthread_detach(thread);
+	logger.has_thread = true;
+	return 0;
+}
+
+void ub_log_flush(void)
+{
+	struct timespec until;
+
+	if (!logger.has_thread)
+		return;
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += 500000000;
+	if (until.tv_nsec >= 1000000000) {
+		until.tv_nsec -= 1000000000;
+		until.tv_sec++;
+	}
+	pthread_mutex_lock(&logger.lock);
+	while ((logger.nr || logger.writing) &&
+	       pthread_cond_timedwait(&logger.changed, &logger.lock, &until) != ETIMEDOUT)
+		;
+	pthread_mutex_unlock(&logger.lock);
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Logging that never blocks its caller.
+ *
+ * In the keeper, lines go into a bounded buffer that a thread of its own writes to stderr or syslog; in
+ * the server they go to the keeper as datagrams. A full buffer drops lines and says later how many.
+ */
+#ifndef UB_BASE_LOG_H
+#define UB_BASE_LOG_H
+
+#include <stdbool.h>
+
+#define UB_LOG_LINE_BYTES 512
+
+enum ub_log_level {
+	UB_LOG_ERROR,
+	UB_LOG_WARNING,
+	UB_LOG_NOTICE, /* what an operator wants to see */
+	UB_LOG_DEBUG,  /* --verbose */
+};
+
+/* Any thread. A level above the current one costs a load and a branch. */
+void ub_log(enum ub_log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+void ub_log_set_level(enum ub_log_level level); /* the most talkative one that is kept */
+enum ub_log_level ub_log_get_level(void);
+
+/* Starts the writing thread, towards stderr. 0 or -errno. Once a process. */
+int ub_log_start_thread(void);
+
+/* The thread writes to syslog from now on: a daemon's stderr is gone. */
+void ub_log_to_syslog(void);
+
+/* Lines go to sink(level, line), which must not block: false counts the line as dropped. NULL: none. */
+void ub_log_to_sink(bool (*sink)(enum ub_log_level level, const char *line));
+
+/* Waits until what was logged is written, at most half a second. Before a process ends. */
+void ub_log_flush(void);
+
+#endif

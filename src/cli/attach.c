@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* ublk-bridge attach: reads the options and becomes the keeper. */
+#include <argp.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "backend/registry.h"
+#include "base/log.h"
+#include "base/size.h"
+#include "cli/cli.h"
+#include "keeper/attach.h"
+#include "keeper/rundir.h"
+#include "ublk/params.h"
+
+#include <ublk-bridge/ublk-abi.h>
+
+#define ATTACH_DEFAULT_SIZE	 (16ULL << 20)
+#define ATTACH_DEFAULT_TIMEOUT_S 60
+#define ATTACH_MAX_TIMEOUT_S	 86400
+
+enum {
+	OPT_MEM = 256,
+	OPT_BACKEND,
+	OPT_ID,
+	OPT_NAME,
+	OPT_QUEUES,
+	OPT_DEPTH,
+	OPT_MAX_IO,
+	OPT_BLOCK_SIZE,
+	OPT_DATA_PATH,
+	OPT_SCHEDULER,
+	OPT_PREALLOC,
+	OPT_TIMEOUT,
+	OPT_CORE,
+};
+
+static const struct argp_option attach_options[] = {
+	{ NULL, 0, NULL, 0, "What stands behind the device:", 1 },
+	{ "mem", OPT_MEM, "SIZE", 0, "Memory of this size, sparse, all zeroes (default: 16M)", 1 },
+	{ "prealloc", OPT_PREALLOC, NULL, 0, "Take all of the memory at once, or refuse", 1 },
+	{ "backend", OPT_BACKEND, "KIND:SIZE", 0,
+	  "A back end by its name: mem, or null (which keeps nothing, for measuring)", 1 },
+	{ NULL, 0, NULL, 0, "The device:", 2 },
+	{ "id", OPT_ID, "N", 0, "Become /dev/ublkbN (default: the first that is free)", 2 },
+	{ "name", OPT_NAME, "NAME", 0, "What detach and list may call it (default: ublkN)", 2 },
+	{ "read-only", 'r', NULL, 0, "Refuse writes", 2 },
+	{ "block-size", OPT_BLOCK_SIZE, "BYTES", 0, "Logical block: 512, 1024, 2048 or 4096", 2 },
+	{ "queues", OPT_QUEUES, "N", 0, "Queues, one thread each: 1 to the number of CPUs (default: 1)",
+	  2 },
+	{ "depth", OPT_DEPTH, "N", 0, "I/Os in flight a queue: 1 to 4096 (default: 128)", 2 },
+	{ "max-io", OPT_MAX_IO, "SIZE", 0, "Largest I/O: 4K to 32M", 2 },
+	{ "data-path", OPT_DATA_PATH, "MODE", 0,
+	  "How bytes travel: auto, copy, get-data or user-copy (default: auto)", 2 },
+	{ "scheduler", OPT_SCHEDULER, "NAME", 0,
+	  "The kernel's I/O scheduler for it, or 'keep' (default: none)", 2 },
+	{ NULL, 0, NULL, 0, "The process:", 3 },
+	{ "daemon", 'd', NULL, 0, "Return when the device takes I/O, and serve in the background", 3 },
+	{ "timeout", OPT_TIMEOUT, "SECONDS", 0,
+	  "How long opening, starting and stopping may last (default: 60)", 3 },
+	{ "core", OPT_CORE, NULL, 0, "Let a crash of the server dump core", 3 },
+	{ "verbose", 'v', NULL, 0, "Say more on stderr", 3 },
+	{ 0 },
+};
+
+struct attach_args {
+	struct ub_attach_options out;
+	struct ub_err err; /* the first usage error */
+	unsigned nr_backends;
+	char kind[16];
+};
+
+static int attach_backend(struct attach_args *a, const char *arg)
+{
+	const char *colon = strchr(arg, ':'), *options;
+	char size[32];
+	int ret;
+
+	if (!colon || colon == arg || (size_t)(colon - arg) >= sizeof(a->kind))
+		return ub_err_set(&a->err, EINVAL, "--backend: '%s' is not KIND:SIZE, such as null:1G", arg);
+	memcpy(a->kind, arg, (size_t)(colon - arg));
+	options = strchr(colon + 1, ':');
+	snprintf(size, sizeof(size), "%.*s", options ? (int)(options - colon - 1) : 31, colon + 1);
+	a->out.kind = a->kind;
+	a->out.options = options ? options + 1 : "";
+	a->nr_backends++;
+	ret = ub_size_parse(size, "--backend", &a->out.size_bytes, &a->err);
+	if (ret == 0 && !ub_backend_find(a->kind, &a->err))
+		return -EINVAL;
+	return ret;
+}
+
+static int attach_number(struct attach_args *a, const char *arg, const char *what, uint64_t min,
+			 uint64_t max, unsigned *value)
+{
+	uint64_t number = 0;
+	int ret = ub_number_parse(arg, what, min, max, &number, &a->err);
+
+	*value = (unsigned)number;
+	return ret;
+}
+
+static int attach_bytes(struct attach_args *a, const char *arg, const char *what, uint32_t min,
+			uint32_t max, uint32_t *value)
+{
+	char low[32], high[32];
+	uint64_t bytes;
+	int ret = ub_size_parse(arg, what, &bytes, &a->err);
+
+	if (ret)
+		return ret;
+	if (bytes < min || bytes > max)
+		return ub_err_set(&a->err, ERANGE, "%s: %s is out of range: it goes from %s to %s", what, arg,
+				  ub_size_format(min, low, sizeof(low)),
+				  ub_size_format(max, high, sizeof(high)));
+	*value = (uint32_t)bytes;
+	return 0;
+}
+
+static int attach_block_size(struct attach_args *a, const char *arg)
+{
+	int ret = attach_bytes(a, arg, "--block-size", 512, 4096, &a->out.logical_block_bytes);
+
+	if (ret == 0 && (a->out.logical_block_bytes & (a->out.logical_block_bytes - 1)))
+		return ub_err_set(&a->err, EINVAL,
+				  "--block-size: %s is not a power of two: it is 512, 1024, 2048 or 4096",
+				  arg);
+	return ret;
+}
+
+static int attach_positional(struct attach_args *a, const char *arg)
+{
+	if (strncmp(arg, "nbd", 3) == 0 && strstr(arg, ":/"))
+		return ub_err_set(&a->err, ENOTSUP,
+				  "%s: NBD exports are not served by this version: it serves memory (--mem)",
+				  arg);
+	return ub_err_set(&a->err, EINVAL, "'%s' is not understood: see 'ublk-bridge --help'", arg);
+}
+
+static int attach_device_option(struct attach_args *a, int key, char *arg)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_CONF);
+	unsigned value;
+	int ret;
+
+	switch (key) {
+	case OPT_ID:
+		ret = attach_number(a, arg, "--id", 0, UBLK_MAX_DEV_ID, &value);
+		a->out.id = value;
+		return ret;
+	case OPT_NAME:
+		a->out.name = arg;
+		return ub_name_check(arg, &a->err);
+	case OPT_QUEUES:
+		return attach_number(a, arg, "--queues", 1, cpus > 0 ? (uint64_t)cpus : 1,
+				     &a->out.nr_queues);
+	case OPT_DEPTH:
+		return attach_number(a, arg, "--depth", 1, UBLK_MAX_QUEUE_DEPTH, &a->out.depth);
+	case OPT_MAX_IO:
+		return attach_bytes(a, arg, "--max-io", UB_MIN_IO_BYTES, UB_MAX_IO_BYTES,
+				    &a->out.max_io_bytes);
+	case OPT_BLOCK_SIZE:
+		return attach_block_size(a, arg);
+	case OPT_DATA_PATH:
+		return ub_data_path_parse(arg, &a->out.data_path, &a->err);
+	case OPT_SCHEDULER:
+		a->out.scheduler = arg;
+		return *arg && strlen(arg) < 32 ? 0 :
+						  ub_err_set(&a->err, EINVAL, "--scheduler: '%s' is no name",
+							     arg);
+	default:
+		return attach_number(a, arg, "--timeout", 1, ATTACH_MAX_TIMEOUT_S, &a->out.timeout_s);
+	}
+}
+
+static error_t attach_parse(int key, char *arg, struct argp_state *state)
+{
+	struct attach_args *a = state->input;
+	int ret = 0;
+
+	switch (key) {
+	case OPT_MEM:
+		a->out.kind = "mem";
+		a->nr_backends++;
+		ret = ub_size_parse(arg, "--mem", &a->out.size_bytes, &a->err);
+		break;
+	case OPT_BACKEND:
+		ret = attach_backend(a, arg);
+		break;
+	case OPT_PREALLOC:
+		a->out.prealloc = true;
+		break;
+	case OPT_CORE:
+		a->out.core_dump = true;
+		break;
+	case 'r':
+		a->out.read_only = true;
+		break;
+	case 'd':
+		a->out.daemon = true;
+		break;
+	case 'v':
+		ub_log_set_level(UB_LOG_DEBUG);
+		break;
+	case OPT_ID:
+	case OPT_NAME:
+	case OPT_QUEUES:
+	case OPT_DEPTH:
+	case OPT_MAX_IO:
+	case OPT_BLOCK_SIZE:
+	case OPT_DATA_PATH:
+	case OPT_SCHEDULER:
+	case OPT_TIMEOUT:
+		ret = attach_device_option(a, key, arg);
+		break;
+	case ARGP_KEY_ARG:
+		ret = attach_positional(a, arg);
+		break;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+	return -ret;
+}
+
+static int attach_check(struct attach_args *a)
+{
+	uint32_t block = a->out.logical_block_bytes ? a->out.logical_block_bytes : 512;
+
+	if (a->nr_backends > 1)
+		return ub_err_set(&a->err, EINVAL,
+				  "two back ends are named: give one --mem or one --backend");
+	if (a->out.size_bytes % block)
+		return ub_err_set(&a->err, EINVAL,
+				  "a size of %llu bytes is not a multiple of the block size %u: choose "
+				  "another size or --block-size",
+				  (unsigned long long)a->out.size_bytes, block);
+	if (a->out.prealloc && strcmp(a->out.kind, "mem") != 0)
+		return ub_err_set(&a->err, EINVAL, "--prealloc goes with memory only");
+	if (a->out.max_io_bytes % block)
+		return ub_err_set(&a->err, EINVAL, "--max-io is not a multiple of the block size %u", block);
+	return 0;
+}
+
+int ub_cli_attach(int argc, char **argv)
+{
+	static const struct argp argp = {
+		.options = attach_options,
+		.parser = attach_parse,
+		.doc = "Serve a block device, /dev/ublkbN, from userspace."
+		       "\vOther verbs: detach, list, features (ublk-bridge VERB --help)."
+		       "  SIZE is in bytes, or has one of K M G T P E behind it (powers of 1024)."
+		       "  Exit status: 0 done, 1 failed, 2 wrong usage, 3 busy.",
+	};
+	struct attach_args a = {
+		.out = { .kind = "mem",
+			 .options = "",
+			 .size_bytes = ATTACH_DEFAULT_SIZE,
+			 .id = -1,
+			 .scheduler = "none",
+			 .timeout_s = ATTACH_DEFAULT_TIMEOUT_S },
+	};
+
+	if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0 || attach_check(&a) != 0)
+		return ub_cli_error(&a.err, UB_EXIT_USAGE);
+	return ub_attach_run(&a.out);
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The verbs of the command line, one file each. Exit statuses as in err.h. */
+#ifndef UB_CLI_CLI_H
+#define UB_CLI_CLI_H
+
+#include "base/err.h"
+
+/* argv[0] is the verb. They print their errors. */
+int ub_cli_attach(int argc, char **argv);
+int ub_cli_detach(int argc, char **argv);
+int ub_cli_list(int argc, char **argv);
+int ub_cli_features(int argc, char **argv);
+
+/* The whole program: finds the verb (attach when none is named) and runs it. */
+int ub_main(int argc, char **argv);
+
+/* "ublk-bridge: TEXT" on stderr; returns status. */
+int ub_cli_error(const struct ub_err *err, int status);
+
+#endif

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* ublk-bridge list: every ublk device that the kernel knows, ours or not. */
+#include <argp.h>
+#include <dirent.h>
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/size.h"
+#include "cli/cli.h"
+#include "keeper/cookie.h"
+#include "keeper/rundir.h"
+#include "ublk/ctrl.h"
+
+enum { OPT_JSON = 256 };
+
+static const struct argp_option list_options[] = {
+	{ "json", OPT_JSON, NULL, 0, "Print an array of objects", 0 },
+	{ 0 },
+};
+
+struct list_args {
+	bool json;
+	struct ub_err err;
+};
+
+struct list_row {
+	struct ublksrv_ctrl_dev_info info;
+	struct ublk_params params; /* types 0: none were set yet */
+	struct ub_state state;
+	bool has_state, has_keeper;
+};
+
+static error_t list_parse(int key, char *arg, struct argp_state *state)
+{
+	struct list_args *a = state->input;
+
+	if (key == OPT_JSON)
+		a->json = true;
+	else if (key == ARGP_KEY_ARG)
+		return -ub_err_set(&a->err, EINVAL, "list takes no argument, such as '%s'", arg);
+	else
+		return ARGP_ERR_UNKNOWN;
+	return 0;
+}
+
+static int list_compare(const void *a, const void *b)
+{
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* The ids of all /dev/ublkcN, sorted; how many, or -errno. */
+static int list_find(uint32_t **ids, struct ub_err *err)
+{
+	DIR *dir = opendir("/dev");
+	struct dirent *entry;
+	int nr = 0;
+
+	*ids = NULL;
+	if (!dir)
+		return ub_err_errno(err, errno, "/dev");
+	while ((entry = readdir(dir))) {
+		uint32_t *more;
+		unsigned id;
+
+		if (sscanf(entry->d_name, "ublkc%u", &id) != 1)
+			continue;
+		more = realloc(*ids, ((size_t)nr + 1) * sizeof(**ids));
+		if (!more) {
+			closedir(dir);
+			return ub_err_errno(err, ENOMEM, "the list of devices");
+		}
+		*ids = more;
+		more[nr++] = id;
+	}
+	closedir(dir);
+	if (nr)
+		qsort(*ids, (size_t)nr, sizeof(**ids), list_compare);
+	return nr;
+}
+
+/* False when the device is gone by now. */
+static bool list_get(struct ub_ctrl *ctrl, uint32_t id, struct list_row *row)
+{
+	struct ub_err ignored;
+
+	memset(row, 0, sizeof(*row));
+	if (ub_ctrl_get_info(ctrl, id, &row->info, &ignored) != 0)
+		return false;
+	if (ub_ctrl_get_params(ctrl, id, &row->params, &ignored) != 0)
+		row->params.types = 0;
+	row->has_state = ub_cookie_is_ours(row->info.ublksrv_flags) &&
+			 ub_state_find(row->info.ublksrv_flags, &row->state) == 0;
+	row->has_keeper = row->has_state && ub_rundir_is_held(row->state.name);
+	return true;
+}
+
+static const char *list_state(const struct list_row *row)
+{
+	static const char *const names[] = { "dead", "live", "quiesced", "fail-io" };
+
+	return row->info.state < 4 ? names[row->info.state] : "unknown";
+}
+
+static uint64_t list_size(const struct list_row *row)
+{
+	return row->params.types & UBLK_PARAM_TYPE_BASIC ? row->params.basic.dev_sectors << 9 : 0;
+}
+
+static const char *list_data_path(const struct list_row *row)
+{
+	uint64_t flags = row->info.flags;
+
+	if (flags & (UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG))
+		return "zero-copy";
+	if (flags & UBLK_F_USER_COPY)
+		return "user-copy";
+	return flags & UBLK_F_NEED_GET_DATA ? "get-data" : "copy";
+}
+
+/* What an operator can do about it; NULL: all is well. */
+static const char *list_remedy(const struct list_row *row)
+{
+	if (row->info.state == UBLK_S_DEV_DEAD && !row->has_keeper)
+		return "nobody serves it: detach it";
+	if (row->has_state && !row->has_keeper)
+		return "its keeper is gone: it is served until it is detached";
+	return NULL;
+}
+
+static void list_print(const struct list_row *row)
+{
+	char device[32], size[32];
+	const char *remedy = list_remedy(row);
+	bool ours = ub_cookie_is_ours(row->info.ublksrv_flags);
+
+	snprintf(device, sizeof(device), "/dev/ublkb%u", row->info.dev_id);
+	printf("%-14s %-16s %-8s %-10s %6u %6u %-9s %8d %s\n", device,
+	       row->has_state ? row->state.name : "-", list_state(row),
+	       ub_size_format(list_size(row), size, sizeof(size)), row->info.nr_hw_queues,
+	       row->info.queue_depth, list_data_path(row), row->info.ublksrv_pid,
+	       row->has_state ? row->state.backend :
+	       ours	      ? "(run directory lost)" :
+				"(another program's)");
+	if (remedy)
+		printf("  %s (ublk-bridge detach %u)\n", remedy, row->info.dev_id);
+}
+
+static json_t *list_json(const struct list_row *row)
+{
+	char device[32];
+	bool read_only = row->params.types & UBLK_PARAM_TYPE_BASIC &&
+			 row->params.basic.attrs & UBLK_ATTR_READ_ONLY;
+
+	snprintf(device, sizeof(device), "/dev/ublkb%u", row->info.dev_id);
+	return json_pack("{s:i, s:s, s:s?, s:s, s:I, s:b, s:i, s:i, s:i, s:s, s:i, s:o, s:b, s:s?, s:s?}",
+			 "id", (int)row->info.dev_id, "device", device, "name",
+			 row->has_state ? row->state.name : NULL, "state", list_state(row), "size_bytes",
+			 (json_int_t)list_size(row), "read_only", read_only, "queues",
+			 (int)row->info.nr_hw_queues, "depth", (int)row->info.queue_depth, "max_io_bytes",
+			 (int)row->info.max_io_buf_bytes, "data_path", list_data_path(row), "server_pid",
+			 (int)row->info.ublksrv_pid, "keeper_pid",
+			 row->has_keeper ? json_integer(row->state.keeper_pid) : json_null(), "ours",
+			 (int)ub_cookie_is_ours(row->info.ublksrv_flags), "backend",
+			 row->has_state ? row->state.backend : NULL, "remedy", list_remedy(row));
+}
+
+static int list_all(struct ub_ctrl *ctrl, bool json, struct ub_err *err)
+{
+	json_t *array = json ? json_array() : NULL;
+	uint32_t *ids;
+	int nr = list_find(&ids, err);
+
+	if (!json && nr > 0)
+		printf("%-14s %-16s %-8s %-10s %6s %6s %-9s %8s %s\n", "DEVICE", "NAME", "STATE", "SIZE",
+		       "QUEUES", "DEPTH", "PATH", "SERVER", "BACKEND");
+	for (int i = 0; i < nr; i++) {
+		struct list_row row;
+
+		if (!list_get(ctrl, ids[i], &row))
+			continue;
+		if (json)
+			json_array_append_new(array, list_json(&row));
+		else
+			list_print(&row);
+	}
+	if (json && nr >= 0) {
+		json_dumpf(array, stdout, JSON_INDENT(2));
+		printf("\n");
+	}
+	json_decref(array);
+	free(ids);
+	return nr < 0 ? nr : 0;
+}
+
+int ub_cli_list(int argc, char **argv)
+{
+	static const struct argp argp = {
+		.options = list_options,
+		.parser = list_parse,
+		.doc = "List every ublk device of this machine, whoever made it."
+		       "\vExit status: 0 done, 1 failed, 2 wrong usage.",
+	};
+	struct list_args a = { 0 };
+	struct ub_ctrl ctrl;
+	int ret;
+
+	if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
+		return ub_cli_error(&a.err, UB_EXIT_USAGE);
+	if (ub_ctrl_open(&ctrl, &a.err) != 0)
+		return ub_cli_error(&a.err, UB_EXIT_FAILED);
+	ret = list_all(&ctrl, a.json, &a.err);
+	ub_ctrl_close(&ctrl);
+	return ret ? ub_cli_error(&a.err, UB_EXIT_FAILED) : UB_EXIT_DONE;
+}

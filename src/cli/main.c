@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Finds the verb. Also where the same binary becomes a server or a helper. */
+#include <argp.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "cli/cli.h"
+#include "keeper/helper.h"
+#include "server/server.h"
+
+#include "config.h"
+
+const char *argp_program_version = PACKAGE_STRING;
+const char *argp_program_bug_address = NULL;
+error_t argp_err_exit_status = UB_EXIT_USAGE;
+
+int ub_cli_error(const struct ub_err *err, int status)
+{
+	/* Usage errors that argp found itself are printed by argp. */
+	if (err->code)
+		ub_log(UB_LOG_ERROR, "%s", err->text);
+	return status;
+}
+
+static const struct {
+	const char *name;
+	int (*run)(int argc, char **argv);
+} verbs[] = {
+	{ "attach", ub_cli_attach },
+	{ "detach", ub_cli_detach },
+	{ "list", ub_cli_list },
+	{ "features", ub_cli_features },
+};
+
+int ub_main(int argc, char **argv)
+{
+	static char verb_name[64];
+
+	if (argc > 1 && strcmp(argv[1], UB_SERVER_VERB) == 0)
+		return ub_server_main();
+	if (argc > 1 && strcmp(argv[1], UB_HELPER_VERB) == 0)
+		return ub_helper_main(argc - 1, argv + 1);
+	for (unsigned i = 0; argc > 1 && i < UB_ARRAY_SIZE(verbs); i++) {
+		if (strcmp(argv[1], verbs[i].name) == 0) {
+			/* argp takes the program's name, for its messages, from argv[0]. */
+			snprintf(verb_name, sizeof(verb_name), "ublk-bridge %s", verbs[i].name);
+			argv[1] = verb_name;
+			return verbs[i].run(argc - 1, argv + 1);
+		}
+	}
+	return ub_cli_attach(argc, argv);
+}

@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The keeper: makes a device, watches over its server, and takes both away again. Its main thread; it
+ * never opens /dev/ublkbN or /dev/ublkcN, and allocates nothing while the device is live.
+ */
+#include "keeper/attach.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "backend/store.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/size.h"
+#include "base/step.h"
+#include "keeper/helper.h"
+#include "keeper/keeper.h"
+#include "ublk/params.h"
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+#define HELLO_TIMEOUT_MS  10000
+#define SETTLE_TIMEOUT_MS 30000
+#define RETRY_RELEASE_MS  1000
+
+/* ---- signals ------------------------------------------------------------------------------------------- */
+
+static void keeper_signal(void *arg)
+{
+	struct ub_keeper *k = arg;
+	struct signalfd_siginfo info;
+
+	if (read(k->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
+		k->nr_signals++;
+}
+
+static int keeper_take_signals(struct ub_keeper *k, struct ub_err *err)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	k->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (k->signal_fd < 0)
+		return ub_err_errno(err, errno, "a signal descriptor");
+	ub_loop_add(&k->loop, k->signal_fd, keeper_signal, k);
+	return 0;
+}
+
+/* ---- attaching -------------------------------------------------------------------------------------------- */
+
+/* What a process that recovers devices owes the machine. Failures are no reason not to serve. */
+static void keeper_harden(void)
+{
+	cleanup_fd int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, "-1000", 5) < 0)
+		ub_log(UB_LOG_DEBUG, "cannot keep the OOM killer away: %s", strerror(errno));
+	if (mlockall(MCL_CURRENT) < 0)
+		ub_log(UB_LOG_DEBUG, "cannot lock the keeper's memory: %s", strerror(errno));
+	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+	if (chdir("/") < 0)
+		ub_log(UB_LOG_DEBUG, "cannot leave the working directory: %s", strerror(errno));
+}
+
+static int keeper_configure_server(struct ub_keeper *k, struct ub_err *err)
+{
+	const struct ub_attach_options *o = k->opts;
+	struct ub_msg_config msg = {
+		.header = { .type = UB_MSG_CONFIG, .len_bytes = sizeof(msg) },
+		.size_bytes = o->size_bytes,
+		.logical_block_bytes = o->logical_block_bytes,
+		.nr_queues = o->nr_queues ? o->nr_queues : 1,
+		.read_only = o->read_only,
+		.has_store = k->store_fd >= 0,
+		.core_dump = o->core_dump,
+		.log_level = (uint8_t)ub_log_get_level(),
+	};
+	int ret;
+
+	snprintf(msg.kind, sizeof(msg.kind), "%s", o->kind);
+	if ((size_t)snprintf(msg.options, sizeof(msg.options), "%s", o->options) >= sizeof(msg.options))
+		return ub_err_set(err, E2BIG, "the options of the back end are too long");
+	ret = ub_keeper_await(k, UB_MSG_HELLO, HELLO_TIMEOUT_MS, "it said hello", err);
+	if (ret)
+		return ret;
+	ret = ub_message_send(k->server_fd, &msg.header, &k->store_fd, k->store_fd >= 0, 0);
+	if (ret)
+		return ub_err_errno(err, -ret, "the server cannot be reached");
+	ret = ub_keeper_await(k, UB_MSG_LIMITS, (int64_t)o->timeout_s * 1000, "it had opened the back end",
+			      err);
+	return ret ? ret : ub_limits_check(&k->limits, err);
+}
+
+static int keeper_make_store(struct ub_keeper *k, struct ub_err *err)
+{
+	int fd, ret = ub_step("store", err);
+
+	if (ret || strcmp(k->opts->kind, "mem") != 0)
+		return ret;
+	fd = ub_store_create(k->opts->size_bytes, k->opts->prealloc, err);
+	if (fd < 0)
+		return fd;
+	k->store_fd = fd;
+	return 0;
+}
+
+static bool keeper_interrupted(void *arg)
+{
+	const struct ub_keeper *k = arg;
+
+	return k->nr_signals > 0 || k->server_gone;
+}
+
+/* After START: the node opens, partitions are there, the scheduler is set. */
+static int keeper_settle(struct ub_keeper *k, struct ub_err *err)
+{
+	char id[16], said[256];
+	const char *args[] = { "settle", id, k->opts->scheduler,
+			       k->info.flags & UBLK_F_NO_AUTO_PART_SCAN ? "1" : "0", NULL };
+	int ret = ub_step("settle", err);
+
+	if (ret)
+		return ret;
+	snprintf(id, sizeof(id), "%u", k->info.dev_id);
+	ret = ub_helper_run(&k->loop, args, "the first look at the device", said, sizeof(said),
+			    SETTLE_TIMEOUT_MS, keeper_interrupted, k);
+	if (ret == -EINTR || k->server_gone)
+		return ub_err_set(err, EINTR, "interrupted while the device settled");
+	if (ret < 0)
+		return ub_err_errno(err, -ret, "the device did not settle");
+	if (ret != UB_EXIT_DONE)
+		return ub_err_set(err, EIO, "%.400s", said);
+	if (said[0])
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, said);
+	return 0;
+}
+
+static int keeper_attach(struct ub_keeper *k, struct ub_err *err)
+{
+	int ret = ub_ctrl_open(&k->ctrl, err);
+
+	if (ret == 0)
+		ret = ub_step("features", err);
+	if (ret == 0)
+		ret = ub_ctrl_get_features(&k->ctrl, &k->features, err);
+	if (ret == 0 && k->opts->name && ub_rundir_is_held(k->opts->name))
+		ret = ub_err_set(err, EBUSY,
+				 "the name '%s' is taken: choose another --name, or detach that device",
+				 k->opts->name);
+	if (ret == 0)
+		ret = keeper_make_store(k, err);
+	if (ret == 0)
+		ret = ub_keeper_spawn_server(k, err);
+	if (ret == 0)
+		ret = keeper_configure_server(k, err);
+	if (ret == 0)
+		ret = ub_keeper_add(k, err);
+	if (ret == 0)
+		ret = ub_keeper_serve(k, err);
+	if (ret == 0)
+		ret = ub_keeper_start(k, err);
+	return ret ? ret : keeper_settle(k, err);
+}
+
+/* ---- serving ------------------------------------------------------------------------------------------------- */
+
+static bool keeper_insisted(void *arg)
+{
+	const struct ub_keeper *k = arg;
+
+	return k->nr_signals > 1 || k->server_gone;
+}
+
+/*
+ * A signal asks for the end. True when the device may go: nobody holds it and all is written back, or
+ * somebody insists.
+ */
+static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
+{
+	char id[16], said[512];
+	int ret;
+
+	snprintf(id, sizeof(id), "%u", k->info.dev_id);
+	ret = ub_helper_run(&k->loop, (const char *const[]){ "release", id, NULL },
+			    "writing back before the device goes", said, sizeof(said), -1,
+			    keeper_insisted, k);
+	if (keeper_insisted(k) || ret == UB_EXIT_DONE)
+		return true;
+	if (ret < 0)
+		snprintf(said, sizeof(said), "%s", strerror(-ret));
+	if (strcmp(said, told) != 0) {
+		ub_log(UB_LOG_WARNING,
+		       "/dev/ublkb%u stays: %s; it goes when it is free (signal again to take it away now)",
+		       k->info.dev_id, said);
+		snprintf(told, told_len, "%s", said);
+	}
+	return false;
+}
+
+/* Returns when the device is to be taken away, or its server is gone. */
+static void keeper_watch(struct ub_keeper *k)
+{
+	char told[512] = "";
+
+	while (!k->server_gone) {
+		if (!k->nr_signals) {
+			ub_loop_once(&k->loop, -1);
+			continue;
+		}
+		if (keeper_may_go(k, told, sizeof(told)))
+			return;
+		ub_loop_once(&k->loop, RETRY_RELEASE_MS);
+	}
+}
+
+static void keeper_say_served(const struct ub_keeper *k)
+{
+	uint64_t ios[UB_NR_OPS] = { 0 }, bytes[UB_NR_OPS] = { 0 }, errors = 0;
+	char read[32], written[32];
+
+	for (unsigned i = 0; i < k->info.nr_hw_queues; i++) {
+		for (unsigned op = 0; op < UB_NR_OPS; op++) {
+			ios[op] += ub_stat_read(&k->stats->queues[i].ios[op]);
+			bytes[op] += ub_stat_read(&k->stats->queues[i].bytes[op]);
+			errors += ub_stat_read(&k->stats->queues[i].errors[op]);
+		}
+	}
+	ub_log(UB_LOG_NOTICE,
+	       "/dev/ublkb%u served %llu reads (%s), %llu writes (%s), %llu flushes, %llu discards, %llu "
+	       "writes of zeroes; %llu failed",
+	       k->info.dev_id, (unsigned long long)ios[UB_OP_READ],
+	       ub_size_format(bytes[UB_OP_READ], read, sizeof(read)),
+	       (unsigned long long)ios[UB_OP_WRITE],
+	       ub_size_format(bytes[UB_OP_WRITE], written, sizeof(written)),
+	       (unsigned long long)ios[UB_OP_FLUSH], (unsigned long long)ios[UB_OP_DISCARD],
+	       (unsigned long long)ios[UB_OP_WRITE_ZEROES], (unsigned long long)errors);
+}
+
+static void keeper_announce(const struct ub_keeper *k)
+{
+	char size[32];
+
+	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: %s of %s, %u queue%s of depth %u, data path %s%s",
+	       k->info.dev_id, ub_size_format(k->limits.size_bytes, size, sizeof(size)), k->opts->kind,
+	       k->info.nr_hw_queues, k->info.nr_hw_queues == 1 ? "" : "s", k->info.queue_depth,
+	       ub_data_path_name(k->data_path), k->limits.read_only ? ", read only" : "");
+	printf("/dev/ublkb%u\n", k->info.dev_id);
+	fflush(stdout);
+}
+
+/* A daemon lets go of the terminal, and then of whoever waits for it. */
+static void keeper_detach_terminal(int ready_fd)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	ub_log_flush();
+	ub_log_to_syslog();
+	if (null >= 0) {
+		dup2(null, STDIN_FILENO);
+		dup2(null, STDOUT_FILENO);
+		dup2(null, STDERR_FILENO);
+		close(null);
+	}
+	if (write(ready_fd, "", 1) < 0)
+		ub_log(UB_LOG_DEBUG, "nobody waits for this daemon any more");
+	close(ready_fd);
+}
+
+static int keeper_finish(struct ub_keeper *k)
+{
+	bool died = k->server_gone && k->server_status != 0;
+	char fate[96];
+
+	if (died)
+		ub_log(UB_LOG_ERROR, "/dev/ublkb%u: the server %s: the device is taken away", k->info.dev_id,
+		       ub_keeper_server_fate(k, fate, sizeof(fate)));
+	else if (k->server_gone && !k->nr_signals)
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u was stopped by somebody else", k->info.dev_id);
+	keeper_say_served(k);
+	ub_keeper_teardown(k, k->nr_signals > 1);
+	return died ? UB_EXIT_FAILED : UB_EXIT_DONE;
+}
+
+static int keeper_main(const struct ub_attach_options *opts, int ready_fd)
+{
+	static struct ub_keeper keeper;
+	struct ub_keeper *k = &keeper;
+	struct ub_err err = { 0 };
+	int ret;
+
+	*k = (struct ub_keeper){ .opts = opts, .server_pidfd = -1, .server_fd = -1, .rundir = UB_RUNDIR_NONE };
+	k->store_fd = k->stats_fd = k->signal_fd = -1;
+	ub_loop_init(&k->loop);
+	ret = keeper_take_signals(k, &err);
+	if (ret == 0) {
+		ret = ub_log_start_thread();
+		if (ret)
+			ub_err_errno(&err, -ret, "the log's thread");
+	}
+	keeper_harden();
+	if (ret == 0)
+		ret = keeper_attach(k, &err);
+	if (ret) {
+		ub_keeper_teardown(k, true);
+		ub_log(UB_LOG_ERROR, "%s", err.text);
+		ub_log_flush();
+		return err.code == EBUSY ? UB_EXIT_BUSY : UB_EXIT_FAILED;
+	}
+	keeper_announce(k);
+	if (ready_fd >= 0)
+		keeper_detach_terminal(ready_fd);
+	keeper_watch(k);
+	ret = keeper_finish(k);
+	ub_log_flush();
+	return ret;
+}
+
+/* The parent of a daemon: ends when the child is ready or gone. */
+static int keeper_await_daemon(int ready_fd, pid_t pid)
+{
+	char byte;
+	ssize_t n;
+	int status;
+
+	do {
+		n = read(ready_fd, &byte, 1);
+	} while (n < 0 && errno == EINTR);
+	if (n == 1)
+		return UB_EXIT_DONE;
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : UB_EXIT_FAILED;
+}
+
+int ub_attach_run(const struct ub_attach_options *opts)
+{
+	int ready[2];
+	pid_t pid;
+
+	if (!opts->daemon)
+		return keeper_main(opts, -1);
+	if (pipe2(ready, O_CLOEXEC) < 0) {
+		ub_log(UB_LOG_ERROR, "cannot become a daemon: %s", strerror(errno));
+		return UB_EXIT_FAILED;
+	}
+	/* Before anything of the device is opened: the driver remembers the process. */
+	pid = fork();
+	if (pid < 0) {
+		ub_log(UB_LOG_ERROR, "cannot become a daemon: %s", strerror(errno));
+		return UB_EXIT_FAILED;
+	}
+	if (pid > 0) {
+		close(ready[1]);
+		return keeper_await_daemon(ready[0], pid);
+	}
+	close(ready[0]);
+	setsid();
+	return keeper_main(opts, ready[1]);
+}

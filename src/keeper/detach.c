@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Taking a device away from outside. It works from what the kernel knows, so that it also removes what a
+ * killed keeper, a killed server or another program left. A short-lived verb; it never opens the device.
+ */
+#include "keeper/detach.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <ublk-bridge/message.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/size.h"
+#include "keeper/cookie.h"
+#include "keeper/helper.h"
+#include "keeper/rundir.h"
+#include "server/server.h"
+#include "ublk/ctrl.h"
+
+#define DETACH_SYNC_MS	   2000
+#define DETACH_CANCEL_MS   5000
+#define DETACH_KILLED_MS   45000 /* Linux 6.12 may notice a server's death only after 30 s */
+#define DETACH_DEL_MS	   5000
+#define DETACH_KEEPER_MS   10000
+#define DETACH_RETRY_MS	   100
+#define DETACH_TRY_STOP_MS 2000 /* udev's look at a device that was just closed */
+
+struct detach {
+	struct ub_loop loop;
+	struct ub_ctrl ctrl;
+	struct ub_ctrl_cmd cmd;
+	struct ublksrv_ctrl_dev_info info;
+	struct ub_state state;
+	bool has_state; /* one of our keepers made it */
+	bool force;
+	int64_t timeout_ms;
+	char id[16];
+};
+
+int ub_device_find(const char *device, uint32_t *dev_id, struct ub_err *err)
+{
+	static const char prefix[] = "/dev/ublkb";
+	const char *number = device;
+	struct ub_state state;
+	uint64_t value;
+
+	if (strncmp(device, prefix, strlen(prefix)) == 0)
+		number = device + strlen(prefix);
+	if (number != device || strspn(device, "0123456789") == strlen(device)) {
+		int ret = ub_number_parse(number, device, 0, UBLK_MAX_DEV_ID, &value, err);
+
+		*dev_id = (uint32_t)value;
+		return ret;
+	}
+	if (ub_name_check(device, err) != 0)
+		return ub_err_set(err, EINVAL,
+				  "'%s' is no device: give a number, /dev/ublkbN or a --name", device);
+	if (ub_state_read(device, &state) != 0)
+		return ub_err_set(err, ENOENT, "no device is named '%s': see 'ublk-bridge list'", device);
+	*dev_id = state.dev_id;
+	return 0;
+}
+
+static int detach_cmd(struct detach *d, uint32_t op, const char *what, int64_t timeout_ms)
+{
+	int ret;
+
+	d->cmd = (struct ub_ctrl_cmd){ .op = op, .dev_id = d->info.dev_id, .queue_id = UINT16_MAX };
+	ret = ub_ctrl_send(&d->ctrl, &d->cmd);
+	return ret ? ret : ub_ctrl_wait(&d->ctrl, &d->cmd, &d->loop, what, timeout_ms, NULL, NULL);
+}
+
+static bool detach_is_same(struct detach *d)
+{
+	struct ublksrv_ctrl_dev_info info;
+	struct ub_err ignored;
+
+	return ub_ctrl_get_info(&d->ctrl, d->info.dev_id, &info, &ignored) == 0 &&
+	       info.ublksrv_flags == d->info.ublksrv_flags;
+}
+
+/* ---- STOP ------------------------------------------------------------------------------------------------ */
+
+static int detach_busy(struct detach *d, const char *who, struct ub_err *err)
+{
+	ub_err_set(err, EBUSY,
+		   "/dev/ublkb%s is busy: %.300s: release it, or use --force to take it away all the same",
+		   d->id, who);
+	return UB_EXIT_BUSY;
+}
+
+/* Waits for nobody: 7.x refuses a stop while somebody has the device open, 6.12 cannot. */
+static int detach_stop_unless_open(struct detach *d, struct ub_err *err)
+{
+	uint64_t deadline = ub_now_ms() + DETACH_TRY_STOP_MS;
+	bool can_try = d->info.flags & UBLK_F_SAFE_STOP_DEV;
+	char who[512] = "";
+	int ret;
+
+	for (;;) {
+		ret = detach_cmd(d, can_try ? UBLK_U_CMD_TRY_STOP_DEV : UBLK_U_CMD_STOP_DEV, "STOP_DEV",
+				 d->timeout_ms);
+		if (ret != -EBUSY || ub_now_ms() >= deadline)
+			break;
+		ub_loop_once(&d->loop, DETACH_RETRY_MS);
+	}
+	if (ret == 0 || ret == -ENODEV) /* ENODEV: somebody else was faster, or there is no disk */
+		return UB_EXIT_DONE;
+	if (ret == -EBUSY) {
+		ub_helper_run(&d->loop, (const char *const[]){ "holders", d->id, NULL }, "looking for holders",
+			      who, sizeof(who), DETACH_SYNC_MS, NULL, NULL);
+		return detach_busy(d, who[0] ? who : "somebody has it open", err);
+	}
+	ub_err_errno(err, -ret, "STOP_DEV of /dev/ublkb%s (--force kills its server)", d->id);
+	return UB_EXIT_FAILED;
+}
+
+static int detach_stop(struct detach *d, struct ub_err *err)
+{
+	char said[512];
+	int ret;
+
+	ret = ub_helper_run(&d->loop, (const char *const[]){ "release", d->id, NULL },
+			    "writing back before the device goes", said, sizeof(said), d->timeout_ms, NULL,
+			    NULL);
+	if (ret == UB_EXIT_BUSY)
+		return detach_busy(d, said, err);
+	if (ret < 0) {
+		ub_err_errno(err, -ret, "writing back /dev/ublkb%s (--force gives up what is not written)",
+			     d->id);
+		return UB_EXIT_FAILED;
+	}
+	if (ret != UB_EXIT_DONE) {
+		ub_err_set(err, EIO, "%.300s (--force gives up what is not written)", said);
+		return UB_EXIT_FAILED;
+	}
+	return detach_stop_unless_open(d, err);
+}
+
+/* Asks the server to fail what it holds; false if it cannot be asked. */
+static bool detach_cancel_io(struct detach *d)
+{
+	cleanup_fd int fd = d->has_state ? ub_rundir_connect(d->state.name) : -1;
+
+	return fd >= 0 && ub_message_send_type(fd, UB_MSG_HELLO) == 0 &&
+	       ub_message_send_type(fd, UB_MSG_CANCEL) == 0;
+}
+
+/* True if this process is one of our servers: a pid in a file may be another's by now. */
+static bool detach_is_server(pid_t pid)
+{
+	char path[32], comm[32] = "";
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+	file = fopen(path, "re");
+	if (!file)
+		return false;
+	if (!fgets(comm, sizeof(comm), file))
+		comm[0] = '\0';
+	fclose(file);
+	return strcmp(comm, UB_SERVER_COMM "\n") == 0;
+}
+
+/* Kills the process that serves the device, ours or another program's, if there is one. */
+static void detach_kill_server(const struct detach *d)
+{
+	pid_t pid = d->has_state ? d->state.server_pid : d->info.ublksrv_pid;
+
+	if (pid <= 1 || (d->has_state && !detach_is_server(pid)))
+		return;
+	ub_log(UB_LOG_WARNING, "the server (pid %d) does not let go: it is killed", pid);
+	kill(pid, SIGKILL);
+}
+
+static int detach_stop_by_force(struct detach *d, struct ub_err *err)
+{
+	char scrap[256];
+	int ret;
+
+	ub_helper_run(&d->loop, (const char *const[]){ "sync", d->id, NULL }, "writing back", scrap,
+		      sizeof(scrap), DETACH_SYNC_MS, NULL, NULL);
+	detach_cancel_io(d);
+	ret = detach_cmd(d, UBLK_U_CMD_STOP_DEV, "STOP_DEV", DETACH_CANCEL_MS);
+	if (ret == -EINTR || ret == -ETIMEDOUT) {
+		detach_kill_server(d);
+		ub_ctrl_close(&d->ctrl);
+		if (ub_ctrl_open(&d->ctrl, err) != 0)
+			return UB_EXIT_FAILED;
+		ret = detach_cmd(d, UBLK_U_CMD_STOP_DEV, "STOP_DEV", DETACH_KILLED_MS);
+	}
+	if (ret == 0 || ret == -ENODEV)
+		return UB_EXIT_DONE;
+	ub_err_errno(err, -ret, "STOP_DEV of /dev/ublkb%s", d->id);
+	return UB_EXIT_FAILED;
+}
+
+/* ---- DEL ------------------------------------------------------------------------------------------------- */
+
+/* Our keeper deletes the device and its run directory by itself when it sees it stopped. */
+static void detach_await_keeper(struct detach *d)
+{
+	uint64_t deadline = ub_now_ms() + DETACH_KEEPER_MS;
+
+	while (d->has_state && ub_rundir_is_held(d->state.name) && ub_now_ms() < deadline)
+		ub_loop_once(&d->loop, DETACH_RETRY_MS / 4);
+}
+
+static int detach_delete(struct detach *d, struct ub_err *err)
+{
+	int ret;
+
+	if (!detach_is_same(d))
+		return UB_EXIT_DONE;
+	ret = detach_cmd(d, UBLK_U_CMD_DEL_DEV, "DEL_DEV", d->force ? DETACH_DEL_MS : d->timeout_ms);
+	if (ret == 0 || ret == -ENODEV)
+		return UB_EXIT_DONE;
+	if (d->force && (ret == -EINTR || ret == -ETIMEDOUT)) {
+		ub_log(UB_LOG_WARNING,
+		       "/dev/ublkb%s is gone, but somebody still has it open or mounted: its number stays "
+		       "taken until then",
+		       d->id);
+		return UB_EXIT_DONE;
+	}
+	ub_err_errno(err, -ret, "DEL_DEV of /dev/ublkb%s (--force kills its server)", d->id);
+	return UB_EXIT_FAILED;
+}
+
+static int detach_device(struct detach *d, struct ub_err *err)
+{
+	int status = UB_EXIT_DONE;
+
+	if (d->info.state != UBLK_S_DEV_DEAD)
+		status = d->force ? detach_stop_by_force(d, err) : detach_stop(d, err);
+	else if (d->force && d->has_state)
+		detach_kill_server(d); /* it has the device open and will never serve it */
+	if (status != UB_EXIT_DONE)
+		return status;
+	if (d->info.state != UBLK_S_DEV_DEAD)
+		detach_await_keeper(d);
+	status = detach_delete(d, err);
+	if (d->has_state) {
+		detach_await_keeper(d);
+		ub_rundir_sweep(d->state.name);
+	}
+	return status;
+}
+
+int ub_detach_run(uint32_t dev_id, bool force, unsigned timeout_s, struct ub_err *err)
+{
+	static struct detach detach;
+	struct detach *d = &detach;
+	int status;
+
+	d->force = force;
+	d->timeout_ms = (int64_t)timeout_s * 1000;
+	snprintf(d->id, sizeof(d->id), "%u", dev_id);
+	ub_loop_init(&d->loop);
+	if (ub_ctrl_open(&d->ctrl, err) != 0)
+		return UB_EXIT_FAILED;
+	if (ub_ctrl_get_info(&d->ctrl, dev_id, &d->info, err) != 0) {
+		if (err->code == ENODEV)
+			ub_err_set(err, ENODEV, "there is no device %u: see 'ublk-bridge list'", dev_id);
+		ub_ctrl_close(&d->ctrl);
+		return UB_EXIT_FAILED;
+	}
+	d->has_state = ub_cookie_is_ours(d->info.ublksrv_flags) &&
+		       ub_state_find(d->info.ublksrv_flags, &d->state) == 0;
+	status = detach_device(d, err);
+	ub_ctrl_close(&d->ctrl);
+	return status;
+}

@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The kernel's device as the keeper makes and unmakes it:
+ *
+ *   ADD_DEV ─ SET_PARAMS ─ SERVE ─(FETCHING)─ START_DEV ─ LIVE ─ … ─ STOP_DEV ─(server ends)─ DEL_DEV
+ *
+ * Every step that fails leads to ub_keeper_teardown(), which undoes those before it, whichever they were.
+ * The keeper's main thread.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/step.h"
+#include "keeper/cookie.h"
+#include "keeper/helper.h"
+#include "keeper/keeper.h"
+#include "ublk/device.h"
+#include "ublk/params.h"
+
+#define FETCH_TIMEOUT_MS   30000
+#define SYNC_TIMEOUT_MS	   2000
+#define EXIT_TIMEOUT_MS	   5000
+#define DEL_TIMEOUT_MS	   5000
+#define KILLED_TIMEOUT_MS  45000 /* Linux 6.12 may notice a server's death only after 30 s */
+
+static int64_t keeper_timeout_ms(const struct ub_keeper *k)
+{
+	return (int64_t)k->opts->timeout_s * 1000;
+}
+
+/* ---- ADD_DEV and SET_PARAMS ------------------------------------------------------------------------------- */
+
+/* The largest I/O: what was asked for, or what fits in the arena where it must be locked in memory. */
+static uint32_t keeper_max_io(const struct ub_keeper *k, unsigned nr_queues, unsigned depth)
+{
+	uint32_t page = (uint32_t)sysconf(_SC_PAGESIZE), most = k->limits.max_io_bytes;
+	uint64_t fits = UB_DEFAULT_ARENA_BYTES / ((uint64_t)nr_queues * depth);
+	bool is_placed = (k->caps & UB_CAP_PLACE) && k->data_path != UB_DATA_PATH_COPY;
+
+	if (most > UB_MAX_IO_BYTES)
+		most = UB_MAX_IO_BYTES;
+	if (k->opts->max_io_bytes)
+		most = k->opts->max_io_bytes < most ? k->opts->max_io_bytes : most;
+	else if (!is_placed && fits < most)
+		most = (uint32_t)fits;
+	most = most / page * page;
+	return most < UB_MIN_IO_BYTES ? UB_MIN_IO_BYTES : most;
+}
+
+static int keeper_check_added(struct ub_keeper *k, uint64_t wanted, unsigned nr_queues, unsigned depth,
+			      struct ub_err *err)
+{
+	const struct ublksrv_ctrl_dev_info *info = &k->info;
+
+	if ((info->flags & wanted) != wanted)
+		return ub_err_set(err, EOPNOTSUPP,
+				  "the kernel did not grant the data path %s: try --data-path copy",
+				  ub_data_path_name(k->data_path));
+	if (info->nr_hw_queues == 0 || info->queue_depth == 0 || info->max_io_buf_bytes < UB_MIN_IO_BYTES)
+		return ub_err_set(err, EPROTO, "the kernel granted %u queues, depth %u, I/O of %u bytes",
+				  info->nr_hw_queues, info->queue_depth, info->max_io_buf_bytes);
+	if (info->nr_hw_queues != nr_queues || info->queue_depth != depth)
+		ub_log(UB_LOG_NOTICE, "the kernel granted %u queues of depth %u, not %u of %u",
+		       info->nr_hw_queues, info->queue_depth, nr_queues, depth);
+	return 0;
+}
+
+static int keeper_set_params(struct ub_keeper *k, struct ub_err *err)
+{
+	struct ublk_params params;
+	int ret = ub_step("set-params", err);
+
+	if (ret)
+		return ret;
+	ub_params_from_limits(&k->limits, k->info.max_io_buf_bytes, &params);
+	return ub_ctrl_set_params(&k->ctrl, k->info.dev_id, &params, err);
+}
+
+int ub_keeper_add(struct ub_keeper *k, struct ub_err *err)
+{
+	unsigned nr_queues = k->opts->nr_queues ? k->opts->nr_queues : 1;
+	unsigned depth = k->opts->depth ? k->opts->depth : UB_DEFAULT_DEPTH;
+	uint64_t wanted;
+	int ret;
+
+	k->data_path = k->opts->data_path;
+	ret = ub_step("add-dev", err);
+	if (ret == 0)
+		ret = ub_data_path_choose(&k->data_path, k->features, k->caps, err);
+	if (ret)
+		return ret;
+	wanted = ub_data_path_flag(k->data_path);
+	k->info = (struct ublksrv_ctrl_dev_info){
+		.nr_hw_queues = (uint16_t)nr_queues,
+		.queue_depth = (uint16_t)depth,
+		.max_io_buf_bytes = keeper_max_io(k, nr_queues, depth),
+		.dev_id = k->opts->id < 0 ? UINT32_MAX : (uint32_t)k->opts->id,
+		/* The helper scans, once and before the device is announced, where the kernel lets it. */
+		.flags = wanted | (k->features & UBLK_F_NO_AUTO_PART_SCAN),
+		.ublksrv_flags = ub_cookie_make(),
+	};
+	ret = ub_ctrl_add(&k->ctrl, &k->info, err);
+	if (ret)
+		return ret;
+	k->added = true;
+	ret = ub_step("added", err);
+	if (ret == 0)
+		ret = keeper_check_added(k, wanted, nr_queues, depth, err);
+	return ret ? ret : keeper_set_params(k, err);
+}
+
+/* ---- SERVE: the server opens the device and fetches ------------------------------------------------------------ */
+
+static int keeper_make_stats(struct ub_keeper *k, struct ub_err *err)
+{
+	size_t len = ub_stats_bytes(k->info.nr_hw_queues);
+	void *page;
+
+	k->stats_fd = memfd_create("ublk-bridge-stats", MFD_CLOEXEC);
+	if (k->stats_fd < 0 || ftruncate(k->stats_fd, (off_t)len) < 0)
+		return ub_err_errno(err, errno, "the statistics page");
+	page = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, k->stats_fd, 0);
+	if (page == MAP_FAILED)
+		return ub_err_errno(err, errno, "the statistics page");
+	k->stats = page;
+	k->stats->magic = UB_STATS_MAGIC;
+	k->stats->version = UB_STATS_VERSION;
+	k->stats->nr_queues = k->info.nr_hw_queues;
+	return 0;
+}
+
+/* Asks the kernel which CPUs each queue serves. */
+static int keeper_get_masks(struct ub_keeper *k, struct ub_msg_serve *msg, struct ub_err *err)
+{
+	uint8_t mask[UB_CPU_MASK_BYTES];
+	long cpus = sysconf(_SC_NPROCESSORS_CONF);
+
+	msg->mask_bytes = (uint32_t)(((cpus > 0 ? cpus : 1) + 63) / 64 * 8);
+	if (sizeof(*msg) + (size_t)msg->mask_bytes * msg->nr_queues > UB_MESSAGE_MAX_BYTES)
+		msg->mask_bytes = 0; /* a giant machine: its threads go where the scheduler likes */
+	for (unsigned i = 0; i < msg->nr_queues && msg->mask_bytes; i++) {
+		int ret = ub_ctrl_get_affinity(&k->ctrl, k->info.dev_id, (uint16_t)i, mask, sizeof(mask),
+					       err);
+
+		if (ret)
+			return ret;
+		memcpy(msg->masks + (size_t)i * msg->mask_bytes, mask, msg->mask_bytes);
+	}
+	return 0;
+}
+
+static int keeper_write_state(struct ub_keeper *k, struct ub_err *err)
+{
+	struct ub_state state = {
+		.dev_id = k->info.dev_id,
+		.cookie = k->info.ublksrv_flags,
+		.keeper_pid = getpid(),
+		.server_pid = k->server_pid,
+	};
+
+	snprintf(state.name, sizeof(state.name), "%s", k->rundir.name);
+	snprintf(state.backend, sizeof(state.backend), "%s", k->opts->kind);
+	return ub_rundir_write_state(&k->rundir, &state, err);
+}
+
+static int keeper_make_rundir(struct ub_keeper *k, struct ub_err *err)
+{
+	char name[UB_NAME_BYTES];
+	int ret = ub_step("rundir", err);
+
+	if (ret)
+		return ret;
+	snprintf(name, sizeof(name), "ublk%u", k->info.dev_id);
+	ret = ub_rundir_create(&k->rundir, k->opts->name ? k->opts->name : name, err);
+	return ret ? ret : keeper_write_state(k, err);
+}
+
+int ub_keeper_serve(struct ub_keeper *k, struct ub_err *err)
+{
+	struct ub_msg_serve *msg = (struct ub_msg_serve *)calloc(1, UB_MESSAGE_MAX_BYTES);
+	cleanup_free void *free_msg = msg;
+	int fds[2], ret;
+
+	if (!msg)
+		return ub_err_errno(err, ENOMEM, "the message to the server");
+	ret = keeper_make_rundir(k, err);
+	if (ret == 0)
+		ret = keeper_make_stats(k, err);
+	if (ret)
+		return ret;
+	msg->header.type = UB_MSG_SERVE;
+	msg->dev_id = k->info.dev_id;
+	msg->nr_queues = k->info.nr_hw_queues;
+	msg->depth = k->info.queue_depth;
+	msg->max_io_bytes = k->info.max_io_buf_bytes;
+	msg->data_path = k->data_path;
+	ret = keeper_get_masks(k, msg, err);
+	if (ret)
+		return ret;
+	msg->header.len_bytes = (uint32_t)(sizeof(*msg) + (size_t)msg->mask_bytes * msg->nr_queues);
+	fds[0] = k->stats_fd;
+	fds[1] = k->rundir.listen_fd;
+	ret = ub_step("serve", err);
+	if (ret)
+		return ret;
+	ret = ub_message_send(k->server_fd, &msg->header, fds, 2, 0);
+	if (ret)
+		return ub_err_errno(err, -ret, "the server cannot be reached");
+	return ub_keeper_await(k, UB_MSG_FETCHING, FETCH_TIMEOUT_MS, "it had fetched every tag", err);
+}
+
+/* ---- START_DEV ------------------------------------------------------------------------------------------------------ */
+
+static bool keeper_must_stop_waiting(void *arg)
+{
+	const struct ub_keeper *k = arg;
+
+	return k->server_gone || k->nr_signals > 0;
+}
+
+/* Sends START, STOP, TRY_STOP or DEL and waits for it. */
+static int keeper_long_cmd(struct ub_keeper *k, uint32_t op, uint64_t data, const char *what,
+			   int64_t timeout_ms, bool (*until)(void *))
+{
+	int ret;
+
+	k->cmd = (struct ub_ctrl_cmd){ .op = op, .dev_id = k->info.dev_id, .data = data };
+	k->cmd.queue_id = UINT16_MAX;
+	ret = ub_ctrl_send(&k->ctrl, &k->cmd);
+	return ret ? ret : ub_ctrl_wait(&k->ctrl, &k->cmd, &k->loop, what, timeout_ms, until, k);
+}
+
+int ub_keeper_start(struct ub_keeper *k, struct ub_err *err)
+{
+	char fate[96];
+	int ret = ub_step("start-dev", err);
+
+	if (ret)
+		return ret;
+	ret = keeper_long_cmd(k, UBLK_U_CMD_START_DEV, (uint64_t)k->server_pid, "START_DEV",
+			      keeper_timeout_ms(k), keeper_must_stop_waiting);
+	if (ret == 0) {
+		k->started = true;
+		ub_message_send_type(k->server_fd, UB_MSG_LIVE);
+		return ub_step("started", err);
+	}
+	/* It may have been on its way all the same: then there is a disk to be stopped. */
+	k->started = true;
+	if (k->server_err.code) {
+		*err = k->server_err;
+		return ret;
+	}
+	if (k->server_gone)
+		return ub_err_set(err, ECHILD, "the server %s during START_DEV",
+				  ub_keeper_server_fate(k, fate, sizeof(fate)));
+	if (ret == -EINTR)
+		return ub_err_set(err, EINTR, "interrupted during START_DEV");
+	return ub_err_errno(err, -ret, "START_DEV");
+}
+
+/* ---- taking it away --------------------------------------------------------------------------------------------------- */
+
+/* False when somebody deleted our device already, and the id may be another's by now. */
+static bool keeper_still_ours(struct ub_keeper *k)
+{
+	struct ublksrv_ctrl_dev_info info;
+	struct ub_err ignored;
+
+	return ub_ctrl_get_info(&k->ctrl, k->info.dev_id, &info, &ignored) == 0 &&
+	       info.ublksrv_flags == k->info.ublksrv_flags;
+}
+
+static void keeper_stop(struct ub_keeper *k, bool force)
+{
+	char scrap[256], id[16];
+	int ret;
+
+	snprintf(id, sizeof(id), "%u", k->info.dev_id);
+	if (force && !k->server_gone) {
+		ub_helper_run(&k->loop, (const char *const[]){ "sync", id, NULL }, "writing back", scrap,
+			      sizeof(scrap), SYNC_TIMEOUT_MS, NULL, NULL);
+		ub_message_send_type(k->server_fd, UB_MSG_CANCEL);
+	}
+	ret = keeper_long_cmd(k, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV", keeper_timeout_ms(k), NULL);
+	if (ret && ret != -ENODEV) {
+		ub_log(UB_LOG_WARNING, "STOP_DEV: %s: the server is killed", strerror(-ret));
+		if (!k->server_gone)
+			kill(k->server_pid, SIGKILL);
+		keeper_long_cmd(k, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV", KILLED_TIMEOUT_MS, NULL);
+	}
+	k->started = false;
+}
+
+static void keeper_delete(struct ub_keeper *k)
+{
+	int ret = keeper_long_cmd(k, UBLK_U_CMD_DEL_DEV, 0, "DEL_DEV", DEL_TIMEOUT_MS, NULL);
+
+	if (ret == -EINTR || ret == -ETIMEDOUT)
+		ub_log(UB_LOG_WARNING,
+		       "/dev/ublkb%u is gone, but somebody still has it open or mounted: its number stays "
+		       "taken until then",
+		       k->info.dev_id);
+	else if (ret && ret != -ENODEV)
+		ub_log(UB_LOG_WARNING, "DEL_DEV: %s: try 'ublk-bridge detach %u'", strerror(-ret),
+		       k->info.dev_id);
+	k->added = false;
+}
+
+void ub_keeper_teardown(struct ub_keeper *k, bool force)
+{
+	if (k->started && !k->stopped && keeper_still_ours(k))
+		keeper_stop(k, force);
+	if (k->server_pid && !k->server_gone && k->server_fd >= 0)
+		ub_message_send_type(k->server_fd, UB_MSG_EXIT); /* it may have ended by itself */
+	ub_keeper_end_server(k, EXIT_TIMEOUT_MS);
+	if (k->added && keeper_still_ours(k))
+		keeper_delete(k);
+	k->added = false;
+	ub_rundir_remove(&k->rundir);
+	if (k->stats)
+		munmap(k->stats, ub_stats_bytes(k->info.nr_hw_queues));
+	k->stats = NULL;
+	ub_close(&k->stats_fd);
+	ub_close(&k->store_fd);
+	ub_ctrl_close(&k->ctrl);
+}

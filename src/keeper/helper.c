@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Disposable helper processes, and starting them. Both sides: what the helper does, and who waits for it. */
+#include "keeper/helper.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "keeper/holders.h"
+
+#define HELPER_TRIES	  100
+#define HELPER_PAUSE_MS	  50
+#define HELPER_SAY_MS	  10000
+#define HELPER_MAX_ARGS	  8
+#define HELPER_PROBE_TRIES 10 /* udev looks at a device for a moment when it appears or was written */
+
+extern char **environ;
+
+/* ---- the helper's side --------------------------------------------------------------------------------- */
+
+static void helper_pause(void)
+{
+	const struct timespec pause = { .tv_nsec = HELPER_PAUSE_MS * 1000000L };
+
+	nanosleep(&pause, NULL);
+}
+
+static int helper_open(const char *id, int flags)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/dev/ublkb%.10s", id);
+	return open(path, flags | O_CLOEXEC);
+}
+
+/*
+ * Scans partitions. The kernel says EINVAL until it is ready for that, and EBUSY when somebody has a
+ * partition open already, who then has found it.
+ */
+static void helper_scan(int fd)
+{
+	for (unsigned i = 0; i < HELPER_TRIES; i++) {
+		if (ioctl(fd, BLKRRPART) == 0 || errno == EBUSY)
+			return;
+		if (errno != EINVAL)
+			break;
+		helper_pause();
+	}
+	printf("partitions were not scanned: %s", strerror(errno));
+}
+
+/* True if the scheduler file has `name` in brackets, or alone. */
+static bool helper_scheduler_is(const char *path, const char *name)
+{
+	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+	char text[256], want[72];
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+	if (n <= 0)
+		return false;
+	text[n] = '\0';
+	text[strcspn(text, "\n")] = '\0';
+	snprintf(want, sizeof(want), "[%s]", name);
+	return strcmp(text, name) == 0 || strstr(text, want);
+}
+
+/*
+ * Sets the scheduler and reads it back: the kernel chooses its default by itself about when the node
+ * appears, and may undo what was set too early.
+ */
+static int helper_set_scheduler(const char *id, const char *name)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/block/ublkb%.10s/queue/scheduler", id);
+	for (unsigned i = 0; i < HELPER_TRIES; i++) {
+		cleanup_fd int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+		if (fd >= 0 && write(fd, name, strlen(name)) < 0 && errno == EINVAL)
+			break;
+		if (helper_scheduler_is(path, name))
+			return UB_EXIT_DONE;
+		helper_pause();
+	}
+	printf("cannot set the scheduler '%s': see %s for those that this kernel has", name, path);
+	return UB_EXIT_FAILED;
+}
+
+static int helper_settle(const char *id, const char *scheduler, const char *scan)
+{
+	cleanup_fd int fd = -1;
+
+	for (unsigned i = 0; i < HELPER_TRIES; i++) {
+		fd = helper_open(id, O_RDONLY);
+		if (fd >= 0 || (errno != ENOENT && errno != ENXIO && errno != EACCES))
+			break;
+		helper_pause();
+	}
+	if (fd < 0) {
+		printf("/dev/ublkb%s does not open: %s", id, strerror(errno));
+		return UB_EXIT_FAILED;
+	}
+	if (strcmp(scan, "1") == 0)
+		helper_scan(fd);
+	return strcmp(scheduler, "keep") == 0 ? UB_EXIT_DONE : helper_set_scheduler(id, scheduler);
+}
+
+static int helper_sync(const char *id)
+{
+	cleanup_fd int fd = helper_open(id, O_RDONLY);
+
+	if (fd >= 0 && fsync(fd) == 0)
+		return UB_EXIT_DONE;
+	printf("cannot write back /dev/ublkb%s: %s", id, strerror(errno));
+	return UB_EXIT_FAILED;
+}
+
+static int helper_holders(const char *id)
+{
+	char text[512];
+
+	if (!ub_holders_find((uint32_t)strtoul(id, NULL, 10), text, sizeof(text)))
+		return UB_EXIT_DONE;
+	fputs(text, stdout);
+	return UB_EXIT_BUSY;
+}
+
+static int helper_release(const char *id)
+{
+	for (unsigned i = 0; i < HELPER_PROBE_TRIES; i++) {
+		cleanup_fd int fd = helper_open(id, O_RDONLY | O_EXCL);
+		char text[512];
+
+		if (fd < 0 && errno == ENOENT)
+			return UB_EXIT_DONE; /* no disk: there is nothing to release */
+		if (fd >= 0 && fsync(fd) < 0) {
+			printf("cannot write back /dev/ublkb%s: %s", id, strerror(errno));
+			return UB_EXIT_FAILED;
+		}
+		if (fd >= 0 && !ub_holders_find((uint32_t)strtoul(id, NULL, 10), text, sizeof(text)))
+			return UB_EXIT_DONE;
+		helper_pause();
+	}
+	if (helper_holders(id) == UB_EXIT_DONE)
+		fputs("held by something that cannot be named", stdout);
+	return UB_EXIT_BUSY;
+}
+
+int ub_helper_main(int argc, char **argv)
+{
+	const char *verb = argc > 1 ? argv[1] : "";
+	int ret = UB_EXIT_USAGE;
+
+	if (argc == 5 && strcmp(verb, "settle") == 0)
+		ret = helper_settle(argv[2], argv[3], argv[4]);
+	else if (argc == 3 && strcmp(verb, "release") == 0)
+		ret = helper_release(argv[2]);
+	else if (argc == 3 && strcmp(verb, "sync") == 0)
+		ret = helper_sync(argv[2]);
+	else if (argc == 3 && strcmp(verb, "holders") == 0)
+		ret = helper_holders(argv[2]);
+	fflush(stdout);
+	return ret;
+}
+
+/* ---- starting ourselves ---------------------------------------------------------------------------------- */
+
+int ub_spawn_self(const char *name, const char *const args[], const int fds[4])
+{
+	posix_spawn_file_actions_t actions;
+	posix_spawnattr_t attr;
+	char *argv[HELPER_MAX_ARGS + 2] = { (char *)(uintptr_t)name };
+	sigset_t none, all;
+	unsigned nr_fds = fds[3] >= 0 ? 4 : 3;
+	pid_t pid;
+	int ret;
+
+	for (unsigned i = 0; args[i]; i++) {
+		assert(i < HELPER_MAX_ARGS);
+		argv[i + 1] = (char *)(uintptr_t)args[i];
+	}
+	posix_spawn_file_actions_init(&actions);
+	posix_spawnattr_init(&attr);
+	for (unsigned i = 0; i < nr_fds; i++) {
+		if (fds[i] >= 0)
+			posix_spawn_file_actions_adddup2(&actions, fds[i], (int)i);
+		else
+			posix_spawn_file_actions_addopen(&actions, (int)i, "/dev/null", O_RDWR, 0);
+	}
+	/* Not only ours have O_CLOEXEC: whoever started the keeper may have left more. */
+	posix_spawn_file_actions_addclosefrom_np(&actions, (int)nr_fds);
+	sigemptyset(&none);
+	sigfillset(&all);
+	posix_spawnattr_setsigmask(&attr, &none);
+	posix_spawnattr_setsigdefault(&attr, &all);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+	ret = posix_spawn(&pid, "/proc/self/exe", &actions, &attr, argv, environ);
+	posix_spawn_file_actions_destroy(&actions);
+	posix_spawnattr_destroy(&attr);
+	return ret ? -ret : pid;
+}
+
+/* ---- the side that waits -------------------------------------------------------------------------------------- */
+
+struct helper_run {
+	int out_fd;
+	char *out;
+	size_t len, used;
+	bool ended;
+};
+
+static void helper_output(void *arg)
+{
+	struct helper_run *run = arg;
+	char scrap[256];
+	bool full = run->used + 1 >= run->len;
+	ssize_t n = read(run->out_fd, full ? scrap : run->out + run->used,
+			 full ? sizeof(scrap) : run->len - 1 - run->used);
+
+	if (n > 0 && !full)
+		run->used += (size_t)n;
+	else if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN))
+		run->ended = true; /* it, and whoever inherited the pipe, is gone */
+}
+
+static int helper_await(struct ub_loop *loop, struct helper_run *run, const char *what,
+			int64_t timeout_ms, bool (*until)(void *arg), void *arg)
+{
+	uint64_t began = ub_now_ms(), say = began + HELPER_SAY_MS;
+	uint64_t deadline = timeout_ms < 0 ? UINT64_MAX : began + (uint64_t)timeout_ms;
+
+	while (!run->ended) {
+		uint64_t now = ub_now_ms(), next = say < deadline ? say : deadline;
+
+		if (until && until(arg))
+			return -EINTR;
+		if (now >= deadline)
+			return -ETIMEDOUT;
+		if (now >= say) {
+			ub_log(UB_LOG_NOTICE, "%s: still waiting after %llu s", what,
+			       (unsigned long long)((now - began) / 1000));
+			say += HELPER_SAY_MS;
+			continue;
+		}
+		ub_loop_once(loop, (int)(next - now));
+	}
+	return 0;
+}
+
+static int helper_status(pid_t pid)
+{
+	int status;
+
+	while (waitpid(pid, &status, 0) < 0) {
+		if (errno != EINTR)
+			return -errno;
+	}
+	return WIFEXITED(status) ? WEXITSTATUS(status) : -EINTR;
+}
+
+int ub_helper_run(struct ub_loop *loop, const char *const args[], const char *what, char *out, size_t len,
+		  int64_t timeout_ms, bool (*until)(void *arg), void *arg)
+{
+	struct helper_run run = { .out = out, .len = len };
+	const char *argv[HELPER_MAX_ARGS + 1] = { UB_HELPER_VERB };
+	int pipe_fds[2], pid, ret;
+
+	out[0] = '\0';
+	for (unsigned i = 0; args[i]; i++)
+		argv[i + 1] = args[i];
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+		return -errno;
+	pid = ub_spawn_self("ublk-bridge", argv, (const int[]){ -1, pipe_fds[1], -1, -1 });
+	close(pipe_fds[1]);
+	if (pid < 0) {
+		close(pipe_fds[0]);
+		return pid;
+	}
+	run.out_fd = pipe_fds[0];
+	ub_loop_add(loop, run.out_fd, helper_output, &run);
+	ret = helper_await(loop, &run, what, timeout_ms, until, arg);
+	ub_loop_remove(loop, run.out_fd);
+	close(run.out_fd);
+	out[run.used] = '\0';
+	if (ret == 0)
+		return helper_status(pid);
+	/* Given up. If it hangs in the device, not even this ends it, and nobody may wait for it. */
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, WNOHANG);
+	return ret;
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Disposable helper processes: whatever opens or waits for a served block device.
+ *
+ * The keeper itself never opens /dev/ublkbN, because that may hang as long as the device does. A helper
+ * that hangs is given up.
+ */
+#ifndef UB_KEEPER_HELPER_H
+#define UB_KEEPER_HELPER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/loop.h"
+
+/* The hidden first argument with which this binary is executed as a helper. */
+#define UB_HELPER_VERB "--helper"
+
+/*
+ * What helpers do. Each prints what is to be told on stdout and ends with an exit status of err.h.
+ *   settle ID SCHEDULER SCAN   waits until the node opens, has partitions scanned (SCAN 1), sets the
+ *                              scheduler and reads it back
+ *   release ID                 opens the node exclusively and writes back what is dirty: BUSY if somebody
+ *                              holds it, and says who
+ *   sync ID                    writes back what is dirty, whoever holds it
+ *   holders ID                 says who holds it
+ */
+int ub_helper_main(int argc, char **argv);
+
+/*
+ * Runs a helper: args without the program, NULL-terminated, "settle" first. What it printed comes in out
+ * (cut to len, without a last newline). `until` ends the wait early (NULL: nothing does).
+ * Its exit status, -ETIMEDOUT or -EINTR when it was given up (and killed, if that is possible), or another
+ * -errno. Every 10 s the log says that `what` is still awaited.
+ */
+int ub_helper_run(struct ub_loop *loop, const char *const args[], const char *what, char *out, size_t len,
+		  int64_t timeout_ms, bool (*until)(void *arg), void *arg);
+
+/*
+ * Executes this very binary: argv without the program's name, which becomes `name`. fds[i] becomes
+ * descriptor i in the child (-1: /dev/null); nothing else is inherited. The pid or -errno.
+ */
+int ub_spawn_self(const char *name, const char *const argv[], const int fds[4]);
+
+#endif

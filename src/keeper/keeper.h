@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The keeper's state, shared by the files that make and unmake a device. Private to src/keeper/. */
+#ifndef UB_KEEPER_KEEPER_H
+#define UB_KEEPER_KEEPER_H
+
+#include <ublk-bridge/message.h>
+#include <ublk-bridge/stats.h>
+
+#include "base/loop.h"
+#include "keeper/attach.h"
+#include "keeper/rundir.h"
+#include "ublk/ctrl.h"
+
+struct ub_keeper {
+	const struct ub_attach_options *opts;
+	struct ub_loop loop;
+	struct ub_ctrl ctrl;
+	uint64_t features;
+	int signal_fd;
+	unsigned nr_signals; /* INT and TERM, since the start */
+
+	/* The server. */
+	pid_t server_pid; /* 0: none */
+	int server_pidfd;
+	int server_fd;
+	bool server_gone;
+	int server_status; /* of waitpid, once gone */
+	unsigned last_msg; /* enum ub_message_type of the newest but LOG */
+	struct ub_err server_err;
+	struct ub_limits limits;
+	uint32_t caps;
+
+	/* The device. */
+	struct ublksrv_ctrl_dev_info info; /* as ADD_DEV returned it */
+	enum ub_data_path data_path;
+	bool added, started, stopped;
+	struct ub_ctrl_cmd cmd; /* START, STOP or DEL: lives as long as the ring */
+	struct ub_rundir rundir;
+	int store_fd;
+	int stats_fd;
+	struct ub_stats_page *stats;
+	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)];
+};
+
+/* ---- spawn.c: the server as a process ----------------------------------------------------------------- */
+
+int ub_keeper_spawn_server(struct ub_keeper *k, struct ub_err *err);
+/*
+ * Waits for a message of this type. 0; -ECHILD: the server failed or died (*err says how), -ETIMEDOUT,
+ * -EINTR: a signal asks us to end.
+ */
+int ub_keeper_await(struct ub_keeper *k, enum ub_message_type type, int64_t timeout_ms, const char *what,
+		    struct ub_err *err);
+/* Waits until the server is gone, at most timeout_ms; then kills it. */
+void ub_keeper_end_server(struct ub_keeper *k, int64_t timeout_ms);
+/* "was killed by signal 9", "ended with status 1" */
+const char *ub_keeper_server_fate(const struct ub_keeper *k, char *buf, size_t len);
+
+/* ---- device.c: the kernel's device ---------------------------------------------------------------------- */
+
+int ub_keeper_add(struct ub_keeper *k, struct ub_err *err);
+int ub_keeper_serve(struct ub_keeper *k, struct ub_err *err);
+int ub_keeper_start(struct ub_keeper *k, struct ub_err *err);
+
+/* Takes the device away, whatever state it is in; force: what is in flight is failed. */
+void ub_keeper_teardown(struct ub_keeper *k, bool force);
+
+#endif

@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The run directory of a device. Keeper and verbs; never the server. */
+#include "keeper/rundir.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/vfs.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+
+#define RUNDIR_DEFAULT	     "/run/ublk-bridge"
+#define RUNDIR_STATE_VERSION 1
+#define RUNDIR_STATE_BYTES   16384
+
+int ub_name_check(const char *name, struct ub_err *err)
+{
+	static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+	size_t len = strlen(name);
+
+	if (len == 0 || len >= UB_NAME_BYTES || strspn(name, allowed) != len || *name == '.' ||
+	    *name == '-' || strspn(name, "0123456789") == len)
+		return ub_err_set(err, EINVAL,
+				  "--name: '%s' is not a name: use up to 64 letters, digits, '.', '_' and "
+				  "'-', not a number alone, and begin with none of '.' and '-'",
+				  name);
+	return 0;
+}
+
+static const char *rundir_base(void)
+{
+	const char *path = getenv("UBLK_BRIDGE_RUNDIR");
+
+	return path && *path ? path : RUNDIR_DEFAULT;
+}
+
+static int rundir_open_base(bool create, struct ub_err *err)
+{
+	const char *path = rundir_base();
+	struct statfs fs;
+	int fd;
+
+	if (create && mkdir(path, 0700) < 0 && errno != EEXIST)
+		return ub_err_errno(err, errno, "cannot make the run directory %s", path);
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return ub_err_errno(err, errno, "the run directory %s", path);
+	if (create && fstatfs(fd, &fs) == 0 && fs.f_type != TMPFS_MAGIC)
+		ub_log(UB_LOG_WARNING,
+		       "%s is not on a tmpfs: it must not lie on a device that is served from here",
+		       path);
+	return fd;
+}
+
+/* A socket path has 108 bytes, a run directory may have more: go by way of the descriptor. */
+static void rundir_address(int dir_fd, struct sockaddr_un *addr)
+{
+	memset(addr, 0, sizeof(*addr));
+	addr->sun_family = AF_UNIX;
+	snprintf(addr->sun_path, sizeof(addr->sun_path), "/proc/self/fd/%d/server.sock", dir_fd);
+}
+
+static int rundir_listen(struct ub_rundir *dir, struct ub_err *err)
+{
+	struct sockaddr_un addr;
+
+	dir->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (dir->listen_fd < 0)
+		return ub_err_errno(err, errno, "server.sock");
+	unlinkat(dir->dir_fd, "server.sock", 0); /* of a dead keeper: the lock is ours */
+	rundir_address(dir->dir_fd, &addr);
+	if (bind(dir->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+	    listen(dir->listen_fd, 4) < 0)
+		return ub_err_errno(err, errno, "cannot bind server.sock in the run directory");
+	return 0;
+}
+
+int ub_rundir_create(struct ub_rundir *dir, const char *name, struct ub_err *err)
+{
+	cleanup_fd int base = rundir_open_base(true, err);
+
+	*dir = (struct ub_rundir)UB_RUNDIR_NONE;
+	if (base < 0)
+		return base;
+	snprintf(dir->name, sizeof(dir->name), "%s", name);
+	if (mkdirat(base, name, 0700) < 0 && errno != EEXIST)
+		return ub_err_errno(err, errno, "cannot make the run directory %s/%s", rundir_base(), name);
+	dir->dir_fd = openat(base, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir->dir_fd < 0)
+		return ub_err_errno(err, errno, "the run directory %s/%s", rundir_base(), name);
+	dir->lock_fd = openat(dir->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (dir->lock_fd < 0)
+		return ub_err_errno(err, errno, "the lock in %s/%s", rundir_base(), name);
+	if (flock(dir->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+		int code = errno;
+
+		ub_close(&dir->lock_fd);
+		ub_close(&dir->dir_fd);
+		if (code != EWOULDBLOCK)
+			return ub_err_errno(err, code, "the lock in %s/%s", rundir_base(), name);
+		return ub_err_set(err, EBUSY,
+				  "the name '%s' is taken: choose another --name, or detach that device",
+				  name);
+	}
+	return rundir_listen(dir, err);
+}
+
+int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, struct ub_err *err)
+{
+	char cookie[17], device[32];
+	cleanup_free char *text = NULL;
+	cleanup_fd int fd = -1;
+	json_t *json;
+	size_t len;
+
+	snprintf(cookie, sizeof(cookie), "%016llx", (unsigned long long)state->cookie);
+	snprintf(device, sizeof(device), "/dev/ublkb%u", state->dev_id);
+	json = json_pack("{s:i, s:s, s:i, s:s, s:s, s:i, s:i, s:s}", "version", RUNDIR_STATE_VERSION,
+			 "name", state->name, "id", (int)state->dev_id, "device", device, "cookie",
+			 cookie, "keeper_pid", (int)state->keeper_pid, "server_pid",
+			 (int)state->server_pid, "backend", state->backend);
+	text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
+	json_decref(json);
+	if (!text)
+		return ub_err_errno(err, ENOMEM, "state.json");
+	len = strlen(text);
+	fd = openat(dir->dir_fd, "state.json.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0 || write(fd, text, len) != (ssize_t)len ||
+	    renameat(dir->dir_fd, "state.json.new", dir->dir_fd, "state.json") < 0)
+		return ub_err_errno(err, errno ? errno : EIO, "cannot write state.json");
+	return 0;
+}
+
+static void rundir_unlink(int dir_fd, const char *name)
+{
+	static const char *const files[] = { "server.sock", "state.json", "state.json.new", "lock" };
+	cleanup_fd int base = open(rundir_base(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	for (unsigned i = 0; i < UB_ARRAY_SIZE(files); i++)
+		unlinkat(dir_fd, files[i], 0);
+	if (base >= 0)
+		unlinkat(base, name, AT_REMOVEDIR);
+}
+
+void ub_rundir_remove(struct ub_rundir *dir)
+{
+	if (dir->dir_fd >= 0 && dir->lock_fd >= 0)
+		rundir_unlink(dir->dir_fd, dir->name);
+	ub_close(&dir->listen_fd);
+	ub_close(&dir->lock_fd);
+	ub_close(&dir->dir_fd);
+}
+
+/* ---- other keepers' directories ------------------------------------------------------------------ */
+
+static int rundir_open(const char *name)
+{
+	struct ub_err ignored;
+	cleanup_fd int base = rundir_open_base(false, &ignored);
+	int fd;
+
+	if (base < 0)
+		return -ENOENT;
+	fd = openat(base, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+static int state_from_json(json_t *json, struct ub_state *state)
+{
+	const char *name, *cookie, *backend;
+	int version, id, keeper, server;
+
+	if (json_unpack(json, "{s:i, s:s, s:i, s:s, s:i, s:i, s:s}", "version", &version, "name", &name,
+			"id", &id, "cookie", &cookie, "keeper_pid", &keeper, "server_pid", &server,
+			"backend", &backend) < 0 ||
+	    version != RUNDIR_STATE_VERSION || id < 0)
+		return -EBADMSG;
+	snprintf(state->name, sizeof(state->name), "%s", name);
+	snprintf(state->backend, sizeof(state->backend), "%s", backend);
+	state->dev_id = (uint32_t)id;
+	state->cookie = strtoull(cookie, NULL, 16);
+	state->keeper_pid = keeper;
+	state->server_pid = server;
+	return 0;
+}
+
+int ub_state_read(const char *name, struct ub_state *state)
+{
+	cleanup_fd int dir = rundir_open(name);
+	cleanup_fd int fd = dir < 0 ? -1 : openat(dir, "state.json", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	char text[RUNDIR_STATE_BYTES];
+	ssize_t n;
+	json_t *json;
+	int ret;
+
+	if (fd < 0)
+		return dir < 0 ? dir : -errno;
+	n = read(fd, text, sizeof(text));
+	if (n < 0)
+		return -errno;
+	json = json_loadb(text, (size_t)n, 0, NULL);
+	ret = json ? state_from_json(json, state) : -EBADMSG;
+	json_decref(json);
+	return ret;
+}
+
+int ub_state_find(uint64_t cookie, struct ub_state *state)
+{
+	DIR *dir = opendir(rundir_base());
+	struct dirent *entry;
+	int ret = -ENOENT;
+
+	if (!dir)
+		return -errno;
+	while (ret && (entry = readdir(dir))) {
+		if (entry->d_name[0] != '.' && ub_state_read(entry->d_name, state) == 0 &&
+		    state->cookie == cookie)
+			ret = 0;
+	}
+	closedir(dir);
+	return ret;
+}
+
+bool ub_rundir_is_held(const char *name)
+{
+	cleanup_fd int dir = rundir_open(name);
+	cleanup_fd int lock = dir < 0 ? -1 : openat(dir, "lock", O_RDWR | O_CLOEXEC);
+
+	return lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+}
+
+void ub_rundir_sweep(const char *name)
+{
+	cleanup_fd int dir = rundir_open(name);
+	cleanup_fd int lock = dir < 0 ? -1 : openat(dir, "lock", O_RDWR | O_CLOEXEC);
+
+	if (dir < 0 || (lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) < 0))
+		return;
+	rundir_unlink(dir, name);
+}
+
+int ub_rundir_connect(const char *name)
+{
+	cleanup_fd int dir = rundir_open(name);
+	cleanup_fd int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	struct sockaddr_un addr;
+
+	if (dir < 0 || fd < 0)
+		return dir < 0 ? dir : -errno;
+	rundir_address(dir, &addr);
+	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+		return -errno;
+	return ub_steal_fd(&fd);
+}

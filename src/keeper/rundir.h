@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The run directory of a device: /run/ublk-bridge/NAME (or below $UBLK_BRIDGE_RUNDIR), root only.
+ *
+ *   lock         held (flock) by the keeper as long as it lives
+ *   state.json   what is served, by whom; written atomically, no secret in it
+ *   server.sock  where the server itself can be reached, with the keeper or without
+ *
+ * Control plane.
+ */
+#ifndef UB_KEEPER_RUNDIR_H
+#define UB_KEEPER_RUNDIR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+
+#define UB_NAME_BYTES 65
+
+/* What state.json says. */
+struct ub_state {
+	char name[UB_NAME_BYTES];
+	uint32_t dev_id;
+	uint64_t cookie; /* as in the driver's ublksrv_flags: tells our device from a later one */
+	pid_t keeper_pid;
+	pid_t server_pid;
+	char backend[16];
+};
+
+struct ub_rundir {
+	char name[UB_NAME_BYTES];
+	int dir_fd;
+	int lock_fd;
+	int listen_fd; /* server.sock, bound and listening */
+};
+
+#define UB_RUNDIR_NONE { .dir_fd = -1, .lock_fd = -1, .listen_fd = -1 }
+
+/* Letters, digits, '.', '_', '-'; at most 64; the first no '.' or '-', and not only digits. */
+int ub_name_check(const char *name, struct ub_err *err);
+
+/* Makes or takes over the directory, locks it and binds server.sock. -EBUSY: a keeper has it. */
+int ub_rundir_create(struct ub_rundir *dir, const char *name, struct ub_err *err);
+int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, struct ub_err *err);
+void ub_rundir_remove(struct ub_rundir *dir); /* the files too; idempotent */
+
+/* Reads NAME/state.json. 0 or -errno (-ENOENT: there is none; -EBADMSG: it cannot be understood). */
+int ub_state_read(const char *name, struct ub_state *state);
+
+/* The state of the device with this cookie, searched through all names. */
+int ub_state_find(uint64_t cookie, struct ub_state *state);
+
+/* True while a keeper holds NAME's lock. */
+bool ub_rundir_is_held(const char *name);
+
+/* Removes what a dead keeper left of NAME; nothing while it is held. */
+void ub_rundir_sweep(const char *name);
+
+/* A connection to NAME's server.sock, or -errno. */
+int ub_rundir_connect(const char *name);
+
+#endif

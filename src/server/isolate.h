@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What a process must do to itself before it may stand behind a block device. */
+#ifndef UB_SERVER_ISOLATE_H
+#define UB_SERVER_ISOLATE_H
+
+#include <stdbool.h>
+
+#include "base/err.h"
+
+/* Session, signals, mounts, OOM score, I/O flusher. Before any thread is made. Failures are warnings. */
+void ub_isolate(void);
+
+/* Locks what is mapped now and what is touched later. 0 or -errno with *err. Before a store is mapped. */
+int ub_isolate_lock_memory(struct ub_err *err);
+
+void ub_isolate_core_dump(bool allowed);
+
+#endif

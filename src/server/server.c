@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The server's main thread: takes the keeper's messages, opens the back end and the device, and waits
+ * while the queue threads serve. It does nothing on its own account: when the keeper goes before the
+ * device is live it ends, afterwards it serves on.
+ */
+#include "server/server.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <ublk-bridge/message.h>
+
+#include "backend/registry.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/step.h"
+#include "server/isolate.h"
+#include "ublk/device.h"
+#include "ublk/params.h"
+
+enum server_phase { SERVER_NEW, SERVER_OPEN, SERVER_SERVING, SERVER_LIVE, SERVER_OVER };
+
+struct server {
+	struct ub_loop loop;
+	enum server_phase phase;
+	int status;
+	int keeper_fd;
+	int listen_fd; /* server.sock; -1 until SERVE */
+	int visitor_fd; /* one verb at a time; -1: none */
+	bool visitor_greeted;
+	int store_fd;
+	bool said_fetching;
+	struct ub_backend backend;
+	struct ub_device device;
+	struct ub_stats_page *stats;
+	size_t stats_bytes;
+	uint8_t (*affinity)[UB_CPU_MASK_BYTES];
+	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)];
+};
+
+static int server_log_fd = -1;
+
+/* The log's sink: a datagram that is never waited for. Any thread. */
+static bool server_log(enum ub_log_level level, const char *line)
+{
+	struct ub_msg_text msg = { .header = { .type = UB_MSG_LOG }, .value = level };
+
+	snprintf(msg.text, sizeof(msg.text), "%s", line);
+	msg.header.len_bytes =
+		(uint32_t)(offsetof(struct ub_msg_text, text) + strlen(msg.text) + 1);
+	return ub_message_send(server_log_fd, &msg.header, NULL, 0, MSG_DONTWAIT) == 0;
+}
+
+static void server_report(enum ub_health health, const char *why)
+{
+	ub_log(health == UB_HEALTH_ONLINE ? UB_LOG_NOTICE : UB_LOG_WARNING, "%s", why);
+}
+
+static void server_over(struct server *s, int status)
+{
+	s->phase = SERVER_OVER;
+	s->status = status;
+}
+
+static void server_fail(struct server *s, const struct ub_err *err)
+{
+	struct ub_msg_text msg = { .header = { .type = UB_MSG_FAILED, .len_bytes = sizeof(msg) } };
+
+	msg.value = (uint32_t)err->code;
+	snprintf(msg.text, sizeof(msg.text), "%s", err->text);
+	ub_message_send(s->keeper_fd, &msg.header, NULL, 0, 0);
+	server_over(s, UB_EXIT_FAILED);
+}
+
+/* ---- messages -------------------------------------------------------------------------------------- */
+
+static int server_configure(struct server *s, struct ub_msg_config *msg, int fds[], struct ub_err *err)
+{
+	struct ub_backend_config cfg = { .kind = msg->kind, .options = msg->options };
+	struct ub_msg_limits reply = { .header = { .type = UB_MSG_LIMITS, .len_bytes = sizeof(reply) } };
+	int ret;
+
+	if (s->phase != SERVER_NEW || msg->header.len_bytes != sizeof(*msg))
+		return ub_err_set(err, EPROTO, "an unexpected CONFIG message");
+	msg->kind[sizeof(msg->kind) - 1] = '\0';
+	msg->options[sizeof(msg->options) - 1] = '\0';
+	ub_log_set_level(msg->log_level);
+	ub_isolate_core_dump(msg->core_dump);
+	s->store_fd = msg->has_store ? ub_steal_fd(&fds[0]) : -1;
+	cfg.size_bytes = msg->size_bytes;
+	cfg.logical_block_bytes = msg->logical_block_bytes;
+	cfg.nr_queues = msg->nr_queues;
+	cfg.read_only = msg->read_only;
+	cfg.store_fd = s->store_fd;
+	ret = ub_isolate_lock_memory(err);
+	if (ret == 0)
+		ret = ub_backend_open(&s->backend, &cfg, err);
+	if (ret)
+		return ret;
+	s->phase = SERVER_OPEN;
+	reply.limits = s->backend.limits;
+	reply.caps = s->backend.ops->caps;
+	return ub_message_send(s->keeper_fd, &reply.header, NULL, 0, 0);
+}
+
+static int server_map_stats(struct server *s, int fd, unsigned nr_queues, struct ub_err *err)
+{
+	struct stat st;
+
+	s->stats_bytes = ub_stats_bytes(nr_queues);
+	if (fstat(fd, &st) < 0 || (size_t)st.st_size < s->stats_bytes)
+		return ub_err_set(err, EPROTO, "the statistics page is too small");
+	s->stats = mmap(NULL, s->stats_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (s->stats == MAP_FAILED) {
+		s->stats = NULL;
+		return ub_err_errno(err, errno, "the statistics page");
+	}
+	return 0;
+}
+
+static int server_copy_masks(struct server *s, const struct ub_msg_serve *msg, struct ub_err *err)
+{
+	s->affinity = calloc(msg->nr_queues, sizeof(*s->affinity));
+	if (!s->affinity)
+		return ub_err_errno(err, ENOMEM, "CPU masks");
+	for (unsigned i = 0; i < msg->nr_queues; i++)
+		memcpy(s->affinity[i], msg->masks + (size_t)i * msg->mask_bytes, msg->mask_bytes);
+	return 0;
+}
+
+static void server_device_event(void *arg);
+static void server_visitor_arrives(void *arg);
+
+static int server_serve(struct server *s, const struct ub_msg_serve *msg, int fds[], struct ub_err *err)
+{
+	struct ub_device_config config = {
+		.dev_id = msg->dev_id,
+		.nr_queues = msg->nr_queues,
+		.depth = msg->depth,
+		.max_io_bytes = msg->max_io_bytes,
+		.data_path = msg->data_path,
+	};
+	int ret;
+
+	if (s->phase != SERVER_OPEN || msg->header.len_bytes < sizeof(*msg) || msg->nr_queues == 0 ||
+	    msg->nr_queues > UBLK_MAX_NR_QUEUES || msg->mask_bytes > UB_CPU_MASK_BYTES ||
+	    msg->header.len_bytes != sizeof(*msg) + (size_t)msg->nr_queues * msg->mask_bytes ||
+	    msg->data_path == UB_DATA_PATH_AUTO || msg->data_path >= UB_NR_DATA_PATHS || fds[0] < 0)
+		return ub_err_set(err, EPROTO, "an unexpected SERVE message");
+	s->listen_fd = ub_steal_fd(&fds[1]);
+	ret = server_map_stats(s, fds[0], msg->nr_queues, err);
+	if (ret == 0)
+		ret = server_copy_masks(s, msg, err);
+	if (ret)
+		return ret;
+	config.stats = s->stats;
+	config.affinity = (const uint8_t (*)[UB_CPU_MASK_BYTES])s->affinity;
+	s->phase = SERVER_SERVING;
+	ret = ub_device_open(&s->device, &config, &s->backend, err);
+	if (ret)
+		return ret;
+	ub_loop_add(&s->loop, s->device.event_fd, server_device_event, s);
+	if (s->listen_fd >= 0)
+		ub_loop_add(&s->loop, s->listen_fd, server_visitor_arrives, s);
+	return 0;
+}
+
+static void server_device_event(void *arg)
+{
+	struct server *s = arg;
+	struct ub_err err = { 0 };
+
+	switch (ub_device_state(&s->device)) {
+	case UB_QUEUE_FETCHING:
+		if (s->said_fetching)
+			break;
+		s->said_fetching = true;
+		if (ub_step("server-fetching", &err))
+			server_fail(s, &err);
+		else
+			ub_message_send_type(s->keeper_fd, UB_MSG_FETCHING);
+		break;
+	case UB_QUEUE_FAILED:
+		ub_device_error(&s->device, &err);
+		server_fail(s, &err);
+		break;
+	case UB_QUEUE_ENDED:
+		server_over(s, UB_EXIT_DONE);
+		break;
+	default:
+		break;
+	}
+}
+
+static int server_handle(struct server *s, struct ub_msg_header *header, int fds[], struct ub_err *err)
+{
+	switch (header->type) {
+	case UB_MSG_CONFIG:
+		return server_configure(s, (struct ub_msg_config *)header, fds, err);
+	case UB_MSG_SERVE:
+		return server_serve(s, (struct ub_msg_serve *)header, fds, err);
+	case UB_MSG_LIVE:
+		s->phase = SERVER_LIVE;
+		return ub_step("server-live", err);
+	case UB_MSG_CANCEL:
+		if (s->phase == SERVER_SERVING || s->phase == SERVER_LIVE)
+			ub_device_cancel(&s->device);
+		return 0;
+	case UB_MSG_EXIT:
+		server_over(s, UB_EXIT_DONE);
+		return 0;
+	default:
+		return ub_err_set(err, EPROTO, "an unexpected message of type %u", header->type);
+	}
+}
+
+static void server_close_fds(int fds[])
+{
+	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
+		ub_close(&fds[i]);
+}
+
+static void server_keeper_event(void *arg)
+{
+	struct server *s = arg;
+	struct ub_err err = { 0 };
+	int fds[UB_MESSAGE_MAX_FDS];
+	int ret = ub_message_receive(s->keeper_fd, s->inbox, fds, MSG_DONTWAIT);
+
+	if (ret == -EAGAIN)
+		return;
+	if (ret < 0) {
+		/* The keeper is gone. A live device is served on; another keeper may adopt it. */
+		ub_loop_remove(&s->loop, s->keeper_fd);
+		if (s->phase != SERVER_LIVE)
+			server_over(s, UB_EXIT_FAILED);
+		return;
+	}
+	ret = server_handle(s, (struct ub_msg_header *)s->inbox, fds, &err);
+	server_close_fds(fds);
+	if (ret)
+		server_fail(s, &err);
+}
+
+/* ---- server.sock: a verb that needs the server itself, such as a forced detach --------------------------- */
+
+static void server_visitor_leaves(struct server *s)
+{
+	ub_loop_remove(&s->loop, s->visitor_fd);
+	ub_close(&s->visitor_fd);
+}
+
+static void server_visitor_event(void *arg)
+{
+	struct server *s = arg;
+	struct ub_msg_header *header = (struct ub_msg_header *)s->inbox;
+	int fds[UB_MESSAGE_MAX_FDS];
+	int ret = ub_message_receive(s->visitor_fd, s->inbox, fds, MSG_DONTWAIT);
+
+	if (ret == -EAGAIN)
+		return;
+	if (ret == 0)
+		server_close_fds(fds);
+	if (ret == 0 && header->type == UB_MSG_HELLO && !s->visitor_greeted) {
+		s->visitor_greeted = true;
+		/* It may have asked and gone already: what it asked is still to be read. */
+		ub_message_send_type(s->visitor_fd, UB_MSG_HELLO);
+	} else if (ret == 0 && header->type == UB_MSG_CANCEL && s->visitor_greeted) {
+		ub_log(UB_LOG_WARNING, "all I/O is failed from now on: a forced detach asked for it");
+		ub_device_cancel(&s->device);
+	} else {
+		ret = -EPROTO;
+	}
+	if (ret)
+		server_visitor_leaves(s);
+}
+
+static void server_visitor_arrives(void *arg)
+{
+	struct server *s = arg;
+	cleanup_fd int fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+
+	if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 ||
+	    peer.uid != geteuid())
+		return;
+	if (s->visitor_fd >= 0)
+		server_visitor_leaves(s); /* the newest counts: a silent one must not lock others out */
+	s->visitor_fd = ub_steal_fd(&fd);
+	s->visitor_greeted = false;
+	ub_loop_add(&s->loop, s->visitor_fd, server_visitor_event, s);
+}
+
+/* ---- main -------------------------------------------------------------------------------------------------- */
+
+static void server_destroy(struct server *s)
+{
+	ub_device_close(&s->device);
+	ub_backend_close(&s->backend);
+	if (s->stats)
+		munmap(s->stats, s->stats_bytes);
+	free(s->affinity);
+	ub_close(&s->visitor_fd);
+	ub_close(&s->listen_fd);
+	ub_close(&s->store_fd);
+}
+
+int ub_server_main(void)
+{
+	static struct server server;
+	struct server *s = &server;
+	struct ub_err err = { 0 };
+
+	s->keeper_fd = UB_SERVER_SOCKET_FD;
+	s->listen_fd = s->visitor_fd = s->store_fd = -1;
+	server_log_fd = s->keeper_fd;
+	ub_log_to_sink(server_log);
+	ub_backend_set_reporter(server_report);
+	ub_loop_init(&s->loop);
+	prctl(PR_SET_NAME, UB_SERVER_COMM);
+	ub_isolate();
+	ub_loop_add(&s->loop, s->keeper_fd, server_keeper_event, s);
+	if (ub_step("server-hello", &err))
+		server_fail(s, &err);
+	else if (ub_message_send_type(s->keeper_fd, UB_MSG_HELLO) < 0)
+		return UB_EXIT_FAILED;
+	while (s->phase != SERVER_OVER)
+		ub_loop_once(&s->loop, -1);
+	server_destroy(s);
+	return s->status;
+}

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A device as the server holds it. The server's main thread; knows no back end but by the contract.
+ */
+#include "ublk/device.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "base/cleanup.h"
+#include "base/step.h"
+#include "ublk/queue.h"
+
+#define DEVICE_OPEN_TRIES 500
+#define DEVICE_OPEN_PAUSE_MS 10
+
+size_t ub_device_arena_bytes(unsigned nr_queues, unsigned depth, uint32_t max_io_bytes)
+{
+	return (size_t)nr_queues * depth * max_io_bytes;
+}
+
+/* udev may still be at the node's owner, and a former opener's release may still run: 5 s. */
+static int device_open_node(struct ub_device *dev, struct ub_err *err)
+{
+	const struct timespec pause = { .tv_nsec = DEVICE_OPEN_PAUSE_MS * 1000000L };
+	char path[32];
+
+	snprintf(path, sizeof(path), "/dev/ublkc%u", dev->config.dev_id);
+	for (unsigned i = 0; i < DEVICE_OPEN_TRIES; i++) {
+		dev->cdev_fd = open(path, O_RDWR | O_CLOEXEC);
+		if (dev->cdev_fd >= 0)
+			return 0;
+		if (errno != ENOENT && errno != EBUSY && errno != EACCES)
+			break;
+		nanosleep(&pause, NULL);
+	}
+	return ub_err_errno(err, errno, "%s", path);
+}
+
+/*
+ * The tag buffers. They are locked, because memory may be short just when the kernel waits for this
+ * device to take its pages; not so where the back end names its store and they are hardly used.
+ */
+static int device_make_arena(struct ub_device *dev, struct ub_err *err)
+{
+	const struct ub_device_config *c = &dev->config;
+	bool locked = c->data_path == UB_DATA_PATH_COPY || !(dev->backend->ops->caps & UB_CAP_PLACE);
+	void *p;
+
+	dev->arena_bytes = ub_device_arena_bytes(c->nr_queues, c->depth, c->max_io_bytes);
+	p = mmap(NULL, dev->arena_bytes, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		return ub_err_errno(err, errno, "tag buffers of %zu bytes (lower --depth or --max-io)",
+				    dev->arena_bytes);
+	dev->arena = p;
+	madvise(p, dev->arena_bytes, MADV_DONTFORK);
+	madvise(p, dev->arena_bytes, MADV_DONTDUMP);
+	if (locked && mlock(p, dev->arena_bytes) < 0)
+		return ub_err_errno(err, errno,
+				    "cannot lock tag buffers of %zu bytes (raise RLIMIT_MEMLOCK, give "
+				    "CAP_IPC_LOCK, or lower --depth or --max-io)",
+				    dev->arena_bytes);
+	return 0;
+}
+
+int ub_device_open(struct ub_device *dev, const struct ub_device_config *config,
+		   struct ub_backend *backend, struct ub_err *err)
+{
+	int ret;
+
+	memset(dev, 0, sizeof(*dev));
+	dev->config = *config;
+	dev->backend = backend;
+	dev->cdev_fd = -1;
+	dev->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (dev->event_fd < 0)
+		return ub_err_errno(err, errno, "an event descriptor");
+	dev->queues = calloc(config->nr_queues, sizeof(struct ub_queue *));
+	if (!dev->queues)
+		return ub_err_errno(err, ENOMEM, "%u queues", config->nr_queues);
+	ret = ub_step("device-open", err);
+	if (ret == 0)
+		ret = device_open_node(dev, err);
+	if (ret == 0)
+		ret = ub_step("device-arena", err);
+	if (ret == 0)
+		ret = device_make_arena(dev, err);
+	for (unsigned i = 0; i < config->nr_queues && ret == 0; i++)
+		ret = ub_queue_create(&dev->queues[i], dev, (uint16_t)i, err);
+	for (unsigned i = 0; i < config->nr_queues && ret == 0; i++)
+		ret = ub_queue_start_thread(dev->queues[i], err);
+	return ret;
+}
+
+enum ub_queue_state ub_device_state(struct ub_device *dev)
+{
+	int least = UB_QUEUE_ENDED;
+	eventfd_t ignored;
+
+	eventfd_read(dev->event_fd, &ignored);
+	for (unsigned i = 0; i < dev->config.nr_queues; i++) {
+		int state = atomic_load_explicit(&dev->queues[i]->state, memory_order_acquire);
+
+		if (state == UB_QUEUE_FAILED)
+			return UB_QUEUE_FAILED;
+		if (state < least)
+			least = state;
+	}
+	return least;
+}
+
+int ub_device_error(struct ub_device *dev, struct ub_err *err)
+{
+	for (unsigned i = 0; i < dev->config.nr_queues; i++) {
+		struct ub_queue *q = dev->queues[i];
+
+		if (atomic_load_explicit(&q->state, memory_order_acquire) == UB_QUEUE_FAILED) {
+			*err = q->err;
+			return -err->code;
+		}
+	}
+	return ub_err_set(err, EIO, "no queue has failed");
+}
+
+static void device_cancel_queue(struct ub_msg *msg, struct ub_queue *q)
+{
+	(void)msg;
+	q->cancel_error = -EIO;
+	if (q->bq.backend->ops->cancel)
+		q->bq.backend->ops->cancel(&q->bq, -EIO);
+}
+
+void ub_device_cancel(struct ub_device *dev)
+{
+	for (unsigned i = 0; i < dev->config.nr_queues; i++) {
+		struct ub_queue *q = dev->queues[i];
+
+		if (q->cancel_msg.fn)
+			continue; /* once is enough, and the message may still be on its way */
+		q->cancel_msg.fn = device_cancel_queue;
+		ub_queue_post(q, &q->cancel_msg);
+	}
+}
+
+void ub_device_close(struct ub_device *dev)
+{
+	for (unsigned i = 0; dev->queues && i < dev->config.nr_queues; i++)
+		ub_queue_destroy(dev->queues[i]);
+	free(dev->queues);
+	dev->queues = NULL;
+	if (dev->arena)
+		munmap(dev->arena, dev->arena_bytes);
+	dev->arena = NULL;
+	if (dev->backend) {
+		ub_close(&dev->cdev_fd);
+		ub_close(&dev->event_fd);
+	}
+	dev->backend = NULL;
+}

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A device as the server holds it: /dev/ublkcN, its queues and their threads.
+ *
+ * Used by the server's main thread. The queue threads are inside; they speak to the main thread through
+ * `event_fd` and the queues' states alone.
+ */
+#ifndef UB_UBLK_DEVICE_H
+#define UB_UBLK_DEVICE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <ublk-bridge/backend.h>
+#include <ublk-bridge/stats.h>
+
+#include "base/err.h"
+#include "ublk/datapath.h"
+
+#define UB_MAX_CPUS 8192
+#define UB_CPU_MASK_BYTES (UB_MAX_CPUS / 8)
+
+/* As ADD_DEV returned it, not as it was asked for. */
+struct ub_device_config {
+	uint32_t dev_id;
+	unsigned nr_queues;
+	unsigned depth;
+	uint32_t max_io_bytes;
+	enum ub_data_path data_path;
+	struct ub_stats_page *stats; /* mapped, of nr_queues queues; the caller's */
+	const uint8_t (*affinity)[UB_CPU_MASK_BYTES]; /* one CPU mask a queue; the caller's */
+};
+
+struct ub_device {
+	struct ub_device_config config;
+	struct ub_backend *backend; /* open, with checked limits; the caller's */
+	int cdev_fd;
+	int event_fd; /* readable when a queue's state has changed */
+	void *arena;  /* the tag buffers */
+	size_t arena_bytes;
+	struct ub_queue **queues;
+};
+
+/* The life of a queue's thread, in order. */
+enum ub_queue_state {
+	UB_QUEUE_STARTING,
+	UB_QUEUE_FETCHING, /* every tag was given to the driver */
+	UB_QUEUE_ENDED,	   /* every tag came back, or it was told to quit */
+	UB_QUEUE_FAILED,   /* it never got as far as fetching: ub_device_error() says why */
+};
+
+/* How large the tag buffers of a device are together, in bytes. */
+size_t ub_device_arena_bytes(unsigned nr_queues, unsigned depth, uint32_t max_io_bytes);
+
+/*
+ * Opens /dev/ublkcN, maps its descriptors, makes buffers and queues and starts the threads, which fetch
+ * every tag. 0 or -errno with *err; on failure ub_device_close() cleans up.
+ */
+int ub_device_open(struct ub_device *dev, const struct ub_device_config *config,
+		   struct ub_backend *backend, struct ub_err *err);
+
+/* The state that every queue has reached at least; FAILED if one has. Drains event_fd. */
+enum ub_queue_state ub_device_state(struct ub_device *dev);
+
+/* Why a queue failed. Only after ub_device_state() said FAILED. */
+int ub_device_error(struct ub_device *dev, struct ub_err *err);
+
+/* Fails all I/O that is in flight, and all that still comes, with -EIO. */
+void ub_device_cancel(struct ub_device *dev);
+
+/* Ends the threads wherever they are, and frees everything. Also a zeroed or half-open device. */
+void ub_device_close(struct ub_device *dev);
+
+#endif

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A queue: one thread, one ring, its tags. Private to src/ublk/.
+ *
+ * Everything in it belongs to its thread, but for what is marked. A tag's life:
+ *
+ *            FETCH                  WRITE, get-data only
+ *   (new) ──────────► KERNEL ───────────────────────────► GET_DATA
+ *                      ▲  │ CQE 0: a request                 │ CQE 0
+ *       COMMIT_AND_    │  └──────────────► BACKEND ◄─────────┘
+ *       FETCH          └───────────────────────┘  ub_io_complete()
+ *
+ *   CQE -ENODEV, from KERNEL or after a commit ──► GONE: nothing may be sent for that tag again
+ */
+#ifndef UB_UBLK_QUEUE_H
+#define UB_UBLK_QUEUE_H
+
+#include <liburing.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include <ublk-bridge/backend.h>
+#include <ublk-bridge/ublk-abi.h>
+
+#include "ublk/device.h"
+
+enum ub_req_state {
+	UB_REQ_KERNEL,	 /* fetched, or committed and fetched again */
+	UB_REQ_GET_DATA, /* the driver was told where to copy a WRITE's data */
+	UB_REQ_BACKEND,	 /* the back end has it, or the core works on its behalf */
+	UB_REQ_GONE,	 /* aborted: the device stops */
+};
+
+/* One tag. `io` is what the back end sees; the rest is what the kernel asked for. */
+struct ub_req {
+	struct ub_io io;
+	void *tag_buf; /* its own buffer in the arena */
+	void *data;    /* where the whole request's data lies: tag_buf, or in the store */
+	uint64_t offset_bytes;
+	uint32_t len_bytes;
+	uint32_t done_bytes; /* by the parts that were sent so far: requests that the core splits */
+	int32_t error;	     /* GET_DATA: fail with this as soon as the data has come */
+	uint16_t tag;
+	uint8_t op, flags; /* as asked; io.op may be what the core makes of it */
+	uint8_t state;	   /* enum ub_req_state */
+} __attribute__((aligned(64)));
+
+struct ub_queue {
+	struct io_uring ring;
+	struct ub_device *dev;
+	struct ub_backend_queue bq;
+	const struct ublksrv_io_desc *descs;
+	struct ub_req *reqs;
+	struct ub_queue_stats *stats;
+	struct ub_limits limits; /* the present back end's */
+	const void *zeroes;	 /* max_io_bytes of them: what WRITE_ZEROES becomes without can_zero */
+	size_t zeroes_bytes;
+	enum ub_data_path path;
+	uint16_t qid;
+	unsigned depth, nr_gone;
+	bool quit;
+	int32_t cancel_error; /* not 0: every I/O fails with it */
+	struct ub_io *done_first, **done_last; /* completed, waiting to be committed */
+
+	/* The mailbox: any thread. */
+	int wake_fd;
+	struct ub_cqe_handler wake;
+	struct ub_io *_Atomic foreign_done;
+	struct ub_msg *_Atomic msgs;
+	struct ub_msg cancel_msg, quit_msg; /* the main thread's, posted once */
+
+	/* Written by the thread, read by the main thread once it has seen the state. */
+	struct ub_err err;
+	_Atomic int state; /* enum ub_queue_state */
+
+	/* The main thread's. */
+	pthread_t thread;
+	bool has_thread, has_backend_queue;
+	void *stack;
+	size_t desc_bytes;
+};
+
+/* Makes a queue and its part of the back end. Main thread. 0 or -errno with *err. */
+int ub_queue_create(struct ub_queue **out, struct ub_device *dev, uint16_t qid, struct ub_err *err);
+int ub_queue_start_thread(struct ub_queue *q, struct ub_err *err);
+void ub_queue_destroy(struct ub_queue *q); /* ends its thread first; NULL: nothing */
+
+/* io.c: what the core does with a request. Queue thread. */
+void ub_req_arrived(struct ub_queue *q, struct ub_req *req);
+void *ub_req_wants_data(struct ub_queue *q, struct ub_req *req); /* where the driver shall put it */
+void ub_req_has_data(struct ub_queue *q, struct ub_req *req);
+
+/* queue.c: puts a COMMIT_AND_FETCH into the batch; res: the full length or -errno. */
+void ub_queue_commit(struct ub_queue *q, struct ub_req *req, int32_t res);
+
+#endif
