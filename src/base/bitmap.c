@@ -26,7 +26,7 @@ int ub_bitmap_init(struct ub_bitmap *map, uint64_t nr_bits)
 void ub_bitmap_destroy(struct ub_bitmap *map)
 {
 	if (map->words)
-		munmap((void *)map->words, map->map_bytes);
+		munmap((void *)(uintptr_t)map->words, map->map_bytes);
 	map->words = NULL;
 }
 

@@ -50,5 +50,8 @@ int ub_main(int argc, char **argv)
 			return verbs[i].run(argc - 1, argv + 1);
 		}
 	}
+	if (argc > 0)
+		argv[0] = verb_name;
+	strcpy(verb_name, "ublk-bridge");
 	return ub_cli_attach(argc, argv);
 }

@@ -31,7 +31,7 @@ extern char **environ;
 /* Runs modprobe: its exit status, or -errno when it could not be run. */
 static int ctrl_modprobe(void)
 {
-	static char *const argv[] = { "modprobe", "-q", "ublk_drv", NULL };
+	char *const argv[] = { (char[]){ "modprobe" }, (char[]){ "-q" }, (char[]){ "ublk_drv" }, NULL };
 	pid_t pid;
 	int status, ret;
 
