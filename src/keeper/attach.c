@@ -228,29 +228,6 @@ static void keeper_watch(struct ub_keeper *k)
 	}
 }
 
-static void keeper_say_served(const struct ub_keeper *k)
-{
-	uint64_t ios[UB_NR_OPS] = { 0 }, bytes[UB_NR_OPS] = { 0 }, errors = 0;
-	char read[32], written[32];
-
-	for (unsigned i = 0; i < k->info.nr_hw_queues; i++) {
-		for (unsigned op = 0; op < UB_NR_OPS; op++) {
-			ios[op] += ub_stat_read(&k->stats->queues[i].ios[op]);
-			bytes[op] += ub_stat_read(&k->stats->queues[i].bytes[op]);
-			errors += ub_stat_read(&k->stats->queues[i].errors[op]);
-		}
-	}
-	ub_log(UB_LOG_NOTICE,
-	       "/dev/ublkb%u served %llu reads (%s), %llu writes (%s), %llu flushes, %llu discards, %llu "
-	       "writes of zeroes; %llu failed",
-	       k->info.dev_id, (unsigned long long)ios[UB_OP_READ],
-	       ub_size_format(bytes[UB_OP_READ], read, sizeof(read)),
-	       (unsigned long long)ios[UB_OP_WRITE],
-	       ub_size_format(bytes[UB_OP_WRITE], written, sizeof(written)),
-	       (unsigned long long)ios[UB_OP_FLUSH], (unsigned long long)ios[UB_OP_DISCARD],
-	       (unsigned long long)ios[UB_OP_WRITE_ZEROES], (unsigned long long)errors);
-}
-
 static void keeper_announce(const struct ub_keeper *k)
 {
 	char size[32];
@@ -291,7 +268,6 @@ static int keeper_finish(struct ub_keeper *k)
 		       ub_keeper_server_fate(k, fate, sizeof(fate)));
 	else if (k->server_gone && !k->nr_signals)
 		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u was stopped by somebody else", k->info.dev_id);
-	keeper_say_served(k);
 	ub_keeper_teardown(k, k->nr_signals > 1);
 	return died ? UB_EXIT_FAILED : UB_EXIT_DONE;
 }

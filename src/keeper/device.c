@@ -18,6 +18,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/size.h"
 #include "base/step.h"
 #include "keeper/cookie.h"
 #include "keeper/helper.h"
@@ -248,7 +249,7 @@ int ub_keeper_start(struct ub_keeper *k, struct ub_err *err)
 	ret = keeper_long_cmd(k, UBLK_U_CMD_START_DEV, (uint64_t)k->server_pid, "START_DEV",
 			      keeper_timeout_ms(k), keeper_must_stop_waiting);
 	if (ret == 0) {
-		k->started = true;
+		k->started = k->was_live = true;
 		ub_message_send_type(k->server_fd, UB_MSG_LIVE);
 		return ub_step("started", err);
 	}
@@ -314,13 +315,38 @@ static void keeper_delete(struct ub_keeper *k)
 	k->added = false;
 }
 
+static void keeper_say_served(const struct ub_keeper *k)
+{
+	uint64_t ios[UB_NR_OPS] = { 0 }, bytes[UB_NR_OPS] = { 0 }, errors = 0;
+	char read[32], written[32];
+
+	for (unsigned i = 0; i < k->info.nr_hw_queues; i++) {
+		for (unsigned op = 0; op < UB_NR_OPS; op++) {
+			ios[op] += ub_stat_read(&k->stats->queues[i].ios[op]);
+			bytes[op] += ub_stat_read(&k->stats->queues[i].bytes[op]);
+			errors += ub_stat_read(&k->stats->queues[i].errors[op]);
+		}
+	}
+	ub_log(UB_LOG_NOTICE,
+	       "/dev/ublkb%u served %llu reads (%s), %llu writes (%s), %llu flushes, %llu discards, %llu "
+	       "writes of zeroes; %llu failed",
+	       k->info.dev_id, (unsigned long long)ios[UB_OP_READ],
+	       ub_size_format(bytes[UB_OP_READ], read, sizeof(read)),
+	       (unsigned long long)ios[UB_OP_WRITE],
+	       ub_size_format(bytes[UB_OP_WRITE], written, sizeof(written)),
+	       (unsigned long long)ios[UB_OP_FLUSH], (unsigned long long)ios[UB_OP_DISCARD],
+	       (unsigned long long)ios[UB_OP_WRITE_ZEROES], (unsigned long long)errors);
+}
+
 void ub_keeper_teardown(struct ub_keeper *k, bool force)
 {
-	if (k->started && !k->stopped && keeper_still_ours(k))
+	if (k->started && keeper_still_ours(k))
 		keeper_stop(k, force);
 	if (k->server_pid && !k->server_gone && k->server_fd >= 0)
 		ub_message_send_type(k->server_fd, UB_MSG_EXIT); /* it may have ended by itself */
 	ub_keeper_end_server(k, EXIT_TIMEOUT_MS);
+	if (k->was_live)
+		keeper_say_served(k); /* what the kernel wrote back at the end included */
 	if (k->added && keeper_still_ours(k))
 		keeper_delete(k);
 	k->added = false;

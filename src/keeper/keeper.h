@@ -33,7 +33,9 @@ struct ub_keeper {
 	/* The device. */
 	struct ublksrv_ctrl_dev_info info; /* as ADD_DEV returned it */
 	enum ub_data_path data_path;
-	bool added, started, stopped;
+	bool added;    /* there is a device to be deleted */
+	bool started;  /* there may be a disk to be stopped */
+	bool was_live; /* START succeeded */
 	struct ub_ctrl_cmd cmd; /* START, STOP or DEL: lives as long as the ring */
 	struct ub_rundir rundir;
 	int store_fd;
