@@ -126,7 +126,7 @@ apt_find_suite() {
 
 # depends_of PACKAGE: the kernel packages that it depends on
 depends_of() {
-	private_apt apt-cache show "$1" | sed -n 's/^Depends: //p' | tr ',|' '\n\n' |
+	private_apt apt-cache show "$1" | sed -n 's/^Depends: //p' | sed 's/[,|]/\n/g' |
 		grep -oE '^ *linux-(image|binary|modules)-[0-9][^ ]*' | tr -d ' '
 }
 

@@ -7,6 +7,8 @@
 
 # shellcheck source=dev.d/kernel.sh
 . "$DEV_D/kernel.sh"
+# shellcheck source=dev.d/build.sh
+. "$DEV_D/build.sh"
 
 BOOT_LIMIT_SECONDS=180
 
@@ -46,7 +48,7 @@ vm_settings() {
 	printf '%s=%q\n' MODE "$1" PROJECT "$PROJECT" HOST_TERM "${TERM:-linux}" \
 		TTY_SIZE "$(stty size 2>/dev/null || echo 24 80)" \
 		MODULES "$(readlink -f "$(kernel_dir "$VM_KERNEL")")/modules/lib/modules"
-	printf 'BUILD_DIRS=(%s)\n' "${UB_BUILD_DIR:+$(printf '%q' "$(readlink -f "$UB_BUILD_DIR")")}"
+	printf 'BUILD_DIRS=(%q %q)\n' "$(readlink -f "$(build_dir)")" "$(readlink -f "$(build_dir asan)")"
 }
 
 # kvm_works: the node alone proves nothing, some virtual machines show one that cannot run anything
@@ -134,6 +136,7 @@ job_write() {
 		for name in $(compgen -e UB_); do
 			printf 'export %s=%q\n' "$name" "${!name}"
 		done
+		printf 'export PATH=%q:"%s"\n' "$(build_dir)" "\$PATH"
 		printf 'cd %q 2>/dev/null || cd /\n' "$PWD"
 		if [ $# = 1 ]; then
 			set -- /bin/bash -c "$1"
@@ -263,7 +266,7 @@ vm_exec() {
 	shift
 	id=$BASHPID.${EPOCHREALTIME/[.,]/}
 	job_write "$dir" "$id" "$@"
-	# the guest may hang with a full port: never wait to open or write it for long
+	# shellcheck disable=SC2016 # the guest may hang with a full port: never wait to open or write it for long
 	timeout 10 bash -c 'echo "run $1" >"$2"' - "$id" "$dir/orders.in" || return 125
 	job_follow "$dir" "$id" "$(job_limit)" || status=$?
 	case $status in

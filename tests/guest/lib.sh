@@ -94,6 +94,7 @@ wait_for() {
 await() { wait_for "$@" || fail "waited $1 s in vain for: ${*:2}"; }
 
 # run COMMAND…: sets STATUS, OUT and ERR of a command that may fail, at most 60 s; never exits
+# shellcheck disable=SC2034 # for the tests
 run() {
 	STATUS=0
 	timeout -k 2 $((60 * SLOW)) "$@" >"$TEST_DIR/.out" 2>"$TEST_DIR/.err" </dev/null || STATUS=$?

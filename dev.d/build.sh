@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# shellcheck shell=bash
+# ./dev build: out-of-tree builds, configured when they are not yet.
+
+# build_dir [asan]: UB_BUILD_DIR moves both
+build_dir() {
+	if [ "${1:-}" = asan ]; then
+		printf '%s-asan' "${UB_BUILD_DIR:-$PROJECT/build}"
+	else
+		printf '%s' "${UB_BUILD_DIR:-$PROJECT/build}"
+	fi
+}
+
+need_build_tools() {
+	need gcc:gcc make:make autoconf:autoconf automake:automake libtoolize:libtool \
+		pkg-config:pkg-config pod2man:perl '/usr/include/linux/ublk_cmd.h:linux-libc-dev' \
+		/usr/include/ctype.h:libc6-dev /usr/include/liburing.h:liburing-dev \
+		/usr/include/libnbd.h:libnbd-dev /usr/include/cmocka.h:libcmocka-dev /usr/include/jansson.h:libjansson-dev \
+		'/usr/share/aclocal/ax_*.m4:autoconf-archive'
+}
+
+# what the guest tests use, found in the guest because its root is this machine's
+need_test_tools() {
+	need fio:fio mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.vfat:dosfstools \
+		sfdisk:fdisk partx:util-linux modprobe:kmod nbdkit:nbdkit qemu-nbd:qemu-utils nbd-server:nbd-server \
+		nbdcopy:libnbd-bin python3:python3 pgrep:procps setfattr:attr strace:strace losetup:mount \
+		dmsetup:dmsetup ip:iproute2
+}
+
+# build_autogen: when configure is missing or older than what it is made of
+build_autogen() {
+	[ -e "$PROJECT/configure.ac" ] || die "there is no configure.ac"
+	if [ -x "$PROJECT/configure" ] && [ "$PROJECT/configure" -nt "$PROJECT/configure.ac" ] &&
+		[ -e "$PROJECT/Makefile.in" ]; then
+		return
+	fi
+	if [ -x "$PROJECT/autogen.sh" ]; then
+		(cd "$PROJECT" && ./autogen.sh)
+	else
+		autoreconf -fi "$PROJECT"
+	fi
+}
+
+# build_configure FLAVOUR DIR: when it never was, or configure is newer
+build_configure() {
+	local options=(--quiet --enable-werror)
+	[ ! -e "$2/Makefile" ] || [ "$PROJECT/configure" -nt "$2/config.status" ] || return 0
+	[ "$1" != asan ] || options+=(--enable-asan --enable-ubsan)
+	(cd "$2" && "$PROJECT/configure" "${options[@]}")
+}
+
+# build_flavour plain|asan: its output is shown only when it fails or warns
+build_flavour() {
+	local dir lock
+	dir=$(build_dir "$1")
+	mkdir -p "$dir"
+	exec {lock}>"$dir/.dev-lock"
+	flock "$lock"
+	{
+		build_autogen && build_configure "$1" "$dir" &&
+			make -C "$dir" -s --no-print-directory -j "$(nproc)" all
+	} >"$dir/dev-build.log" 2>&1 || {
+		tail -n 60 "$dir/dev-build.log" >&2
+		exec {lock}>&-
+		return 1
+	}
+	exec {lock}>&-
+}
+
+build_main() {
+	local flavour=plain
+	[ "${1:-}" != --asan ] || flavour=asan
+	need_build_tools
+	step "building in $(build_dir $flavour)" build_flavour $flavour
+}
