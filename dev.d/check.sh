@@ -44,7 +44,7 @@ wanted() {
 test_files() {
 	local file
 	for file in "$TESTS_DIR"/*.sh; do
-		[ "${file##*/}" != lib.sh ] || continue
+		[[ ${file##*/} != lib* ]] || continue
 		wanted "$(basename "$file" .sh)" || continue
 		[ "$ALL" = yes ] || [ ${#GLOBS[@]} -gt 0 ] || [ "$(header "$file" tier default)" = default ] ||
 			continue
