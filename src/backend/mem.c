@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "backend/registry.h"
 #include "backend/store.h"
@@ -261,23 +262,43 @@ static void mem_submit(struct ub_backend_queue *bq, struct ub_io *io)
 
 /* ---- opening --------------------------------------------------------------------------------------- */
 
-/* A store that an earlier server filled: which pages does it have? */
-static void mem_find_pages(struct mem_store *s)
+/* A store that an earlier server filled: which pages does it have? 0 or -errno with *err. */
+static int mem_find_pages(struct mem_store *s, struct ub_err *err)
 {
-	off_t at = 0;
+	uint64_t page = 1ULL << s->page_shift, nr_pages = s->map_bytes >> s->page_shift;
+	uint64_t at = 0;
+	struct stat st;
 
-	for (;;) {
-		off_t data = lseek(s->fd, at, SEEK_DATA), hole;
-
-		if (data < 0)
-			return;
-		hole = lseek(s->fd, data, SEEK_HOLE);
-		if (hole <= data)
-			return;
-		ub_bitmap_set(&s->pages, (uint64_t)data >> s->page_shift,
-			      (uint64_t)(hole - data) >> s->page_shift);
-		at = hole;
+	if (fstat(s->fd, &st) < 0)
+		return ub_err_errno(err, errno, "the memory store");
+	if ((uint64_t)st.st_size < s->size_bytes)
+		return ub_err_set(err, EINVAL, "the memory store has %llu bytes: the device needs %llu",
+				  (unsigned long long)st.st_size, (unsigned long long)s->size_bytes);
+	/* What was preallocated and never written is a hole to SEEK_DATA, but the store has it. */
+	if ((uint64_t)st.st_size <= s->map_bytes && (uint64_t)st.st_blocks * 512 >= s->map_bytes) {
+		ub_bitmap_set(&s->pages, 0, nr_pages);
+		return 0;
 	}
+	while (at < s->map_bytes) {
+		off_t data = lseek(s->fd, (off_t)at, SEEK_DATA);
+		off_t hole = data < 0 ? -1 : lseek(s->fd, data, SEEK_HOLE);
+		uint64_t first, end;
+
+		if (data < 0 && errno == ENXIO)
+			break;
+		/* To go on would be to read zeroes where there is data. */
+		if (hole <= data)
+			return ub_err_errno(err, hole < 0 ? errno : EIO,
+					    "cannot tell which pages the memory store has");
+		first = (uint64_t)data >> s->page_shift;
+		end = ((uint64_t)hole + page - 1) >> s->page_shift;
+		if (end > nr_pages)
+			end = nr_pages; /* the file may be larger than the device */
+		if (first < end)
+			ub_bitmap_set(&s->pages, first, end - first);
+		at = (uint64_t)hole;
+	}
+	return 0;
 }
 
 static int mem_map(struct mem_store *s, struct ub_err *err)
@@ -324,8 +345,7 @@ static int mem_open(struct ub_backend *be, const struct ub_backend_config *cfg, 
 	ret = ub_bitmap_init(&s->pages, s->map_bytes >> s->page_shift);
 	if (ret)
 		return ub_err_errno(err, -ret, "the memory store's bitmap");
-	mem_find_pages(s);
-	return 0;
+	return mem_find_pages(s, err);
 }
 
 static int mem_get_limits(struct ub_backend *be, struct ub_limits *limits, struct ub_err *err)
