@@ -7,6 +7,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "cleanup.h"
+
 #define MESSAGE_CONTROL_BYTES CMSG_SPACE(UB_MESSAGE_MAX_FDS * sizeof(int))
 
 int ub_message_send(int sock, struct ub_msg_header *header, const int *fds, unsigned nr_fds, int flags)
@@ -83,17 +85,12 @@ int ub_message_receive(int sock, void *buf, int fds[UB_MESSAGE_MAX_FDS], int fla
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return errno == ECONNRESET ? -ENOTCONN : -errno;
-	if (n == 0)
-		return -ENOTCONN;
 	message_take_fds(&msg, fds);
 	if ((size_t)n < sizeof(*header) || header->len_bytes != (size_t)n ||
 	    header->version != UB_MESSAGE_VERSION || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
-		for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++) {
-			if (fds[i] >= 0)
-				close(fds[i]);
-			fds[i] = -1;
-		}
-		return -EPROTO;
+		for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
+			ub_close(&fds[i]); /* an empty datagram may have some too */
+		return n == 0 ? -ENOTCONN : -EPROTO;
 	}
 	return 0;
 }
