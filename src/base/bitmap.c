@@ -49,7 +49,8 @@ void ub_bitmap_set(struct ub_bitmap *map, uint64_t first, uint64_t count)
 	for (; count; first += n, count -= n) {
 		uint64_t mask = bitmap_mask(first, count, &n);
 
-		atomic_fetch_or_explicit(&map->words[first / WORD_BITS], mask, memory_order_release);
+		atomic_fetch_or_explicit(&map->words[first / WORD_BITS], mask,
+					 memory_order_release);
 	}
 }
 
@@ -70,17 +71,18 @@ void ub_bitmap_clear(struct ub_bitmap *map, uint64_t first, uint64_t count)
 
 uint64_t ub_bitmap_run(const struct ub_bitmap *map, uint64_t first, uint64_t count, bool *value)
 {
-	uint64_t done, n;
+	uint64_t done, n, word;
 
 	assert(count > 0 && first + count <= map->nr_bits);
-	*value = atomic_load_explicit(&map->words[first / WORD_BITS], memory_order_acquire) >>
-			 (first % WORD_BITS) & 1;
+	word = atomic_load_explicit(&map->words[first / WORD_BITS], memory_order_acquire);
+	*value = (word >> (first % WORD_BITS)) & 1;
 	for (done = 0; done < count; done += n) {
 		uint64_t mask = bitmap_mask(first + done, count - done, &n);
-		uint64_t word = atomic_load_explicit(&map->words[(first + done) / WORD_BITS],
-						     memory_order_acquire);
-		uint64_t other = (*value ? ~word : word) & mask;
+		uint64_t other;
 
+		word = atomic_load_explicit(&map->words[(first + done) / WORD_BITS],
+					    memory_order_acquire);
+		other = (*value ? ~word : word) & mask;
 		if (other)
 			return done + (unsigned)__builtin_ctzll(other) - (first + done) % WORD_BITS;
 	}

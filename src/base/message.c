@@ -11,7 +11,8 @@
 
 #define MESSAGE_CONTROL_BYTES CMSG_SPACE(UB_MESSAGE_MAX_FDS * sizeof(int))
 
-int ub_message_send(int sock, struct ub_msg_header *header, const int *fds, unsigned nr_fds, int flags)
+int ub_message_send(int sock, struct ub_msg_header *header, const int *fds, unsigned nr_fds,
+		    int flags)
 {
 	char control[MESSAGE_CONTROL_BYTES] __attribute__((aligned(8)));
 	struct iovec iov = { .iov_base = header, .iov_len = header->len_bytes };

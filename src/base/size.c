@@ -38,8 +38,9 @@ static int size_bad(const char *text, const char *what, struct ub_err *err)
 
 static int size_range(const char *text, const char *what, struct ub_err *err)
 {
-	return ub_err_set(err, ERANGE, "%s: '%s' is too large: the largest size is 8E less one byte",
-			  what, text);
+	return ub_err_set(err, ERANGE,
+			  "%s: '%s' is too large: the largest size is 8E less one byte", what,
+			  text);
 }
 
 int ub_size_parse(const char *text, const char *what, uint64_t *bytes, struct ub_err *err)
@@ -49,7 +50,8 @@ int ub_size_parse(const char *text, const char *what, uint64_t *bytes, struct ub
 	int shift;
 
 	if (*p == '-')
-		return ub_err_set(err, EINVAL, "%s: '%s' is negative: a size is above 0", what, text);
+		return ub_err_set(err, EINVAL, "%s: '%s' is negative: a size is above 0", what,
+				  text);
 	if (!isdigit((unsigned char)*p))
 		return size_bad(text, what, err);
 	for (; isdigit((unsigned char)*p); p++) {
@@ -63,8 +65,9 @@ int ub_size_parse(const char *text, const char *what, uint64_t *bytes, struct ub
 			return size_bad(text, what, err);
 		for (; isdigit((unsigned char)*p); p++) {
 			if (scale >= 1000000000)
-				return ub_err_set(err, EINVAL, "%s: '%s' has more than nine decimals",
-						  what, text);
+				return ub_err_set(err, EINVAL,
+						  "%s: '%s' has more than nine decimals", what,
+						  text);
 			fraction = fraction * 10 + (uint64_t)(*p - '0');
 			scale *= 10;
 		}
@@ -79,12 +82,13 @@ int ub_size_parse(const char *text, const char *what, uint64_t *bytes, struct ub
 		__extension__ unsigned __int128 part = (unsigned __int128)fraction << shift;
 
 		if (part % scale)
-			return ub_err_set(err, EINVAL, "%s: '%s' is not a whole number of bytes", what,
-					  text);
+			return ub_err_set(err, EINVAL, "%s: '%s' is not a whole number of bytes",
+					  what, text);
 		whole += (uint64_t)(part / scale);
 	}
 	if (whole == 0)
-		return ub_err_set(err, EINVAL, "%s: '%s' is nothing: a size is above 0", what, text);
+		return ub_err_set(err, EINVAL, "%s: '%s' is nothing: a size is above 0", what,
+				  text);
 	if (whole > INT64_MAX)
 		return size_range(text, what, err);
 	*bytes = whole;
@@ -109,8 +113,8 @@ int ub_number_parse(const char *text, const char *what, uint64_t min, uint64_t m
 				  "%s: '%s' is not a whole number: it goes from %llu to %llu", what,
 				  text, (unsigned long long)min, (unsigned long long)max);
 	if (number < min || number > max)
-		return ub_err_set(err, ERANGE, "%s: %s is out of range: it goes from %llu to %llu", what,
-				  text, (unsigned long long)min, (unsigned long long)max);
+		return ub_err_set(err, ERANGE, "%s: %s is out of range: it goes from %llu to %llu",
+				  what, text, (unsigned long long)min, (unsigned long long)max);
 	*value = number;
 	return 0;
 }
