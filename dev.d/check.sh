@@ -239,7 +239,7 @@ lane_test() {
 	limit=$(($(header "$3" timeout 120) * slow))
 	VM_TIMEOUT=$((limit + 90))
 	start=$(now_ms)
-	guest_run "$1" env SLOW=$slow /bin/bash "$PROJECT/tests/guest/runner" "$3" "$limit" \
+	UB_SLOW=$slow guest_run "$1" /bin/bash "$PROJECT/tests/guest/runner" "$3" "$limit" \
 		>"$log" 2>&1 || status=$?
 	case $status in
 	0) report pass "$label" "$(seconds_since "$start")" "$log" && return ;;

@@ -152,7 +152,7 @@ job_watch() {
 	local end
 	await_ready "$2" || return 0
 	end=$((SECONDS + $3))
-	until [ -e "$1/status" ]; do
+	until [ -s "$1/status" ]; do
 		[ "$3" = 0 ] || [ $SECONDS -lt $end ] || return 0
 		vm_runs "$2" || return 0
 		nap 0.05
@@ -179,7 +179,7 @@ job_follow() {
 	tail -q -s 0.05 --pid="$watcher" -n +1 -f "$job/err" >&2 &
 	tails+=($!)
 	wait "$watcher" "${tails[@]}" || true
-	if [ -e "$job/status" ]; then
+	if [ -s "$job/status" ]; then
 		return "$(cat "$job/status")"
 	fi
 	vm_runs "$1" && [ -e "$1/x/ready" ] && return 124
