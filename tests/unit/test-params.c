@@ -1,6 +1,373 @@
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
-#include <cmocka.h>
-int main(void){return 77;}
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A back end's limits: what is refused, what ublk's parameters become, and which data path is
+ * taken. */
+#include "unit.h"
+
+#include <errno.h>
+
+#include "ublk/datapath.h"
+#include "ublk/params.h"
+
+static struct ub_limits good_limits(void)
+{
+	return (struct ub_limits){
+		.size_bytes = 16 << 20,
+		.logical_block_bytes = 512,
+		.physical_block_bytes = 4096,
+		.max_io_bytes = 1 << 20,
+		.max_discard_bytes = 128 << 20,
+		.max_zeroes_bytes = 16 << 20,
+		.can_flush = 1,
+		.can_fua = 1,
+		.can_trim = 1,
+		.can_zero = 1,
+	};
+}
+
+/* One field of good limits is changed: is it refused, with a message that says why? */
+#define assert_refused(field, value, part) \
+	do { \
+		struct ub_limits limits_ = good_limits(); \
+		struct ub_err err_ = { 0 }; \
+\
+		limits_.field = (value); \
+		assert_int_equal(ub_limits_check(&limits_, &err_), -EINVAL); \
+		assert_int_equal(err_.code, EINVAL); \
+		unit_assert_says(err_.text, part); \
+	} while (0)
+
+#define assert_accepted(field, value) \
+	do { \
+		struct ub_limits limits_ = good_limits(); \
+		struct ub_err err_ = { 0 }; \
+\
+		limits_.field = (value); \
+		if (ub_limits_check(&limits_, &err_)) \
+			fail_msg(#field " " #value ": %s", err_.text); \
+	} while (0)
+
+static void logical_blocks_go_from_512_to_4096(void **state)
+{
+	(void)state;
+	assert_accepted(logical_block_bytes, 512);
+	assert_accepted(logical_block_bytes, 1024);
+	assert_accepted(logical_block_bytes, 4096);
+	assert_refused(logical_block_bytes, 0, "logical block of 0");
+	assert_refused(logical_block_bytes, 1, "logical block of 1 ");
+	assert_refused(logical_block_bytes, 256, "logical block of 256");
+	assert_refused(logical_block_bytes, 513, "logical block of 513");
+	assert_refused(logical_block_bytes, 3072, "logical block of 3072");
+	assert_refused(logical_block_bytes, 8192, "logical block of 8192");
+}
+
+static void physical_blocks_go_from_the_logical_to_1m(void **state)
+{
+	struct ub_limits limits = good_limits();
+	struct ub_err err = { 0 };
+
+	(void)state;
+	assert_accepted(physical_block_bytes, 512);
+	assert_accepted(physical_block_bytes, 1 << 20);
+	assert_refused(physical_block_bytes, 0, "physical block of 0");
+	assert_refused(physical_block_bytes, 256, "physical block of 256");
+	assert_refused(physical_block_bytes, 5000, "physical block of 5000");
+	assert_refused(physical_block_bytes, 2 << 20, "physical block of 2097152");
+	limits.logical_block_bytes = 4096;
+	limits.physical_block_bytes = 2048;
+	assert_int_equal(ub_limits_check(&limits, &err), -EINVAL);
+	unit_assert_says(err.text, "logical block (4096)");
+}
+
+static void optimal_io_is_none_or_a_power_of_two(void **state)
+{
+	(void)state;
+	assert_accepted(optimal_io_bytes, 0);
+	assert_accepted(optimal_io_bytes, 4096);
+	assert_accepted(optimal_io_bytes, 1 << 28);
+	assert_refused(optimal_io_bytes, 2048, "optimal I/O of 2048");
+	assert_refused(optimal_io_bytes, 12288, "optimal I/O of 12288");
+	assert_refused(optimal_io_bytes, 1 << 29, "optimal I/O of 536870912");
+}
+
+static void sizes_are_whole_blocks_below_8e(void **state)
+{
+	struct ub_limits limits = good_limits();
+	struct ub_err err = { 0 };
+
+	(void)state;
+	assert_accepted(size_bytes, 512);
+	assert_accepted(size_bytes, (uint64_t)INT64_MAX - 511);
+	assert_refused(size_bytes, 0, "above 0");
+	assert_refused(size_bytes, 1ULL << 63, "below 8E");
+	assert_refused(size_bytes, 511, "multiple");
+	assert_refused(size_bytes, (16 << 20) + 1, "--block-size");
+	limits.logical_block_bytes = 4096;
+	limits.size_bytes = 512 * 9;
+	assert_int_equal(ub_limits_check(&limits, &err), -EINVAL);
+	unit_assert_says(err.text, "multiple of the block size 4096");
+}
+
+static void the_largest_io_is_whole_blocks_from_4096_on(void **state)
+{
+	(void)state;
+	assert_accepted(max_io_bytes, 4096);
+	assert_accepted(max_io_bytes, 4096 + 512);
+	assert_refused(max_io_bytes, 0, "largest I/O of 0");
+	assert_refused(max_io_bytes, 3584, "largest I/O of 3584");
+	assert_refused(max_io_bytes, 4097, "largest I/O of 4097");
+}
+
+static void discard_granularity_is_none_or_a_power_of_two(void **state)
+{
+	(void)state;
+	assert_accepted(discard_granularity_bytes, 0);
+	assert_accepted(discard_granularity_bytes, 512);
+	assert_accepted(discard_granularity_bytes, 1U << 31);
+	assert_refused(discard_granularity_bytes, 256, "discard granularity of 256");
+	assert_refused(discard_granularity_bytes, 1536, "discard granularity of 1536");
+}
+
+static void ranges_are_whole_blocks_up_to_1g(void **state)
+{
+	(void)state;
+	assert_accepted(max_discard_bytes, 512);
+	assert_accepted(max_discard_bytes, 1 << 30);
+	assert_refused(max_discard_bytes, 0, "largest discard of 0");
+	assert_refused(max_discard_bytes, 256, "largest discard of 256");
+	assert_refused(max_discard_bytes, 4608 + 1, "whole blocks");
+	assert_refused(max_discard_bytes, (1 << 30) + 512, "at most 1G");
+	assert_accepted(max_zeroes_bytes, 512);
+	assert_refused(max_zeroes_bytes, 0, "largest write of zeroes of 0");
+	assert_refused(max_zeroes_bytes, 1000, "whole blocks");
+	assert_refused(max_zeroes_bytes, (1 << 30) + 512, "at most 1G");
+}
+
+static void a_range_without_the_ability_is_refused(void **state)
+{
+	struct ub_limits limits = good_limits();
+	struct ub_err err = { 0 };
+
+	(void)state;
+	assert_refused(can_trim, 0, "discard");
+	assert_refused(can_zero, 0, "zeroes");
+	limits.can_trim = limits.can_zero = 0;
+	limits.max_discard_bytes = limits.max_zeroes_bytes = 0;
+	assert_int_equal(ub_limits_check(&limits, &err), 0);
+}
+
+/* ---- the parameters
+ * -------------------------------------------------------------------------------- */
+
+static void parameters_say_what_the_limits_say(void **state)
+{
+	struct ub_limits limits = good_limits();
+	struct ublk_params p;
+
+	(void)state;
+	limits.logical_block_bytes = 1024;
+	limits.optimal_io_bytes = 1 << 16;
+	limits.discard_granularity_bytes = 8192;
+	memset(&p, 0xff, sizeof(p));
+	ub_params_from_limits(&limits, 256 << 10, &p);
+	assert_int_equal(p.len, sizeof(p));
+	assert_int_equal(p.types, UBLK_PARAM_TYPE_BASIC | UBLK_PARAM_TYPE_DISCARD);
+	assert_int_equal(p.basic.logical_bs_shift, 10);
+	assert_int_equal(p.basic.physical_bs_shift, 12);
+	assert_int_equal(p.basic.io_min_shift, 12);
+	assert_int_equal(p.basic.io_opt_shift, 16);
+	assert_int_equal(p.basic.max_sectors,
+			 512); /* as ADD_DEV returned it, not the back end's 1M */
+	assert_int_equal(p.basic.dev_sectors, (16 << 20) / 512);
+	assert_int_equal(p.basic.chunk_sectors, 0);
+	assert_int_equal(p.basic.virt_boundary_mask, 0);
+	assert_int_equal(p.discard.discard_granularity, 8192);
+	assert_int_equal(p.discard.discard_alignment, 0);
+	assert_int_equal(p.discard.max_discard_sectors, (128 << 20) / 512);
+	assert_int_equal(p.discard.max_write_zeroes_sectors, (16 << 20) / 512);
+	assert_int_equal(p.discard.max_discard_segments, 1);
+	assert_int_equal(p.discard.reserved0, 0);
+	assert_int_equal(p.devt.char_major, 0);
+	assert_int_equal(p.zoned.max_open_zones, 0);
+}
+
+static void huge_sizes_keep_all_their_sectors(void **state)
+{
+	struct ub_limits limits = good_limits();
+	struct ublk_params p;
+
+	(void)state;
+	limits.size_bytes = (uint64_t)INT64_MAX - 511;
+	ub_params_from_limits(&limits, 1 << 20, &p);
+	assert_true(p.basic.dev_sectors == limits.size_bytes / 512);
+}
+
+static void a_writable_device_has_a_cache_and_fua(void **state)
+{
+	struct ub_limits limits = good_limits();
+	struct ublk_params p;
+
+	(void)state;
+	limits.can_flush = limits.can_fua = 0; /* the core makes up for them */
+	ub_params_from_limits(&limits, 1 << 20, &p);
+	assert_int_equal(p.basic.attrs, UBLK_ATTR_VOLATILE_CACHE | UBLK_ATTR_FUA);
+	limits.rotational = 1;
+	ub_params_from_limits(&limits, 1 << 20, &p);
+	assert_int_equal(p.basic.attrs,
+			 UBLK_ATTR_VOLATILE_CACHE | UBLK_ATTR_FUA | UBLK_ATTR_ROTATIONAL);
+}
+
+static void a_read_only_device_takes_no_writes_of_any_kind(void **state)
+{
+	struct ub_limits limits = good_limits();
+	struct ublk_params p;
+
+	(void)state;
+	limits.read_only = 1;
+	ub_params_from_limits(&limits, 1 << 20, &p);
+	assert_int_equal(p.basic.attrs, UBLK_ATTR_READ_ONLY);
+	assert_int_equal(p.types, UBLK_PARAM_TYPE_BASIC);
+}
+
+static void discard_parameters_are_there_for_either_ability(void **state)
+{
+	struct ub_limits limits = good_limits();
+	struct ublk_params p;
+
+	(void)state;
+	limits.can_trim = 0;
+	limits.max_discard_bytes = 0;
+	ub_params_from_limits(&limits, 1 << 20, &p);
+	assert_int_equal(p.types, UBLK_PARAM_TYPE_BASIC | UBLK_PARAM_TYPE_DISCARD);
+	assert_int_equal(p.discard.max_discard_sectors, 0);
+	assert_int_equal(p.discard.max_write_zeroes_sectors, (16 << 20) / 512);
+	assert_int_equal(p.discard.discard_granularity, 512); /* never 0: the driver refuses that */
+	limits.can_zero = 0;
+	limits.max_zeroes_bytes = 0;
+	ub_params_from_limits(&limits, 1 << 20, &p);
+	assert_int_equal(p.types, UBLK_PARAM_TYPE_BASIC);
+}
+
+static void no_optimal_io_becomes_one_physical_block(void **state)
+{
+	struct ub_limits limits = good_limits();
+	struct ublk_params p;
+
+	(void)state;
+	ub_params_from_limits(&limits, 1 << 20, &p);
+	assert_int_equal(p.basic.io_opt_shift, 12);
+}
+
+/* ---- the data path
+ * ----------------------------------------------------------------------------------- */
+
+static void data_path_names_read_back(void **state)
+{
+	struct ub_err err = { 0 };
+
+	(void)state;
+	for (unsigned i = 0; i < UB_NR_DATA_PATHS; i++) {
+		enum ub_data_path path = UB_NR_DATA_PATHS;
+
+		assert_int_equal(ub_data_path_parse(ub_data_path_name(i), &path, &err), 0);
+		assert_int_equal(path, i);
+	}
+}
+
+static void unknown_data_paths_are_refused(void **state)
+{
+	static const char *const bad[] = { "", "Copy", "zero-copy", "copy ", "user" };
+	enum ub_data_path path = UB_DATA_PATH_COPY;
+	struct ub_err err = { 0 };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		assert_int_equal(ub_data_path_parse(bad[i], &path, &err), -EINVAL);
+		unit_assert_says(err.text, "auto, copy, get-data or user-copy");
+		assert_int_equal(path, UB_DATA_PATH_COPY);
+	}
+}
+
+static void auto_becomes_a_real_path_that_the_kernel_has(void **state)
+{
+	static const uint64_t features[] = { 0, UBLK_F_NEED_GET_DATA, UBLK_F_USER_COPY,
+					     UBLK_F_NEED_GET_DATA | UBLK_F_USER_COPY, UINT64_MAX };
+	static const uint32_t caps[] = { 0, UB_CAP_PLACE };
+	struct ub_err err = { 0 };
+
+	(void)state;
+	for (size_t f = 0; f < sizeof(features) / sizeof(features[0]); f++) {
+		for (size_t c = 0; c < sizeof(caps) / sizeof(caps[0]); c++) {
+			enum ub_data_path path = UB_DATA_PATH_AUTO;
+
+			assert_int_equal(ub_data_path_choose(&path, features[f], caps[c], &err), 0);
+			assert_in_range(path, UB_DATA_PATH_COPY, UB_DATA_PATH_USER_COPY);
+			assert_int_equal(ub_data_path_flag(path) & ~features[f], 0);
+			if (features[f] == 0)
+				assert_int_equal(path, UB_DATA_PATH_COPY);
+		}
+	}
+}
+
+static void a_path_that_the_kernel_lacks_is_refused(void **state)
+{
+	enum ub_data_path path = UB_DATA_PATH_GET_DATA;
+	struct ub_err err = { 0 };
+
+	(void)state;
+	assert_int_equal(ub_data_path_choose(&path, ~UBLK_F_NEED_GET_DATA, 0, &err), -EOPNOTSUPP);
+	unit_assert_says(err.text, "--data-path get-data");
+	unit_assert_says(err.text, "6.0");
+	path = UB_DATA_PATH_USER_COPY;
+	assert_int_equal(ub_data_path_choose(&path, ~UBLK_F_USER_COPY, 0, &err), -EOPNOTSUPP);
+	unit_assert_says(err.text, "--data-path user-copy");
+	unit_assert_says(err.text, "6.5");
+}
+
+static void a_forced_path_is_kept(void **state)
+{
+	struct ub_err err = { 0 };
+
+	(void)state;
+	for (unsigned i = UB_DATA_PATH_COPY; i < UB_NR_DATA_PATHS; i++) {
+		enum ub_data_path path = i;
+
+		assert_int_equal(ub_data_path_choose(&path, UINT64_MAX, UB_CAP_PLACE, &err), 0);
+		assert_int_equal(path, i);
+	}
+}
+
+static void each_path_has_its_own_flag(void **state)
+{
+	(void)state;
+	assert_int_equal(ub_data_path_flag(UB_DATA_PATH_COPY), 0);
+	assert_int_equal(ub_data_path_flag(UB_DATA_PATH_GET_DATA), UBLK_F_NEED_GET_DATA);
+	assert_int_equal(ub_data_path_flag(UB_DATA_PATH_USER_COPY), UBLK_F_USER_COPY);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(logical_blocks_go_from_512_to_4096),
+		cmocka_unit_test(physical_blocks_go_from_the_logical_to_1m),
+		cmocka_unit_test(optimal_io_is_none_or_a_power_of_two),
+		cmocka_unit_test(sizes_are_whole_blocks_below_8e),
+		cmocka_unit_test(the_largest_io_is_whole_blocks_from_4096_on),
+		cmocka_unit_test(discard_granularity_is_none_or_a_power_of_two),
+		cmocka_unit_test(ranges_are_whole_blocks_up_to_1g),
+		cmocka_unit_test(a_range_without_the_ability_is_refused),
+		cmocka_unit_test(parameters_say_what_the_limits_say),
+		cmocka_unit_test(huge_sizes_keep_all_their_sectors),
+		cmocka_unit_test(a_writable_device_has_a_cache_and_fua),
+		cmocka_unit_test(a_read_only_device_takes_no_writes_of_any_kind),
+		cmocka_unit_test(discard_parameters_are_there_for_either_ability),
+		cmocka_unit_test(no_optimal_io_becomes_one_physical_block),
+		cmocka_unit_test(data_path_names_read_back),
+		cmocka_unit_test(unknown_data_paths_are_refused),
+		cmocka_unit_test(auto_becomes_a_real_path_that_the_kernel_has),
+		cmocka_unit_test(a_path_that_the_kernel_lacks_is_refused),
+		cmocka_unit_test(a_forced_path_is_kept),
+		cmocka_unit_test(each_path_has_its_own_flag),
+	};
+
+	return cmocka_run_group_tests_name("params", tests, NULL, NULL);
+}
