@@ -217,8 +217,6 @@ static int req_check(const struct ub_queue *q, const struct ub_req *req, uint64_
 	uint64_t size = q->limits.size_bytes, len = sectors << SECTOR_SHIFT;
 	uint64_t most = UINT32_MAX / 4;
 
-	if (req->op == UB_OP_FLUSH)
-		return 0;
 	if (req->op == UB_OP_READ || req->op == UB_OP_WRITE)
 		most = q->dev->config.max_io_bytes;
 	if (len == 0 || len > most || req->offset_bytes > size || len > size - req->offset_bytes)
@@ -245,12 +243,14 @@ static int req_decode(struct ub_queue *q, struct ub_req *req)
 		req->flags |= UB_FUA;
 	if (desc->op_flags & UBLK_IO_F_NOUNMAP)
 		req->flags |= UB_NOUNMAP;
+	req->offset_bytes = 0;
+	if (req->op == UB_OP_FLUSH)
+		return 0; /* its descriptor says sector -1 */
 	req->offset_bytes = desc->start_sector << SECTOR_SHIFT;
 	ret = req_check(q, req, desc->nr_sectors);
 	if (ret)
 		return ret;
-	if (req->op != UB_OP_FLUSH)
-		req->len_bytes = desc->nr_sectors << SECTOR_SHIFT;
+	req->len_bytes = desc->nr_sectors << SECTOR_SHIFT;
 	return 0;
 }
 
