@@ -46,8 +46,8 @@ int ub_data_path_choose(enum ub_data_path *path, uint64_t features, uint32_t bac
 {
 	if (*path == UB_DATA_PATH_AUTO) {
 		/* HACKING.md, "The data path", has the measurements behind this. */
-		if ((backend_caps & UB_CAP_PLACE) && (features & UBLK_F_USER_COPY))
-			*path = UB_DATA_PATH_USER_COPY;
+		if ((backend_caps & UB_CAP_PLACE) && (features & UBLK_F_NEED_GET_DATA))
+			*path = UB_DATA_PATH_GET_DATA;
 		else
 			*path = UB_DATA_PATH_COPY;
 	}
