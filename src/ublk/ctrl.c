@@ -24,8 +24,6 @@
 #define CTRL_CANCEL_MS	  1000
 #define CTRL_CANCEL_TAG	  1 /* user_data of an async cancel: no command has this address */
 
-extern char **environ;
-
 /* ---- opening ------------------------------------------------------------------------------- */
 
 /* Runs modprobe: its exit status, or -errno when it could not be run. */
@@ -269,10 +267,15 @@ int ub_ctrl_add(struct ub_ctrl *ctrl, struct ublksrv_ctrl_dev_info *info, struct
 
 	ret = ctrl_short(ctrl, UBLK_U_CMD_ADD_DEV, id, 0, info, sizeof(*info), "ADD_DEV", err);
 	if (ret == -EEXIST)
-		return ub_err_set(err, EEXIST,
+		return ub_err_set(err, EBUSY,
 				  "id %u is taken: see 'ublk-bridge list', choose another --id or "
 				  "detach that device",
 				  id);
+	if (ret == -EPERM)
+		return ub_err_set(err, EPERM,
+				  "ADD_DEV: %s: making devices takes CAP_SYS_ADMIN (a container may "
+				  "lack it)",
+				  strerror(EPERM));
 	if (ret == -EACCES)
 		return ub_err_set(err, EACCES,
 				  "the kernel's limit of ublk devices is reached: detach one, or raise "

@@ -65,7 +65,7 @@ int ub_ctrl_get_affinity(struct ub_ctrl *ctrl, uint32_t dev_id, uint16_t qid, vo
  * ub_ctrl_reap() has seen its completion (poll ctrl->ring.ring_fd for reading).
  */
 int ub_ctrl_send(struct ub_ctrl *ctrl, struct ub_ctrl_cmd *cmd);
-void ub_ctrl_reap(void *ctrl); /* a ub_loop callback; arg: struct ub_ctrl * */
+void ub_ctrl_reap(void *arg); /* a ub_loop callback; arg: struct ub_ctrl * */
 
 /*
  * After ub_ctrl_send(): runs the loop until it is done. Every

@@ -14,6 +14,7 @@
  *   lie               announces discard and zero though it has none: the core must make up for them
  *   no-flush no-fua no-trim no-zero    it cannot do that
  *   max-io=BYTES      READ and WRITE take no more than this (the core splits), and an assertion checks it
+ *   file=FILE         the memory starts with what this file has (the rest is zeroes)
  *   log=FILE          one line an I/O: op, flags, offset, length; what the core really sent
  *
  * Queue threads; knows the contract alone.
@@ -50,7 +51,7 @@ struct faulty {
 	int fail_op, fail_errno;
 	int64_t bad_sector;
 	_Atomic int die_after; /* 0: never */
-	int log_fd;
+	int log_fd, file_fd;
 };
 
 struct faulty_queue {
@@ -85,9 +86,11 @@ static int faulty_flag(struct faulty *f, const char *name)
 		const char *name;
 		bool *flag;
 	} flags[] = {
-		{ "reorder", &f->reorder }, { "foreign", &f->foreign },	  { "hang", &f->hang },
-		{ "short", &f->is_short },  { "lie", &f->lie },		  { "no-flush", &f->no_flush },
-		{ "no-fua", &f->no_fua },   { "no-trim", &f->no_trim }, { "no-zero", &f->no_zero },
+		{ "reorder", &f->reorder }, { "foreign", &f->foreign },
+		{ "hang", &f->hang },	    { "short", &f->is_short },
+		{ "lie", &f->lie },	    { "no-flush", &f->no_flush },
+		{ "no-fua", &f->no_fua },   { "no-trim", &f->no_trim },
+		{ "no-zero", &f->no_zero },
 	};
 
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(flags); i++) {
@@ -116,6 +119,9 @@ static int faulty_option(struct faulty *f, char *option)
 		f->max_io_bytes = (uint32_t)atoi(value);
 	} else if (strcmp(option, "log") == 0) {
 		f->log_fd = open(value, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	} else if (strcmp(option, "file") == 0) {
+		f->file_fd = open(value, O_RDONLY | O_CLOEXEC);
+		return f->file_fd < 0 ? -1 : 0;
 	} else if (strcmp(option, "fail") == 0 && (colon = strchr(value, ':'))) {
 		*colon = '\0';
 		f->fail_op = faulty_op(value);
@@ -126,16 +132,31 @@ static int faulty_option(struct faulty *f, char *option)
 	return 0;
 }
 
-static int faulty_open(struct ub_backend *be, const struct ub_backend_config *cfg, struct ub_err *err)
+static int faulty_load(struct faulty *f, struct ub_err *err)
+{
+	uint64_t done = 0;
+	ssize_t n = 1;
+
+	while (n > 0 && done < f->size_bytes) {
+		n = pread(f->file_fd, f->map + done, f->size_bytes - done, (off_t)done);
+		done += n > 0 ? (uint64_t)n : 0;
+	}
+	return n < 0 ? ub_err_errno(err, errno, "faulty: its file") : 0;
+}
+
+static int faulty_open(struct ub_backend *be, const struct ub_backend_config *cfg,
+		       struct ub_err *err)
 {
 	struct faulty *f = calloc(1, sizeof(*f));
 	char *options = strdup(cfg->options), *save = NULL;
 	cleanup_free void *free_options = options;
 
-	if (!f || !options)
+	if (!f || !options) {
+		free(f);
 		return ub_err_errno(err, ENOMEM, "faulty");
+	}
 	be->priv = f;
-	f->log_fd = -1;
+	f->log_fd = f->file_fd = -1;
 	f->bad_sector = -1;
 	f->fail_op = -1;
 	f->max_io_bytes = FAULTY_MAX_IO_BYTES;
@@ -149,7 +170,7 @@ static int faulty_open(struct ub_backend *be, const struct ub_backend_config *cf
 		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (f->map == MAP_FAILED)
 		return ub_err_errno(err, errno, "faulty: its memory");
-	return 0;
+	return f->file_fd < 0 ? 0 : faulty_load(f, err);
 }
 
 /* What the device announces; with `lie` and `max-io` that is more than faulty_confess() admits later. */
@@ -184,6 +205,8 @@ static void faulty_close(struct ub_backend *be)
 		munmap(f->map, f->size_bytes);
 	if (f->log_fd >= 0)
 		close(f->log_fd);
+	if (f->file_fd >= 0)
+		close(f->file_fd);
 	free(f);
 	be->priv = NULL;
 }
@@ -192,7 +215,8 @@ static void faulty_close(struct ub_backend *be)
 
 static bool faulty_touches(const struct ub_io *io, int64_t sector)
 {
-	return sector >= 0 && io->op <= UB_OP_WRITE && (uint64_t)sector * 512 < io->offset_bytes + io->len_bytes &&
+	return sector >= 0 && io->op <= UB_OP_WRITE &&
+	       (uint64_t)sector * 512 < io->offset_bytes + io->len_bytes &&
 	       (uint64_t)sector * 512 >= io->offset_bytes;
 }
 
@@ -202,7 +226,8 @@ static int32_t faulty_execute(struct faulty *f, struct ub_io *io)
 		return -f->fail_errno;
 	if (faulty_touches(io, f->bad_sector))
 		return -EIO;
-	if (io->op == UB_OP_WRITE && atomic_load(&f->die_after) && atomic_fetch_sub(&f->die_after, 1) == 1)
+	if (io->op == UB_OP_WRITE && atomic_load(&f->die_after) &&
+	    atomic_fetch_sub(&f->die_after, 1) == 1)
 		kill(getpid(), SIGKILL);
 	assert(io->op != UB_OP_FLUSH || (!f->no_flush && io->len_bytes == 0));
 	assert(!(io->flags & UB_FUA) || !f->no_fua);
@@ -377,9 +402,9 @@ static void faulty_log(const struct faulty *f, const struct ub_io *io)
 	static const char names[] = "RWFDZ";
 
 	if (f->log_fd >= 0)
-		dprintf(f->log_fd, "%c%s%s %llu %u\n", names[io->op], io->flags & UB_FUA ? " fua" : "",
-			io->flags & UB_NOUNMAP ? " nounmap" : "", (unsigned long long)io->offset_bytes,
-			io->len_bytes);
+		dprintf(f->log_fd, "%c%s%s %llu %u\n", names[io->op],
+			io->flags & UB_FUA ? " fua" : "", io->flags & UB_NOUNMAP ? " nounmap" : "",
+			(unsigned long long)io->offset_bytes, io->len_bytes);
 }
 
 static void faulty_submit(struct ub_backend_queue *bq, struct ub_io *io)
