@@ -29,6 +29,6 @@ struct ub_attach_options {
 };
 
 /* Serves until it is told to end. An exit status of err.h; errors have been printed. */
-int ub_attach_run(const struct ub_attach_options *options);
+int ub_attach_run(const struct ub_attach_options *opts);
 
 #endif

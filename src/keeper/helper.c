@@ -25,8 +25,6 @@
 #define HELPER_MAX_ARGS	  8
 #define HELPER_PROBE_TRIES 10 /* udev looks at a device for a moment when it appears or was written */
 
-extern char **environ;
-
 /* ---- the helper's side --------------------------------------------------------------------------------- */
 
 static void helper_pause(void)

@@ -38,9 +38,9 @@ int ub_helper_run(struct ub_loop *loop, const char *const args[], const char *wh
 		  int64_t timeout_ms, bool (*until)(void *arg), void *arg);
 
 /*
- * Executes this very binary: argv without the program's name, which becomes `name`. fds[i] becomes
+ * Executes this very binary: args without the program's name, which becomes `name`. fds[i] becomes
  * descriptor i in the child (-1: /dev/null); nothing else is inherited. The pid or -errno.
  */
-int ub_spawn_self(const char *name, const char *const argv[], const int fds[4]);
+int ub_spawn_self(const char *name, const char *const args[], const int fds[4]);
 
 #endif
