@@ -64,10 +64,11 @@ static void *map_memory(size_t bytes)
 static void send_io_cmd(struct plain *p, unsigned op, unsigned tag, int result)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&p->ring);
-	struct ublksrv_io_cmd *cmd = (struct ublksrv_io_cmd *)((char *)sqe + 48);
+	struct ublksrv_io_cmd *cmd;
 
 	if (!sqe)
 		abort(); /* there is one for every tag */
+	cmd = (struct ublksrv_io_cmd *)((char *)sqe + 48);
 	memset(sqe, 0, sizeof(*sqe));
 	sqe->opcode = IORING_OP_URING_CMD;
 	sqe->fd = p->registered ? 0 : p->cdev_fd;
@@ -176,12 +177,13 @@ static _Noreturn void serve(struct plain *p, int ready_fd)
 static int try_control(struct plain *p, uint32_t op, void *addr, uint16_t len, uint64_t data)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&p->ctrl);
-	struct ublksrv_ctrl_cmd *cmd = (struct ublksrv_ctrl_cmd *)((char *)sqe + 48);
+	struct ublksrv_ctrl_cmd *cmd;
 	struct io_uring_cqe *cqe;
 	int ret;
 
 	if (!sqe)
 		abort();
+	cmd = (struct ublksrv_ctrl_cmd *)((char *)sqe + 48);
 	memset(sqe, 0, 128);
 	sqe->opcode = IORING_OP_URING_CMD;
 	sqe->flags = IOSQE_FIXED_FILE;
