@@ -1,17 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # shellcheck shell=bash
-# ./dev lint: shellcheck on the scripts, cppcheck and a few checks of clang-tidy on the C code.
+# ./dev lint: shellcheck on the scripts; cppcheck, clang-tidy and gcc's analyser on the C code.
 
 # shellcheck source=dev.d/build.sh
 . "$DEV_D/build.sh"
-
-TIDY_CHECKS='-*,bugprone-*,-bugprone-easily-swappable-parameters,-bugprone-reserved-identifier'
-TIDY_CHECKS+=',-bugprone-assignment-in-if-condition'
-TIDY_CHECKS+=',-bugprone-narrowing-conversions,-bugprone-implicit-widening-of-multiplication-result'
-TIDY_CHECKS+=',clang-analyzer-core.*,clang-analyzer-unix.*'
-TIDY_CHECKS+=',-clang-analyzer-unix.Malloc,clang-analyzer-deadcode.*'
-TIDY_CHECKS+=',misc-redundant-expression,misc-misplaced-const,performance-*,-performance-no-int-to-ptr'
-TIDY_CHECKS+=',readability-misleading-indentation,readability-redundant-control-flow'
 
 # lint_scripts: every file in git that is a shell script by its first line or its name
 lint_scripts() {
@@ -39,15 +31,32 @@ lint_cppcheck() {
 	mkdir -p "$work"
 	cppcheck --quiet --std=c11 --error-exitcode=1 --enable=warning,performance,portability \
 		--inline-suppr --suppress=missingIncludeSystem --suppress=normalCheckLevelMaxBranches \
-		--cppcheck-build-dir="$work" -j "$(nproc)" -I "$PROJECT/include" -I "$PROJECT/src" "$PROJECT/src"
+		--cppcheck-build-dir="$work" -j "$(nproc)" -I "$PROJECT/include" -I "$PROJECT/src" \
+		"$PROJECT/src" "$PROJECT/tests" "$PROJECT/bench"
 }
+
+# lint_c_files: what is in git, and not yet deleted
+lint_c_files() {
+	local file
+	git -C "$PROJECT" ls-files 'src/*.c' 'tests/*.c' 'bench/*.c' | while read -r file; do
+		[ ! -f "$PROJECT/$file" ] || printf '%s/%s\n' "$PROJECT" "$file"
+	done
+}
+
+# The checks, and why others are off, are in .clang-tidy.
 
 lint_tidy() {
 	local flags
 	read -ra flags <<<"$(lint_flags)"
-	git -C "$PROJECT" ls-files 'src/*.c' 'tests/*.c' | sed "s|^|$PROJECT/|" |
-		(cd "$(build_dir)" && xargs -r -P "$(nproc)" -I @FILE@ clang-tidy --quiet --checks="$TIDY_CHECKS" \
-			--warnings-as-errors='*' @FILE@ -- -std=gnu11 "${flags[@]}" 2>/dev/null)
+	lint_c_files | (cd "$(build_dir)" && xargs -r -P "$(nproc)" -I @FILE@ clang-tidy --quiet @FILE@ -- \
+		-std=gnu11 "${flags[@]}" 2>/dev/null)
+}
+
+lint_analyzer() {
+	local flags
+	read -ra flags <<<"$(lint_flags)"
+	lint_c_files | (cd "$(build_dir)" && xargs -r -P "$(nproc)" -I @FILE@ gcc -std=gnu11 -O2 -Wall -Wextra \
+		-Werror -fanalyzer "${flags[@]}" -c @FILE@ -o /dev/null)
 }
 
 lint_main() {
@@ -56,9 +65,10 @@ lint_main() {
 	step "shellcheck" lint_scripts || status=1
 	[ "${1:-}" != --scripts ] || return $status
 	need_build_tools
-	need cppcheck:cppcheck clang-tidy:clang-tidy
+	need cppcheck:cppcheck clang-tidy:clang-tidy gcc:gcc
 	step "building" build_flavour plain || return 1
 	step "cppcheck" lint_cppcheck || status=1
 	step "clang-tidy" lint_tidy || status=1
+	step "gcc -fanalyzer" lint_analyzer || status=1
 	return $status
 }

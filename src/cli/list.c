@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* ublk-bridge list: every ublk device that the kernel knows, ours or not. */
 #include <argp.h>
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <jansson.h>
@@ -175,6 +176,7 @@ static int list_all(struct ub_ctrl *ctrl, bool json, struct ub_err *err)
 	uint32_t *ids;
 	int nr = list_find(&ids, err);
 
+	assert(ids || nr <= 0);
 	if (!json && nr > 0)
 		printf("%-14s %-16s %-8s %-10s %6s %6s %-9s %8s %s\n", "DEVICE", "NAME", "STATE", "SIZE",
 		       "QUEUES", "DEPTH", "PATH", "SERVER", "BACKEND");

@@ -12,7 +12,7 @@
 #include "backend/store.h"
 #include "base/size.h"
 
-#define SECTOR 512U
+#define SECTOR 512ULL
 
 const struct ub_backend_ops *const ub_backends[] = { &ub_backend_mem, NULL };
 
@@ -26,7 +26,7 @@ void ub_io_complete(struct ub_io *io, int32_t res)
 }
 
 /* How much memory the machine says it has left; linked in with --wrap. */
-uint64_t __wrap_ub_store_memory_left(void);
+uint64_t __wrap_ub_store_memory_left(void); /* NOLINT(bugprone-reserved-identifier) */
 static uint64_t memory_left;
 static unsigned nr_memory_asked;
 
@@ -773,7 +773,7 @@ static void *writer_main(void *arg)
 			io.op = UB_OP_WRITE_ZEROES;
 		}
 		ub_backend_mem.submit(&bq, &io);
-		w->nr_wrong += io.result != SECTOR;
+		w->nr_wrong += io.result != (int32_t)SECTOR;
 		for (unsigned b = 0; what > 4 && b < SECTOR; b++)
 			w->nr_wrong += buf[b] != want[page];
 	}

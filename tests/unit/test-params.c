@@ -102,7 +102,7 @@ static void sizes_are_whole_blocks_below_8e(void **state)
 	assert_refused(size_bytes, 511, "multiple");
 	assert_refused(size_bytes, (16 << 20) + 1, "--block-size");
 	limits.logical_block_bytes = 4096;
-	limits.size_bytes = 512 * 9;
+	limits.size_bytes = 4608; /* nine sectors */
 	assert_int_equal(ub_limits_check(&limits, &err), -EINVAL);
 	unit_assert_says(err.text, "multiple of the block size 4096");
 }

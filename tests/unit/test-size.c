@@ -49,8 +49,8 @@ static void bytes_and_units_are_read(void **state)
 	assert_size("16M", 16 * MIB);
 	assert_size("3G", 3 * GIB);
 	assert_size("2T", 2 * TIB);
-	assert_size("1P", 1024 * TIB);
-	assert_size("1E", 1024 * 1024 * TIB);
+	assert_size("1P", KIB * TIB);
+	assert_size("1E", KIB * KIB * TIB);
 }
 
 static void units_are_read_in_every_spelling(void **state)
@@ -214,7 +214,10 @@ static void what_is_written_reads_back(void **state)
 
 		ub_size_format(bytes, buf, sizeof(buf));
 		space = strchr(buf, ' ');
-		assert_non_null(space);
+		if (!space) {
+			fail_msg("'%s' has no unit", buf);
+			return;
+		}
 		memmove(space, space + 1, strlen(space));
 		assert_size(buf, bytes);
 		snprintf(text, sizeof(text), "%llu%s%c", (unsigned long long)whole,
