@@ -132,9 +132,7 @@ int ub_device_error(struct ub_device *dev, struct ub_err *err)
 static void device_cancel_queue(struct ub_msg *msg, struct ub_queue *q)
 {
 	(void)msg;
-	q->cancel_error = -EIO;
-	if (q->bq.backend->ops->cancel)
-		q->bq.backend->ops->cancel(&q->bq, -EIO);
+	ub_queue_cancel(q);
 }
 
 void ub_device_cancel(struct ub_device *dev)

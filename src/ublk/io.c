@@ -277,6 +277,7 @@ void ub_req_arrived(struct ub_queue *q, struct ub_req *req)
 {
 	int ret = req_decode(q, req);
 
+	q->nr_owned++;
 	req->state = UB_REQ_BACKEND;
 	if (ret == 0 && req->op <= UB_OP_WRITE) {
 		/* In COPY mode the kernel has used, or will use, the tag's buffer. */
@@ -299,6 +300,7 @@ void *ub_req_wants_data(struct ub_queue *q, struct ub_req *req)
 	req->data = req->tag_buf;
 	if (req->error == 0)
 		req->error = req_place(q, req);
+	q->nr_owned++;
 	req->state = UB_REQ_GET_DATA;
 	return req->data;
 }

@@ -294,6 +294,8 @@ void ub_queue_commit(struct ub_queue *q, struct ub_req *req, int32_t res)
 	else if (req->op == UB_OP_READ && req->data)
 		addr = req->data;
 	req->state = UB_REQ_KERNEL;
+	assert(q->nr_owned > 0);
+	q->nr_owned--;
 	queue_send_io_cmd(q, UBLK_U_IO_COMMIT_AND_FETCH_REQ, req, res, addr);
 }
 
@@ -309,6 +311,8 @@ static void queue_tag_event(struct ub_queue *q, struct ub_req *req, int32_t res)
 	} else if (res == UBLK_IO_RES_NEED_GET_DATA && req->state == UB_REQ_KERNEL) {
 		queue_send_io_cmd(q, UBLK_U_IO_NEED_GET_DATA, req, 0, ub_req_wants_data(q, req));
 	} else if (res == -ENODEV || res == -ECANCELED) {
+		if (req->state == UB_REQ_GET_DATA)
+			q->nr_owned--;
 		req->state = UB_REQ_GONE;
 		q->nr_gone++;
 	} else {
@@ -451,7 +455,8 @@ static void *queue_main(void *arg)
 	if (ops->queue_start)
 		ops->queue_start(&q->bq);
 	queue_set_state(q, UB_QUEUE_FETCHING);
-	while (q->nr_gone < q->depth && !q->quit)
+	/* Told to quit, it still waits for the back end to let go of what it holds. */
+	while ((q->nr_gone < q->depth && !q->quit) || q->nr_owned)
 		queue_turn(q);
 	if (ops->queue_stop)
 		ops->queue_stop(&q->bq);
@@ -582,10 +587,20 @@ int ub_queue_start_thread(struct ub_queue *q, struct ub_err *err)
 	return ret;
 }
 
+void ub_queue_cancel(struct ub_queue *q)
+{
+	if (q->cancel_error)
+		return;
+	q->cancel_error = -EIO;
+	if (q->bq.backend->ops->cancel)
+		q->bq.backend->ops->cancel(&q->bq, q->cancel_error);
+}
+
 static void queue_quit(struct ub_msg *msg, struct ub_queue *q)
 {
 	(void)msg;
 	q->quit = true;
+	ub_queue_cancel(q);
 }
 
 void ub_queue_destroy(struct ub_queue *q)

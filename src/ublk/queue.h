@@ -58,6 +58,7 @@ struct ub_queue {
 	enum ub_data_path path;
 	uint16_t qid;
 	unsigned depth, nr_gone;
+	unsigned nr_owned; /* requests that are ours: in BACKEND or GET_DATA state */
 	bool quit;
 	int32_t cancel_error; /* not 0: every I/O fails with it */
 	struct ub_io *done_first, **done_last; /* completed, waiting to be committed */
@@ -83,6 +84,8 @@ struct ub_queue {
 /* Makes a queue and its part of the back end. Main thread. 0 or -errno with *err. */
 int ub_queue_create(struct ub_queue **out, struct ub_device *dev, uint16_t qid, struct ub_err *err);
 int ub_queue_start_thread(struct ub_queue *q, struct ub_err *err);
+/* Fails all that is in flight, and all that still comes, with -EIO. Queue thread. */
+void ub_queue_cancel(struct ub_queue *q);
 void ub_queue_destroy(struct ub_queue *q); /* ends its thread first; NULL: nothing */
 
 /* io.c: what the core does with a request. Queue thread. */
