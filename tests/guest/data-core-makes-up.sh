@@ -4,6 +4,7 @@
 # does nothing and succeeds, FUA is a write and a flush. The device behaves as the model all the same.
 # kernels: 6.12 7
 # timeout: 60
+# shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-data.bash"
 BRIDGE=$UBT

@@ -4,6 +4,7 @@
 # queues, each data path, every way into the kernel.
 # kernels: 6.12 7
 # timeout: 90
+# shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-data.bash"
 require fio

@@ -6,6 +6,7 @@
 # kernels: 6.12 7
 # timeout: 60
 # sanitize: yes
+# shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-data.bash"
 BRIDGE=$UBT
@@ -64,7 +65,8 @@ attach --backend "faulty:8M:fail=flush:5"
 run dd if=/dev/zero of="$DEV" bs=4096 count=1 conv=notrunc,fsync status=none
 assert_eq "$STATUS" 1 "the status of dd"
 assert_match "$ERR" 'fsync failed.*Input/output error' "what dd says"
+# the first signal finds that it cannot be written back, another one insists
 kill -TERM "$KEEPER"
-kill -TERM "$KEEPER"
+kill -INT "$KEEPER"
 await 30 gone "$KEEPER"
 await 10 no_device "$ID"

@@ -5,6 +5,7 @@
 # back end that answers late, out of order and from a thread of its own.
 # kernels: 6.12 7
 # timeout: 90
+# shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-data.bash"
 BRIDGE=$UBT

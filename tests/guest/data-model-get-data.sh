@@ -6,6 +6,7 @@
 # kernels: 6.12 7
 # timeout: 90
 # sanitize: yes
+# shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-data.bash"
 BRIDGE=$UBT

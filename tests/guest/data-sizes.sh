@@ -4,6 +4,7 @@
 # and read back with the sectors before and behind it: on each data path.
 # kernels: 6.12 7
 # timeout: 90
+# shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-data.bash"
 
@@ -13,7 +14,7 @@ for path in copy get-data user-copy; do
 	attach --mem 8M --depth 16 --data-path "$path"
 	largest=$(($(queue_attr max_hw_sectors_kb) * 1024))
 	assert_eq "$largest" $((1 << 20)) "the largest I/O"
-	echo "$(queue_attr max_hw_sectors_kb)" >"/sys/block/${DEV#/dev/}/queue/max_sectors_kb"
+	queue_attr max_hw_sectors_kb >"/sys/block/${DEV#/dev/}/queue/max_sectors_kb"
 	blkmodel --sweep some --ops 0 --max-io "$largest"
 	detach
 done

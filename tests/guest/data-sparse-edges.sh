@@ -4,6 +4,7 @@
 # of both, discards that end within pages, the last sector of huge devices; on each data path.
 # kernels: 6.12 7
 # timeout: 90
+# shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-data.bash"
 

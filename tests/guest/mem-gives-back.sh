@@ -4,6 +4,7 @@
 # stay allocated stay. Detaching gives back all.
 # kernels: 6.12 7
 # timeout: 60
+# shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-data.bash"
 require mkfs.ext4 fstrim

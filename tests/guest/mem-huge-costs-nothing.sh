@@ -4,6 +4,7 @@
 # a GiB of nothing takes none either.
 # kernels: 6.12 7
 # timeout: 60
+# shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-data.bash"
 

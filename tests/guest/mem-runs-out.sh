@@ -5,6 +5,7 @@
 # kernels: 6.12 7
 # timeout: 120
 # memory: 2G
+# shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-data.bash"
 

@@ -1,0 +1,55 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# A device that is worked hard is not torn away; by force it is, within seconds: the worker gets errors,
+# nothing hangs and nothing is left. On each data path, and with a back end that sits on its I/O.
+# kernels: 6.12 7
+# timeout: 90
+# shellcheck disable=SC2119 # detach takes a device, or none
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib-data.bash"
+require fio
+BRIDGE=$UBT
+
+work_hard() {
+	fio --name=work --filename="$DEV" --rw=randrw --bs=4k --direct=1 --ioengine=libaio --iodepth=32 \
+		--numjobs=2 --time_based --runtime=300 >fio.out 2>&1 &
+	WORKER=$!
+	await 20 is_worked
+}
+
+# is_worked: it wrote something
+is_worked() {
+	local stat
+	read -ra stat <"/sys/block/${DEV#/dev/}/stat"
+	[ "${stat[4]}" -gt 0 ]
+}
+
+worker_failed() {
+	local status=0
+	await 20 gone "$WORKER"
+	wait "$WORKER" || status=$?
+	[ $status != 0 ] || fail "the worker noticed nothing"
+}
+
+for spec in mem:16M=get-data=1 mem:16M=copy=2 mem:16M=user-copy=2 faulty:16M:delay=20,reorder=copy=2; do
+	backend=${spec%=*=*} queues=${spec##*=} path=${spec%=*} path=${path##*=}
+	for way in verb signal; do
+		note "$backend $path, by $way"
+		attach --backend "$backend" --queues "$queues" --data-path "$path"
+		work_hard
+		began=$SECONDS
+		if [ $way = verb ]; then
+			[ "$backend" != mem:16M ] || assert_fails 3 'busy: .*fio' "$UB" detach "$ID"
+			run "$UB" detach "$ID" --force
+			assert_eq "$STATUS" 0 "the status of detach: $ERR"
+		else
+			kill -TERM "$KEEPER"
+			kill -INT "$KEEPER"
+		fi
+		await 15 gone "$KEEPER"
+		assert_le $((SECONDS - began)) $((25 * SLOW)) "seconds until it was gone"
+		worker_failed
+		await 5 no_device "$ID"
+		no_d_state
+	done
+done
