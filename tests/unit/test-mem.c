@@ -564,6 +564,10 @@ static void place_names_the_store_itself(void **state)
 	again = io_of(UB_OP_READ, 3 * page, 4096, NULL);
 	assert_int_equal(d.be.ops->place(&d.bq, &again), 1);
 	assert_ptr_equal(again.buf, io.buf);
+	/* What is not there is named too: zeroes that nobody has to copy into a buffer first. */
+	again = io_of(UB_OP_READ, 10 * page, (uint32_t)(4 * page), NULL);
+	assert_int_equal(d.be.ops->place(&d.bq, &again), 1);
+	assert_int_equal(*(char *)again.buf, 0);
 	/* Half there, half not: the core's buffer is asked for. */
 	again = io_of(UB_OP_READ, 3 * page, (uint32_t)(2 * page), NULL);
 	assert_int_equal(d.be.ops->place(&d.bq, &again), 0);
