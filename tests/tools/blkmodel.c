@@ -464,7 +464,7 @@ static void open_device(void)
 	if (!g.span)
 		g.span = g.size - g.offset;
 	errno = EINVAL;
-	if (g.offset % g.block || g.span % g.block || g.offset + g.span > g.size ||
+	if (!g.span || g.offset % g.block || g.span % g.block || g.offset + g.span > g.size ||
 	    g.max_io < g.block)
 		die("the part to be used");
 	g.model = malloc(g.span);
