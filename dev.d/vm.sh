@@ -29,6 +29,7 @@ vm_usage() {
 
 	  --timeout SECONDS  end COMMAND (status 124), 600 when not given; 0: no limit
 	  --memory SIZE      2G        --cpus N   2        --append 'KERNEL ARGUMENTS'
+	  --no-build         do not build first (else the binaries of build/ are made fresh)
 	  --icount           one CPU, and time that counts instructions
 	  UB_QEMU_ARGS       further arguments for qemu
 	END
@@ -43,10 +44,16 @@ vm_runs() {
 		[ "$(cat "/proc/$pid/comm" 2>/dev/null)" = qemu-system-x86 ]
 }
 
+vm_terminal_size() {
+	local size
+	size=$(stty size 2>/dev/null) && [ "$size" != "0 0" ] || size="24 80"
+	echo "$size"
+}
+
 # vm_settings MODE: what guest-main needs to know
 vm_settings() {
 	printf '%s=%q\n' MODE "$1" PROJECT "$PROJECT" HOST_TERM "${TERM:-linux}" \
-		TTY_SIZE "$(stty size 2>/dev/null || echo 24 80)" \
+		TTY_SIZE "$(vm_terminal_size)" \
 		MODULES "$(readlink -f "$(kernel_dir "$VM_KERNEL")")/modules/lib/modules"
 	printf 'BUILD_DIRS=(%q %q)\n' "$(readlink -f "$(build_dir)")" "$(readlink -f "$(build_dir asan)")"
 }
@@ -294,7 +301,7 @@ vm_list() {
 
 # vm_defaults: what the options change
 vm_defaults() {
-	VM_KERNEL=7 VM_TIMEOUT=600 VM_MEMORY=2G VM_CPUS='' VM_APPEND='' VM_ICOUNT=no
+	VM_KERNEL=7 VM_TIMEOUT=600 VM_MEMORY=2G VM_CPUS='' VM_APPEND='' VM_ICOUNT=no VM_BUILD=yes
 	VM_ACTION=once VM_NAME=''
 }
 
@@ -311,6 +318,7 @@ vm_options() {
 		--cpus) VM_CPUS=$2 && shift ;;
 		--append) VM_APPEND=$2 && shift ;;
 		--icount) VM_ICOUNT=yes ;;
+		--no-build) VM_BUILD=no ;;
 		--start | --exec | --stop | --log) VM_ACTION=${1#--} VM_NAME=$2 && shift ;;
 		--list) VM_ACTION=list ;;
 		--help | -h) VM_ACTION=usage ;;
@@ -344,12 +352,20 @@ vm_main() {
 	esac
 }
 
+# vm_build: the guest gets the fresh binary; one that does not build is no reason for no guest
+vm_build() {
+	need_build_tools
+	build_flavour plain 2>/dev/null ||
+		say "WARNING: the build fails (./dev build shows how): the guest has the last binary, if any"
+}
+
 # vm_boot [KERNEL] [COMMAND…]: the three ways to have a new guest
 vm_boot() {
 	case ${1:-} in
 	6.12 | 7) VM_KERNEL=$1 && shift ;;
 	esac
 	kernel_ready "$VM_KERNEL" || die "the $VM_KERNEL kernel cannot be had"
+	[ "$VM_BUILD" = no ] || vm_build
 	if [ "$VM_ACTION" = start ]; then
 		vm_start "$VM_NAME" || die "guest $VM_NAME did not start"
 	elif [ $# = 0 ]; then
