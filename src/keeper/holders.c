@@ -168,6 +168,30 @@ static void holders_in_sysfs(struct holders_search *s)
 	}
 }
 
+/* A loop device opens its file as anybody does, and the kernel alone holds it. */
+static void holders_in_loops(struct holders_search *s)
+{
+	DIR *dir = opendir("/sys/block");
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir))) {
+		char path[320], backing[HOLDERS_PATH_BYTES];
+		FILE *file;
+
+		if (strncmp(entry->d_name, "loop", 4) != 0)
+			continue;
+		snprintf(path, sizeof(path), "/sys/block/%s/loop/backing_file", entry->d_name);
+		file = fopen(path, "re");
+		if (!file)
+			continue; /* it has no file at the moment */
+		if (fscanf(file, "%4095s", backing) == 1 && holders_node_by_path(s, backing))
+			holders_say(s, "held by %.200s", entry->d_name);
+		fclose(file);
+	}
+	if (dir)
+		closedir(dir);
+}
+
 /* True when this mount namespace was not looked at before. */
 static bool holders_new_namespace(struct holders_search *s, const char *pid)
 {
@@ -236,6 +260,7 @@ bool ub_holders_find(uint32_t dev_id, char *text, size_t len)
 	holders_find_nodes(s, dev_id);
 	holders_in_swaps(s);
 	holders_in_sysfs(s);
+	holders_in_loops(s);
 	proc = opendir("/proc");
 	while (proc && s->nr_nodes && (entry = readdir(proc))) {
 		char path[64];
