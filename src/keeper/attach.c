@@ -320,7 +320,11 @@ static int keeper_await_daemon(int ready_fd, pid_t pid)
 		return UB_EXIT_DONE;
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
-	return WIFEXITED(status) ? WEXITSTATUS(status) : UB_EXIT_FAILED;
+	if (WIFEXITED(status))
+		return WEXITSTATUS(status);
+	ub_log(UB_LOG_ERROR, "the daemon was killed by signal %d (%s) before its device took I/O",
+	       WTERMSIG(status), strsignal(WTERMSIG(status)));
+	return UB_EXIT_FAILED;
 }
 
 int ub_attach_run(const struct ub_attach_options *opts)
