@@ -158,10 +158,8 @@ static int keeper_attach(struct ub_keeper *k, struct ub_err *err)
 		ret = ub_step("features", err);
 	if (ret == 0)
 		ret = ub_ctrl_get_features(&k->ctrl, &k->features, err);
-	if (ret == 0 && k->opts->name && ub_rundir_is_held(k->opts->name))
-		ret = ub_err_set(err, EBUSY,
-				 "the name '%s' is taken: choose another --name, or detach that device",
-				 k->opts->name);
+	if (ret == 0 && k->opts->name)
+		ret = ub_keeper_check_name(k, k->opts->name, err);
 	if (ret == 0)
 		ret = keeper_make_store(k, err);
 	if (ret == 0)

@@ -172,6 +172,22 @@ static int keeper_write_state(struct ub_keeper *k, struct ub_err *err)
 	return ub_rundir_write_state(&k->rundir, &state, err);
 }
 
+/* A name is taken while a keeper holds it, and while the device of a dead keeper lives. */
+int ub_keeper_check_name(struct ub_keeper *k, const char *name, struct ub_err *err)
+{
+	struct ublksrv_ctrl_dev_info info;
+	struct ub_state state;
+	struct ub_err ignored;
+
+	if (!ub_rundir_is_held(name) &&
+	    (ub_state_read(name, &state) != 0 ||
+	     ub_ctrl_get_info(&k->ctrl, state.dev_id, &info, &ignored) != 0 ||
+	     info.ublksrv_flags != state.cookie))
+		return 0;
+	return ub_err_set(err, EBUSY,
+			  "the name '%s' is taken: choose another --name, or detach that device", name);
+}
+
 static int keeper_make_rundir(struct ub_keeper *k, struct ub_err *err)
 {
 	char name[UB_NAME_BYTES];
@@ -180,7 +196,11 @@ static int keeper_make_rundir(struct ub_keeper *k, struct ub_err *err)
 	if (ret)
 		return ret;
 	snprintf(name, sizeof(name), "ublk%u", k->info.dev_id);
-	ret = ub_rundir_create(&k->rundir, k->opts->name ? k->opts->name : name, err);
+	if (k->opts->name)
+		snprintf(name, sizeof(name), "%s", k->opts->name);
+	ret = ub_keeper_check_name(k, name, err);
+	if (ret == 0)
+		ret = ub_rundir_create(&k->rundir, name, err);
 	return ret ? ret : keeper_write_state(k, err);
 }
 

@@ -60,6 +60,8 @@ const char *ub_keeper_server_fate(const struct ub_keeper *k, char *buf, size_t l
 
 /* ---- device.c: the kernel's device ---------------------------------------------------------------------- */
 
+/* -EBUSY if another device has this name. */
+int ub_keeper_check_name(struct ub_keeper *k, const char *name, struct ub_err *err);
 int ub_keeper_add(struct ub_keeper *k, struct ub_err *err);
 int ub_keeper_serve(struct ub_keeper *k, struct ub_err *err);
 int ub_keeper_start(struct ub_keeper *k, struct ub_err *err);
