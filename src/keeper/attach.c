@@ -123,13 +123,13 @@ static bool keeper_interrupted(void *arg)
 {
 	const struct ub_keeper *k = arg;
 
-	return k->nr_signals > 0 || k->server_gone;
+	return k->nr_signals > 0 || k->server_gone || k->server_err.code;
 }
 
 /* After START: the node opens, partitions are there, the scheduler is set. */
 static int keeper_settle(struct ub_keeper *k, struct ub_err *err)
 {
-	char id[16], said[256];
+	char id[16], said[256], fate[96];
 	const char *args[] = { "settle", id, k->opts->scheduler,
 			       k->info.flags & UBLK_F_NO_AUTO_PART_SCAN ? "1" : "0", NULL };
 	int ret = ub_step("settle", err);
@@ -139,7 +139,14 @@ static int keeper_settle(struct ub_keeper *k, struct ub_err *err)
 	snprintf(id, sizeof(id), "%u", k->info.dev_id);
 	ret = ub_helper_run(&k->loop, args, "the first look at the device", said, sizeof(said),
 			    SETTLE_TIMEOUT_MS, keeper_interrupted, k);
-	if (ret == -EINTR || k->server_gone)
+	if (k->server_err.code) {
+		*err = k->server_err;
+		return -ECHILD;
+	}
+	if (k->server_gone)
+		return ub_err_set(err, ECHILD, "the server %s while the device settled",
+				  ub_keeper_server_fate(k, fate, sizeof(fate)));
+	if (ret == -EINTR)
 		return ub_err_set(err, EINTR, "interrupted while the device settled");
 	if (ret < 0)
 		return ub_err_errno(err, -ret, "the device did not settle");
