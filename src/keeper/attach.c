@@ -302,6 +302,7 @@ static int keeper_main(const struct ub_attach_options *opts, int ready_fd)
 		ub_log_flush();
 		return err.code == EBUSY ? UB_EXIT_BUSY : UB_EXIT_FAILED;
 	}
+	k->was_live = true;
 	keeper_announce(k);
 	if (ready_fd >= 0)
 		keeper_detach_terminal(ready_fd);

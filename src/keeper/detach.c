@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/size.h"
+#include "base/step.h"
 #include "keeper/cookie.h"
 #include "keeper/helper.h"
 #include "keeper/rundir.h"
@@ -234,14 +235,18 @@ static int detach_delete(struct detach *d, struct ub_err *err)
 
 static int detach_device(struct detach *d, struct ub_err *err)
 {
-	int status = UB_EXIT_DONE;
+	int status = ub_step("detach", err) ? UB_EXIT_FAILED : UB_EXIT_DONE;
 
+	if (status != UB_EXIT_DONE)
+		return status;
 	if (d->info.state != UBLK_S_DEV_DEAD)
 		status = d->force ? detach_stop_by_force(d, err) : detach_stop(d, err);
 	else if (d->force && d->has_state)
 		detach_kill_server(d); /* it has the device open and will never serve it */
 	if (status != UB_EXIT_DONE)
 		return status;
+	if (ub_step("detach-stopped", err))
+		return UB_EXIT_FAILED;
 	if (d->info.state != UBLK_S_DEV_DEAD)
 		detach_await_keeper(d);
 	status = detach_delete(d, err);

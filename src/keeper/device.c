@@ -247,16 +247,16 @@ static bool keeper_must_stop_waiting(void *arg)
 	return k->server_gone || k->nr_signals > 0;
 }
 
-/* Sends START, STOP, TRY_STOP or DEL and waits for it. */
-static int keeper_long_cmd(struct ub_keeper *k, uint32_t op, uint64_t data, const char *what,
-			   int64_t timeout_ms, bool (*until)(void *))
+/* Sends START, STOP or DEL and waits for it. */
+static int keeper_long_cmd(struct ub_keeper *k, struct ub_ctrl_cmd *cmd, uint32_t op, uint64_t data,
+			   const char *what, int64_t timeout_ms, bool (*until)(void *))
 {
 	int ret;
 
-	k->cmd = (struct ub_ctrl_cmd){ .op = op, .dev_id = k->info.dev_id, .data = data };
-	k->cmd.queue_id = UINT16_MAX;
-	ret = ub_ctrl_send(&k->ctrl, &k->cmd);
-	return ret ? ret : ub_ctrl_wait(&k->ctrl, &k->cmd, &k->loop, what, timeout_ms, until, k);
+	*cmd = (struct ub_ctrl_cmd){ .op = op, .dev_id = k->info.dev_id, .data = data };
+	cmd->queue_id = UINT16_MAX;
+	ret = ub_ctrl_send(&k->ctrl, cmd);
+	return ret ? ret : ub_ctrl_wait(&k->ctrl, cmd, &k->loop, what, timeout_ms, until, k);
 }
 
 int ub_keeper_start(struct ub_keeper *k, struct ub_err *err)
@@ -266,10 +266,10 @@ int ub_keeper_start(struct ub_keeper *k, struct ub_err *err)
 
 	if (ret)
 		return ret;
-	ret = keeper_long_cmd(k, UBLK_U_CMD_START_DEV, (uint64_t)k->server_pid, "START_DEV",
+	ret = keeper_long_cmd(k, &k->start_cmd, UBLK_U_CMD_START_DEV, (uint64_t)k->server_pid, "START_DEV",
 			      keeper_timeout_ms(k), keeper_must_stop_waiting);
 	if (ret == 0) {
-		k->started = k->was_live = true;
+		k->started = true;
 		ub_message_send_type(k->server_fd, UB_MSG_LIVE);
 		return ub_step("started", err);
 	}
@@ -299,30 +299,54 @@ static bool keeper_still_ours(struct ub_keeper *k)
 	       info.ublksrv_flags == k->info.ublksrv_flags;
 }
 
+/* A step on the way down: it cannot fail, but whoever takes it can be killed there. */
+static void keeper_unmake_step(const char *name)
+{
+	struct ub_err ignored;
+
+	ub_step(name, &ignored);
+}
+
+/* A server that holds I/O and does not answer: the kernel fails that I/O when the process is gone. */
+static void keeper_stop_by_killing(struct ub_keeper *k, int ret)
+{
+	struct ub_err err;
+
+	ub_log(UB_LOG_WARNING, "STOP_DEV: %s: the server is killed", strerror(-ret));
+	if (!k->server_gone)
+		kill(k->server_pid, SIGKILL);
+	ub_ctrl_close(&k->ctrl); /* its ring may have a command that never ends */
+	if (ub_ctrl_open(&k->ctrl, &err) != 0)
+		ub_log(UB_LOG_ERROR, "%s", err.text);
+	else
+		keeper_long_cmd(k, &k->kill_cmd, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV", KILLED_TIMEOUT_MS, NULL);
+}
+
 static void keeper_stop(struct ub_keeper *k, bool force)
 {
 	char scrap[256], id[16];
 	int ret;
 
+	keeper_unmake_step("stop-dev");
 	snprintf(id, sizeof(id), "%u", k->info.dev_id);
 	if (force && !k->server_gone) {
 		ub_helper_run(&k->loop, (const char *const[]){ "sync", id, NULL }, "writing back", scrap,
 			      sizeof(scrap), SYNC_TIMEOUT_MS, NULL, NULL);
 		ub_message_send_type(k->server_fd, UB_MSG_CANCEL);
 	}
-	ret = keeper_long_cmd(k, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV", keeper_timeout_ms(k), NULL);
-	if (ret && ret != -ENODEV) {
-		ub_log(UB_LOG_WARNING, "STOP_DEV: %s: the server is killed", strerror(-ret));
-		if (!k->server_gone)
-			kill(k->server_pid, SIGKILL);
-		keeper_long_cmd(k, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV", KILLED_TIMEOUT_MS, NULL);
-	}
+	ret = keeper_long_cmd(k, &k->stop_cmd, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV", keeper_timeout_ms(k),
+			      NULL);
+	if (ret && ret != -ENODEV)
+		keeper_stop_by_killing(k, ret);
 	k->started = false;
 }
 
 static void keeper_delete(struct ub_keeper *k)
 {
-	int ret = keeper_long_cmd(k, UBLK_U_CMD_DEL_DEV, 0, "DEL_DEV", DEL_TIMEOUT_MS, NULL);
+	int ret;
+
+	keeper_unmake_step("del-dev");
+	ret = keeper_long_cmd(k, &k->del_cmd, UBLK_U_CMD_DEL_DEV, 0, "DEL_DEV", DEL_TIMEOUT_MS, NULL);
 
 	if (ret == -EINTR || ret == -ETIMEDOUT)
 		ub_log(UB_LOG_WARNING,
@@ -362,6 +386,7 @@ void ub_keeper_teardown(struct ub_keeper *k, bool force)
 {
 	if (k->started && keeper_still_ours(k))
 		keeper_stop(k, force);
+	keeper_unmake_step("end-server");
 	if (k->server_pid && !k->server_gone && k->server_fd >= 0)
 		ub_message_send_type(k->server_fd, UB_MSG_EXIT); /* it may have ended by itself */
 	ub_keeper_end_server(k, EXIT_TIMEOUT_MS);
@@ -370,6 +395,7 @@ void ub_keeper_teardown(struct ub_keeper *k, bool force)
 	if (k->added && keeper_still_ours(k))
 		keeper_delete(k);
 	k->added = false;
+	keeper_unmake_step("remove-rundir");
 	ub_rundir_remove(&k->rundir);
 	if (k->stats)
 		munmap(k->stats, ub_stats_bytes(k->info.nr_hw_queues));

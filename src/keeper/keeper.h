@@ -35,8 +35,9 @@ struct ub_keeper {
 	enum ub_data_path data_path;
 	bool added;    /* there is a device to be deleted */
 	bool started;  /* there may be a disk to be stopped */
-	bool was_live; /* START succeeded */
-	struct ub_ctrl_cmd cmd; /* START, STOP or DEL: lives as long as the ring */
+	bool was_live; /* it was announced */
+	/* What the kernel may answer late lives as long as the ring, and is not used for a second command. */
+	struct ub_ctrl_cmd start_cmd, stop_cmd, kill_cmd, del_cmd;
 	struct ub_rundir rundir;
 	int store_fd;
 	int stats_fd;
