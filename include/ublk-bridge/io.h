@@ -42,6 +42,7 @@ struct ub_io {
 	struct ub_queue *home;			   /* the queue whose thread runs done() */
 	void (*done)(struct ub_io *, int32_t res); /* the core's, or a parent layer's */
 	int32_t result;				   /* set by ub_io_complete() */
+	uint8_t is_completed;			   /* the core's: guards against a second completion */
 	struct ub_io *next;			   /* the owner's list link */
 };
 

@@ -107,7 +107,10 @@ static int mem_ensure(struct ub_backend *be, struct mem_store *s, uint64_t offse
 	return 0;
 }
 
-/* Gives whole pages back. The bits go first: nobody may count on a page that is about to go. */
+/*
+ * Gives whole pages back. The bits go first: nobody may count on a page that is about to go. (A WRITE that
+ * overlaps this one in time and place may end before or after it, sector by sector, as on any disk.)
+ */
 static int mem_release(struct mem_store *s, uint64_t first, uint64_t end)
 {
 	while (first < end) {

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/vfs.h>
+#include <time.h>
 
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -21,6 +22,8 @@
 #define RUNDIR_DEFAULT	     "/run/ublk-bridge"
 #define RUNDIR_STATE_VERSION 1
 #define RUNDIR_STATE_BYTES   16384
+#define RUNDIR_TRIES	     10 /* a verb that looks whether it is held has the lock for a moment */
+#define RUNDIR_PAUSE_MS	     10
 
 int ub_name_check(const char *name, struct ub_err *err)
 {
@@ -84,34 +87,65 @@ static int rundir_listen(struct ub_rundir *dir, struct ub_err *err)
 	return 0;
 }
 
+/* True if the file that was opened is still the one of that name: a sweep may have removed it meanwhile. */
+static bool rundir_is_current(int dir_fd, const char *name, int fd)
+{
+	struct stat opened, named;
+
+	return fstat(fd, &opened) == 0 && fstatat(dir_fd, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+	       opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
+
+/* Opens NAME and locks it. 0, -EAGAIN: it was removed under us or somebody looks at it, or -errno. */
+static int rundir_try_lock(struct ub_rundir *dir, int base, struct ub_err *err)
+{
+	if (mkdirat(base, dir->name, 0700) < 0 && errno != EEXIST)
+		return ub_err_errno(err, errno, "cannot make the run directory %s/%s", rundir_base(),
+				    dir->name);
+	dir->dir_fd = openat(base, dir->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (dir->dir_fd < 0 && errno == ENOENT)
+		return -EAGAIN;
+	if (dir->dir_fd < 0)
+		return ub_err_errno(err, errno, "the run directory %s/%s", rundir_base(), dir->name);
+	dir->lock_fd = openat(dir->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (dir->lock_fd < 0 && errno == ENOENT)
+		return -EAGAIN;
+	if (dir->lock_fd < 0)
+		return ub_err_errno(err, errno, "the lock in %s/%s", rundir_base(), dir->name);
+	if (flock(dir->lock_fd, LOCK_EX | LOCK_NB) < 0)
+		return errno == EWOULDBLOCK ? -EAGAIN :
+					      ub_err_errno(err, errno, "the lock in %s/%s",
+							   rundir_base(), dir->name);
+	if (!rundir_is_current(dir->dir_fd, "lock", dir->lock_fd) ||
+	    !rundir_is_current(base, dir->name, dir->dir_fd))
+		return -EAGAIN;
+	return 0;
+}
+
 int ub_rundir_create(struct ub_rundir *dir, const char *name, struct ub_err *err)
 {
+	const struct timespec pause = { .tv_nsec = RUNDIR_PAUSE_MS * 1000000L };
 	cleanup_fd int base = rundir_open_base(true, err);
+	int ret = -EAGAIN;
 
 	*dir = (struct ub_rundir)UB_RUNDIR_NONE;
 	if (base < 0)
 		return base;
 	snprintf(dir->name, sizeof(dir->name), "%s", name);
-	if (mkdirat(base, name, 0700) < 0 && errno != EEXIST)
-		return ub_err_errno(err, errno, "cannot make the run directory %s/%s", rundir_base(), name);
-	dir->dir_fd = openat(base, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (dir->dir_fd < 0)
-		return ub_err_errno(err, errno, "the run directory %s/%s", rundir_base(), name);
-	dir->lock_fd = openat(dir->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (dir->lock_fd < 0)
-		return ub_err_errno(err, errno, "the lock in %s/%s", rundir_base(), name);
-	if (flock(dir->lock_fd, LOCK_EX | LOCK_NB) < 0) {
-		int code = errno;
-
-		ub_close(&dir->lock_fd);
-		ub_close(&dir->dir_fd);
-		if (code != EWOULDBLOCK)
-			return ub_err_errno(err, code, "the lock in %s/%s", rundir_base(), name);
+	for (unsigned i = 0; i < RUNDIR_TRIES && ret == -EAGAIN; i++) {
+		if (i)
+			nanosleep(&pause, NULL);
+		ret = rundir_try_lock(dir, base, err);
+		if (ret) {
+			ub_close(&dir->lock_fd);
+			ub_close(&dir->dir_fd);
+		}
+	}
+	if (ret == -EAGAIN)
 		return ub_err_set(err, EBUSY,
 				  "the name '%s' is taken: choose another --name, or detach that device",
 				  name);
-	}
-	return rundir_listen(dir, err);
+	return ret ? ret : rundir_listen(dir, err);
 }
 
 int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, struct ub_err *err)
@@ -178,6 +212,7 @@ static int state_from_json(json_t *json, struct ub_state *state)
 {
 	const char *name, *cookie, *backend;
 	int version, id, keeper, server;
+	struct ub_err ignored;
 
 	if (json_unpack(json, "{s:i, s:s, s:i, s:s, s:i, s:i, s:s}", "version", &version, "name", &name,
 			"id", &id, "cookie", &cookie, "keeper_pid", &keeper, "server_pid", &server,
@@ -190,7 +225,7 @@ static int state_from_json(json_t *json, struct ub_state *state)
 	state->cookie = strtoull(cookie, NULL, 16);
 	state->keeper_pid = keeper;
 	state->server_pid = server;
-	return 0;
+	return ub_name_check(state->name, &ignored) ? -EBADMSG : 0;
 }
 
 int ub_state_read(const char *name, struct ub_state *state)
@@ -235,7 +270,7 @@ bool ub_rundir_is_held(const char *name)
 	cleanup_fd int dir = rundir_open(name);
 	cleanup_fd int lock = dir < 0 ? -1 : openat(dir, "lock", O_RDWR | O_CLOEXEC);
 
-	return lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+	return lock >= 0 && flock(lock, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK;
 }
 
 void ub_rundir_sweep(const char *name)

@@ -67,6 +67,12 @@ static void req_finish(struct ub_queue *q, struct ub_req *req, int32_t res)
 	ub_queue_commit(q, req, res);
 }
 
+static inline void req_to_backend(struct ub_queue *q, struct ub_io *io)
+{
+	io->is_completed = false;
+	q->bq.backend->ops->submit(&q->bq, io);
+}
+
 /* ---- parts: a request that one submit() cannot carry out ------------------------------------- */
 
 static void req_part_done(struct ub_io *io, int32_t res);
@@ -112,7 +118,7 @@ static void req_next_part(struct ub_queue *q, struct ub_req *req)
 	else if (req->data)
 		io->buf = (char *)req->data + req->done_bytes;
 	io->done = req_part_done;
-	q->bq.backend->ops->submit(&q->bq, io);
+	req_to_backend(q, io);
 }
 
 static void req_flush_done(struct ub_io *io, int32_t res)
@@ -145,7 +151,7 @@ static void req_part_done(struct ub_io *io, int32_t res)
 		io->len_bytes = 0;
 		io->buf = NULL;
 		io->done = req_flush_done;
-		q->bq.backend->ops->submit(&q->bq, io);
+		req_to_backend(q, io);
 	} else {
 		req_finish(q, req, (int32_t)req->len_bytes);
 	}
@@ -200,7 +206,7 @@ static void req_submit(struct ub_queue *q, struct ub_req *req)
 	io->len_bytes = req->len_bytes;
 	io->buf = req->data;
 	io->done = req_done;
-	q->bq.backend->ops->submit(&q->bq, io);
+	req_to_backend(q, io);
 }
 
 /* ---- arrival ----------------------------------------------------------------------------------- */

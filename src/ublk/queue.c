@@ -184,7 +184,8 @@ void ub_io_complete(struct ub_io *io, int32_t res)
 	struct ub_queue *q = io->home;
 	struct ub_io *head;
 
-	assert(io->done); /* else it was completed before */
+	assert(!io->is_completed); /* exactly once */
+	io->is_completed = true;
 	io->result = res;
 	if (q == this_queue) {
 		queue_link_done(q, io);
@@ -338,13 +339,11 @@ static void queue_run_done(struct ub_queue *q)
 	/* done() may submit a next part, and that may complete here: the list grows at its end. */
 	while (q->done_first) {
 		struct ub_io *io = q->done_first;
-		void (*done)(struct ub_io *, int32_t) = io->done;
 
 		q->done_first = io->next;
 		if (!q->done_first)
 			q->done_last = &q->done_first;
-		io->done = NULL;
-		done(io, io->result);
+		io->done(io, io->result);
 	}
 }
 
