@@ -1,0 +1,109 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# What cannot be meant is a usage error: status 2, and a message that names the option and says what
+# goes. No device is made, and nobody needs to be root for it.
+# kernels: 6.12 7
+# timeout: 60
+# sanitize: yes
+# shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib-life.bash"
+
+# refused REGEX ARGUMENTS…: one line on stderr, nothing on stdout
+refused() {
+	local regex=$1
+	shift
+	attach_fails 2 "$regex" "$@"
+	assert_eq "$OUT" "" "stdout of $*"
+	[[ $ERR != *$'\n'* ]] || fail "\"$*\" says more than a line: $ERR"
+	assert_match "$ERR" '^ublk-bridge' "the message of $*"
+}
+
+# sizes
+refused "--mem: '0' is nothing: a size is above 0" --mem 0
+refused "--mem: '0K' is nothing" --mem 0K
+refused "--mem: '-1' is negative: a size is above 0" --mem -1
+refused "--mem: '-16M' is negative" --mem=-16M
+for size in 16Q 16MM 16Mi8 M 1,5G 0x10 1e9 ' 1M' '1 M' '' 1. .5G; do
+	refused "--mem: '$size' is not a size: .*such as 16M" --mem "$size"
+done
+for size in 18446744073709551616 9223372036854775808 99999999999999999999999 8E 16E 9000P; do
+	refused "--mem: '$size' is too large: the largest size is 8E" --mem "$size"
+done
+refused "--mem: '1.00001K' is not a whole number of bytes" --mem 1.00001K
+refused "9223372036854775807 bytes is not a multiple of the block size 512" --mem 9223372036854775807
+refused "a size of 1000 bytes is not a multiple of the block size 512: choose" --mem 1000
+refused "a size of 512 bytes is not a multiple of the block size 4096" --mem 512 --block-size 4096
+refused "a size of 1537 bytes is not a multiple" --mem 1537
+
+# numbers
+for id in -1 1048576 99999999999999999999 x 1x '' 1.5; do
+	refused "--id: .*goes from 0 to 1048575" "--id=$id"
+done
+cpus=$(nproc --all)
+for queues in 0 $((cpus + 1)) 4097 -1 two; do
+	refused "--queues: .*goes from 1 to $cpus" "--queues=$queues"
+done
+for depth in 0 4097 65537 4294967297 -1; do
+	refused "--depth: .*goes from 1 to 4096" "--depth=$depth"
+done
+for timeout in 0 86401 -5 1s; do
+	refused "--timeout: .*goes from 1 to 86400" "--timeout=$timeout"
+done
+for max in 512 4095 33M 4G; do
+	refused "--max-io: $max is out of range: it goes from 4 KiB to 32 MiB" --max-io $max
+done
+refused "--max-io: 'x' is not a size" --max-io x
+refused "--max-io is not a multiple of the block size 4096" --max-io 5K --block-size 4096
+for block in 256 511 8192 1M; do
+	refused "--block-size: $block is out of range: it goes from 512 B to 4 KiB" --block-size $block
+done
+refused "--block-size: 1536 is not a power of two: it is 512, 1024, 2048 or 4096" --block-size 1536
+
+# words
+refused "--data-path: 'warp' is unknown: it is auto, copy, get-data or user-copy" --data-path warp
+refused "--scheduler: '' is no name" --scheduler ''
+for name in '' . .x -x 12 'a b' a/b ../x "$(printf 'n%.0s' {1..65})"; do
+	refused "--name: '$name' is not a name: use up to 64 letters" "--name=$name"
+done
+
+# back ends
+refused "two back ends are named" --mem 1M --mem 2M
+refused "two back ends are named" --mem 1M --backend null:1M
+refused "there is no back end 'nil': there are mem, null" --backend nil:1M
+refused "--backend: 'null' is not KIND:SIZE" --backend null
+refused "--backend: ':1M' is not KIND:SIZE" --backend :1M
+refused "--backend: '0' is nothing" --backend null:0
+refused "--prealloc goes with memory only" --backend null:1M --prealloc
+for uri in nbd://localhost nbds://host:10809/x nbd+unix:///x?socket=/tmp/s nbds+vsock://1; do
+	refused ": NBD exports are not served by this version: it serves memory" "$uri"
+done
+refused "'16M' is not understood: see 'ublk-bridge --help'" 16M
+refused "'\[' is not understood" '[' nbdkit ']'
+
+# what argp finds by itself takes a second line: where to look for help
+for args in --unknown -x "--id" "--read-only=yes"; do
+	attach_fails 2 "^ublk-bridge attach: .*(option|argument)" "$args"
+	assert_match "$ERR" "ublk-bridge attach --help" "the way to the help"
+done
+# without a verb it is the same
+assert_fails 2 "^ublk-bridge: .*--unknown" "$UB" --unknown
+assert_fails 2 "'--mem: 0|--mem: '0' is nothing" "$UB" --mem 0
+
+# the other verbs
+assert_fails 2 "detach which device\? Give a number, /dev/ublkbN or a --name" "$UB" detach
+assert_fails 2 "detach takes one device, not also '2'" "$UB" detach 1 2
+assert_fails 2 "--timeout: .*goes from 1 to 86400" "$UB" detach 1 --timeout 0
+assert_fails 2 "unknown|unrecognized" "$UB" detach 1 --mem 1M
+for device in /dev/ublkb /dev/ublkbx 1048576 /dev/ublkb1048576 /dev/sda '' a/b -; do
+	assert_fails 2 "is no device|goes from 0 to 1048575" "$UB" detach -- "$device"
+done
+for verb in list features; do
+	assert_fails 2 "$verb takes no argument, such as 'x'" "$UB" $verb x
+	assert_fails 2 "unrecognized|unknown" "$UB" $verb --jsn
+done
+
+# none of this needs root, or the kernel
+run setpriv --reuid=65534 --regid=65534 --clear-groups "$UB" --mem 0
+assert_eq "$STATUS" 2 "the status for somebody else than root"
+no_ublk || fail "a device was made"
