@@ -193,7 +193,7 @@ none_in_d_state() { [ -z "$(list_d_state)" ]; }
 list_d_state() {
 	local pid
 	for pid in $(test_pids); do
-		grep -l ') D ' "/proc/$pid"/task/*/stat 2>/dev/null
+		grep -l ') D ' "/proc/$pid"/task/*/stat 2>/dev/null || true
 	done | while IFS=/ read -r _ _ pid _ tid _; do
 		printf '%s/%s (%s) ' "$pid" "$tid" "$(cat "/proc/$pid/task/$tid/comm" 2>/dev/null)"
 	done
