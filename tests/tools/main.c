@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The program as tests run it: what ships, a back end that misbehaves on demand, and failing steps. */
+#include <string.h>
+
 #include "backend/registry.h"
 #include "cli/cli.h"
 #include "tools.h"
@@ -13,6 +15,8 @@ const struct ub_backend_ops *const ub_backends[] = {
 
 int main(int argc, char **argv)
 {
+	if (argc > 1 && strcmp(argv[1], "--ctrl") == 0)
+		return ub_test_ctrl(argc, argv);
 	ub_test_steps_install();
 	return ub_main(argc, argv);
 }

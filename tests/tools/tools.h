@@ -10,4 +10,7 @@ extern const struct ub_backend_ops ub_backend_faulty;
 /* Obeys $UB_STEP: see steps.c. */
 void ub_test_steps_install(void);
 
+/* "--ctrl VERB ID": another program's use of ublk. An exit status. */
+int ub_test_ctrl(int argc, char **argv);
+
 #endif
