@@ -340,6 +340,8 @@ int ub_attach_run(const struct ub_attach_options *opts)
 
 	if (!opts->daemon)
 		return keeper_main(opts, -1);
+	/* A daemon outlives whoever started it: their locks, pipes and files must not live on in it. */
+	close_range(STDERR_FILENO + 1, ~0U, 0);
 	if (pipe2(ready, O_CLOEXEC) < 0) {
 		ub_log(UB_LOG_ERROR, "cannot become a daemon: %s", strerror(errno));
 		return UB_EXIT_FAILED;
