@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # --help and --version of the program and of each verb: on stdout, status 0, for anybody.
-# kernels: 6.12 7
+# kernels: 7
 # timeout: 30
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

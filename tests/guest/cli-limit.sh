@@ -3,6 +3,7 @@
 # The kernel's limit of devices (ublks_max) counts those of unprivileged users: ours do not come near
 # it. Where a kernel refuses all the same, the message names the limit.
 # kernels: 6.12 7
+# tier: all
 # timeout: 60
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

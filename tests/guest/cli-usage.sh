@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # What cannot be meant is a usage error: status 2, and a message that names the option and says what
 # goes. No device is made, and nobody needs to be root for it.
-# kernels: 6.12 7
+# kernels: 7
 # timeout: 60
 # sanitize: yes
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out

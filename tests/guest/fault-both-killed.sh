@@ -3,6 +3,7 @@
 # Keeper and server killed together, at each step of the server; and the verb detach killed half way:
 # another detach clears what is left.
 # kernels: 6.12 7
+# tier: all
 # timeout: 180
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # A deep queue starts about as fast as a shallow one: nothing is done tag by tag that takes its time.
 # kernels: 6.12 7
+# tier: all
 # timeout: 90
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

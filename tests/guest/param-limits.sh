@@ -62,8 +62,8 @@ for path in copy get-data user-copy; do
 		detach
 	done
 done
-device --mem 8M --max-io 32M --depth 1
-[ "$(queue_attr max_hw_sectors_kb)" -ge 1280 ] || fail "max_hw_sectors_kb is $(queue_attr max_hw_sectors_kb)"
+device --backend null:8M --max-io 32M --depth 1
+[ "$(queue_attr max_hw_sectors_kb)" -ge 1024 ] || fail "max_hw_sectors_kb is $(queue_attr max_hw_sectors_kb)"
 detach
 
 # sizes
