@@ -20,6 +20,13 @@
 
 #define STORE_RESERVE_MIN_BYTES (48ULL << 20)
 #define STORE_RESERVE_PART	32 /* of all memory */
+/*
+ * Of a control group: when that is full the kernel finds nobody to kill (the server is exempt), and a page
+ * fault of the server's own, or the page tables and tree nodes of its store, would be tried for ever.
+ */
+#define STORE_GROUP_RESERVE_MIN_BYTES (8ULL << 20)
+#define STORE_GROUP_RESERVE_MAX_BYTES (48ULL << 20)
+#define STORE_GROUP_RESERVE_PART      8 /* of the group's limit */
 #define STORE_PATH_BYTES	512
 
 /* Reads a small file of /proc or /sys into buf. Its length or -errno. */
@@ -55,11 +62,24 @@ static bool store_group_value(const char *dir, const char *file, uint64_t *value
 	return true;
 }
 
+/* What a limit leaves to the store, the reserve taken off. */
+static uint64_t store_group_left(uint64_t limit, uint64_t current)
+{
+	uint64_t reserve = limit / STORE_GROUP_RESERVE_PART;
+
+	if (reserve < STORE_GROUP_RESERVE_MIN_BYTES)
+		reserve = STORE_GROUP_RESERVE_MIN_BYTES;
+	if (reserve > STORE_GROUP_RESERVE_MAX_BYTES)
+		reserve = STORE_GROUP_RESERVE_MAX_BYTES;
+	return limit > current + reserve ? limit - current - reserve : 0;
+}
+
 /* The least room in our control group (version 2) and those above it; UINT64_MAX: no limit. */
 static uint64_t store_group_room(void)
 {
+	static const char *const limits[] = { "memory.max", "memory.high" };
 	char text[STORE_PATH_BYTES], dir[STORE_PATH_BYTES], *path, *end;
-	uint64_t room = UINT64_MAX, max, current;
+	uint64_t room = UINT64_MAX, limit, current;
 	size_t root;
 
 	if (store_read_file("/proc/self/cgroup", text, sizeof(text)) <= 0)
@@ -75,11 +95,14 @@ static uint64_t store_group_room(void)
 	if (snprintf(dir, sizeof(dir), "/sys/fs/cgroup%s", path) >= (int)sizeof(dir))
 		return room;
 	while (strlen(dir) > root) {
-		if (store_group_value(dir, "memory.max", &max) &&
-		    store_group_value(dir, "memory.current", &current)) {
-			uint64_t left = max > current ? max - current : 0;
+		/* Above memory.high every page is made to wait, which is no state to serve in either. */
+		for (unsigned i = 0; i < UB_ARRAY_SIZE(limits); i++) {
+			if (store_group_value(dir, limits[i], &limit) &&
+			    store_group_value(dir, "memory.current", &current)) {
+				uint64_t left = store_group_left(limit, current);
 
-			room = left < room ? left : room;
+				room = left < room ? left : room;
+			}
 		}
 		*strrchr(dir, '/') = '\0';
 	}
