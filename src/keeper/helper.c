@@ -23,6 +23,8 @@
 #define HELPER_PAUSE_MS	  50
 #define HELPER_SAY_MS	  10000
 #define HELPER_MAX_ARGS	  8
+/* The parsers look at up to 16 blocks, and those have up to 4 KiB. */
+#define HELPER_SCAN_MIN_BYTES (64U << 10)
 #define HELPER_PROBE_TRIES 10 /* udev looks at a device for a moment when it appears or was written */
 
 /* ---- the helper's side --------------------------------------------------------------------------------- */
@@ -43,11 +45,15 @@ static int helper_open(const char *id, int flags)
 }
 
 /*
- * Scans partitions. The kernel says EINVAL until it is ready for that, and EBUSY when somebody has a
- * partition open already, who then has found it.
+ * Scans partitions. The kernel says EINVAL until it is ready for that, EBUSY when somebody has a partition
+ * open already, who then has found it, and EIO when a table would lie behind the end of a tiny device.
  */
 static void helper_scan(int fd)
 {
+	uint64_t size_bytes = 0;
+
+	if (ioctl(fd, BLKGETSIZE64, &size_bytes) == 0 && size_bytes < HELPER_SCAN_MIN_BYTES)
+		return;
 	for (unsigned i = 0; i < HELPER_TRIES; i++) {
 		if (ioctl(fd, BLKRRPART) == 0 || errno == EBUSY)
 			return;
