@@ -62,6 +62,8 @@ head -c 64M /dev/zero >mnt/big
 sync -f mnt/big
 used=$(($(meminfo Shmem) - SHMEM))
 rm mnt/big
-umount mnt
+sync -f mnt
+# ext4 discards in the background, and forgets it when it is unmounted before
 await 10 shmem_below $((SHMEM + used - 60 * 1024))
+umount mnt
 detach

@@ -14,6 +14,7 @@ for size in 512 1536 $((1048576 + 512)) $((65536 * 3 + 3584)); do
 		[ $((size % 4096)) = 512 ] || [ $path != get-data ] || continue
 		note "$size bytes, $path"
 		attach --mem "$size" --data-path "$path"
+		! grep -q 'not scanned' "$ATTACH_ERR" || fail "it complains: $(cat "$ATTACH_ERR")"
 		assert_eq "$(size_of "$DEV")" "$size" "the size"
 		is_zero 0 "$size" || fail "it does not start as zeroes"
 		blkmodel --ops 60
