@@ -266,6 +266,18 @@ int ub_keeper_start(struct ub_keeper *k, struct ub_err *err)
 
 	if (ret)
 		return ret;
+	/*
+	 * START of a device whose server is dead already never returns on Linux 6.12: its partition scan
+	 * reads, nobody answers, and STOP and DEL wait for the same mutex until the machine is restarted.
+	 */
+	ub_loop_once(&k->loop, 0);
+	if (k->server_err.code) {
+		*err = k->server_err;
+		return -ECHILD;
+	}
+	if (k->server_gone)
+		return ub_err_set(err, ECHILD, "the server %s before START_DEV",
+				  ub_keeper_server_fate(k, fate, sizeof(fate)));
 	ret = keeper_long_cmd(k, &k->start_cmd, UBLK_U_CMD_START_DEV, (uint64_t)k->server_pid, "START_DEV",
 			      keeper_timeout_ms(k), keeper_must_stop_waiting);
 	if (ret == 0) {
