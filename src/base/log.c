@@ -18,7 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LOG_NR_LINES 128
+#define LOG_NR_LINES	128
+#define LOG_STACK_BYTES (256U << 10)
 
 struct log_line {
 	enum ub_log_level level;
@@ -155,13 +156,18 @@ void ub_log_to_syslog(void)
 int ub_log_start_thread(void)
 {
 	pthread_t thread;
+	pthread_attr_t attr;
 	sigset_t all, before;
 	int ret;
 
 	sigfillset(&all);
+	pthread_attr_init(&attr);
+	/* The keeper locks its memory, and a stack of the default size would be 8 MiB of it. */
+	pthread_attr_setstacksize(&attr, LOG_STACK_BYTES);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	ret = pthread_create(&thread, NULL, log_main, NULL);
+	ret = pthread_create(&thread, &attr, log_main, NULL);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	pthread_attr_destroy(&attr);
 	if (ret)
 		return -ret;
 	pthread_detach(thread);
