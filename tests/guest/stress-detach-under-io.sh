@@ -10,27 +10,6 @@
 require fio
 BRIDGE=$UBT
 
-work_hard() {
-	fio --name=work --filename="$DEV" --rw=randrw --bs=4k --direct=1 --ioengine=libaio --iodepth=32 \
-		--numjobs=2 --time_based --runtime=300 >fio.out 2>&1 &
-	WORKER=$!
-	await 20 is_worked
-}
-
-# is_worked: it wrote something
-is_worked() {
-	local stat
-	read -ra stat <"/sys/block/${DEV#/dev/}/stat"
-	[ "${stat[4]}" -gt 0 ]
-}
-
-worker_failed() {
-	local status=0
-	await 20 gone "$WORKER"
-	wait "$WORKER" || status=$?
-	[ $status != 0 ] || fail "the worker noticed nothing"
-}
-
 for spec in mem:16M=get-data=1 mem:16M=copy=2 mem:16M=user-copy=2 faulty:16M:delay=20,reorder=copy=2; do
 	backend=${spec%=*=*} queues=${spec##*=} path=${spec%=*} path=${path##*=}
 	for way in verb signal; do
