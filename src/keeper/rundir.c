@@ -140,6 +140,8 @@ int ub_rundir_create(struct ub_rundir *dir, const char *name, struct ub_err *err
 			ub_close(&dir->lock_fd);
 			ub_close(&dir->dir_fd);
 		}
+		if (ret && ret != -EAGAIN)
+			unlinkat(base, name, AT_REMOVEDIR); /* if it is empty: not when another has it */
 	}
 	if (ret == -EAGAIN)
 		return ub_err_set(err, EBUSY,
