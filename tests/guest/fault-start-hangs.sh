@@ -34,10 +34,11 @@ for who in server keeper; do
 		ends_with 1
 		assert_nothing_left "the server killed in the scan"
 	else
+		# on 6.12 it cannot even die before its START ends
 		kill -KILL $KEEPER
-		ends_with 137
 		run timeout 90 "$UB" detach --force 0
 		assert_eq "$STATUS" 0 "detach --force: $ERR"
+		ends_with 137
 		detach_all "the keeper killed in the scan"
 	fi
 	no_d_state

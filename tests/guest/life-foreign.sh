@@ -36,8 +36,8 @@ assert_nothing_left "another program's device"
 serve_other
 exec 5<"$DEV"
 "$UB" detach --force 5
-await 10 gone "$OTHER"
 exec 5<&-
+await 10 gone "$OTHER"
 await 10 no_device 5
 assert_nothing_left "another program's device, by force"
 
