@@ -23,7 +23,7 @@ _ublk_bridge() {
 		case $verb in
 		detach)
 			local devices
-			devices=$(cd /dev && printf '%s\n' ublkb*[0-9] 2>/dev/null | grep -v p | sed 's,^,/dev/,')
+			devices=$(compgen -G '/dev/ublkb*[0-9]' | grep -v p)
 			mapfile -t COMPREPLY < <(compgen -W "$devices" -- "$current")
 			;;
 		attach) [ "$COMP_CWORD" -gt 1 ] ||

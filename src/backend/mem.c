@@ -24,7 +24,7 @@
 #define MEM_MAX_IO_BYTES      (1U << 20)
 #define MEM_MAX_DISCARD_BYTES (128U << 20) /* freeing this much takes some 10 ms of the queue */
 #define MEM_MAX_ZEROES_BYTES  (16U << 20)  /* with NOUNMAP it is written */
-#define MEM_BUDGET_BYTES      (32 << 20)   /* taken between two looks at the machine's memory */
+#define MEM_BUDGET_BYTES      (4 << 20)    /* taken between two looks at the machine's memory */
 #define MEM_BUDGET_PART	      8		   /* of what is left, when less is left */
 
 struct mem_store {
@@ -207,8 +207,10 @@ static int mem_write(struct ub_backend_queue *bq, struct ub_io *io)
 	struct mem_store *s = mem_of(bq);
 	int ret = mem_ensure(bq->backend, s, io->offset_bytes, io->len_bytes);
 
-	if (ret == 0)
+	if (ret == 0) {
 		memcpy(s->map + io->offset_bytes, io->buf, io->len_bytes);
+		ret = mem_ensure(bq->backend, s, io->offset_bytes, io->len_bytes); /* as below */
+	}
 	return ret;
 }
 
@@ -249,7 +251,14 @@ static void mem_submit(struct ub_backend_queue *bq, struct ub_io *io)
 			mem_walk(s, io->offset_bytes, io->len_bytes, mem_read_part, &buf);
 		break;
 	case UB_OP_WRITE:
-		if (!mem_is_placed(s, io))
+		/*
+		 * Once more when the data is there: a DISCARD in flight may have taken the page between
+		 * place() and the copy, and a page that has data and no bit would read as zeroes now and
+		 * as that data when the bit is set later.
+		 */
+		if (mem_is_placed(s, io))
+			ret = mem_ensure(bq->backend, s, io->offset_bytes, io->len_bytes);
+		else
 			ret = mem_write(bq, io);
 		break;
 	case UB_OP_DISCARD:

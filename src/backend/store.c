@@ -28,6 +28,7 @@
 #define STORE_GROUP_RESERVE_MAX_BYTES (48ULL << 20)
 #define STORE_GROUP_RESERVE_PART      8 /* of the group's limit */
 #define STORE_PATH_BYTES	512
+#define STORE_STAT_BYTES	8192
 
 /* Reads a small file of /proc or /sys into buf. Its length or -errno. */
 static ssize_t store_read_file(const char *path, char *buf, size_t len)
@@ -59,6 +60,32 @@ static bool store_group_value(const char *dir, const char *file, uint64_t *value
 	if (store_read_file(path, text, sizeof(text)) <= 0 || strncmp(text, "max", 3) == 0)
 		return false;
 	*value = strtoull(text, NULL, 10);
+	return true;
+}
+
+/* A line of memory.stat, in bytes; key with the line's end before it and a blank behind. */
+static uint64_t store_group_stat(const char *text, const char *key)
+{
+	const char *at = strstr(text, key);
+
+	return at ? strtoull(at + strlen(key), NULL, 10) : 0;
+}
+
+/* What the group has and cannot give back: clean page cache goes by itself when memory is wanted. */
+static bool store_group_used(const char *dir, uint64_t *used)
+{
+	char path[STORE_PATH_BYTES + 32], text[STORE_STAT_BYTES];
+	uint64_t cache, unwritten;
+
+	if (!store_group_value(dir, "memory.current", used))
+		return false;
+	snprintf(path, sizeof(path), "%s/memory.stat", dir);
+	if (store_read_file(path, text, sizeof(text)) <= 0)
+		return true;
+	cache = store_group_stat(text, "\ninactive_file ") + store_group_stat(text, "\nactive_file ");
+	unwritten = store_group_stat(text, "\nfile_dirty ") + store_group_stat(text, "\nfile_writeback ");
+	cache = cache > unwritten ? cache - unwritten : 0;
+	*used = *used > cache ? *used - cache : 0;
 	return true;
 }
 
@@ -98,7 +125,7 @@ static uint64_t store_group_room(void)
 		/* Above memory.high every page is made to wait, which is no state to serve in either. */
 		for (unsigned i = 0; i < UB_ARRAY_SIZE(limits); i++) {
 			if (store_group_value(dir, limits[i], &limit) &&
-			    store_group_value(dir, "memory.current", &current)) {
+			    store_group_used(dir, &current)) {
 				uint64_t left = store_group_left(limit, current);
 
 				room = left < room ? left : room;
@@ -112,12 +139,18 @@ static uint64_t store_group_room(void)
 uint64_t ub_store_memory_left(void)
 {
 	char text[2048];
-	uint64_t total, available, reserve, room;
+	uint64_t total, available, unwritten, reserve, room;
 
 	if (store_read_file("/proc/meminfo", text, sizeof(text)) <= 0)
 		return 0;
 	total = store_meminfo(text, "MemTotal:");
 	available = store_meminfo(text, "MemAvailable:");
+	/*
+	 * Counted as available, but to be had only when written back; to this very device it may be, and
+	 * that takes memory first.
+	 */
+	unwritten = store_meminfo(text, "Dirty:") + store_meminfo(text, "Writeback:");
+	available = available > unwritten ? available - unwritten : 0;
 	reserve = total / STORE_RESERVE_PART;
 	if (reserve < STORE_RESERVE_MIN_BYTES)
 		reserve = STORE_RESERVE_MIN_BYTES;

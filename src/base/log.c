@@ -70,15 +70,19 @@ static void log_write(enum ub_log_level level, const char *text)
 	}
 }
 
-static void log_report_dropped(void)
+/* Says through sink, or as the writing thread does (NULL), how many lines were lost since the last time. */
+static void log_report_dropped(bool (*sink)(enum ub_log_level level, const char *line))
 {
-	unsigned dropped = atomic_exchange(&logger.nr_dropped, 0);
+	unsigned dropped = atomic_load(&logger.nr_dropped) ? atomic_exchange(&logger.nr_dropped, 0) : 0;
 	char text[64];
 
 	if (!dropped)
 		return;
 	snprintf(text, sizeof(text), "%u log lines were dropped", dropped);
-	log_write(UB_LOG_WARNING, text);
+	if (!sink)
+		log_write(UB_LOG_WARNING, text);
+	else if (!sink(UB_LOG_WARNING, text))
+		atomic_fetch_add(&logger.nr_dropped, dropped);
 }
 
 static void *log_main(void *arg)
@@ -95,7 +99,7 @@ static void *log_main(void *arg)
 		logger.nr--;
 		logger.writing = true;
 		pthread_mutex_unlock(&logger.lock);
-		log_report_dropped();
+		log_report_dropped(NULL);
 		log_write(line.level, line.text);
 		pthread_mutex_lock(&logger.lock);
 		logger.writing = false;
@@ -135,6 +139,8 @@ void ub_log(enum ub_log_level level, const char *fmt, ...)
 	if (sink) {
 		if (!sink(level, text))
 			atomic_fetch_add(&logger.nr_dropped, 1);
+		else
+			log_report_dropped(sink);
 	} else if (logger.has_thread) {
 		log_enqueue(level, text);
 	} else {

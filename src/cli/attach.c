@@ -152,6 +152,11 @@ static int attach_device_option(struct attach_args *a, int key, char *arg)
 		return ret;
 	case OPT_NAME:
 		a->out.name = arg;
+		if (strncmp(arg, "ublk", 4) == 0 && arg[4] && strspn(arg + 4, "0123456789") == strlen(arg + 4))
+			return ub_err_set(&a->err, EINVAL,
+					  "--name: '%s' is what a device is called that was given no name: "
+					  "choose another",
+					  arg);
 		return ub_name_check(arg, &a->err);
 	case OPT_QUEUES:
 		return attach_number(a, arg, "--queues", 1, cpus > 0 ? (uint64_t)cpus : 1,

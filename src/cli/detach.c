@@ -60,13 +60,14 @@ int ub_cli_detach(int argc, char **argv)
 		       "  Exit status: 0 done, 1 failed, 2 wrong usage, 3 busy.",
 	};
 	struct detach_args a = { .timeout_s = DETACH_DEFAULT_TIMEOUT_S };
+	uint64_t cookie;
 	uint32_t dev_id;
 	int status;
 
 	if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
 		return ub_cli_error(&a.err, UB_EXIT_USAGE);
-	if (ub_device_find(a.device, &dev_id, &a.err) != 0)
+	if (ub_device_find(a.device, &dev_id, &cookie, &a.err) != 0)
 		return ub_cli_error(&a.err, a.err.code == ENOENT ? UB_EXIT_FAILED : UB_EXIT_USAGE);
-	status = ub_detach_run(dev_id, a.force, (unsigned)a.timeout_s, &a.err);
+	status = ub_detach_run(dev_id, cookie, a.force, (unsigned)a.timeout_s, &a.err);
 	return status == UB_EXIT_DONE ? status : ub_cli_error(&a.err, status);
 }

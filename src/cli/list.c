@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <dirent.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,7 +30,8 @@ struct list_args {
 
 struct list_row {
 	struct ublksrv_ctrl_dev_info info;
-	struct ublk_params params; /* types 0: none were set yet */
+	uint64_t size_bytes; /* 0: it has no disk */
+	bool read_only;
 	struct ub_state state;
 	bool has_state, has_keeper;
 };
@@ -84,16 +86,37 @@ static int list_find(uint32_t **ids, struct ub_err *err)
 	return nr;
 }
 
-/* False when the device is gone by now. */
+/* A number in /sys/block/ublkbN; false: there is no disk. */
+static bool list_sysfs(uint32_t id, const char *name, uint64_t *value)
+{
+	char path[64];
+	FILE *file;
+	bool found;
+
+	snprintf(path, sizeof(path), "/sys/block/ublkb%u/%s", id, name);
+	file = fopen(path, "re");
+	if (!file)
+		return false;
+	found = fscanf(file, "%" SCNu64, value) == 1;
+	fclose(file);
+	return found;
+}
+
+/*
+ * False when the device is gone by now. Only commands that take no lock of the device: GET_PARAMS would
+ * wait for a STOP that hangs, so what is asked of a disk is asked of sysfs.
+ */
 static bool list_get(struct ub_ctrl *ctrl, uint32_t id, struct list_row *row)
 {
 	struct ub_err ignored;
+	uint64_t sectors, read_only;
 
 	memset(row, 0, sizeof(*row));
 	if (ub_ctrl_get_info(ctrl, id, &row->info, &ignored) != 0)
 		return false;
-	if (ub_ctrl_get_params(ctrl, id, &row->params, &ignored) != 0)
-		row->params.types = 0;
+	if (list_sysfs(id, "size", &sectors))
+		row->size_bytes = sectors << 9;
+	row->read_only = list_sysfs(id, "ro", &read_only) && read_only;
 	row->has_state = ub_cookie_is_ours(row->info.ublksrv_flags) &&
 			 ub_state_find(row->info.ublksrv_flags, &row->state) == 0;
 	row->has_keeper = row->has_state && ub_rundir_is_held(row->state.name);
@@ -105,11 +128,6 @@ static const char *list_state(const struct list_row *row)
 	static const char *const names[] = { "dead", "live", "quiesced", "fail-io" };
 
 	return row->info.state < 4 ? names[row->info.state] : "unknown";
-}
-
-static uint64_t list_size(const struct list_row *row)
-{
-	return row->params.types & UBLK_PARAM_TYPE_BASIC ? row->params.basic.dev_sectors << 9 : 0;
 }
 
 static const char *list_data_path(const struct list_row *row)
@@ -142,7 +160,7 @@ static void list_print(const struct list_row *row)
 	snprintf(device, sizeof(device), "/dev/ublkb%u", row->info.dev_id);
 	printf("%-14s %-16s %-8s %-10s %6u %6u %-9s %8d %s\n", device,
 	       row->has_state ? row->state.name : "-", list_state(row),
-	       ub_size_format(list_size(row), size, sizeof(size)), row->info.nr_hw_queues,
+	       ub_size_format(row->size_bytes, size, sizeof(size)), row->info.nr_hw_queues,
 	       row->info.queue_depth, list_data_path(row), row->info.ublksrv_pid,
 	       row->has_state ? row->state.backend :
 	       ours	      ? "(run directory lost)" :
@@ -154,14 +172,12 @@ static void list_print(const struct list_row *row)
 static json_t *list_json(const struct list_row *row)
 {
 	char device[32];
-	bool read_only = row->params.types & UBLK_PARAM_TYPE_BASIC &&
-			 row->params.basic.attrs & UBLK_ATTR_READ_ONLY;
 
 	snprintf(device, sizeof(device), "/dev/ublkb%u", row->info.dev_id);
 	return json_pack("{s:i, s:s, s:s?, s:s, s:I, s:b, s:i, s:i, s:i, s:s, s:i, s:o, s:b, s:s?, s:s?}",
 			 "id", (int)row->info.dev_id, "device", device, "name",
 			 row->has_state ? row->state.name : NULL, "state", list_state(row), "size_bytes",
-			 (json_int_t)list_size(row), "read_only", read_only, "queues",
+			 (json_int_t)row->size_bytes, "read_only", (int)row->read_only, "queues",
 			 (int)row->info.nr_hw_queues, "depth", (int)row->info.queue_depth, "max_io_bytes",
 			 (int)row->info.max_io_buf_bytes, "data_path", list_data_path(row), "server_pid",
 			 (int)row->info.ublksrv_pid, "keeper_pid",

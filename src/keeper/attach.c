@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The keeper: makes a device, watches over its server, and takes both away again. Its main thread; it
- * never opens /dev/ublkbN or /dev/ublkcN, and allocates nothing while the device is live.
+ * never opens /dev/ublkbN or /dev/ublkcN, and allocates nothing while the device is live,
+ * but to start a helper.
  */
 #include "keeper/attach.h"
 
@@ -46,12 +47,15 @@ static void keeper_signal(void *arg)
 
 static int keeper_take_signals(struct ub_keeper *k, struct ub_err *err)
 {
+	struct sigaction hangup;
 	sigset_t set;
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
+	/* nohup: the terminal's end is not to be the device's */
+	if (sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler != SIG_IGN)
+		sigaddset(&set, SIGHUP);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	k->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
@@ -204,8 +208,10 @@ static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 	ret = ub_helper_run(&k->loop, (const char *const[]){ "release", id, NULL },
 			    "writing back before the device goes", said, sizeof(said), -1,
 			    keeper_insisted, k);
-	if (keeper_insisted(k) || ret == UB_EXIT_DONE)
+	if (keeper_insisted(k) || (ret == UB_EXIT_DONE && ub_keeper_try_stop(k)))
 		return true;
+	if (ret == UB_EXIT_DONE)
+		snprintf(said, sizeof(said), "somebody has it open");
 	if (ret < 0)
 		snprintf(said, sizeof(said), "%s", strerror(-ret));
 	if (strcmp(said, told) != 0) {
@@ -245,10 +251,11 @@ static void keeper_announce(const struct ub_keeper *k)
 	fflush(stdout);
 }
 
-/* A daemon lets go of the terminal, and then of whoever waits for it. */
-static void keeper_detach_terminal(int ready_fd)
+/* A daemon lets go of the terminal, and then of whoever waits for it; false: nobody does any more. */
+static bool keeper_detach_terminal(int ready_fd)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	bool is_awaited;
 
 	ub_log_flush();
 	ub_log_to_syslog();
@@ -258,9 +265,9 @@ static void keeper_detach_terminal(int ready_fd)
 		dup2(null, STDERR_FILENO);
 		close(null);
 	}
-	if (write(ready_fd, "", 1) < 0)
-		ub_log(UB_LOG_DEBUG, "nobody waits for this daemon any more");
+	is_awaited = write(ready_fd, "", 1) == 1;
 	close(ready_fd);
+	return is_awaited;
 }
 
 static int keeper_finish(struct ub_keeper *k)
@@ -304,8 +311,10 @@ static int keeper_main(const struct ub_attach_options *opts, int ready_fd)
 	}
 	k->was_live = true;
 	keeper_announce(k);
-	if (ready_fd >= 0)
-		keeper_detach_terminal(ready_fd);
+	if (ready_fd >= 0 && !keeper_detach_terminal(ready_fd)) {
+		ub_log(UB_LOG_NOTICE, "whoever started this daemon was interrupted: the device goes");
+		k->nr_signals++;
+	}
 	keeper_watch(k);
 	ret = keeper_finish(k);
 	ub_log_flush();

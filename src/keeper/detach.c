@@ -5,6 +5,7 @@
  */
 #include "keeper/detach.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -21,7 +22,6 @@
 #include "keeper/cookie.h"
 #include "keeper/helper.h"
 #include "keeper/rundir.h"
-#include "server/server.h"
 #include "ublk/ctrl.h"
 
 #define DETACH_SYNC_MS	   2000
@@ -44,13 +44,14 @@ struct detach {
 	char id[16];
 };
 
-int ub_device_find(const char *device, uint32_t *dev_id, struct ub_err *err)
+int ub_device_find(const char *device, uint32_t *dev_id, uint64_t *cookie, struct ub_err *err)
 {
 	static const char prefix[] = "/dev/ublkb";
 	const char *number = device;
 	struct ub_state state;
-	uint64_t value;
+	uint64_t value = 0;
 
+	*cookie = 0;
 	if (strncmp(device, prefix, strlen(prefix)) == 0)
 		number = device + strlen(prefix);
 	if (number != device || strspn(device, "0123456789") == strlen(device)) {
@@ -65,6 +66,7 @@ int ub_device_find(const char *device, uint32_t *dev_id, struct ub_err *err)
 	if (ub_state_read(device, &state) != 0)
 		return ub_err_set(err, ENOENT, "no device is named '%s': see 'ublk-bridge list'", device);
 	*dev_id = state.dev_id;
+	*cookie = state.cookie;
 	return 0;
 }
 
@@ -104,6 +106,8 @@ static int detach_stop_unless_open(struct detach *d, struct ub_err *err)
 	char who[512] = "";
 	int ret;
 
+	if (!detach_is_same(d))
+		return UB_EXIT_DONE; /* somebody else was faster, and the number may be another's */
 	for (;;) {
 		ret = detach_cmd(d, can_try ? UBLK_U_CMD_TRY_STOP_DEV : UBLK_U_CMD_STOP_DEV, "STOP_DEV",
 				 d->timeout_ms);
@@ -153,20 +157,26 @@ static bool detach_cancel_io(struct detach *d)
 	       ub_message_send_type(fd, UB_MSG_CANCEL) == 0;
 }
 
-/* True if this process is one of our servers: a pid in a file may be another's by now. */
-static bool detach_is_server(pid_t pid)
+/* True if this process has /dev/ublkcN open: a pid that was noted may be another's by now. */
+static bool detach_is_server(const struct detach *d, pid_t pid)
 {
-	char path[32], comm[32] = "";
-	FILE *file;
+	char path[64], node[32], link[64];
+	struct dirent *entry;
+	bool found = false;
+	DIR *dir;
 
-	snprintf(path, sizeof(path), "/proc/%d/comm", pid);
-	file = fopen(path, "re");
-	if (!file)
-		return false;
-	if (!fgets(comm, sizeof(comm), file))
-		comm[0] = '\0';
-	fclose(file);
-	return strcmp(comm, UB_SERVER_COMM "\n") == 0;
+	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+	snprintf(node, sizeof(node), "/dev/ublkc%s", d->id);
+	dir = opendir(path);
+	while (dir && !found && (entry = readdir(dir))) {
+		ssize_t n = readlinkat(dirfd(dir), entry->d_name, link, sizeof(link) - 1);
+
+		link[n > 0 ? n : 0] = '\0';
+		found = strcmp(link, node) == 0;
+	}
+	if (dir)
+		closedir(dir);
+	return found;
 }
 
 /* Kills the process that serves the device, ours or another program's, if there is one. */
@@ -174,7 +184,7 @@ static void detach_kill_server(const struct detach *d)
 {
 	pid_t pid = d->has_state ? d->state.server_pid : d->info.ublksrv_pid;
 
-	if (pid <= 1 || (d->has_state && !detach_is_server(pid)))
+	if (pid <= 1 || !detach_is_server(d, pid))
 		return;
 	ub_log(UB_LOG_WARNING, "the server (pid %d) does not let go: it is killed", pid);
 	kill(pid, SIGKILL);
@@ -187,6 +197,8 @@ static int detach_stop_by_force(struct detach *d, struct ub_err *err)
 
 	ub_helper_run(&d->loop, (const char *const[]){ "sync", d->id, NULL }, "writing back", scrap,
 		      sizeof(scrap), DETACH_SYNC_MS, NULL, NULL);
+	if (!detach_is_same(d))
+		return UB_EXIT_DONE;
 	detach_cancel_io(d);
 	ret = detach_cmd(d, UBLK_U_CMD_STOP_DEV, "STOP_DEV", DETACH_CANCEL_MS);
 	if (ret == -EINTR || ret == -ETIMEDOUT) {
@@ -257,7 +269,7 @@ static int detach_device(struct detach *d, struct ub_err *err)
 	return status;
 }
 
-int ub_detach_run(uint32_t dev_id, bool force, unsigned timeout_s, struct ub_err *err)
+int ub_detach_run(uint32_t dev_id, uint64_t cookie, bool force, unsigned timeout_s, struct ub_err *err)
 {
 	static struct detach detach;
 	struct detach *d = &detach;
@@ -269,8 +281,9 @@ int ub_detach_run(uint32_t dev_id, bool force, unsigned timeout_s, struct ub_err
 	ub_loop_init(&d->loop);
 	if (ub_ctrl_open(&d->ctrl, err) != 0)
 		return UB_EXIT_FAILED;
-	if (ub_ctrl_get_info(&d->ctrl, dev_id, &d->info, err) != 0) {
-		if (err->code == ENODEV)
+	if (ub_ctrl_get_info(&d->ctrl, dev_id, &d->info, err) != 0 ||
+	    (cookie && d->info.ublksrv_flags != cookie)) {
+		if (err->code == 0 || err->code == ENODEV)
 			ub_err_set(err, ENODEV, "there is no device %u: see 'ublk-bridge list'", dev_id);
 		ub_ctrl_close(&d->ctrl);
 		return UB_EXIT_FAILED;

@@ -53,7 +53,11 @@ static uint32_t keeper_max_io(const struct ub_keeper *k, unsigned nr_queues, uns
 	else if (!is_placed && fits < most)
 		most = (uint32_t)fits;
 	most = most / page * page;
-	return most < UB_MIN_IO_BYTES ? UB_MIN_IO_BYTES : most;
+	most = most < UB_MIN_IO_BYTES ? UB_MIN_IO_BYTES : most;
+	if (k->opts->max_io_bytes && most != k->opts->max_io_bytes)
+		ub_log(UB_LOG_NOTICE, "--max-io %u becomes %u: whole pages, and what %s takes at the most",
+		       k->opts->max_io_bytes, most, k->opts->kind);
+	return most;
 }
 
 static int keeper_check_added(struct ub_keeper *k, uint64_t wanted, unsigned nr_queues, unsigned depth,
@@ -307,8 +311,9 @@ static bool keeper_still_ours(struct ub_keeper *k)
 	struct ublksrv_ctrl_dev_info info;
 	struct ub_err ignored;
 
-	return ub_ctrl_get_info(&k->ctrl, k->info.dev_id, &info, &ignored) == 0 &&
-	       info.ublksrv_flags == k->info.ublksrv_flags;
+	int ret = ub_ctrl_get_info(&k->ctrl, k->info.dev_id, &info, &ignored);
+
+	return ret == 0 ? info.ublksrv_flags == k->info.ublksrv_flags : ret != -ENODEV;
 }
 
 /* A step on the way down: it cannot fail, but whoever takes it can be killed there. */
@@ -319,19 +324,32 @@ static void keeper_unmake_step(const char *name)
 	ub_step(name, &ignored);
 }
 
-/* A server that holds I/O and does not answer: the kernel fails that I/O when the process is gone. */
-static void keeper_stop_by_killing(struct ub_keeper *k, int ret)
+/*
+ * A command does not come back, because the server does not answer: the kernel fails what it holds, and
+ * ends the command, when the process is gone. Its ring may stay busy for ever, so there is a new one.
+ */
+static void keeper_unstick(struct ub_keeper *k)
 {
 	struct ub_err err;
 
-	ub_log(UB_LOG_WARNING, "STOP_DEV: %s: the server is killed", strerror(-ret));
 	if (!k->server_gone)
 		kill(k->server_pid, SIGKILL);
-	ub_ctrl_close(&k->ctrl); /* its ring may have a command that never ends */
+	ub_ctrl_close(&k->ctrl);
 	if (ub_ctrl_open(&k->ctrl, &err) != 0)
 		ub_log(UB_LOG_ERROR, "%s", err.text);
-	else
-		keeper_long_cmd(k, &k->kill_cmd, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV", KILLED_TIMEOUT_MS, NULL);
+}
+
+bool ub_keeper_try_stop(struct ub_keeper *k)
+{
+	int ret;
+
+	if (!(k->features & UBLK_F_SAFE_STOP_DEV) || !keeper_still_ours(k))
+		return true;
+	ret = keeper_long_cmd(k, &k->stop_cmd, UBLK_U_CMD_TRY_STOP_DEV, 0, "TRY_STOP_DEV",
+			      keeper_timeout_ms(k), NULL);
+	if (ret == 0)
+		k->started = false;
+	return ret != -EBUSY;
 }
 
 static void keeper_stop(struct ub_keeper *k, bool force)
@@ -348,8 +366,13 @@ static void keeper_stop(struct ub_keeper *k, bool force)
 	}
 	ret = keeper_long_cmd(k, &k->stop_cmd, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV", keeper_timeout_ms(k),
 			      NULL);
-	if (ret && ret != -ENODEV)
-		keeper_stop_by_killing(k, ret);
+	if (ret && ret != -ENODEV) {
+		ub_log(UB_LOG_WARNING, "STOP_DEV: %s: the server is killed", strerror(-ret));
+		keeper_unstick(k);
+		if (k->ctrl.has_ring)
+			keeper_long_cmd(k, &k->kill_cmd, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV",
+					KILLED_TIMEOUT_MS, NULL);
+	}
 	k->started = false;
 }
 
@@ -396,6 +419,8 @@ static void keeper_say_served(const struct ub_keeper *k)
 
 void ub_keeper_teardown(struct ub_keeper *k, bool force)
 {
+	if (k->ctrl.stuck)
+		keeper_unstick(k); /* a START that never came back */
 	if (k->started && keeper_still_ours(k))
 		keeper_stop(k, force);
 	keeper_unmake_step("end-server");

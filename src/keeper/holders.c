@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/mountinfo.h"
 
 #define HOLDERS_MAX_NODES      257 /* the disk and its partitions */
 #define HOLDERS_MAX_NAMESPACES 64
@@ -130,7 +131,7 @@ static void holders_in_mountinfo(struct holders_search *s, const char *path)
 		for (unsigned i = 0; i < s->nr_nodes && !ours; i++)
 			ours = strcmp(numbers, s->nodes[i].numbers) == 0;
 		if (ours)
-			holders_say(s, "mounted on %.200s", point);
+			holders_say(s, "mounted on %.200s", ub_mountinfo_unescape(point));
 	}
 	if (file)
 		fclose(file);

@@ -67,6 +67,9 @@ int ub_keeper_add(struct ub_keeper *k, struct ub_err *err);
 int ub_keeper_serve(struct ub_keeper *k, struct ub_err *err);
 int ub_keeper_start(struct ub_keeper *k, struct ub_err *err);
 
+/* 7.x: stops it if nobody has it open. False: somebody has. Elsewhere true, and it is not stopped yet. */
+bool ub_keeper_try_stop(struct ub_keeper *k);
+
 /* Takes the device away, whatever state it is in; force: what is in flight is failed. */
 void ub_keeper_teardown(struct ub_keeper *k, bool force);
 

@@ -129,8 +129,8 @@ int ub_keeper_await(struct ub_keeper *k, enum ub_message_type type, int64_t time
 			return -EINTR;
 		}
 		if (now - began >= (uint64_t)timeout_ms) {
-			ub_err_set(err, ETIMEDOUT, "%s took more than %lld s", what,
-				   (long long)timeout_ms / 1000);
+			ub_err_set(err, ETIMEDOUT, "the server did not answer: %lld s were over before %s",
+				   (long long)timeout_ms / 1000, what);
 			return -ETIMEDOUT;
 		}
 		if (now >= say) {

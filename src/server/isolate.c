@@ -20,6 +20,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/mountinfo.h"
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
@@ -67,8 +68,8 @@ static void isolate_drop_mounts(void)
 		return;
 	while (fgets(line, sizeof(line), file)) {
 		/* A point below one that is gone by now says EINVAL, and that is as good. */
-		if (sscanf(line, "%*d %*d %*s %*s %4095s", point) == 1 && !isolate_keeps(point) &&
-		    !strchr(point, '\\'))
+		if (sscanf(line, "%*d %*d %*s %*s %4095s", point) == 1 &&
+		    !isolate_keeps(ub_mountinfo_unescape(point)))
 			umount2(point, MNT_DETACH);
 	}
 	fclose(file);

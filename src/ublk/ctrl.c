@@ -290,15 +290,6 @@ int ub_ctrl_set_params(struct ub_ctrl *ctrl, uint32_t dev_id, struct ublk_params
 			  "SET_PARAMS", err);
 }
 
-int ub_ctrl_get_params(struct ub_ctrl *ctrl, uint32_t dev_id, struct ublk_params *params,
-		       struct ub_err *err)
-{
-	memset(params, 0, sizeof(*params));
-	params->len = sizeof(*params);
-	return ctrl_short(ctrl, UBLK_U_CMD_GET_PARAMS, dev_id, 0, params, sizeof(*params),
-			  "GET_PARAMS", err);
-}
-
 int ub_ctrl_get_affinity(struct ub_ctrl *ctrl, uint32_t dev_id, uint16_t qid, void *mask,
 			 unsigned len_bytes, struct ub_err *err)
 {

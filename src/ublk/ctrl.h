@@ -54,8 +54,6 @@ int ub_ctrl_get_info(struct ub_ctrl *ctrl, uint32_t dev_id, struct ublksrv_ctrl_
 int ub_ctrl_add(struct ub_ctrl *ctrl, struct ublksrv_ctrl_dev_info *info, struct ub_err *err);
 int ub_ctrl_set_params(struct ub_ctrl *ctrl, uint32_t dev_id, struct ublk_params *params,
 		       struct ub_err *err);
-int ub_ctrl_get_params(struct ub_ctrl *ctrl, uint32_t dev_id, struct ublk_params *params,
-		       struct ub_err *err);
 /* mask: len_bytes of a CPU mask, a multiple of 8 and long enough for every CPU the kernel may have. */
 int ub_ctrl_get_affinity(struct ub_ctrl *ctrl, uint32_t dev_id, uint16_t qid, void *mask,
 			 unsigned len_bytes, struct ub_err *err);

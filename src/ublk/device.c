@@ -43,6 +43,11 @@ static int device_open_node(struct ub_device *dev, struct ub_err *err)
 	return ub_err_errno(err, errno, "%s", path);
 }
 
+bool ub_device_locks_arena(const struct ub_device *dev)
+{
+	return dev->config.data_path == UB_DATA_PATH_COPY || !(dev->backend->ops->caps & UB_CAP_PLACE);
+}
+
 /*
  * The tag buffers. They are locked, because memory may be short just when the kernel waits for this
  * device to take its pages; not so where the back end names its store and they are hardly used.
@@ -50,7 +55,7 @@ static int device_open_node(struct ub_device *dev, struct ub_err *err)
 static int device_make_arena(struct ub_device *dev, struct ub_err *err)
 {
 	const struct ub_device_config *c = &dev->config;
-	bool locked = c->data_path == UB_DATA_PATH_COPY || !(dev->backend->ops->caps & UB_CAP_PLACE);
+	bool locked = ub_device_locks_arena(dev);
 	void *p;
 
 	dev->arena_bytes = ub_device_arena_bytes(c->nr_queues, c->depth, c->max_io_bytes);
@@ -62,6 +67,8 @@ static int device_make_arena(struct ub_device *dev, struct ub_err *err)
 	dev->arena = p;
 	madvise(p, dev->arena_bytes, MADV_DONTFORK);
 	madvise(p, dev->arena_bytes, MADV_DONTDUMP);
+	if (!locked)
+		munlock(p, dev->arena_bytes); /* else MCL_FUTURE keeps each page that was ever used */
 	if (locked && mlock(p, dev->arena_bytes) < 0)
 		return ub_err_errno(err, errno,
 				    "cannot lock tag buffers of %zu bytes (raise RLIMIT_MEMLOCK, give "

@@ -303,9 +303,10 @@ void ub_req_arrived(struct ub_queue *q, struct ub_req *req)
 void *ub_req_wants_data(struct ub_queue *q, struct ub_req *req)
 {
 	req->error = req_decode(q, req);
-	req->data = req->tag_buf;
 	if (req->error == 0)
-		req->error = req_place(q, req);
+		req->error = q->cancel_error ? q->cancel_error : req_place(q, req);
+	if (req->error)
+		req->data = q->sink;
 	q->nr_owned++;
 	req->state = UB_REQ_GET_DATA;
 	return req->data;

@@ -31,6 +31,7 @@
 
 #define QUEUE_STACK_BYTES (256U << 10)
 #define QUEUE_OWN_SQES	  64 /* beside a commit for each tag: watches, timers, the mailbox */
+#define QUEUE_USED_BYTES  (4U << 20) /* of tag buffers, where they are the exception */
 #define QUEUE_CDEV_INDEX  0  /* /dev/ublkcN in the ring's file table */
 #define NS_PER_MS	  1000000ULL
 #define NS_PER_S	  1000000000ULL
@@ -285,6 +286,21 @@ static void queue_send_io_cmd(struct ub_queue *q, uint32_t op, struct ub_req *re
 	cmd->addr = (uintptr_t)addr;
 }
 
+/* Sends what is in the batch, and with it goes the data of READs: then their buffers can go too. */
+static void queue_drop_used_bufs(struct ub_queue *q)
+{
+	struct ub_req *req;
+	int ret = io_uring_submit(&q->ring);
+
+	if (ret < 0 && ret != -EINTR && ret != -EAGAIN && ret != -EBUSY)
+		queue_fatal(q, "cannot commit", -ret);
+	/* If not all of it went, these keep their memory until they are used again. */
+	for (req = q->used_bufs; req && !io_uring_sq_ready(&q->ring); req = req->next_used)
+		madvise(req->tag_buf, q->dev->config.max_io_bytes, MADV_DONTNEED);
+	q->used_bufs = NULL;
+	q->used_bytes = 0;
+}
+
 void ub_queue_commit(struct ub_queue *q, struct ub_req *req, int32_t res)
 {
 	void *addr = req->tag_buf;
@@ -298,6 +314,13 @@ void ub_queue_commit(struct ub_queue *q, struct ub_req *req, int32_t res)
 	assert(q->nr_owned > 0);
 	q->nr_owned--;
 	queue_send_io_cmd(q, UBLK_U_IO_COMMIT_AND_FETCH_REQ, req, res, addr);
+	if (__builtin_expect(q->has_spare_bufs && req->data == req->tag_buf, 0)) {
+		req->next_used = q->used_bufs;
+		q->used_bufs = req;
+		q->used_bytes += req->len_bytes;
+		if (q->used_bytes > QUEUE_USED_BYTES)
+			queue_drop_used_bufs(q);
+	}
 }
 
 static void queue_tag_event(struct ub_queue *q, struct ub_req *req, int32_t res)
@@ -347,9 +370,22 @@ static void queue_run_done(struct ub_queue *q)
 	}
 }
 
-static void queue_turn(struct ub_queue *q)
+/* What completes inside may bring new submits, and those want their submit_end() too. */
+static void queue_end_batch(struct ub_queue *q)
 {
 	const struct ub_backend_ops *ops = q->bq.backend->ops;
+
+	if (ops->submit_end)
+		ops->submit_end(&q->bq);
+	while (q->done_first) {
+		queue_run_done(q);
+		if (ops->submit_end)
+			ops->submit_end(&q->bq);
+	}
+}
+
+static void queue_turn(struct ub_queue *q)
+{
 	struct io_uring_cqe *cqe;
 	unsigned head, nr = 0;
 	int ret;
@@ -371,14 +407,9 @@ static void queue_turn(struct ub_queue *q)
 		}
 	}
 	io_uring_cq_advance(&q->ring, nr);
-	/* What completes inside may bring new submits, and those want their submit_end() too. */
-	if (ops->submit_end)
-		ops->submit_end(&q->bq);
-	while (q->done_first) {
-		queue_run_done(q);
-		if (ops->submit_end)
-			ops->submit_end(&q->bq);
-	}
+	queue_end_batch(q);
+	if (__builtin_expect(q->used_bufs != NULL, 0))
+		queue_drop_used_bufs(q);
 }
 
 static int queue_ring_setup(struct ub_queue *q)
@@ -506,6 +537,12 @@ static int queue_make_reqs(struct ub_queue *q, struct ub_err *err)
 		q->zeroes = NULL;
 		return ub_err_errno(err, errno, "queue %u: a buffer of zeroes", q->qid);
 	}
+	q->sink = mmap(NULL, config->max_io_bytes, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (q->sink == MAP_FAILED) {
+		q->sink = NULL;
+		return ub_err_errno(err, errno, "queue %u: a buffer for what fails", q->qid);
+	}
 	return 0;
 }
 
@@ -522,6 +559,7 @@ int ub_queue_create(struct ub_queue **out, struct ub_device *dev, uint16_t qid, 
 	q->qid = qid;
 	q->depth = dev->config.depth;
 	q->path = dev->config.data_path;
+	q->has_spare_bufs = !ub_device_locks_arena(dev);
 	q->stats = &dev->config.stats->queues[qid];
 	q->done_last = &q->done_first;
 	q->wake.fn = queue_woken;
@@ -619,6 +657,8 @@ void ub_queue_destroy(struct ub_queue *q)
 		munmap((void *)(uintptr_t)q->descs, q->desc_bytes);
 	if (q->zeroes)
 		munmap((void *)(uintptr_t)q->zeroes, q->zeroes_bytes);
+	if (q->sink)
+		munmap(q->sink, q->zeroes_bytes);
 	if (q->stack)
 		munmap(q->stack, QUEUE_STACK_BYTES);
 	ub_close(&q->wake_fd);

@@ -40,6 +40,7 @@ struct ub_req {
 	uint32_t len_bytes;
 	uint32_t done_bytes; /* by the parts that were sent so far: requests that the core splits */
 	int32_t error;	     /* GET_DATA: fail with this as soon as the data has come */
+	struct ub_req *next_used; /* in used_bufs */
 	uint16_t tag;
 	uint8_t op, flags; /* as asked; io.op may be what the core makes of it */
 	uint8_t state;	   /* enum ub_req_state */
@@ -63,6 +64,15 @@ struct ub_queue {
 	int32_t cancel_error; /* not 0: every I/O fails with it */
 	struct ub_io *done_first, **done_last; /* completed, waiting to be committed */
 
+	/*
+	 * Where the back end names its store, the tag buffers are the exception, and their memory is given
+	 * back after each use: those of this turn, and how much that is.
+	 */
+	bool has_spare_bufs;
+	struct ub_req *used_bufs;
+	size_t used_bytes;
+	void *sink; /* max_io_bytes: where GET_DATA drops the data of a WRITE that is to fail */
+
 	/* The mailbox: any thread. */
 	int wake_fd;
 	struct ub_cqe_handler wake;
@@ -80,6 +90,9 @@ struct ub_queue {
 	void *stack;
 	size_t desc_bytes;
 };
+
+/* device.c: false where the back end names its store, and the tag buffers are hardly used. */
+bool ub_device_locks_arena(const struct ub_device *dev);
 
 /* Makes a queue and its part of the back end. Main thread. 0 or -errno with *err. */
 int ub_queue_create(struct ub_queue **out, struct ub_device *dev, uint16_t qid, struct ub_err *err);

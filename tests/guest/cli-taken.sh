@@ -21,7 +21,8 @@ assert_fails 3 "id 7 is taken" "$UB" --daemon --id 7
 attach_fails 3 "id 7 is taken" --id 7 --name other
 [ ! -e "$UBLK_BRIDGE_RUNDIR/other" ] || fail "its run directory is left"
 [ ! -e /dev/ublkc8 ] || fail "device 8 is left"
-attach --mem 1M --name ublk7
+attach_fails 2 "'ublk7' is what a device is called that was given no name" --name ublk7
+attach --mem 1M --name other
 attach_fails 1 "cannot set the scheduler 'nosuch': see /sys/block/ublkb1/queue/scheduler" \
 	--scheduler nosuch
 KEEPER=$KEEPER detach

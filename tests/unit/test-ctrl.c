@@ -123,7 +123,6 @@ static void a_kernel_without_encoded_commands_is_refused(void **state)
 static void a_failed_command_is_named(void **state)
 {
 	struct ublksrv_ctrl_dev_info info = { .dev_id = 7 };
-	struct ublk_params params = { 0 };
 	struct ub_err err = { 0 };
 	struct ub_ctrl ctrl;
 
@@ -133,8 +132,6 @@ static void a_failed_command_is_named(void **state)
 	unit_assert_says(err.text, "GET_DEV_INFO");
 	assert_int_equal(ub_ctrl_add(&ctrl, &info, &err), -EOPNOTSUPP);
 	unit_assert_says(err.text, "ADD_DEV");
-	assert_int_equal(ub_ctrl_get_params(&ctrl, 7, &params, &err), -EOPNOTSUPP);
-	unit_assert_says(err.text, "GET_PARAMS");
 	ub_ctrl_close(&ctrl);
 }
 
