@@ -48,7 +48,7 @@ done
 note "it needs $nofile descriptors"
 
 # address space: enough for the program, not for the tag buffers
-for mib in 12 24 48; do
+for mib in 12 24 36; do
 	short_of 'Cannot allocate memory|cannot allocate|was killed|ended with' \
 		prlimit --as=$((mib << 20)) "$UB" --mem 1M --data-path copy
 	assert_eq $SERVED no "whether it serves in $mib MiB"

@@ -83,14 +83,14 @@ assert_le $((rss - arena)) 12288 "the resident memory of both, in KiB,"
 
 # asleep
 switches() { cat "/proc/$server/task"/*/status "/proc/$KEEPER/task"/*/status | awk '/^voluntary_ctxt/ { n += $2 } END { print n }'; }
-stable() {
+asleep() {
 	local before
 	before=$(switches)
 	nap 3
-	assert_eq "$(switches)" "$before" "the wake-ups of an idle device within 3 s"
+	[ "$(switches)" = "$before" ]
 }
-nap 1
-stable
+# an idle worker of the kernel's may still have to end after 5 s
+wait_for 20 asleep || fail "an idle device wakes up within any 3 s"
 detach
 exec 7>&-
 assert_nothing_left
