@@ -48,6 +48,14 @@ bool ub_device_locks_arena(const struct ub_device *dev)
 	return dev->config.data_path == UB_DATA_PATH_COPY || !(dev->backend->ops->caps & UB_CAP_PLACE);
 }
 
+static int device_cannot_lock(const struct ub_device *dev, int code, struct ub_err *err)
+{
+	return ub_err_errno(err, code,
+			    "cannot lock tag buffers of %zu bytes (raise RLIMIT_MEMLOCK, give CAP_IPC_LOCK, "
+			    "or lower --depth or --max-io)",
+			    dev->arena_bytes);
+}
+
 /*
  * The tag buffers. They are locked, because memory may be short just when the kernel waits for this
  * device to take its pages; not so where the back end names its store and they are hardly used.
@@ -61,6 +69,8 @@ static int device_make_arena(struct ub_device *dev, struct ub_err *err)
 	dev->arena_bytes = ub_device_arena_bytes(c->nr_queues, c->depth, c->max_io_bytes);
 	p = mmap(NULL, dev->arena_bytes, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED && errno == EAGAIN) /* what is mapped is locked: mlockall(MCL_FUTURE) */
+		return device_cannot_lock(dev, errno, err);
 	if (p == MAP_FAILED)
 		return ub_err_errno(err, errno, "tag buffers of %zu bytes (lower --depth or --max-io)",
 				    dev->arena_bytes);
@@ -70,10 +80,7 @@ static int device_make_arena(struct ub_device *dev, struct ub_err *err)
 	if (!locked)
 		munlock(p, dev->arena_bytes); /* else MCL_FUTURE keeps each page that was ever used */
 	if (locked && mlock(p, dev->arena_bytes) < 0)
-		return ub_err_errno(err, errno,
-				    "cannot lock tag buffers of %zu bytes (raise RLIMIT_MEMLOCK, give "
-				    "CAP_IPC_LOCK, or lower --depth or --max-io)",
-				    dev->arena_bytes);
+		return device_cannot_lock(dev, errno, err);
 	return 0;
 }
 
