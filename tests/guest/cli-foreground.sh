@@ -37,6 +37,8 @@ second=$!
 await 30 test -b /dev/ublkb1
 await 30 eval '[ "$(device_state 1)" = live ]'
 dd if=/dev/ublkb1 of=/dev/null bs=4k count=1 iflag=direct status=none
+await 30 grep -q '\[none\]' /sys/block/ublkb1/queue/scheduler
+nap 1 # it has said so, and nobody can see that here: before that a signal ends an attach with 1
 kill -TERM $second
 ends_with 0 $second
 kill -INT $KEEPER

@@ -46,23 +46,22 @@ worker_failed() {
 # blkmodel OPTIONS…: holds $DEV against a model in memory (tests/tools/blkmodel.c); fails the test
 # when they differ
 blkmodel() {
-	find_blkmodel
-	"$BLKMODEL" "$@" "$DEV" || fail "$DEV is not as the model, with $*"
+	find_tool blkmodel
+	"$TOOL" "$@" "$DEV" || fail "$DEV is not as the model, with $*"
 }
 
-# find_blkmodel: the built one, or one compiled here
-find_blkmodel() {
+# find_tool NAME: sets TOOL to the program of tests/tools, built already or compiled here
+find_tool() {
 	local here=${BASH_SOURCE[0]%/*} candidate
-	[ -z "${BLKMODEL:-}" ] || return 0
-	for candidate in "${UB%/*}/blkmodel" "${UB_BUILD_DIR:-/nowhere}/blkmodel" "$here/../../build/blkmodel"; do
+	for candidate in "${UB%/*}/$1" "${UB_BUILD_DIR:-/nowhere}/$1" "$here/../../build/$1" "$TEST_DIR/$1"; do
 		if [ -x "$candidate" ]; then
-			BLKMODEL=$candidate
+			TOOL=$candidate
 			return
 		fi
 	done
 	require cc
-	BLKMODEL=$TEST_DIR/blkmodel
-	cc -O1 -D_GNU_SOURCE -pthread -o "$BLKMODEL" "$here/../tools/blkmodel.c"
+	TOOL=$TEST_DIR/$1
+	cc -O1 -D_GNU_SOURCE -pthread -o "$TOOL" "$here/../tools/$1.c"
 }
 
 # fio_verify NAME OPTIONS…: writes $DEV and reads it back with checksums; fails the test when fio

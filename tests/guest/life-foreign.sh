@@ -15,7 +15,7 @@ other() { "$UBT" --ctrl "$@"; }
 # serve_other: another program's live device 5; sets OTHER, DEV
 serve_other() {
 	: >other.out
-	other serve 5 >other.out &
+	"$UBT" --ctrl serve 5 >other.out &
 	OTHER=$!
 	await 30 test -s other.out
 	DEV=/dev/ublkb5

@@ -12,10 +12,10 @@ attach --mem 16M --queues 2
 first=$KEEPER first_dev=$DEV
 attach --mem 16M --data-path copy
 second=$KEEPER second_dev=$DEV
-find_blkmodel
+find_tool blkmodel
 for dev in "$first_dev" "$second_dev"; do
 	while [ ! -e enough ]; do
-		"$BLKMODEL" --threads 2 --ops 100 "$dev" || exit 1
+		"$TOOL" --threads 2 --ops 100 "$dev" || exit 1
 	done >"${dev##*/}.model" 2>&1 &
 done
 models=$(jobs -p | grep -vxE "$first|$second")
