@@ -345,6 +345,7 @@ bool ub_keeper_try_stop(struct ub_keeper *k)
 
 	if (!(k->features & UBLK_F_SAFE_STOP_DEV) || !keeper_still_ours(k))
 		return true;
+	keeper_unmake_step("stop-dev");
 	ret = keeper_long_cmd(k, &k->stop_cmd, UBLK_U_CMD_TRY_STOP_DEV, 0, "TRY_STOP_DEV",
 			      keeper_timeout_ms(k), NULL);
 	if (ret == 0)
