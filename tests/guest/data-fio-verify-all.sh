@@ -22,7 +22,6 @@ for path in copy get-data user-copy; do
 		fio_verify buffered-libaio --ioengine=libaio --direct=0
 		fio_verify buffered-psync --ioengine=psync --direct=0 --fsync=32
 		fio_verify buffered-io_uring --ioengine=io_uring --direct=0 --fdatasync=32
-		fio_verify mmap --ioengine=mmap --direct=0 --bsrange=4k-1M --blockalign=4k --numjobs=1 "${MMAP_JOB[@]}"
 		detach
 	done
 done

@@ -17,7 +17,7 @@ for path in copy get-data user-copy; do
 	case $path in
 	copy) fio_verify buffered-psync --ioengine=psync --direct=0 --fsync=16 ;;
 	get-data) fio_verify direct-psync --ioengine=psync --direct=1 --sync=dsync ;;
-	user-copy) fio_verify mmap --ioengine=mmap --direct=0 --bsrange=4k-1M --blockalign=4k --numjobs=1 "${MMAP_JOB[@]}" ;;
+	user-copy) fio_verify buffered-io_uring --ioengine=io_uring --direct=0 --fdatasync=16 ;;
 	esac
 	detach
 done
