@@ -490,7 +490,9 @@ static void *queue_main(void *arg)
 		queue_turn(q);
 	if (ops->queue_stop)
 		ops->queue_stop(&q->bq);
-	io_uring_unregister_files(&q->ring);
+	/* Linux 6.12 waits here for every command on the file: with a tag still fetched, for ever. */
+	if (q->nr_gone == q->depth)
+		io_uring_unregister_files(&q->ring);
 	io_uring_queue_exit(&q->ring);
 	queue_set_state(q, UB_QUEUE_ENDED);
 	return NULL;
