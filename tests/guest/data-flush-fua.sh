@@ -4,7 +4,7 @@
 # direct write carries FUA (and Linux lets a flush follow), and where the back end has no FUA the write
 # and a flush take its place.
 # kernels: 6.12 7
-# timeout: 60
+# timeout: 180
 # sanitize: yes
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

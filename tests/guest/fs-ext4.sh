@@ -3,7 +3,7 @@
 # ext4: files, fsync, fsck, remount, trim; on memory, and on a back end that answers late and out of
 # order and has no FUA, with the discards online.
 # kernels: 6.12 7
-# timeout: 60
+# timeout: 180
 # sanitize: yes
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

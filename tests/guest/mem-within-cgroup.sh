@@ -3,7 +3,7 @@
 # A daemon in a control group with a limit of memory: the store ends with ENOSPC before the limit does
 # harm, nobody is killed, and after a discard there is room.
 # kernels: 6.12 7
-# timeout: 90
+# timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-data.bash"

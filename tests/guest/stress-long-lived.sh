@@ -3,7 +3,7 @@
 # A keeper that lives long does not grow: in memory, descriptors or processes, however often it is asked,
 # probed, refused to detach and worked; nor does its server. An idle one makes no wake-ups.
 # kernels: 6.12 7
-# timeout: 90
+# timeout: 180
 # sanitize: yes
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
