@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * How an NBD export is named, and what may be done to reach it.
+ *
+ * The command line makes this, the keeper carries it to the server as one JSON object (the options of
+ * the CONFIG message), and the back end reads it there. It names files with secrets, and holds none.
+ * Control plane.
+ */
+#ifndef UB_BACKEND_NBD_OPTIONS_H
+#define UB_BACKEND_NBD_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+#define NBD_MAX_CONNECTIONS	  64
+#define NBD_NO_LIMIT		  UINT64_MAX
+#define NBD_DEFAULT_STALL_MS	  30000
+#define NBD_DEFAULT_FENCE_MS	  10000
+
+enum nbd_transport {
+	NBD_NOWHERE,
+	NBD_URI,
+	NBD_TCP,
+	NBD_UNIX,
+	NBD_VSOCK,
+	NBD_SOCKET, /* --fd, --command: a connected socket came with the CONFIG message */
+};
+
+/* What the URI does not say; NBD_TLS_UNSET: off, and what the URI's scheme says. */
+enum nbd_tls { NBD_TLS_UNSET, NBD_TLS_OFF, NBD_TLS_ALLOW, NBD_TLS_REQUIRE };
+
+struct nbd_options {
+	enum nbd_transport transport;
+	char *uri;
+	char *host, *port; /* NBD_TCP */
+	char *path;	   /* NBD_UNIX */
+	uint32_t vsock_cid, vsock_port;
+	char *export_name; /* NULL: the URI's, or "" */
+	enum nbd_tls tls;
+	bool tls_verify; /* default: true */
+	char *tls_certificates, *tls_psk_file, *tls_username, *tls_hostname; /* NULL: libnbd's default */
+	unsigned nr_connections;    /* 0: the default */
+	uint64_t outage_limit_ms;   /* NBD_NO_LIMIT: I/O waits; 0: it fails at once */
+	uint64_t stall_timeout_ms;
+	uint64_t fence_timeout_ms;
+	uint64_t wait_ms; /* how long an attach keeps trying to reach the server */
+	bool restarts;	  /* another socket may come: --command with --restart-command */
+};
+
+/* The defaults. Strings are NULL. */
+void nbd_options_init(struct nbd_options *o);
+void nbd_options_destroy(struct nbd_options *o); /* frees the strings */
+
+/* One JSON object in a string of its own (free() it), without what is default; NULL: no memory. */
+char *nbd_options_to_json(const struct nbd_options *o);
+
+/*
+ * The reverse. 0 or -errno with *err: what cannot be understood is refused, unknown members too.
+ * nbd_options_destroy() afterwards in either case.
+ */
+int nbd_options_from_json(struct nbd_options *o, const char *json, struct ub_err *err);
+
+/*
+ * What goes together and what does not: a transport, TLS allowed and verified, files that cannot be
+ * read, a URI that is none. 0 or -EINVAL with *err, which names the option and the remedy.
+ */
+int nbd_options_check(const struct nbd_options *o, struct ub_err *err);
+
+/* The server in a few words for messages, such as "nbd://host/export", without a secret. */
+const char *nbd_options_describe(const struct nbd_options *o, char *buf, size_t len);
+
+#endif
