@@ -41,8 +41,10 @@ struct ub_limits {
 	uint8_t can_trim;   /* without: a DISCARD that comes all the same succeeds and does nothing */
 	uint8_t can_zero;   /* without: the core writes zeroes */
 	uint8_t multi_conn; /* a FLUSH on one connection covers all */
-	uint8_t reserved;
+	uint8_t nr_queues;  /* as many suit it best; 0: it does not matter */
 };
+
+#define UB_BACKEND_MAX_PATHS 16
 
 enum {
 	UB_CAP_PLACE = 1 << 0, /* place() names the store itself: the tag buffers are hardly used */
@@ -50,13 +52,14 @@ enum {
 
 /* How a device was asked for. Strings and descriptors stay the caller's. */
 struct ub_backend_config {
-	const char *kind;	       /* the ops' name: "mem", "null" */
+	const char *kind;	       /* the ops' name: "mem", "nbd", "null" */
 	const char *options;	       /* for the back end to read; "" when there are none */
 	uint64_t size_bytes;	       /* mem, null: the device's size */
 	uint32_t logical_block_bytes;  /* 0: the back end's choice */
 	unsigned nr_queues;	       /* how many queue_init() calls will come at the most */
 	bool read_only;
-	int store_fd; /* mem: the store, a memfd of size_bytes or more; else -1 */
+	int fd; /* mem: the store, a memfd of size_bytes or more; nbd: a connected socket, or -1; else -1 */
+	int cancel_fd; /* readable: nobody waits for open() any more; -1: it cannot be told */
 };
 
 struct ub_backend {
@@ -79,6 +82,11 @@ struct ub_backend_ops {
 	uint32_t caps; /* UB_CAP_* */
 
 	/*
+	 * Files and directories that open() and what comes later look up by name, so that the server
+	 * keeps the mounts they lie on: as many as fit. Before open(). May be NULL.
+	 */
+	unsigned (*get_paths)(const struct ub_backend_config *cfg, char *paths[], unsigned max);
+	/*
 	 * The server's main thread, before the queues run (and later, for a swap, while they do): may
 	 * block and allocate. 0 or -errno with *err filled. close() and queue_destroy() accept what a
 	 * failed open() or queue_init() left.
@@ -88,6 +96,10 @@ struct ub_backend_ops {
 	int (*queue_init)(struct ub_backend_queue *bq, unsigned nr_slots, struct ub_err *err);
 	void (*queue_destroy)(struct ub_backend_queue *bq);
 	void (*close)(struct ub_backend *be);
+	/* The main thread: the device is live. Until then what fails is to be reported, not waited for. */
+	void (*set_live)(struct ub_backend *be); /* may be NULL */
+	/* The main thread: nbd: the next connected socket, which is its own from now on. May be NULL. */
+	int (*take_socket)(struct ub_backend *be, int fd);
 
 	/* The queue's thread: neither blocks nor allocates. Those marked may be NULL. */
 	void (*queue_start)(struct ub_backend_queue *bq); /* may be NULL */
@@ -109,6 +121,8 @@ struct ub_backend_ops {
 enum ub_health {
 	UB_HEALTH_ONLINE,
 	UB_HEALTH_DEGRADED, /* serves, but not everything: `why` says what fails */
+	UB_HEALTH_OFFLINE,  /* I/O waits for what stands behind it */
+	UB_HEALTH_FAILED,   /* for good: I/O fails; before the device is live this ends the attach */
 };
 
 /*

@@ -6,19 +6,21 @@
  *
  *      keeper                             server
  *        │ ◄──────────────── HELLO ────────│  it was executed
- *        │── CONFIG + store ──────────────►│  opens the back end
+ *        │── CONFIG + store or socket ────►│  opens the back end
  *        │ ◄──────────────── LIMITS ───────│
  *        │  ADD_DEV, SET_PARAMS            │
  *        │── SERVE + stats, server.sock ──►│  opens /dev/ublkcN, starts the queues
  *        │ ◄──────────────── FETCHING ─────│
  *        │  START_DEV                      │
  *        │── LIVE ────────────────────────►│  from now on it serves without a keeper too
+ *        │── SOCKET + socket ─────────────►│  the command was started again
  *        │── CANCEL ──────────────────────►│  fails all I/O: a forced detach
  *        │── EXIT ────────────────────────►│  ends, whatever it holds (not for a live device)
  *        │ ◄──────────────── FAILED, LOG ──│  at any time
  *
  * When the driver has aborted every tag (a STOP by whomever), the server ends with status 0.
- * On server.sock a server takes CANCEL from a verb, after a HELLO from each side.
+ * On server.sock a server takes CANCEL from a verb, after a HELLO from each side; HEALTH it answers with
+ * one of its own, that says how the back end is.
  */
 #ifndef UBLK_BRIDGE_MESSAGE_H
 #define UBLK_BRIDGE_MESSAGE_H
@@ -34,7 +36,7 @@
 
 enum ub_message_type {
 	UB_MSG_HELLO = 1,
-	UB_MSG_CONFIG, /* descriptors: the store, for mem */
+	UB_MSG_CONFIG, /* descriptors: the store of mem, or a connected socket of nbd */
 	UB_MSG_LIMITS,
 	UB_MSG_SERVE, /* descriptors: the statistics page, the listening server.sock */
 	UB_MSG_FETCHING,
@@ -43,6 +45,8 @@ enum ub_message_type {
 	UB_MSG_EXIT,
 	UB_MSG_FAILED,
 	UB_MSG_LOG,
+	UB_MSG_HEALTH,
+	UB_MSG_SOCKET, /* descriptors: the next connected socket, of a command that was started again */
 };
 
 struct ub_msg_header {
@@ -57,12 +61,12 @@ struct ub_msg_config {
 	uint32_t logical_block_bytes;
 	uint32_t nr_queues;
 	uint8_t read_only;
-	uint8_t has_store;
+	uint8_t has_fd;
 	uint8_t core_dump; /* --core */
 	uint8_t log_level;
 	uint32_t reserved;
 	char kind[16];
-	char options[232];
+	char options[]; /* to the end of the message, with a 0 */
 };
 
 struct ub_msg_limits {
@@ -85,7 +89,7 @@ struct ub_msg_serve {
 
 struct ub_msg_text {
 	struct ub_msg_header header;
-	uint32_t value; /* LOG: the level; FAILED: the errno */
+	uint32_t value; /* LOG: the level; FAILED: the errno; HEALTH: enum ub_health */
 	char text[508];
 };
 

@@ -346,7 +346,7 @@ static int mem_open(struct ub_backend *be, const struct ub_backend_config *cfg, 
 	if (!s)
 		return ub_err_errno(err, ENOMEM, "the memory store");
 	be->priv = s;
-	s->fd = cfg->store_fd;
+	s->fd = cfg->fd;
 	s->size_bytes = cfg->size_bytes;
 	s->map_bytes = (cfg->size_bytes + page - 1) & ~(page - 1);
 	s->block_bytes = cfg->logical_block_bytes ? cfg->logical_block_bytes : 512;

@@ -10,6 +10,7 @@
 #include "base/err.h"
 
 extern const struct ub_backend_ops ub_backend_mem;
+extern const struct ub_backend_ops ub_backend_nbd;
 extern const struct ub_backend_ops ub_backend_null;
 
 /* NULL with *err naming those that there are. */

@@ -4,9 +4,12 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+
+#define DURATION_MAX_MS (100ULL * 24 * 3600 * 1000)
 
 static const char size_units[] = "BKMGTPE";
 
@@ -116,6 +119,51 @@ int ub_number_parse(const char *text, const char *what, uint64_t min, uint64_t m
 		return ub_err_set(err, ERANGE, "%s: %s is out of range: it goes from %llu to %llu",
 				  what, text, (unsigned long long)min, (unsigned long long)max);
 	*value = number;
+	return 0;
+}
+
+/* Milliseconds in a unit such as "", "ms" or "h"; 0: no such unit. */
+static uint64_t duration_unit_ms(const char *unit)
+{
+	static const struct {
+		const char *name;
+		uint64_t ms;
+	} units[] = { { "", 1000 }, { "ms", 1 }, { "s", 1000 }, { "m", 60000 }, { "min", 60000 }, { "h", 3600000 } };
+
+	for (unsigned i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
+		if (strcmp(unit, units[i].name) == 0)
+			return units[i].ms;
+	}
+	return 0;
+}
+
+int ub_duration_parse(const char *text, const char *what, uint64_t *ms, struct ub_err *err)
+{
+	uint64_t thousandths = 0, scale = 1000, unit;
+	const char *p = text;
+	bool fraction = false;
+
+	for (; isdigit((unsigned char)*p) || (*p == '.' && !fraction); p++) {
+		if (*p == '.') {
+			fraction = true;
+			if (!isdigit((unsigned char)p[1]))
+				break;
+			continue;
+		}
+		if (thousandths > UINT32_MAX || scale == 1)
+			break; /* too large, or too fine */
+		thousandths = thousandths * 10 + (uint64_t)(*p - '0');
+		scale /= fraction ? 10 : 1;
+	}
+	unit = duration_unit_ms(p);
+	if (!isdigit((unsigned char)*text) || !unit)
+		return ub_err_set(err, EINVAL,
+				  "%s: '%s' is not a duration: give seconds, or a number with ms, s, m or h, such "
+				  "as 200ms or 1.5h",
+				  what, text);
+	*ms = thousandths * scale / 1000 * unit + thousandths * scale % 1000 * unit / 1000;
+	if (*ms > DURATION_MAX_MS)
+		return ub_err_set(err, ERANGE, "%s: '%s' is too long: a hundred days are the most", what, text);
 	return 0;
 }
 

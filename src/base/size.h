@@ -19,6 +19,12 @@ int ub_size_parse(const char *text, const char *what, uint64_t *bytes, struct ub
 int ub_number_parse(const char *text, const char *what, uint64_t min, uint64_t max, uint64_t *value,
 		    struct ub_err *err);
 
+/*
+ * Reads "30", "1.5s", "200ms", "5m", "1h": a number with at most three decimals, seconds when there is no
+ * unit. The result is whole milliseconds, at most a hundred days. Errors as above.
+ */
+int ub_duration_parse(const char *text, const char *what, uint64_t *ms, struct ub_err *err);
+
 /* Writes "16 MiB", "1.5 GiB" or "512 B" into buf and returns it. */
 const char *ub_size_format(uint64_t bytes, char *buf, size_t len);
 

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/nbd-options.h"
 #include "keeper/attach.h"
 #include "keeper/rundir.h"
 #include "ublk/params.h"
@@ -43,25 +44,25 @@ static const struct argp_option attach_options[] = {
 	{ "prealloc", OPT_PREALLOC, NULL, 0, "Take all of the memory at once, or refuse", 1 },
 	{ "backend", OPT_BACKEND, "KIND:SIZE", 0,
 	  "A back end by its name: mem, or null (which keeps nothing, for measuring)", 1 },
-	{ NULL, 0, NULL, 0, "The device:", 2 },
-	{ "id", OPT_ID, "N", 0, "Become /dev/ublkbN (default: the first that is free)", 2 },
-	{ "name", OPT_NAME, "NAME", 0, "What detach and list may call it (default: ublkN)", 2 },
-	{ "read-only", 'r', NULL, 0, "Refuse writes", 2 },
-	{ "block-size", OPT_BLOCK_SIZE, "BYTES", 0, "Logical block: 512, 1024, 2048 or 4096", 2 },
+	{ NULL, 0, NULL, 0, "The device:", 4 },
+	{ "id", OPT_ID, "N", 0, "Become /dev/ublkbN (default: the first that is free)", 4 },
+	{ "name", OPT_NAME, "NAME", 0, "What detach and list may call it (default: ublkN)", 4 },
+	{ "read-only", 'r', NULL, 0, "Refuse writes", 4 },
+	{ "block-size", OPT_BLOCK_SIZE, "BYTES", 0, "Logical block: 512, 1024, 2048 or 4096", 4 },
 	{ "queues", OPT_QUEUES, "N", 0, "Queues, one thread each: 1 to the number of CPUs (default: 1)",
-	  2 },
-	{ "depth", OPT_DEPTH, "N", 0, "I/Os in flight a queue: 1 to 4096 (default: 128)", 2 },
-	{ "max-io", OPT_MAX_IO, "SIZE", 0, "Largest I/O: 4K to 32M", 2 },
+	  4 },
+	{ "depth", OPT_DEPTH, "N", 0, "I/Os in flight a queue: 1 to 4096 (default: 128)", 4 },
+	{ "max-io", OPT_MAX_IO, "SIZE", 0, "Largest I/O: 4K to 32M", 4 },
 	{ "data-path", OPT_DATA_PATH, "MODE", 0,
-	  "How bytes travel: auto, copy, get-data or user-copy (default: auto)", 2 },
+	  "How bytes travel: auto, copy, get-data or user-copy (default: auto)", 4 },
 	{ "scheduler", OPT_SCHEDULER, "NAME", 0,
-	  "The kernel's I/O scheduler for it, or 'keep' (default: none)", 2 },
-	{ NULL, 0, NULL, 0, "The process:", 3 },
-	{ "daemon", 'd', NULL, 0, "Return when the device takes I/O, and serve in the background", 3 },
+	  "The kernel's I/O scheduler for it, or 'keep' (default: none)", 4 },
+	{ NULL, 0, NULL, 0, "The process:", 5 },
+	{ "daemon", 'd', NULL, 0, "Return when the device takes I/O, and serve in the background", 5 },
 	{ "timeout", OPT_TIMEOUT, "SECONDS", 0,
-	  "How long opening, starting and stopping may last (default: 60)", 3 },
-	{ "core", OPT_CORE, NULL, 0, "Let a crash of the server dump core", 3 },
-	{ "verbose", 'v', NULL, 0, "Say more on stderr", 3 },
+	  "How long opening, starting and stopping may last (default: 60)", 5 },
+	{ "core", OPT_CORE, NULL, 0, "Let a crash of the server dump core", 5 },
+	{ "verbose", 'v', NULL, 0, "Say more on stderr", 5 },
 	{ 0 },
 };
 
@@ -70,6 +71,7 @@ struct attach_args {
 	struct ub_err err; /* the first usage error */
 	unsigned nr_backends;
 	char kind[16];
+	struct ub_cli_nbd nbd;
 };
 
 static int attach_backend(struct attach_args *a, const char *arg)
@@ -132,10 +134,8 @@ static int attach_block_size(struct attach_args *a, const char *arg)
 
 static int attach_positional(struct attach_args *a, const char *arg)
 {
-	if (strncmp(arg, "nbd", 3) == 0 && strstr(arg, ":/"))
-		return ub_err_set(&a->err, ENOTSUP,
-				  "%s: NBD exports are not served by this version: it serves memory (--mem)",
-				  arg);
+	if (strncmp(arg, "nbd", 3) == 0 && strstr(arg, ":"))
+		return ub_cli_nbd_take_uri(&a->nbd, arg);
 	return ub_err_set(&a->err, EINVAL, "'%s' is not understood: see 'ublk-bridge --help'", arg);
 }
 
@@ -186,6 +186,9 @@ static error_t attach_parse(int key, char *arg, struct argp_state *state)
 	int ret = 0;
 
 	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &a->nbd;
+		break;
 	case OPT_MEM:
 		a->out.kind = "mem";
 		a->nr_backends++;
@@ -229,13 +232,30 @@ static error_t attach_parse(int key, char *arg, struct argp_state *state)
 	return -ret;
 }
 
+static void attach_use_nbd(struct attach_args *a)
+{
+	a->out.kind = "nbd";
+	a->out.size_bytes = 0; /* the server's */
+	a->out.nbd = &a->nbd.options;
+	a->out.fd = a->nbd.fd;
+	a->out.command = a->nbd.command;
+	a->out.command_is_connected = a->nbd.kind == UB_COMMAND_CONNECTED;
+	a->out.restart_command = a->nbd.restart_command;
+}
+
 static int attach_check(struct attach_args *a)
 {
 	uint32_t block = a->out.logical_block_bytes ? a->out.logical_block_bytes : 512;
 
-	if (a->nr_backends > 1)
+	int ret = ub_cli_nbd_check(&a->nbd);
+
+	if (a->nr_backends + a->nbd.nr_named > 1)
 		return ub_err_set(&a->err, EINVAL,
-				  "two back ends are named: give one --mem or one --backend");
+				  "two back ends are named: give one NBD server, one --mem or one --backend");
+	if (ret)
+		return ret;
+	if (a->nbd.nr_named)
+		attach_use_nbd(a);
 	if (a->out.size_bytes % block)
 		return ub_err_set(&a->err, EINVAL,
 				  "a size of %llu bytes is not a multiple of the block size %u: choose "
@@ -250,10 +270,13 @@ static int attach_check(struct attach_args *a)
 
 int ub_cli_attach(int argc, char **argv)
 {
+	static const struct argp_child children[] = { { &ub_cli_nbd_argp, 0, NULL, 0 }, { 0 } };
 	static const struct argp argp = {
 		.options = attach_options,
 		.parser = attach_parse,
-		.doc = "Serve a block device, /dev/ublkbN, from userspace."
+		.args_doc = "[NBD-URI | [ COMMAND ARGS... ]]",
+		.children = children,
+		.doc = "Serve a block device, /dev/ublkbN, from userspace: memory, or an NBD export."
 		       "\vOther verbs: detach, list, features (ublk-bridge VERB --help)."
 		       "  SIZE is in bytes, or has one of K M G T P E behind it (powers of 1024)."
 		       "  Exit status: 0 done, 1 failed, 2 wrong usage, 3 busy.",
@@ -264,9 +287,14 @@ int ub_cli_attach(int argc, char **argv)
 			 .size_bytes = ATTACH_DEFAULT_SIZE,
 			 .id = -1,
 			 .scheduler = "none",
-			 .timeout_s = ATTACH_DEFAULT_TIMEOUT_S },
+			 .timeout_s = ATTACH_DEFAULT_TIMEOUT_S,
+			 .fd = -1 },
+		.nbd = { .fd = -1, .err = &a.err },
 	};
 
+	nbd_options_init(&a.nbd.options);
+	if (ub_cli_nbd_take_command(&a.nbd, &argc, argv) != 0)
+		return ub_cli_error(&a.err, UB_EXIT_USAGE);
 	if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0 || attach_check(&a) != 0)
 		return ub_cli_error(&a.err, UB_EXIT_USAGE);
 	return ub_attach_run(&a.out);

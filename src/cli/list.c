@@ -10,6 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <ublk-bridge/backend.h>
+
+#include "base/cleanup.h"
 #include "base/size.h"
 #include "cli/cli.h"
 #include "keeper/cookie.h"
@@ -34,6 +37,9 @@ struct list_row {
 	bool read_only;
 	struct ub_state state;
 	bool has_state, has_keeper;
+	bool has_health;
+	unsigned health; /* enum ub_health */
+	char why[256];
 };
 
 static error_t list_parse(int key, char *arg, struct argp_state *state)
@@ -120,6 +126,8 @@ static bool list_get(struct ub_ctrl *ctrl, uint32_t id, struct list_row *row)
 	row->has_state = ub_cookie_is_ours(row->info.ublksrv_flags) &&
 			 ub_state_find(row->info.ublksrv_flags, &row->state) == 0;
 	row->has_keeper = row->has_state && ub_rundir_is_held(row->state.name);
+	row->has_health = row->has_state && ub_rundir_ask_health(row->state.name, &row->health, row->why,
+								 sizeof(row->why)) == 0;
 	return true;
 }
 
@@ -128,6 +136,19 @@ static const char *list_state(const struct list_row *row)
 	static const char *const names[] = { "dead", "live", "quiesced", "fail-io" };
 
 	return row->info.state < 4 ? names[row->info.state] : "unknown";
+}
+
+/* How what stands behind it is; NULL: it cannot be asked. */
+static const char *list_health(const struct list_row *row)
+{
+	static const char *const names[] = {
+		[UB_HEALTH_ONLINE] = "online",
+		[UB_HEALTH_DEGRADED] = "degraded",
+		[UB_HEALTH_OFFLINE] = "offline",
+		[UB_HEALTH_FAILED] = "failed",
+	};
+
+	return row->has_health && row->health < UB_ARRAY_SIZE(names) ? names[row->health] : NULL;
 }
 
 static const char *list_data_path(const struct list_row *row)
@@ -165,6 +186,8 @@ static void list_print(const struct list_row *row)
 	       row->has_state ? row->state.backend :
 	       ours	      ? "(run directory lost)" :
 				"(another program's)");
+	if (row->has_health && row->health != UB_HEALTH_ONLINE)
+		printf("  %s: %s\n", list_health(row), row->why);
 	if (remedy)
 		printf("  %s (ublk-bridge detach %u)\n", remedy, row->info.dev_id);
 }
@@ -174,7 +197,7 @@ static json_t *list_json(const struct list_row *row)
 	char device[32];
 
 	snprintf(device, sizeof(device), "/dev/ublkb%u", row->info.dev_id);
-	return json_pack("{s:i, s:s, s:s?, s:s, s:I, s:b, s:i, s:i, s:i, s:s, s:i, s:o, s:b, s:s?, s:s?}",
+	return json_pack("{s:i, s:s, s:s?, s:s, s:I, s:b, s:i, s:i, s:i, s:s, s:i, s:o, s:b, s:s?, s:s?, s:s?, s:s?}",
 			 "id", (int)row->info.dev_id, "device", device, "name",
 			 row->has_state ? row->state.name : NULL, "state", list_state(row), "size_bytes",
 			 (json_int_t)row->size_bytes, "read_only", (int)row->read_only, "queues",
@@ -183,7 +206,8 @@ static json_t *list_json(const struct list_row *row)
 			 (int)row->info.ublksrv_pid, "keeper_pid",
 			 row->has_keeper ? json_integer(row->state.keeper_pid) : json_null(), "ours",
 			 (int)ub_cookie_is_ours(row->info.ublksrv_flags), "backend",
-			 row->has_state ? row->state.backend : NULL, "remedy", list_remedy(row));
+			 row->has_state ? row->state.backend : NULL, "health", list_health(row), "health_why",
+			 row->has_health && row->why[0] ? row->why : NULL, "remedy", list_remedy(row));
 }
 
 static int list_all(struct ub_ctrl *ctrl, bool json, struct ub_err *err)

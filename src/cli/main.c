@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Finds the verb. Also where the same binary becomes a server or a helper. */
+/* Finds the verb. Also where the same binary becomes a server, a helper or a command. */
 #include <argp.h>
 #include <stdio.h>
 #include <string.h>
@@ -7,6 +7,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "keeper/command.h"
 #include "keeper/helper.h"
 #include "server/server.h"
 
@@ -42,6 +43,8 @@ int ub_main(int argc, char **argv)
 		return ub_server_main();
 	if (argc > 1 && strcmp(argv[1], UB_HELPER_VERB) == 0)
 		return ub_helper_main(argc - 1, argv + 1);
+	if (argc > 1 && strcmp(argv[1], UB_COMMAND_VERB) == 0)
+		return ub_command_main(argc - 1, argv + 1);
 	for (unsigned i = 0; argc > 1 && i < UB_ARRAY_SIZE(verbs); i++) {
 		if (strcmp(argv[1], verbs[i].name) == 0) {
 			/* argp takes the program's name, for its messages, from argv[0]. */

@@ -68,10 +68,14 @@ static int keeper_take_signals(struct ub_keeper *k, struct ub_err *err)
 /* ---- attaching -------------------------------------------------------------------------------------------- */
 
 /* What a process that recovers devices owes the machine. Failures are no reason not to serve. */
-static void keeper_harden(void)
+static void keeper_harden(struct ub_keeper *k)
 {
-	cleanup_fd int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	cleanup_fd int fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+	char score[16] = "";
 
+	/* What the command gets back. */
+	if (fd >= 0 && read(fd, score, sizeof(score) - 1) > 0)
+		k->command.oom_score = atoi(score);
 	if (fd < 0 || write(fd, "-1000", 5) < 0)
 		ub_log(UB_LOG_DEBUG, "cannot keep the OOM killer away: %s", strerror(errno));
 	if (mlockall(MCL_CURRENT) < 0)
@@ -81,33 +85,89 @@ static void keeper_harden(void)
 		ub_log(UB_LOG_DEBUG, "cannot leave the working directory: %s", strerror(errno));
 }
 
+/* The message that says what is to be served. *msg is the caller's to free(). */
+static int keeper_make_config(struct ub_keeper *k, struct ub_msg_config **msg, struct ub_err *err)
+{
+	const struct ub_attach_options *o = k->opts;
+	cleanup_free char *json = o->nbd ? nbd_options_to_json(o->nbd) : NULL;
+	const char *options = json ? json : o->options;
+	size_t len = sizeof(**msg) + strlen(options) + 1;
+
+	if ((o->nbd && !json) || !(*msg = calloc(1, len)))
+		return ub_err_errno(err, ENOMEM, "the message to the server");
+	if (len > UB_MESSAGE_MAX_BYTES)
+		return ub_err_set(err, E2BIG, "the options of the back end are too long");
+	(*msg)->header.type = UB_MSG_CONFIG;
+	(*msg)->header.len_bytes = (uint32_t)len;
+	(*msg)->size_bytes = o->size_bytes;
+	(*msg)->logical_block_bytes = o->logical_block_bytes;
+	(*msg)->nr_queues = o->nr_queues ? o->nr_queues : 1;
+	(*msg)->read_only = o->read_only;
+	(*msg)->has_fd = k->store_fd >= 0;
+	(*msg)->core_dump = o->core_dump;
+	(*msg)->log_level = (uint8_t)ub_log_get_level();
+	snprintf((*msg)->kind, sizeof((*msg)->kind), "%s", o->kind);
+	memcpy((*msg)->options, options, strlen(options) + 1);
+	return 0;
+}
+
 static int keeper_configure_server(struct ub_keeper *k, struct ub_err *err)
 {
 	const struct ub_attach_options *o = k->opts;
-	struct ub_msg_config msg = {
-		.header = { .type = UB_MSG_CONFIG, .len_bytes = sizeof(msg) },
-		.size_bytes = o->size_bytes,
-		.logical_block_bytes = o->logical_block_bytes,
-		.nr_queues = o->nr_queues ? o->nr_queues : 1,
-		.read_only = o->read_only,
-		.has_store = k->store_fd >= 0,
-		.core_dump = o->core_dump,
-		.log_level = (uint8_t)ub_log_get_level(),
-	};
-	int ret;
+	int64_t limit_ms = (int64_t)o->timeout_s * 1000 + (o->nbd ? (int64_t)o->nbd->wait_ms : 0);
+	cleanup_free struct ub_msg_config *msg = NULL;
+	int ret = keeper_make_config(k, &msg, err);
 
-	snprintf(msg.kind, sizeof(msg.kind), "%s", o->kind);
-	if ((size_t)snprintf(msg.options, sizeof(msg.options), "%s", o->options) >= sizeof(msg.options))
-		return ub_err_set(err, E2BIG, "the options of the back end are too long");
-	ret = ub_keeper_await(k, UB_MSG_HELLO, HELLO_TIMEOUT_MS, "it said hello", err);
+	if (ret == 0)
+		ret = ub_keeper_await(k, UB_MSG_HELLO, HELLO_TIMEOUT_MS, "it said hello", err);
 	if (ret)
 		return ret;
-	ret = ub_message_send(k->server_fd, &msg.header, &k->store_fd, k->store_fd >= 0, 0);
+	ret = ub_message_send(k->server_fd, &msg->header, &k->store_fd, k->store_fd >= 0, 0);
 	if (ret)
 		return ub_err_errno(err, -ret, "the server cannot be reached");
-	ret = ub_keeper_await(k, UB_MSG_LIMITS, (int64_t)o->timeout_s * 1000, "it had opened the back end",
-			      err);
+	if (o->nbd)
+		ub_close(&k->store_fd); /* the server's alone: its end is to be seen at the other side */
+	ret = ub_keeper_await(k, UB_MSG_LIMITS, limit_ms, "it had opened the back end", err);
 	return ret ? ret : ub_limits_check(&k->limits, err);
+}
+
+/* ---- [ COMMAND ] ------------------------------------------------------------------------------------------ */
+
+/* --command was started again: its new socket is the server's. */
+static void keeper_command_reconnected(void *arg)
+{
+	struct ub_keeper *k = arg;
+	struct ub_msg_header header = { .type = UB_MSG_SOCKET, .len_bytes = sizeof(header) };
+
+	if (k->server_fd >= 0)
+		ub_message_send(k->server_fd, &header, &k->command.socket_fd, 1, MSG_DONTWAIT);
+	ub_close(&k->command.socket_fd);
+}
+
+static int keeper_start_command(struct ub_keeper *k, struct ub_err *err)
+{
+	const struct ub_attach_options *o = k->opts;
+	struct ub_command *c = &k->command;
+	int ret = ub_step("command", err);
+
+	if (ret || !o->command)
+		return ret;
+	c->argv = o->command;
+	c->is_connected = o->command_is_connected;
+	c->restarts = o->restart_command;
+	c->is_daemon = o->daemon;
+	c->loop = &k->loop;
+	c->reconnected = keeper_command_reconnected;
+	c->arg = k;
+	ret = ub_command_start(c, err);
+	if (ret)
+		return ret;
+	if (c->is_connected) {
+		k->store_fd = ub_steal_fd(&c->socket_fd);
+		return 0;
+	}
+	o->nbd->path = strdup(c->path);
+	return o->nbd->path ? 0 : ub_err_errno(err, ENOMEM, "the command's socket");
 }
 
 static int keeper_make_store(struct ub_keeper *k, struct ub_err *err)
@@ -174,6 +234,8 @@ static int keeper_attach(struct ub_keeper *k, struct ub_err *err)
 	if (ret == 0)
 		ret = keeper_make_store(k, err);
 	if (ret == 0)
+		ret = keeper_start_command(k, err);
+	if (ret == 0)
 		ret = ub_keeper_spawn_server(k, err);
 	if (ret == 0)
 		ret = keeper_configure_server(k, err);
@@ -183,7 +245,10 @@ static int keeper_attach(struct ub_keeper *k, struct ub_err *err)
 		ret = ub_keeper_serve(k, err);
 	if (ret == 0)
 		ret = ub_keeper_start(k, err);
-	return ret ? ret : keeper_settle(k, err);
+	if (ret == 0)
+		ret = keeper_settle(k, err);
+	/* Until here an outage fails the attach, and a server without a keeper ends. */
+	return ret ? ret : ub_message_send_type(k->server_fd, UB_MSG_LIVE);
 }
 
 /* ---- serving ------------------------------------------------------------------------------------------------- */
@@ -205,9 +270,12 @@ static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 	int ret;
 
 	snprintf(id, sizeof(id), "%u", k->info.dev_id);
-	ret = ub_helper_run(&k->loop, (const char *const[]){ "release", id, NULL },
-			    "writing back before the device goes", said, sizeof(said), -1,
-			    keeper_insisted, k);
+	if (ub_rundir_is_offline(k->rundir.name, said, sizeof(said)))
+		ret = UB_EXIT_FAILED;
+	else
+		ret = ub_helper_run(&k->loop, (const char *const[]){ "release", id, NULL },
+				    "writing back before the device goes", said, sizeof(said), -1,
+				    keeper_insisted, k);
 	if (keeper_insisted(k) || (ret == UB_EXIT_DONE && ub_keeper_try_stop(k)))
 		return true;
 	if (ret == UB_EXIT_DONE)
@@ -292,7 +360,9 @@ static int keeper_main(const struct ub_attach_options *opts, int ready_fd)
 	int ret;
 
 	*k = (struct ub_keeper){ .opts = opts, .server_pidfd = -1, .server_fd = -1, .rundir = UB_RUNDIR_NONE };
-	k->store_fd = k->stats_fd = k->signal_fd = -1;
+	k->command = (struct ub_command)UB_COMMAND_NONE_YET;
+	k->store_fd = opts->fd;
+	k->stats_fd = k->signal_fd = -1;
 	ub_loop_init(&k->loop);
 	ret = keeper_take_signals(k, &err);
 	if (ret == 0) {
@@ -300,7 +370,7 @@ static int keeper_main(const struct ub_attach_options *opts, int ready_fd)
 		if (ret)
 			ub_err_errno(&err, -ret, "the log's thread");
 	}
-	keeper_harden();
+	keeper_harden(k);
 	if (ret == 0)
 		ret = keeper_attach(k, &err);
 	if (ret) {
@@ -342,6 +412,18 @@ static int keeper_await_daemon(int ready_fd, pid_t pid)
 	return UB_EXIT_FAILED;
 }
 
+/* Everything but stdin, stdout, stderr and one more, or none. */
+static void keeper_close_others(int keep)
+{
+	if (keep <= STDERR_FILENO) {
+		close_range(STDERR_FILENO + 1, ~0U, 0);
+		return;
+	}
+	if (keep > STDERR_FILENO + 1)
+		close_range(STDERR_FILENO + 1, (unsigned)keep - 1, 0);
+	close_range((unsigned)keep + 1, ~0U, 0);
+}
+
 int ub_attach_run(const struct ub_attach_options *opts)
 {
 	int ready[2];
@@ -350,7 +432,7 @@ int ub_attach_run(const struct ub_attach_options *opts)
 	if (!opts->daemon)
 		return keeper_main(opts, -1);
 	/* A daemon outlives whoever started it: their locks, pipes and files must not live on in it. */
-	close_range(STDERR_FILENO + 1, ~0U, 0);
+	keeper_close_others(opts->fd);
 	if (pipe2(ready, O_CLOEXEC) < 0) {
 		ub_log(UB_LOG_ERROR, "cannot become a daemon: %s", strerror(errno));
 		return UB_EXIT_FAILED;

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "backend/nbd/options.h"
 #include "ublk/datapath.h"
 
 #define UB_DEFAULT_DEPTH 128
@@ -26,6 +27,12 @@ struct ub_attach_options {
 	enum ub_data_path data_path;
 	const char *scheduler; /* "keep": the kernel's */
 	unsigned timeout_s;
+	/* nbd */
+	struct nbd_options *nbd; /* instead of `options`; the keeper fills in the path of the command's socket */
+	int fd;			 /* a connected socket; -1: none */
+	char **command;		 /* NULL: none */
+	bool command_is_connected; /* its stdin and stdout are the connection; else it gets a listening socket */
+	bool restart_command;
 };
 
 /* Serves until it is told to end. An exit status of err.h; errors have been printed. */

@@ -126,11 +126,29 @@ static int detach_stop_unless_open(struct detach *d, struct ub_err *err)
 	return UB_EXIT_FAILED;
 }
 
+/* What is not written back yet cannot be now. */
+static int detach_offline(struct detach *d, const char *why, struct ub_err *err)
+{
+	char who[512] = "";
+
+	ub_helper_run(&d->loop, (const char *const[]){ "holders", d->id, NULL }, "looking for holders", who,
+		      sizeof(who), DETACH_SYNC_MS, NULL, NULL);
+	if (who[0])
+		return detach_busy(d, who, err);
+	ub_err_set(err, EIO,
+		   "/dev/ublkb%s cannot be written back now (%.250s): wait until it can, or use --force to give "
+		   "up what is not written",
+		   d->id, why);
+	return UB_EXIT_FAILED;
+}
+
 static int detach_stop(struct detach *d, struct ub_err *err)
 {
 	char said[512];
 	int ret;
 
+	if (d->has_state && ub_rundir_is_offline(d->state.name, said, sizeof(said)))
+		return detach_offline(d, said, err);
 	ret = ub_helper_run(&d->loop, (const char *const[]){ "release", d->id, NULL },
 			    "writing back before the device goes", said, sizeof(said), d->timeout_ms, NULL,
 			    NULL);
@@ -195,8 +213,9 @@ static int detach_stop_by_force(struct detach *d, struct ub_err *err)
 	char scrap[256];
 	int ret;
 
-	ub_helper_run(&d->loop, (const char *const[]){ "sync", d->id, NULL }, "writing back", scrap,
-		      sizeof(scrap), DETACH_SYNC_MS, NULL, NULL);
+	if (!d->has_state || !ub_rundir_is_offline(d->state.name, scrap, sizeof(scrap)))
+		ub_helper_run(&d->loop, (const char *const[]){ "sync", d->id, NULL }, "writing back", scrap,
+			      sizeof(scrap), DETACH_SYNC_MS, NULL, NULL);
 	if (!detach_is_same(d))
 		return UB_EXIT_DONE;
 	detach_cancel_io(d);

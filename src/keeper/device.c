@@ -89,9 +89,20 @@ static int keeper_set_params(struct ub_keeper *k, struct ub_err *err)
 	return ub_ctrl_set_params(&k->ctrl, k->info.dev_id, &params, err);
 }
 
+/* As asked for, or as suits the back end; one is the default, and no more than CPUs of use. */
+static unsigned keeper_nr_queues(const struct ub_keeper *k)
+{
+	long cpus = sysconf(_SC_NPROCESSORS_CONF);
+	unsigned nr = k->limits.nr_queues ? k->limits.nr_queues : 1;
+
+	if (k->opts->nr_queues)
+		return k->opts->nr_queues;
+	return cpus > 0 && nr > (unsigned long)cpus ? (unsigned)cpus : nr;
+}
+
 int ub_keeper_add(struct ub_keeper *k, struct ub_err *err)
 {
-	unsigned nr_queues = k->opts->nr_queues ? k->opts->nr_queues : 1;
+	unsigned nr_queues = keeper_nr_queues(k);
 	unsigned depth = k->opts->depth ? k->opts->depth : UB_DEFAULT_DEPTH;
 	uint64_t wanted;
 	int ret;
@@ -286,7 +297,6 @@ int ub_keeper_start(struct ub_keeper *k, struct ub_err *err)
 			      keeper_timeout_ms(k), keeper_must_stop_waiting);
 	if (ret == 0) {
 		k->started = true;
-		ub_message_send_type(k->server_fd, UB_MSG_LIVE);
 		return ub_step("started", err);
 	}
 	/* It may have been on its way all the same: then there is a disk to be stopped. */
@@ -361,8 +371,9 @@ static void keeper_stop(struct ub_keeper *k, bool force)
 	keeper_unmake_step("stop-dev");
 	snprintf(id, sizeof(id), "%u", k->info.dev_id);
 	if (force && !k->server_gone) {
-		ub_helper_run(&k->loop, (const char *const[]){ "sync", id, NULL }, "writing back", scrap,
-			      sizeof(scrap), SYNC_TIMEOUT_MS, NULL, NULL);
+		if (!ub_rundir_is_offline(k->rundir.name, scrap, sizeof(scrap)))
+			ub_helper_run(&k->loop, (const char *const[]){ "sync", id, NULL }, "writing back",
+				      scrap, sizeof(scrap), SYNC_TIMEOUT_MS, NULL, NULL);
 		ub_message_send_type(k->server_fd, UB_MSG_CANCEL);
 	}
 	ret = keeper_long_cmd(k, &k->stop_cmd, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV", keeper_timeout_ms(k),
@@ -428,6 +439,7 @@ void ub_keeper_teardown(struct ub_keeper *k, bool force)
 	if (k->server_pid && !k->server_gone && k->server_fd >= 0)
 		ub_message_send_type(k->server_fd, UB_MSG_EXIT); /* it may have ended by itself */
 	ub_keeper_end_server(k, EXIT_TIMEOUT_MS);
+	ub_command_end(&k->command); /* after the last flush */
 	if (k->was_live)
 		keeper_say_served(k); /* what the kernel wrote back at the end included */
 	if (k->added && keeper_still_ours(k))

@@ -184,16 +184,20 @@ int ub_spawn_self(const char *name, const char *const args[], const int fds[4])
 {
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attr;
-	char *argv[HELPER_MAX_ARGS + 2] = { (char *)(uintptr_t)name };
 	sigset_t none, all;
-	unsigned nr_fds = fds[3] >= 0 ? 4 : 3;
+	unsigned nr_fds = fds[3] >= 0 ? 4 : 3, nr_args = 0;
+	cleanup_free void *free_argv = NULL;
+	char **argv;
 	pid_t pid;
 	int ret;
 
-	for (unsigned i = 0; args[i]; i++) {
-		assert(i < HELPER_MAX_ARGS);
-		argv[i + 1] = (char *)(uintptr_t)args[i];
-	}
+	while (args[nr_args])
+		nr_args++;
+	free_argv = argv = calloc(nr_args + 2, sizeof(*argv));
+	if (!argv)
+		return -ENOMEM;
+	argv[0] = (char *)(uintptr_t)name;
+	memcpy(argv + 1, args, nr_args * sizeof(*argv));
 	posix_spawn_file_actions_init(&actions);
 	posix_spawnattr_init(&attr);
 	for (unsigned i = 0; i < nr_fds; i++) {
@@ -281,8 +285,10 @@ int ub_helper_run(struct ub_loop *loop, const char *const args[], const char *wh
 	int pipe_fds[2], pid, ret;
 
 	out[0] = '\0';
-	for (unsigned i = 0; args[i]; i++)
+	for (unsigned i = 0; args[i]; i++) {
+		assert(i + 1 < HELPER_MAX_ARGS);
 		argv[i + 1] = args[i];
+	}
 	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
 		return -errno;
 	pid = ub_spawn_self("ublk-bridge", argv, (const int[]){ -1, pipe_fds[1], -1, -1 });

@@ -8,6 +8,7 @@
 
 #include "base/loop.h"
 #include "keeper/attach.h"
+#include "keeper/command.h"
 #include "keeper/rundir.h"
 #include "ublk/ctrl.h"
 
@@ -18,6 +19,8 @@ struct ub_keeper {
 	uint64_t features;
 	int signal_fd;
 	unsigned nr_signals; /* INT and TERM, since the start */
+
+	struct ub_command command;
 
 	/* The server. */
 	pid_t server_pid; /* 0: none */

@@ -7,14 +7,18 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <linux/magic.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <sys/vfs.h>
 #include <time.h>
+
+#include <ublk-bridge/message.h>
 
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -24,6 +28,7 @@
 #define RUNDIR_STATE_BYTES   16384
 #define RUNDIR_TRIES	     10 /* a verb that looks whether it is held has the lock for a moment */
 #define RUNDIR_PAUSE_MS	     10
+#define RUNDIR_ANSWER_MS	     500
 
 int ub_name_check(const char *name, struct ub_err *err)
 {
@@ -297,4 +302,75 @@ int ub_rundir_connect(const char *name)
 	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
 		return -errno;
 	return ub_steal_fd(&fd);
+}
+
+int ub_rundir_ask_health(const char *name, unsigned *health, char *why, size_t len)
+{
+	static const struct timeval limit = { .tv_usec = RUNDIR_ANSWER_MS * 1000 };
+	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)];
+	struct ub_msg_text *answer = (struct ub_msg_text *)inbox;
+	cleanup_fd int fd = ub_rundir_connect(name);
+	int fds[UB_MESSAGE_MAX_FDS];
+	int ret;
+
+	if (fd < 0)
+		return fd;
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	ret = ub_message_send_type(fd, UB_MSG_HELLO);
+	if (ret == 0)
+		ret = ub_message_send_type(fd, UB_MSG_HEALTH);
+	do {
+		if (ret == 0)
+			ret = ub_message_receive(fd, inbox, fds, 0);
+		for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS && ret == 0; i++)
+			ub_close(&fds[i]);
+	} while (ret == 0 && answer->header.type == UB_MSG_HELLO);
+	if (ret == 0 && (answer->header.type != UB_MSG_HEALTH || answer->header.len_bytes != sizeof(*answer)))
+		ret = -EPROTO;
+	if (ret)
+		return ret;
+	*health = answer->value;
+	answer->text[sizeof(answer->text) - 1] = '\0';
+	snprintf(why, len, "%s", answer->text);
+	return 0;
+}
+
+bool ub_rundir_is_offline(const char *name, char *why, size_t len)
+{
+	unsigned health;
+
+	return ub_rundir_ask_health(name, &health, why, len) == 0 &&
+	       (health == UB_HEALTH_OFFLINE || health == UB_HEALTH_FAILED);
+}
+
+/* Sockets of processes that are no more. */
+static void rundir_sweep_sockets(int base)
+{
+	int copy = fcntl(base, F_DUPFD_CLOEXEC, 0);
+	DIR *dir = copy >= 0 ? fdopendir(copy) : NULL;
+	struct dirent *entry;
+	int pid;
+
+	while (dir && (entry = readdir(dir))) {
+		if (sscanf(entry->d_name, ".nbd-%d.sock", &pid) == 1 && kill(pid, 0) < 0 && errno == ESRCH)
+			unlinkat(base, entry->d_name, 0);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+int ub_rundir_socket_path(char *path, size_t len, struct ub_err *err)
+{
+	cleanup_fd int base = rundir_open_base(true, err);
+	char name[32];
+
+	if (base < 0)
+		return base;
+	rundir_sweep_sockets(base);
+	snprintf(name, sizeof(name), ".nbd-%d.sock", getpid());
+	if (snprintf(path, len, "%s/%s", rundir_base(), name) >= (int)len)
+		return ub_err_set(err, ENAMETOOLONG, "the run directory %s is too long a path for a socket",
+				  rundir_base());
+	unlinkat(base, name, 0); /* of an earlier process with this number */
+	return 0;
 }

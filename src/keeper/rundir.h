@@ -12,6 +12,7 @@
 #define UB_KEEPER_RUNDIR_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -57,6 +58,21 @@ bool ub_rundir_is_held(const char *name);
 
 /* Removes what a dead keeper left of NAME; nothing while it is held. */
 void ub_rundir_sweep(const char *name);
+
+/*
+ * A path for a socket of this process, beside the devices' directories, and removes those that dead
+ * processes left. 0 or -errno with *err.
+ */
+int ub_rundir_socket_path(char *path, size_t len, struct ub_err *err);
+
+/*
+ * Asks NAME's server how its back end is, for at most half a second. 0 with *health (enum ub_health) and
+ * why in words, or -errno.
+ */
+int ub_rundir_ask_health(const char *name, unsigned *health, char *why, size_t len);
+
+/* True while NAME's server waits for what stands behind it, or has given it up; why in words. */
+bool ub_rundir_is_offline(const char *name, char *why, size_t len);
 
 /* A connection to NAME's server.sock, or -errno. */
 int ub_rundir_connect(const char *name);

@@ -124,6 +124,10 @@ int ub_keeper_await(struct ub_keeper *k, enum ub_message_type type, int64_t time
 				   ub_keeper_server_fate(k, fate, sizeof(fate)), what);
 			return -ECHILD;
 		}
+		if (k->command.fate[0] && !k->command.restarts) {
+			ub_err_set(err, ECHILD, "%s %s before %s", k->command.argv[0], k->command.fate, what);
+			return -ECHILD;
+		}
 		if (k->nr_signals) {
 			ub_err_set(err, EINTR, "interrupted before %s", what);
 			return -EINTR;

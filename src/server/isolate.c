@@ -28,6 +28,8 @@
 
 #define ISOLATE_OOM_SCORE "-1000"
 
+static bool isolate_has_mounts; /* of its own */
+
 /* A process group of its own, and deaf to what a terminal sends: the keeper alone says when to end. */
 static void isolate_session(void)
 {
@@ -58,23 +60,6 @@ static bool isolate_keeps(const char *mount_point)
 	return false;
 }
 
-/* Lets go of every mount that somebody may want to unmount: our copy would keep it busy unseen. */
-static void isolate_drop_mounts(void)
-{
-	FILE *file = fopen("/proc/self/mountinfo", "re");
-	char line[4096], point[4096];
-
-	if (!file)
-		return;
-	while (fgets(line, sizeof(line), file)) {
-		/* A point below one that is gone by now says EINVAL, and that is as good. */
-		if (sscanf(line, "%*d %*d %*s %*s %4095s", point) == 1 &&
-		    !isolate_keeps(ub_mountinfo_unescape(point)))
-			umount2(point, MNT_DETACH);
-	}
-	fclose(file);
-}
-
 /*
  * A mount namespace of its own. In a shared one the server may be the last process that holds a mount of
  * its own device: the kernel then unmounts it while the server exits, and waits for the server's answer.
@@ -88,7 +73,37 @@ static void isolate_mounts(void)
 		       strerror(errno));
 		return;
 	}
-	isolate_drop_mounts();
+	isolate_has_mounts = true;
+}
+
+/* Whether a file that the back end opens again and again is reached by way of this mount point. */
+static bool isolate_is_needed(const char *mount_point, char *const *paths)
+{
+	size_t len = strlen(mount_point);
+
+	for (; *paths; paths++) {
+		if (strncmp(*paths, mount_point, len) == 0 && ((*paths)[len] == '/' || !(*paths)[len]))
+			return true;
+	}
+	return false;
+}
+
+void ub_isolate_drop_mounts(char *const *paths)
+{
+	FILE *file = isolate_has_mounts ? fopen("/proc/self/mountinfo", "re") : NULL;
+	char line[4096], point[4096];
+
+	if (!file)
+		return;
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%*d %*d %*s %*s %4095s", point) != 1)
+			continue;
+		ub_mountinfo_unescape(point);
+		/* A point below one that is gone by now says EINVAL, and that is as good. */
+		if (!isolate_keeps(point) && !isolate_is_needed(point, paths))
+			umount2(point, MNT_DETACH);
+	}
+	fclose(file);
 }
 
 static void isolate_oom(void)

@@ -10,6 +10,12 @@
 /* Session, signals, mounts, OOM score, I/O flusher. Before any thread is made. Failures are warnings. */
 void ub_isolate(void);
 
+/*
+ * Lets go of every mount that somebody may want to unmount: our copy would keep it busy unseen. Those on
+ * the way to one of `paths` (absolute, without symbolic links; the last one is NULL) stay.
+ */
+void ub_isolate_drop_mounts(char *const *paths);
+
 /* Locks what is mapped now and what is touched later. 0 or -errno with *err. Before a store is mapped. */
 int ub_isolate_lock_memory(struct ub_err *err);
 

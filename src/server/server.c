@@ -7,8 +7,11 @@
 #include "server/server.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -58,9 +61,33 @@ static bool server_log(enum ub_log_level level, const char *line)
 	return ub_message_send(server_log_fd, &msg.header, NULL, 0, MSG_DONTWAIT) == 0;
 }
 
+/* What the back end said of itself last. Its threads write it, seldom, and the main thread reads it. */
+static struct server_health {
+	pthread_mutex_t lock;
+	enum ub_health value;
+	char why[200];
+	int event_fd;
+} server_health = { .lock = PTHREAD_MUTEX_INITIALIZER, .event_fd = -1 };
+
 static void server_report(enum ub_health health, const char *why)
 {
 	ub_log(health == UB_HEALTH_ONLINE ? UB_LOG_NOTICE : UB_LOG_WARNING, "%s", why);
+	pthread_mutex_lock(&server_health.lock);
+	server_health.value = health;
+	snprintf(server_health.why, sizeof(server_health.why), "%s", why);
+	pthread_mutex_unlock(&server_health.lock);
+	eventfd_write(server_health.event_fd, 1);
+}
+
+static enum ub_health server_get_health(char *why, size_t len)
+{
+	enum ub_health value;
+
+	pthread_mutex_lock(&server_health.lock);
+	value = server_health.value;
+	snprintf(why, len, "%s", server_health.why);
+	pthread_mutex_unlock(&server_health.lock);
+	return value;
 }
 
 static void server_over(struct server *s, int status)
@@ -79,26 +106,65 @@ static void server_fail(struct server *s, const struct ub_err *err)
 	server_over(s, UB_EXIT_FAILED);
 }
 
+/* Before the device is live nothing waits for a back end that went away: the attach fails. */
+static void server_health_changed(void *arg)
+{
+	struct server *s = arg;
+	struct ub_err err = { .code = EIO };
+	eventfd_t ignored;
+
+	eventfd_read(server_health.event_fd, &ignored);
+	if (server_get_health(err.text, sizeof(err.text)) == UB_HEALTH_FAILED &&
+	    (s->phase == SERVER_OPEN || s->phase == SERVER_SERVING))
+		server_fail(s, &err);
+}
+
+/* The mounts that the back end needs are known with its name and its options. */
+static void server_drop_mounts(const struct ub_backend_config *cfg)
+{
+	char *paths[UB_BACKEND_MAX_PATHS + 1] = { NULL };
+	struct ub_err ignored;
+	const struct ub_backend_ops *ops = ub_backend_find(cfg->kind, &ignored);
+	unsigned nr = 0;
+
+	if (ops && ops->get_paths)
+		nr = ops->get_paths(cfg, paths, UB_BACKEND_MAX_PATHS);
+	for (unsigned i = 0; i < nr; i++) {
+		char *path = realpath(paths[i], NULL);
+
+		/* Not there yet, perhaps: as it is written, then. */
+		if (path) {
+			free(paths[i]);
+			paths[i] = path;
+		}
+	}
+	ub_isolate_drop_mounts(paths);
+	for (unsigned i = 0; i < nr; i++)
+		free(paths[i]);
+}
+
 /* ---- messages -------------------------------------------------------------------------------------- */
 
 static int server_configure(struct server *s, struct ub_msg_config *msg, int fds[], struct ub_err *err)
 {
 	struct ub_backend_config cfg = { .kind = msg->kind, .options = msg->options };
 	struct ub_msg_limits reply = { .header = { .type = UB_MSG_LIMITS, .len_bytes = sizeof(reply) } };
+	size_t len = msg->header.len_bytes;
 	int ret;
 
-	if (s->phase != SERVER_NEW || msg->header.len_bytes != sizeof(*msg))
+	if (s->phase != SERVER_NEW || len <= sizeof(*msg) || ((const char *)msg)[len - 1] != '\0')
 		return ub_err_set(err, EPROTO, "an unexpected CONFIG message");
 	msg->kind[sizeof(msg->kind) - 1] = '\0';
-	msg->options[sizeof(msg->options) - 1] = '\0';
 	ub_log_set_level(msg->log_level);
 	ub_isolate_core_dump(msg->core_dump);
-	s->store_fd = msg->has_store ? ub_steal_fd(&fds[0]) : -1;
+	s->store_fd = msg->has_fd ? ub_steal_fd(&fds[0]) : -1;
 	cfg.size_bytes = msg->size_bytes;
 	cfg.logical_block_bytes = msg->logical_block_bytes;
 	cfg.nr_queues = msg->nr_queues;
 	cfg.read_only = msg->read_only;
-	cfg.store_fd = s->store_fd;
+	cfg.fd = s->store_fd;
+	cfg.cancel_fd = s->keeper_fd;
+	server_drop_mounts(&cfg);
 	ret = ub_isolate_lock_memory(err);
 	if (ret == 0)
 		ret = ub_backend_open(&s->backend, &cfg, err);
@@ -208,7 +274,14 @@ static int server_handle(struct server *s, struct ub_msg_header *header, int fds
 		return server_serve(s, (struct ub_msg_serve *)header, fds, err);
 	case UB_MSG_LIVE:
 		s->phase = SERVER_LIVE;
+		if (s->backend.ops->set_live)
+			s->backend.ops->set_live(&s->backend);
 		return ub_step("server-live", err);
+	case UB_MSG_SOCKET:
+		if (!s->backend.ops || !s->backend.ops->take_socket || fds[0] < 0)
+			return ub_err_set(err, EPROTO, "an unexpected SOCKET message");
+		s->backend.ops->take_socket(&s->backend, ub_steal_fd(&fds[0]));
+		return 0;
 	case UB_MSG_CANCEL:
 		if (s->phase == SERVER_SERVING || s->phase == SERVER_LIVE)
 			ub_device_cancel(&s->device);
@@ -257,6 +330,14 @@ static void server_visitor_leaves(struct server *s)
 	ub_close(&s->visitor_fd);
 }
 
+static void server_tell_health(const struct server *s)
+{
+	struct ub_msg_text msg = { .header = { .type = UB_MSG_HEALTH, .len_bytes = sizeof(msg) } };
+
+	msg.value = server_get_health(msg.text, sizeof(msg.text));
+	ub_message_send(s->visitor_fd, &msg.header, NULL, 0, MSG_DONTWAIT);
+}
+
 static void server_visitor_event(void *arg)
 {
 	struct server *s = arg;
@@ -275,6 +356,8 @@ static void server_visitor_event(void *arg)
 	} else if (ret == 0 && header->type == UB_MSG_CANCEL && s->visitor_greeted) {
 		ub_log(UB_LOG_WARNING, "all I/O is failed from now on: a forced detach asked for it");
 		ub_device_cancel(&s->device);
+	} else if (ret == 0 && header->type == UB_MSG_HEALTH && s->visitor_greeted) {
+		server_tell_health(s);
 	} else {
 		ret = -EPROTO;
 	}
@@ -325,6 +408,10 @@ int ub_server_main(void)
 	ub_log_to_sink(server_log);
 	ub_backend_set_reporter(server_report);
 	ub_loop_init(&s->loop);
+	server_health.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (server_health.event_fd < 0)
+		return UB_EXIT_FAILED;
+	ub_loop_add(&s->loop, server_health.event_fd, server_health_changed, s);
 	prctl(PR_SET_NAME, UB_SERVER_COMM);
 	ub_isolate();
 	ub_loop_add(&s->loop, s->keeper_fd, server_keeper_event, s);

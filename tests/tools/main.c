@@ -8,6 +8,7 @@
 
 const struct ub_backend_ops *const ub_backends[] = {
 	&ub_backend_mem,
+	&ub_backend_nbd,
 	&ub_backend_null,
 	&ub_backend_faulty,
 	NULL,

@@ -66,7 +66,7 @@ static void disk_reopen(struct disk *d)
 		.options = "",
 		.size_bytes = d->size,
 		.nr_queues = 1,
-		.store_fd = d->fd,
+		.fd = d->fd,
 	};
 	struct ub_err err = { 0 };
 
@@ -225,17 +225,17 @@ static void a_store_that_cannot_be_mapped_is_an_error(void **state)
 	struct ub_err err = { 0 };
 
 	(void)state;
-	cfg.store_fd = -1;
+	cfg.fd = -1;
 	assert_int_equal(ub_backend_open(&be, &cfg, &err), -EBADF);
 	unit_assert_says(err.text, "1 MiB");
 	ub_backend_close(&be);
 	cfg.size_bytes = 1ULL << 62;
-	cfg.store_fd = ub_store_create(4096, false, &err);
-	assert_true(cfg.store_fd >= 0);
+	cfg.fd = ub_store_create(4096, false, &err);
+	assert_true(cfg.fd >= 0);
 	assert_true(ub_backend_open(&be, &cfg, &err) < 0);
 	unit_assert_says(err.text, "4 EiB");
 	ub_backend_close(&be);
-	close(cfg.store_fd);
+	close(cfg.fd);
 }
 
 static void unknown_operations_fail(void **state)
@@ -728,18 +728,18 @@ static void a_store_that_is_too_small_is_refused(void **state)
 	struct ub_err err = { 0 };
 
 	(void)state;
-	cfg.store_fd = ub_store_create((1 << 20) - 4096, false, &err);
-	assert_true(cfg.store_fd >= 0);
+	cfg.fd = ub_store_create((1 << 20) - 4096, false, &err);
+	assert_true(cfg.fd >= 0);
 	assert_int_equal(ub_backend_open(&be, &cfg, &err), -EINVAL);
 	unit_assert_says(err.text, "store");
 	ub_backend_close(&be);
-	close(cfg.store_fd);
-	cfg.store_fd =
+	close(cfg.fd);
+	cfg.fd =
 		open("/dev/zero", O_RDWR | O_CLOEXEC); /* it can be mapped, and is no store */
-	assert_true(cfg.store_fd >= 0);
+	assert_true(cfg.fd >= 0);
 	assert_int_equal(ub_backend_open(&be, &cfg, &err), -EINVAL);
 	ub_backend_close(&be);
-	close(cfg.store_fd);
+	close(cfg.fd);
 }
 
 /* ---- queues

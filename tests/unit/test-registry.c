@@ -63,7 +63,7 @@ static int told_setup(void **state)
 
 static const struct ub_backend_config told_config = { .kind = "told",
 						      .options = "",
-						      .store_fd = -1 };
+						      .fd = -1 };
 
 static void back_ends_are_found_by_name(void **state)
 {
@@ -90,7 +90,7 @@ static void an_unknown_name_lists_those_that_there_are(void **state)
 
 static void opening_an_unknown_one_can_be_closed(void **state)
 {
-	const struct ub_backend_config config = { .kind = "none", .options = "", .store_fd = -1 };
+	const struct ub_backend_config config = { .kind = "none", .options = "", .fd = -1 };
 	struct ub_backend be;
 	struct ub_err err = { 0 };
 
@@ -186,7 +186,7 @@ static void read_only_comes_from_either_side(void **state)
 
 static void null_has_the_size_that_was_asked_for(void **state)
 {
-	struct ub_backend_config config = { .kind = "null", .options = "", .store_fd = -1 };
+	struct ub_backend_config config = { .kind = "null", .options = "", .fd = -1 };
 	struct ub_backend be;
 	struct ub_err err = { 0 };
 
@@ -208,7 +208,7 @@ static void null_has_the_size_that_was_asked_for(void **state)
 
 static void null_completes_everything_in_full(void **state)
 {
-	struct ub_backend_config config = { .kind = "null", .options = "", .store_fd = -1 };
+	struct ub_backend_config config = { .kind = "null", .options = "", .fd = -1 };
 	struct ub_backend_queue bq = { .qid = 0 };
 	struct ub_backend be;
 	struct ub_err err = { 0 };

@@ -41,13 +41,14 @@ struct nbd_options {
 	char *export_name; /* NULL: the URI's, or "" */
 	enum nbd_tls tls;
 	bool tls_verify; /* default: true */
-	char *tls_certificates, *tls_psk_file, *tls_username, *tls_hostname; /* NULL: libnbd's default */
+	char *tls_certificates, *tls_psk_file, *tls_username; /* NULL: libnbd's default */
+	char *label; /* what messages call the server; NULL: as it is reached */
 	unsigned nr_connections;    /* 0: the default */
 	uint64_t outage_limit_ms;   /* NBD_NO_LIMIT: I/O waits; 0: it fails at once */
 	uint64_t stall_timeout_ms;
 	uint64_t fence_timeout_ms;
 	uint64_t wait_ms; /* how long an attach keeps trying to reach the server */
-	bool restarts;	  /* another socket may come: --command with --restart-command */
+	bool restarts;	  /* NBD_SOCKET: another socket may come (--command with --restart-command) */
 };
 
 /* The defaults. Strings are NULL. */
@@ -68,6 +69,9 @@ int nbd_options_from_json(struct nbd_options *o, const char *json, struct ub_err
  * read, a URI that is none. 0 or -EINVAL with *err, which names the option and the remedy.
  */
 int nbd_options_check(const struct nbd_options *o, struct ub_err *err);
+
+/* The files that it names: sockets, certificates, keys, and where libnbd looks for them. Each is to be freed. */
+unsigned nbd_options_paths(const struct nbd_options *o, char *paths[], unsigned max);
 
 /* The server in a few words for messages, such as "nbd://host/export", without a secret. */
 const char *nbd_options_describe(const struct nbd_options *o, char *buf, size_t len);

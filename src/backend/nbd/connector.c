@@ -1,0 +1,554 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The connector: one thread a back end that makes connections, compares what answers with the export that
+ * the device was made from, hands ready ones to their queues, and fences those that ended. It is also who
+ * tells the operator. What blocks here (a look-up of a name, a certificate's file) delays no I/O.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "backend/nbd/nbd.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/loop.h"
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+#define CONNECTOR_STACK_BYTES	(512U << 10)
+#define CONNECTOR_ATTEMPT_MS	15000 /* to connect and to negotiate */
+#define CONNECTOR_MIN_DELAY_MS	100
+#define CONNECTOR_MAX_DELAY_MS	5000
+#define CONNECTOR_END_TRIES	50 /* of 10 ms: a look-up of a name cannot be interrupted */
+#define CONNECTOR_MAX_FENCES	256 /* that are polled at once; more are looked at on each turn */
+
+/* ---- links -------------------------------------------------------------------------------------------- */
+
+struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handle,
+				 const struct nbd_export *export)
+{
+	struct nbd_link *link = calloc(1, sizeof(*link));
+	int fd = dup(nbd.aio_get_fd(handle));
+
+	if (!link || fd < 0) {
+		free(link);
+		if (fd >= 0)
+			close(fd);
+		nbd.close(handle);
+		return NULL;
+	}
+	link->conn = conn;
+	link->handle = handle;
+	link->fd = fd;
+	link->is_tls = export->has_tls;
+	link->has_structured_replies = export->has_structured_replies;
+	link->max_payload_bytes = export->max_payload_bytes;
+	nbd_session_tune(fd, conn->be->options.stall_timeout_ms);
+	return link;
+}
+
+void nbd_link_free(struct nbd_link *link)
+{
+	nbd.close(link->handle);
+	close(link->fd);
+	free(link);
+}
+
+/* ---- what the operator is told ------------------------------------------------------------------------- */
+
+static unsigned connector_nr_given(const struct nbd_backend *be)
+{
+	unsigned nr = 0;
+
+	for (unsigned i = 0; i < be->nr_conns; i++)
+		nr += be->conns[i].given != NULL;
+	return nr;
+}
+
+/* All I/O fails from now on: there is nothing to wait for. */
+static void connector_fail(struct nbd_backend *be, const char *why)
+{
+	char text[NBD_WHY_BYTES + 64];
+
+	snprintf(text, sizeof(text), "%s: failed: %s", be->server, why);
+	atomic_store_explicit(&be->has_failed, true, memory_order_release);
+	ub_backend_report(be->backend, UB_HEALTH_FAILED, text);
+	for (unsigned i = 0; i < be->nr_conns; i++)
+		nbd_engine_kick(&be->conns[i]);
+}
+
+/* Says why it is still offline, when that is another reason than before. */
+static void connector_say_why(struct nbd_backend *be, const char *why)
+{
+	if (strcmp(be->last_why, why) == 0)
+		return;
+	snprintf(be->last_why, sizeof(be->last_why), "%s", why);
+	ub_log(UB_LOG_WARNING, "%s: not reached: %s; retrying", be->server, why);
+}
+
+static void connector_say_lost(struct nbd_backend *be, const struct nbd_link *link)
+{
+	char text[NBD_WHY_BYTES + 256];
+
+	if (connector_nr_given(be) > 0) {
+		ub_log(UB_LOG_NOTICE,
+		       "%s: connection %u of %u is lost: %s; the others go on, and it is made again",
+		       be->server, link->conn->index + 1, be->nr_conns, link->why);
+		return;
+	}
+	if (!be->offline_since_ms)
+		be->offline_since_ms = ub_now_ms();
+	snprintf(text, sizeof(text), "%s: offline: %s; I/O waits, retrying", be->server, link->why);
+	ub_backend_report(be->backend, UB_HEALTH_OFFLINE, text);
+}
+
+static void connector_say_online(struct nbd_backend *be)
+{
+	char text[256];
+	uint64_t ms;
+
+	if (!be->offline_since_ms)
+		return;
+	ms = ub_now_ms() - be->offline_since_ms;
+	be->offline_since_ms = 0;
+	be->last_why[0] = '\0';
+	snprintf(text, sizeof(text), "%s: online again after %llu.%llu s; %u requests were sent again",
+		 be->server, (unsigned long long)(ms / 1000), (unsigned long long)(ms % 1000 / 100),
+		 be->nr_again);
+	be->nr_again = 0;
+	ub_backend_report(be->backend, UB_HEALTH_ONLINE, text);
+}
+
+static void connector_say_stalled(struct nbd_backend *be)
+{
+	char text[256];
+	bool stalled = false;
+
+	for (unsigned i = 0; i < be->nr_conns; i++)
+		stalled |= atomic_load_explicit(&be->conns[i].is_stalled, memory_order_acquire);
+	if (stalled && !be->said_stalled) {
+		snprintf(text, sizeof(text), "%s: stalled: no answer for %llu s; another connection is tried",
+			 be->server, (unsigned long long)be->options.stall_timeout_ms / 1000);
+		if (!be->offline_since_ms)
+			be->offline_since_ms = ub_now_ms() - be->options.stall_timeout_ms;
+		ub_backend_report(be->backend, UB_HEALTH_OFFLINE, text);
+	}
+	if (!stalled && be->said_stalled && connector_nr_given(be) > 0)
+		connector_say_online(be);
+	be->said_stalled = stalled;
+}
+
+/* ---- connections that ended: the fence --------------------------------------------------------------------- */
+
+static void connector_link_is_fenced(struct nbd_backend *be, struct nbd_link *link)
+{
+	link->is_fenced = true;
+	shutdown(link->fd, SHUT_RDWR); /* the ring lets go of it, too */
+	if (!link->needs_fence)
+		return;
+	if (atomic_fetch_sub_explicit(&be->nr_unfenced, 1, memory_order_acq_rel) != 1)
+		return;
+	for (unsigned i = 0; i < be->nr_conns; i++)
+		nbd_engine_kick(&be->conns[i]);
+}
+
+/* Reads on until the server has closed its side: then it has executed all that it ever will. */
+static void connector_check_fence(struct nbd_backend *be, struct nbd_link *link)
+{
+	static const struct linger reset = { .l_onoff = 1, .l_linger = 0 };
+	char scrap[4096];
+	ssize_t n;
+
+	do {
+		n = recv(link->fd, scrap, sizeof(scrap), MSG_DONTWAIT);
+	} while (n > 0 || (n < 0 && errno == EINTR));
+	if (n == 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) {
+		connector_link_is_fenced(be, link);
+	} else if (ub_now_ms() >= link->fence_deadline_ms) {
+		ub_log(UB_LOG_WARNING,
+		       "%s: an old connection with unanswered writes was not closed by the server within "
+		       "%llu s: it is reset, and if the server still executes them they may land on newer data",
+		       be->server, (unsigned long long)be->options.fence_timeout_ms / 1000);
+		setsockopt(link->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+		connector_link_is_fenced(be, link);
+	}
+}
+
+/* Its conn has it no more. True if that leaves the conn without a connection. */
+static bool connector_forget_link(struct nbd_link *link)
+{
+	struct nbd_conn *conn = link->conn;
+
+	if (conn->given == link) {
+		conn->given = link->unused ? link->replaced : NULL;
+		return !conn->given;
+	}
+	if (conn->given && conn->given->replaced == link)
+		conn->given->replaced = NULL;
+	return false;
+}
+
+/* A conn without a connection: what does that mean for the whole? */
+static void connector_lost(struct nbd_backend *be, const struct nbd_link *link)
+{
+	struct nbd_attempt *a = &link->conn->attempt;
+
+	a->not_before_ms = 0;
+	a->delay_ms = 0;
+	if (atomic_load_explicit(&be->has_failed, memory_order_acquire))
+		return;
+	if (!atomic_load_explicit(&be->is_live, memory_order_acquire))
+		connector_fail(be, link->why);
+	else if (be->options.transport == NBD_SOCKET && !be->options.restarts)
+		connector_fail(be, "its connection was handed over ready made, and cannot be made again");
+	else
+		connector_say_lost(be, link);
+}
+
+static void connector_take_link_back(struct nbd_backend *be, struct nbd_link *link)
+{
+	link->next = be->fencing;
+	be->fencing = link;
+	link->fence_deadline_ms = ub_now_ms() + be->options.fence_timeout_ms;
+	be->nr_again += link->nr_again;
+	if (connector_forget_link(link))
+		connector_lost(be, link);
+	/* No half-sent request can be completed any more; those that were received are executed. */
+	shutdown(link->fd, link->needs_fence ? SHUT_WR : SHUT_RDWR);
+	if (!link->needs_fence) {
+		link->is_fenced = true;
+		return;
+	}
+	connector_check_fence(be, link);
+	if (!link->is_fenced && !atomic_load_explicit(&be->has_failed, memory_order_acquire))
+		ub_log(UB_LOG_NOTICE,
+		       "%s: an old connection has unanswered writes: no write is sent before the server has "
+		       "closed it, for at most %llu s",
+		       be->server, (unsigned long long)be->options.fence_timeout_ms / 1000);
+}
+
+/* What was retired since the last time, oldest first. */
+static struct nbd_link *connector_pop_retired(struct nbd_backend *be)
+{
+	struct nbd_link *link = atomic_exchange_explicit(&be->retired, NULL, memory_order_acquire);
+	struct nbd_link *oldest = NULL;
+
+	while (link) {
+		struct nbd_link *next = link->next;
+
+		link->next = oldest;
+		oldest = link;
+		link = next;
+	}
+	return oldest;
+}
+
+static void connector_take_retired(struct nbd_backend *be)
+{
+	struct nbd_link *link = connector_pop_retired(be);
+
+	while (link) {
+		struct nbd_link *next = link->next;
+
+		connector_take_link_back(be, link);
+		link = next;
+	}
+}
+
+static void connector_check_fences(struct nbd_backend *be)
+{
+	struct nbd_link **at = &be->fencing;
+
+	while (*at) {
+		struct nbd_link *link = *at;
+
+		if (!link->is_fenced)
+			connector_check_fence(be, link);
+		if (link->is_fenced && !atomic_load_explicit(&link->nr_armed, memory_order_acquire)) {
+			*at = link->next;
+			nbd_link_free(link);
+		} else {
+			at = &link->next;
+		}
+	}
+}
+
+/* ---- new connections ------------------------------------------------------------------------------------------ */
+
+/* A half more or less: many devices of one server shall not come back all at once. */
+static uint64_t connector_jitter(struct nbd_backend *be, uint64_t ms)
+{
+	return ms - ms / 4 + (uint64_t)rand_r(&be->seed) % (ms / 2 + 1);
+}
+
+static void connector_attempt_failed(struct nbd_conn *conn, const char *why)
+{
+	struct nbd_backend *be = conn->be;
+	struct nbd_attempt *a = &conn->attempt;
+
+	if (a->handle)
+		nbd.close(a->handle);
+	a->handle = NULL;
+	a->delay_ms = a->delay_ms ? 2 * a->delay_ms : CONNECTOR_MIN_DELAY_MS;
+	if (a->delay_ms > CONNECTOR_MAX_DELAY_MS)
+		a->delay_ms = CONNECTOR_MAX_DELAY_MS;
+	a->not_before_ms = ub_now_ms() + connector_jitter(be, a->delay_ms);
+	if (connector_nr_given(be) == 0 || be->said_stalled)
+		connector_say_why(be, why);
+}
+
+static void connector_say_grown(struct nbd_backend *be, const struct nbd_export *now)
+{
+	if (be->said_grown || now->size_bytes <= be->first.size_bytes)
+		return;
+	be->said_grown = true;
+	ub_log(UB_LOG_NOTICE, "%s: the export has grown from %llu to %llu bytes: the device keeps its size",
+	       be->server, (unsigned long long)be->first.size_bytes, (unsigned long long)now->size_bytes);
+}
+
+/* The session is ready: is it the export that the device was made from? */
+static void connector_attempt_ready(struct nbd_conn *conn)
+{
+	struct nbd_backend *be = conn->be;
+	struct nbd_attempt *a = &conn->attempt;
+	struct nbd_handle *handle = a->handle;
+	struct nbd_export now;
+	struct nbd_link *link;
+	struct ub_err err;
+
+	if (nbd_session_export(handle, &now, &err) != 0 ||
+	    nbd_export_compare(&be->first, &now, &be->limits, be->nr_conns, &err) != 0) {
+		nbd.aio_disconnect(handle, 0);
+		connector_attempt_failed(conn, err.text);
+		return;
+	}
+	a->handle = NULL;
+	link = nbd_link_create(conn, handle, &now);
+	if (!link) {
+		connector_attempt_failed(conn, "no memory for the connection");
+		return;
+	}
+	connector_say_grown(be, &now);
+	a->delay_ms = 0;
+	link->replaced = conn->given;
+	conn->given = link;
+	nbd_engine_give(link);
+	if (!link->replaced)
+		connector_say_online(be);
+	/* What waits at others may go over this one, and the server is there for them, too. */
+	for (unsigned i = 0; i < be->nr_conns; i++) {
+		be->conns[i].attempt.not_before_ms = 0;
+		if (&be->conns[i] != conn)
+			nbd_engine_kick(&be->conns[i]);
+	}
+}
+
+static void connector_attempt_start(struct nbd_conn *conn)
+{
+	struct nbd_backend *be = conn->be;
+	struct nbd_attempt *a = &conn->attempt;
+	struct ub_err err;
+	int fd = -1;
+
+	if (be->options.transport == NBD_SOCKET) {
+		fd = atomic_exchange_explicit(&be->next_socket, -1, memory_order_acq_rel);
+		if (fd < 0) {
+			a->not_before_ms = UINT64_MAX; /* until one comes */
+			return;
+		}
+	}
+	a->deadline_ms = ub_now_ms() + CONNECTOR_ATTEMPT_MS;
+	a->handle = nbd_session_start(&be->options, fd, &err);
+	if (!a->handle)
+		connector_attempt_failed(conn, err.text);
+}
+
+static bool conn_wants_link(const struct nbd_conn *conn)
+{
+	if (conn->attempt.handle)
+		return false;
+	if (!conn->given)
+		return true;
+	return !conn->given->replaced && atomic_load_explicit(&conn->is_stalled, memory_order_acquire);
+}
+
+static void connector_attempt_continue(struct nbd_conn *conn, short revents)
+{
+	struct ub_err err;
+	int ret = nbd_session_continue(conn->attempt.handle, revents, &err);
+
+	if (ret == 0 && ub_now_ms() >= conn->attempt.deadline_ms)
+		ret = ub_err_set(&err, ETIMEDOUT, "cannot connect: the server did not negotiate within %d s",
+				 CONNECTOR_ATTEMPT_MS / 1000);
+	if (ret < 0)
+		connector_attempt_failed(conn, err.text);
+	else if (ret == 1)
+		connector_attempt_ready(conn);
+}
+
+static void connector_start_attempts(struct nbd_backend *be)
+{
+	uint64_t now = ub_now_ms();
+
+	if (atomic_load_explicit(&be->nr_started, memory_order_acquire) != be->nr_queues || !be->nr_queues ||
+	    atomic_load_explicit(&be->has_failed, memory_order_acquire))
+		return;
+	if (be->options.transport == NBD_SOCKET && atomic_load(&be->next_socket) >= 0)
+		be->conns[0].attempt.not_before_ms = 0;
+	for (unsigned i = 0; i < be->nr_conns; i++) {
+		struct nbd_conn *conn = &be->conns[i];
+
+		if (conn_wants_link(conn) && now >= conn->attempt.not_before_ms)
+			connector_attempt_start(conn);
+	}
+}
+
+/* ---- the thread -------------------------------------------------------------------------------------------------- */
+
+struct connector_polls {
+	struct pollfd fds[1 + NBD_MAX_CONNECTIONS + CONNECTOR_MAX_FENCES];
+	unsigned nr;
+	struct nbd_conn *conns[NBD_MAX_CONNECTIONS]; /* of fds[1], … */
+	unsigned nr_conns;
+	uint64_t until_ms;
+};
+
+static void polls_until(struct connector_polls *p, uint64_t ms)
+{
+	if (ms < p->until_ms)
+		p->until_ms = ms;
+}
+
+static void connector_collect(struct nbd_backend *be, struct connector_polls *p)
+{
+	p->nr = 1;
+	p->nr_conns = 0;
+	p->until_ms = UINT64_MAX;
+	p->fds[0] = (struct pollfd){ .fd = be->wake_fd, .events = POLLIN };
+	for (unsigned i = 0; i < be->nr_conns; i++) {
+		struct nbd_conn *conn = &be->conns[i];
+
+		if (conn->attempt.handle) {
+			p->fds[p->nr].fd = nbd_session_events(conn->attempt.handle, &p->fds[p->nr].events);
+			p->fds[p->nr++].revents = 0;
+			p->conns[p->nr_conns++] = conn;
+			polls_until(p, conn->attempt.deadline_ms);
+		} else if (conn_wants_link(conn)) {
+			polls_until(p, conn->attempt.not_before_ms);
+		}
+	}
+	for (struct nbd_link *link = be->fencing; link; link = link->next) {
+		if (link->is_fenced)
+			continue;
+		polls_until(p, link->fence_deadline_ms);
+		if (p->nr < UB_ARRAY_SIZE(p->fds))
+			p->fds[p->nr++] = (struct pollfd){ .fd = link->fd, .events = POLLIN };
+	}
+}
+
+static void connector_wait(struct nbd_backend *be, struct connector_polls *p)
+{
+	uint64_t now = ub_now_ms();
+	eventfd_t ignored;
+	int timeout = -1;
+
+	if (p->until_ms != UINT64_MAX && atomic_load(&be->nr_started) == be->nr_queues &&
+	    !atomic_load(&be->has_failed))
+		timeout = p->until_ms <= now	       ? 0 :
+			  p->until_ms - now > INT32_MAX ? INT32_MAX :
+							  (int)(p->until_ms - now);
+	if (poll(p->fds, p->nr, timeout) < 0)
+		return;
+	if (p->fds[0].revents)
+		eventfd_read(be->wake_fd, &ignored);
+	for (unsigned i = 0; i < p->nr_conns; i++) {
+		if (p->fds[1 + i].revents || ub_now_ms() >= p->conns[i]->attempt.deadline_ms)
+			connector_attempt_continue(p->conns[i], p->fds[1 + i].revents);
+	}
+}
+
+static void *connector_main(void *arg)
+{
+	struct nbd_backend *be = arg;
+	struct connector_polls polls;
+
+	prctl(PR_SET_NAME, "ublk-connector");
+	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+	while (!atomic_load_explicit(&be->must_end, memory_order_acquire)) {
+		connector_take_retired(be);
+		connector_say_stalled(be);
+		connector_check_fences(be);
+		connector_start_attempts(be);
+		connector_collect(be, &polls);
+		connector_wait(be, &polls);
+	}
+	return NULL;
+}
+
+void nbd_connector_wake(struct nbd_backend *be)
+{
+	if (eventfd_write(be->wake_fd, 1) < 0)
+		ub_log(UB_LOG_DEBUG, "the connector cannot be woken: %s", strerror(errno));
+}
+
+void nbd_connector_retire(struct nbd_link *link)
+{
+	struct nbd_backend *be = link->conn->be;
+	struct nbd_link *head = atomic_load_explicit(&be->retired, memory_order_relaxed);
+
+	do {
+		link->next = head;
+	} while (!atomic_compare_exchange_weak_explicit(&be->retired, &head, link, memory_order_release,
+							memory_order_relaxed));
+	nbd_connector_wake(be);
+}
+
+int nbd_connector_start(struct nbd_backend *be, struct ub_err *err)
+{
+	pthread_attr_t attr;
+	int ret;
+
+	be->seed = (unsigned)getpid() ^ (unsigned)ub_now_ms();
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, CONNECTOR_STACK_BYTES);
+	ret = pthread_create(&be->thread, &attr, connector_main, be);
+	pthread_attr_destroy(&attr);
+	if (ret)
+		return ub_err_errno(err, ret, "cannot start the connector's thread");
+	be->has_thread = true;
+	return 0;
+}
+
+void nbd_connector_stop(struct nbd_backend *be)
+{
+	const struct timespec pause = { .tv_nsec = 10 * 1000 * 1000 };
+	int ret = EBUSY;
+
+	if (!be->has_thread)
+		return;
+	atomic_store_explicit(&be->must_end, true, memory_order_release);
+	nbd_connector_wake(be);
+	for (unsigned i = 0; i < CONNECTOR_END_TRIES && ret; i++) {
+		ret = pthread_tryjoin_np(be->thread, NULL);
+		if (ret)
+			nanosleep(&pause, NULL);
+	}
+	be->has_thread = ret != 0; /* it waits for a name server: the process ends without it */
+	if (be->has_thread)
+		return;
+	for (struct nbd_link *link = connector_pop_retired(be), *next; link; link = next) {
+		next = link->next;
+		connector_forget_link(link);
+		link->next = be->fencing;
+		be->fencing = link;
+	}
+}

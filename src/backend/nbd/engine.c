@@ -1,0 +1,681 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Commands and replies, on the queues' own threads, through libnbd's asynchronous calls.
+ *
+ * The socket is polled on the queue's ring, one-shot and level-triggered. libnbd must not be told to
+ * read when there is nothing to be read: it then believes that a reply has begun, and sends no command
+ * before that has come. So it is called once an event, and again only while bytes are known to be there.
+ * libnbd's callbacks run inside its calls and must not call it: they change lists, and what follows is
+ * done when the call has returned.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "backend/nbd/nbd.h"
+#include "base/cleanup.h"
+#include "base/loop.h"
+
+#define ENGINE_TICKS 4 /* a stall timeout has so many; it is noticed one of them late at the most */
+#define ENGINE_MIN_REPLY 16 /* bytes of the shortest one */
+
+/* ---- lists ---------------------------------------------------------------------------------------------- */
+
+static void list_add(struct nbd_list *list, struct nbd_cmd *cmd)
+{
+	cmd->prev = list->last;
+	cmd->next = NULL;
+	if (list->last)
+		list->last->next = cmd;
+	else
+		list->first = cmd;
+	list->last = cmd;
+}
+
+static void list_add_first(struct nbd_list *list, struct nbd_cmd *cmd)
+{
+	cmd->prev = NULL;
+	cmd->next = list->first;
+	if (list->first)
+		list->first->prev = cmd;
+	else
+		list->last = cmd;
+	list->first = cmd;
+}
+
+static void list_remove(struct nbd_list *list, struct nbd_cmd *cmd)
+{
+	if (cmd->prev)
+		cmd->prev->next = cmd->next;
+	else
+		list->first = cmd->next;
+	if (cmd->next)
+		cmd->next->prev = cmd->prev;
+	else
+		list->last = cmd->prev;
+}
+
+/* Puts all of `from` before what is in `list`. */
+static void list_splice_first(struct nbd_list *list, struct nbd_list *from)
+{
+	if (!from->first)
+		return;
+	from->last->next = list->first;
+	if (list->first)
+		list->first->prev = from->last;
+	else
+		list->last = from->last;
+	list->first = from->first;
+	from->first = from->last = NULL;
+}
+
+/* ---- an I/O's end, and where it goes ------------------------------------------------------------------- */
+
+static bool op_changes(uint8_t op)
+{
+	return op == UB_OP_WRITE || op == UB_OP_DISCARD || op == UB_OP_WRITE_ZEROES;
+}
+
+/*
+ * The one place that every I/O passes when it is answered: each acknowledged write, and each flush that
+ * makes those before it durable. Whoever wants to keep writes until then begins here.
+ */
+static void cmd_complete(struct nbd_cmd *cmd, int32_t res)
+{
+	ub_io_complete(cmd->io, res);
+}
+
+static void conn_add(struct nbd_conn *conn, struct nbd_cmd *cmd);
+
+static void conn_take_inbox(struct ub_msg *msg, struct ub_queue *q)
+{
+	struct nbd_conn *conn = ub_container_of(msg, struct nbd_conn, inbox_msg);
+	struct nbd_cmd *cmd = atomic_exchange_explicit(&conn->inbox, NULL, memory_order_acquire);
+	struct nbd_cmd *oldest = NULL;
+
+	(void)q;
+	while (cmd) {
+		struct nbd_cmd *next = cmd->posted;
+
+		cmd->posted = oldest;
+		oldest = cmd;
+		cmd = next;
+	}
+	while (oldest) {
+		cmd = oldest;
+		oldest = cmd->posted;
+		conn_add(conn, cmd);
+	}
+}
+
+/* Hands an I/O to a conn that another thread is the home of. */
+static void conn_post(struct nbd_conn *conn, struct nbd_cmd *cmd)
+{
+	struct nbd_cmd *head = atomic_load_explicit(&conn->inbox, memory_order_relaxed);
+
+	do {
+		cmd->posted = head;
+	} while (!atomic_compare_exchange_weak_explicit(&conn->inbox, &head, cmd, memory_order_release,
+							memory_order_relaxed));
+	if (!head)
+		ub_queue_post(conn->home->bq->queue, &conn->inbox_msg);
+}
+
+/* The conn of this queue that works and has the least to do; NULL: none works. */
+static struct nbd_conn *queue_own_conn(const struct nbd_queue *nq)
+{
+	struct nbd_conn *best = NULL;
+
+	for (unsigned i = 0; i < nq->nr_own; i++) {
+		struct nbd_conn *conn = nq->own[i];
+
+		if (conn->link && !conn->link->failing &&
+		    !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed) &&
+		    (!best || conn->link->nr_in_flight < best->link->nr_in_flight))
+			best = conn;
+	}
+	return best;
+}
+
+/* Any conn that works, of whichever queue; NULL: none does. */
+static struct nbd_conn *queue_any_conn(const struct nbd_queue *nq)
+{
+	const struct nbd_backend *be = nq->be;
+
+	for (unsigned i = 0; i < be->nr_conns; i++) {
+		struct nbd_conn *conn = &be->conns[(nq->bq->qid + i) % be->nr_conns];
+
+		if (atomic_load_explicit(&conn->is_online, memory_order_acquire))
+			return conn;
+	}
+	return NULL;
+}
+
+/* Sends an I/O on its way, on this queue's thread. */
+static void queue_route(struct nbd_queue *nq, struct nbd_cmd *cmd)
+{
+	struct nbd_conn *conn = queue_own_conn(nq);
+
+	if (!conn)
+		conn = queue_any_conn(nq);
+	if (!conn)
+		conn = nq->nr_own ? nq->own[0] : &nq->be->conns[nq->bq->qid % nq->be->nr_conns];
+	if (conn->home == nq)
+		conn_add(conn, cmd);
+	else
+		conn_post(conn, cmd);
+}
+
+/* ---- commands ------------------------------------------------------------------------------------------- */
+
+static void link_fail(struct nbd_link *link, const char *why)
+{
+	if (link->failing)
+		return;
+	link->failing = true;
+	snprintf(link->why, sizeof(link->why), "%s", why);
+}
+
+/* Whether libnbd has given the connection up. */
+static bool link_is_dead(struct nbd_link *link)
+{
+	if (link->failing)
+		return true;
+	if (nbd.aio_is_closed(link->handle)) {
+		link->is_ended = true;
+		link_fail(link, "the server closed the connection");
+	} else if (nbd.aio_is_dead(link->handle)) {
+		link_fail(link, nbd_session_reason());
+	}
+	return link->failing;
+}
+
+/* Data of a READ under structured replies: libnbd tells, and does not insist, that all of it comes. */
+static int cmd_chunk(void *arg, const void *data, size_t len, uint64_t offset, unsigned status, int *error)
+{
+	struct nbd_cmd *cmd = arg;
+
+	(void)data;
+	(void)offset;
+	(void)error;
+	if (status != LIBNBD_READ_ERROR)
+		cmd->seen_bytes += (uint32_t)len;
+	cmd->link->replied_bytes += 2 * ENGINE_MIN_REPLY;
+	return 0;
+}
+
+/* libnbd: a command was answered, or its connection ended. Returns 1: libnbd may forget it. */
+static int cmd_answered(void *arg, int *error)
+{
+	struct nbd_cmd *cmd = arg;
+	struct nbd_link *link = cmd->link;
+	struct ub_io *io = cmd->io;
+	int code = *error;
+
+	/* Neither is an answer: it stays in flight, and is sent again over another connection. */
+	if (code == ENOTCONN)
+		return 1;
+	if (code == ESHUTDOWN) {
+		link_fail(link, "the server is shutting down");
+		return 1;
+	}
+	link->replied_bytes += ENGINE_MIN_REPLY;
+	if (io->op == UB_OP_READ && code == 0) {
+		link->replied_bytes += cmd->seen_bytes;
+		if (cmd->seen_bytes != cmd->part_bytes) {
+			link_fail(link, "the server answered a read with too few bytes");
+			return 1;
+		}
+	}
+	list_remove(&link->in_flight, cmd);
+	link->nr_in_flight--;
+	cmd->link = NULL;
+	cmd->done_bytes += cmd->part_bytes;
+	if (code) {
+		cmd_complete(cmd, -code);
+	} else if (cmd->done_bytes < io->len_bytes) {
+		list_add_first(&link->conn->waiting, cmd);
+		link->conn->must_issue = true;
+	} else {
+		cmd_complete(cmd, (int32_t)io->len_bytes);
+	}
+	return 1;
+}
+
+static int64_t link_call(struct nbd_link *link, struct nbd_cmd *cmd)
+{
+	const nbd_completion_callback answered = { .callback = cmd_answered, .user_data = cmd };
+	const nbd_chunk_callback chunk = { .callback = cmd_chunk, .user_data = cmd };
+	const struct ub_io *io = cmd->io;
+	uint32_t fua = io->flags & UB_FUA ? LIBNBD_CMD_FLAG_FUA : 0;
+	uint32_t no_hole = io->flags & UB_NOUNMAP ? LIBNBD_CMD_FLAG_NO_HOLE : 0;
+	uint64_t offset = io->offset_bytes + cmd->done_bytes;
+	char *data = (char *)io->buf + cmd->done_bytes;
+
+	switch (io->op) {
+	case UB_OP_READ:
+		if (link->has_structured_replies)
+			return nbd.aio_pread_structured(link->handle, data, cmd->part_bytes, offset, chunk,
+							answered, 0);
+		cmd->seen_bytes = cmd->part_bytes; /* a simple reply has all of it */
+		return nbd.aio_pread(link->handle, data, cmd->part_bytes, offset, answered, 0);
+	case UB_OP_WRITE:
+		return nbd.aio_pwrite(link->handle, data, cmd->part_bytes, offset, answered, fua);
+	case UB_OP_FLUSH:
+		return nbd.aio_flush(link->handle, answered, 0);
+	case UB_OP_DISCARD:
+		return nbd.aio_trim(link->handle, cmd->part_bytes, offset, answered, 0);
+	default:
+		return nbd.aio_zero(link->handle, cmd->part_bytes, offset, answered, fua | no_hole);
+	}
+}
+
+static void conn_start_ticking(struct nbd_conn *conn)
+{
+	conn->is_ticking = true;
+	conn->has_progress = true;
+	conn->quiet_ticks = 0;
+	ub_timer_set(&conn->tick, conn->be->options.stall_timeout_ms / ENGINE_TICKS + 1);
+}
+
+static void link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
+{
+	uint32_t left = cmd->io->len_bytes - cmd->done_bytes;
+
+	cmd->link = link;
+	cmd->seen_bytes = 0;
+	cmd->part_bytes = left;
+	if (cmd->io->op <= UB_OP_WRITE && left > link->max_payload_bytes)
+		cmd->part_bytes = link->max_payload_bytes;
+	list_add(&link->in_flight, cmd);
+	link->nr_in_flight++;
+	if (!link->conn->is_ticking)
+		conn_start_ticking(link->conn);
+	if (link_call(link, cmd) >= 0 || link_is_dead(link))
+		return; /* of a dead one it stays in the list, to be sent again */
+	list_remove(&link->in_flight, cmd);
+	link->nr_in_flight--;
+	cmd->link = NULL;
+	cmd_complete(cmd, nbd.get_errno() ? -nbd.get_errno() : -EIO);
+}
+
+/* ---- conns ------------------------------------------------------------------------------------------------ */
+
+static bool conn_may_issue(const struct nbd_conn *conn, const struct nbd_cmd *cmd)
+{
+	if (!conn->link || conn->link->failing)
+		return false;
+	/* A write that an old connection may still execute must not meet a newer one: the fence. */
+	return !op_changes(cmd->io->op) ||
+	       !atomic_load_explicit(&conn->be->nr_unfenced, memory_order_acquire);
+}
+
+static void conn_fail_waiting(struct nbd_conn *conn, int32_t error)
+{
+	while (conn->waiting.first) {
+		struct nbd_cmd *cmd = conn->waiting.first;
+
+		list_remove(&conn->waiting, cmd);
+		cmd_complete(cmd, error);
+	}
+}
+
+/* The error that I/O on an offline conn ends with by now; 0: it waits. */
+static int32_t conn_offline_error(const struct nbd_conn *conn)
+{
+	uint64_t limit = conn->be->options.outage_limit_ms;
+
+	if (conn->cancel_error)
+		return conn->cancel_error;
+	if (atomic_load_explicit(&conn->be->has_failed, memory_order_acquire))
+		return -EIO;
+	if (conn->link || limit == NBD_NO_LIMIT)
+		return 0;
+	return ub_now_ms() - conn->quiet_since_ms >= limit ? -EIO : 0;
+}
+
+static void conn_wait(struct nbd_conn *conn, struct nbd_cmd *cmd)
+{
+	int32_t error = conn_offline_error(conn);
+
+	if (error)
+		cmd_complete(cmd, error);
+	else
+		list_add(&conn->waiting, cmd);
+}
+
+static void conn_add(struct nbd_conn *conn, struct nbd_cmd *cmd)
+{
+	if (conn_may_issue(conn, cmd) && !conn->waiting.first)
+		link_issue(conn->link, cmd);
+	else
+		conn_wait(conn, cmd);
+	conn->must_issue |= conn->waiting.first && conn->link;
+}
+
+/* Sends what waits and may go, in its order. */
+static void conn_issue_waiting(struct nbd_conn *conn)
+{
+	struct nbd_cmd *cmd = conn->waiting.first;
+
+	conn->must_issue = false;
+	while (cmd && conn->link && !conn->link->failing) {
+		struct nbd_cmd *next = cmd->next;
+
+		if (conn_may_issue(conn, cmd)) {
+			list_remove(&conn->waiting, cmd);
+			link_issue(conn->link, cmd);
+		}
+		cmd = next;
+	}
+}
+
+/* An offline conn's I/O goes over another one, if there is one that works. */
+static void conn_reroute(struct nbd_conn *conn)
+{
+	struct nbd_list list = conn->waiting;
+
+	if (!queue_own_conn(conn->home) && !queue_any_conn(conn->home))
+		return;
+	conn->waiting.first = conn->waiting.last = NULL;
+	while (list.first) {
+		struct nbd_cmd *cmd = list.first;
+
+		list_remove(&list, cmd);
+		queue_route(conn->home, cmd);
+	}
+}
+
+static void conn_set_quiet(struct nbd_conn *conn)
+{
+	uint64_t limit = conn->be->options.outage_limit_ms;
+
+	if (conn->quiet_since_ms)
+		return;
+	conn->quiet_since_ms = ub_now_ms();
+	if (limit != NBD_NO_LIMIT)
+		ub_timer_set(&conn->outage, limit + 1);
+}
+
+/* The conn's link ends: what it did not answer is to be sent again, and the connector gets it. */
+static void conn_retire_link(struct nbd_conn *conn)
+{
+	struct nbd_link *link = conn->link;
+	int32_t error;
+
+	conn->link = NULL;
+	atomic_store_explicit(&conn->is_online, false, memory_order_release);
+	atomic_store_explicit(&conn->is_stalled, false, memory_order_relaxed);
+	conn_set_quiet(conn);
+	for (struct nbd_cmd *cmd = link->in_flight.first; cmd; cmd = cmd->next) {
+		cmd->link = NULL;
+		link->nr_again++;
+		link->needs_fence |= op_changes(cmd->io->op);
+	}
+	/* Before one of them can be sent anywhere. */
+	link->needs_fence &= !link->is_ended;
+	if (link->needs_fence)
+		atomic_fetch_add_explicit(&conn->be->nr_unfenced, 1, memory_order_acq_rel);
+	list_splice_first(&conn->waiting, &link->in_flight);
+	nbd_connector_retire(link);
+	error = conn_offline_error(conn);
+	if (error)
+		conn_fail_waiting(conn, error);
+	else
+		conn_reroute(conn);
+}
+
+/* ---- events ------------------------------------------------------------------------------------------------ */
+
+static void conn_progress(struct nbd_conn *conn)
+{
+	conn->has_progress = true;
+	if (!atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))
+		return;
+	atomic_store_explicit(&conn->is_stalled, false, memory_order_release);
+	atomic_store_explicit(&conn->is_online, true, memory_order_release);
+	conn->quiet_since_ms = 0;
+	ub_timer_set(&conn->outage, 0);
+	nbd_connector_wake(conn->be);
+}
+
+/* An armed watch came back. False: of a retired link, and nothing is to be done any more. */
+static bool link_disarmed(struct nbd_link *link, bool *armed)
+{
+	struct nbd_backend *be = link->conn->be;
+	bool is_current = link->conn->link == link;
+
+	*armed = false;
+	/* The last one of a retired link gives it free: it must not be touched after that. */
+	if (atomic_fetch_sub_explicit(&link->nr_armed, 1, memory_order_acq_rel) == 1 && !is_current)
+		nbd_connector_wake(be);
+	return is_current;
+}
+
+static void link_arm_watch(struct nbd_link *link, struct ub_watch *watch, bool *armed, uint32_t events)
+{
+	if (*armed)
+		return;
+	*armed = true;
+	atomic_fetch_add_explicit(&link->nr_armed, 1, memory_order_relaxed);
+	ub_watch_arm(watch, link->fd, events);
+}
+
+static void link_arm(struct nbd_link *link)
+{
+	/* Under TLS there may be bytes that are no reply, such as a session ticket: they wait for one. */
+	if (!link->is_tls || link->nr_in_flight)
+		link_arm_watch(link, &link->readable, &link->readable_armed, POLLIN | POLLRDHUP);
+	else
+		link_arm_watch(link, &link->hung_up, &link->hung_up_armed, POLLRDHUP);
+	if (nbd.aio_get_direction(link->handle) & LIBNBD_AIO_DIRECTION_WRITE)
+		link_arm_watch(link, &link->writable, &link->writable_armed, POLLOUT);
+}
+
+/* Reads replies: one, and then as many as are there for certain. */
+static void link_read(struct nbd_link *link)
+{
+	int here = 0;
+
+	nbd.aio_notify_read(link->handle);
+	if (link->is_tls || !link->nr_in_flight || link_is_dead(link) ||
+	    ioctl(link->fd, FIONREAD, &here) < 0)
+		return;
+	while (here >= ENGINE_MIN_REPLY && link->nr_in_flight) {
+		link->replied_bytes = 0;
+		nbd.aio_notify_read(link->handle);
+		if (link->failing || !link->replied_bytes)
+			return;
+		here -= (int)link->replied_bytes;
+	}
+}
+
+static void link_readable(struct ub_watch *watch, int32_t res)
+{
+	struct nbd_link *link = ub_container_of(watch, struct nbd_link, readable);
+
+	if (!link_disarmed(link, &link->readable_armed) || link->failing)
+		return;
+	if (res < 0) {
+		link_fail(link, "its socket cannot be polled");
+		return;
+	}
+	if (res & POLLIN)
+		conn_progress(link->conn);
+	link_read(link);
+	link_is_dead(link);
+}
+
+static void link_writable(struct ub_watch *watch, int32_t res)
+{
+	struct nbd_link *link = ub_container_of(watch, struct nbd_link, writable);
+
+	(void)res;
+	if (!link_disarmed(link, &link->writable_armed) || link->failing)
+		return;
+	conn_progress(link->conn);
+	if (nbd.aio_get_direction(link->handle) & LIBNBD_AIO_DIRECTION_WRITE)
+		nbd.aio_notify_write(link->handle);
+	link_is_dead(link);
+}
+
+/* TLS, nothing in flight: the server hung up. */
+static void link_hung_up(struct ub_watch *watch, int32_t res)
+{
+	struct nbd_link *link = ub_container_of(watch, struct nbd_link, hung_up);
+
+	(void)res;
+	if (!link_disarmed(link, &link->hung_up_armed) || link->failing || link->nr_in_flight)
+		return;
+	link_fail(link, "the server closed the connection");
+}
+
+/* A part of the stall timeout has passed. */
+static void conn_tick(struct ub_timer *timer)
+{
+	struct nbd_conn *conn = ub_container_of(timer, struct nbd_conn, tick);
+
+	conn->is_ticking = conn->link && conn->link->nr_in_flight;
+	if (!conn->is_ticking)
+		return;
+	ub_timer_set(&conn->tick, conn->be->options.stall_timeout_ms / ENGINE_TICKS + 1);
+	conn->quiet_ticks = conn->has_progress ? 0 : conn->quiet_ticks + 1;
+	conn->has_progress = false;
+	if (conn->quiet_ticks != ENGINE_TICKS)
+		return;
+	/* A slow server is not cut for nothing: that waits until another connection stands. */
+	atomic_store_explicit(&conn->is_online, false, memory_order_release);
+	atomic_store_explicit(&conn->is_stalled, true, memory_order_release);
+	conn_set_quiet(conn);
+	nbd_connector_wake(conn->be);
+}
+
+/* The outage limit is over. */
+static void conn_outage(struct ub_timer *timer)
+{
+	struct nbd_conn *conn = ub_container_of(timer, struct nbd_conn, outage);
+
+	if (!conn->quiet_since_ms)
+		return;
+	if (conn->link)
+		link_fail(conn->link, "the server did not answer within the outage limit");
+	else
+		conn_fail_waiting(conn, -EIO);
+}
+
+static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
+{
+	struct nbd_link *link = ub_container_of(msg, struct nbd_link, msg);
+	struct nbd_conn *conn = link->conn;
+
+	link->readable = (struct ub_watch){ .queue = q, .ready = link_readable };
+	link->writable = (struct ub_watch){ .queue = q, .ready = link_writable };
+	link->hung_up = (struct ub_watch){ .queue = q, .ready = link_hung_up };
+	if (conn->cancel_error ||
+	    (conn->link && !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))) {
+		link->unused = true;
+		nbd_connector_retire(link);
+		return;
+	}
+	if (conn->link) {
+		link_fail(conn->link, "it stalled, and another connection stands");
+		conn_retire_link(conn);
+	}
+	conn->link = link;
+	conn->quiet_since_ms = 0;
+	conn->quiet_ticks = 0;
+	conn->has_progress = true;
+	ub_timer_set(&conn->outage, 0);
+	atomic_store_explicit(&conn->is_online, true, memory_order_release);
+	conn_issue_waiting(conn);
+}
+
+void nbd_engine_give(struct nbd_link *link)
+{
+	link->msg.fn = conn_take_link;
+	ub_queue_post(link->conn->home->bq->queue, &link->msg);
+}
+
+static void conn_kicked(struct ub_msg *msg, struct ub_queue *q)
+{
+	struct nbd_conn *conn = ub_container_of(msg, struct nbd_conn, kick_msg);
+	int32_t error;
+
+	(void)q;
+	atomic_store_explicit(&conn->is_kicked, false, memory_order_release);
+	error = conn_offline_error(conn);
+	if (error)
+		conn_fail_waiting(conn, error);
+	else if (conn->link)
+		conn_issue_waiting(conn);
+	else
+		conn_reroute(conn);
+}
+
+void nbd_engine_kick(struct nbd_conn *conn)
+{
+	if (!conn->home || atomic_exchange_explicit(&conn->is_kicked, true, memory_order_acq_rel))
+		return;
+	conn->kick_msg.fn = conn_kicked;
+	ub_queue_post(conn->home->bq->queue, &conn->kick_msg);
+}
+
+/* ---- what the core calls -------------------------------------------------------------------------------- */
+
+void nbd_engine_start(struct nbd_queue *nq)
+{
+	for (unsigned i = 0; i < nq->nr_own; i++) {
+		struct nbd_conn *conn = nq->own[i];
+
+		conn->tick = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_tick };
+		conn->outage = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_outage };
+		conn->inbox_msg.fn = conn_take_inbox;
+		conn_set_quiet(conn);
+		if (conn->given) /* made when the back end was opened */
+			conn_take_link(&conn->given->msg, nq->bq->queue);
+	}
+	if (atomic_fetch_add_explicit(&nq->be->nr_started, 1, memory_order_acq_rel) + 1 == nq->be->nr_queues)
+		nbd_connector_wake(nq->be);
+}
+
+void nbd_engine_submit(struct nbd_queue *nq, struct ub_io *io)
+{
+	struct nbd_cmd *cmd = &nq->cmds[io->slot];
+
+	cmd->io = io;
+	cmd->link = NULL;
+	cmd->done_bytes = 0;
+	queue_route(nq, cmd);
+}
+
+void nbd_engine_submit_end(struct nbd_queue *nq)
+{
+	for (unsigned i = 0; i < nq->nr_own; i++) {
+		struct nbd_conn *conn = nq->own[i];
+
+		if (conn->must_issue)
+			conn_issue_waiting(conn);
+		if (conn->link && conn->link->failing)
+			conn_retire_link(conn);
+		if (conn->link)
+			link_arm(conn->link);
+	}
+}
+
+void nbd_engine_cancel(struct nbd_queue *nq, int err)
+{
+	/* Nothing is to be reached any more, and nobody to be told. */
+	atomic_store_explicit(&nq->be->has_failed, true, memory_order_release);
+	for (unsigned i = 0; i < nq->nr_own; i++) {
+		struct nbd_conn *conn = nq->own[i];
+
+		conn->cancel_error = err;
+		if (conn->link) {
+			link_fail(conn->link, "all I/O was cancelled");
+			conn_retire_link(conn);
+		}
+		conn_fail_waiting(conn, err);
+	}
+}

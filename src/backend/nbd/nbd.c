@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The NBD back end as the core sees it: opening, limits, queues. The server's main thread. */
+#include "backend/nbd/nbd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "backend/registry.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/loop.h"
+
+#define OPEN_ATTEMPT_MS	 15000
+#define OPEN_PAUSE_MS	 200
+#define OPEN_DEFAULT_CONNECTIONS 1
+
+/* ---- opening ------------------------------------------------------------------------------------------------ */
+
+/* Whether whoever asked for this device has gone, or wants it no more. */
+static int open_check_cancelled(const struct nbd_backend *be, struct ub_err *err)
+{
+	struct pollfd fd = { .fd = be->cancel_fd, .events = POLLIN };
+
+	if (be->cancel_fd >= 0 && poll(&fd, 1, 0) == 1)
+		return ub_err_set(err, ECANCELED, "interrupted while the server was being reached");
+	return 0;
+}
+
+/* Waits for a session to get ready. 0 or -errno with *err. */
+static int open_finish_session(const struct nbd_backend *be, struct nbd_handle *handle, struct ub_err *err)
+{
+	uint64_t deadline = ub_now_ms() + OPEN_ATTEMPT_MS;
+	int ret = 0;
+
+	while (ret == 0) {
+		struct pollfd fds[2] = { { .fd = -1 }, { .fd = be->cancel_fd, .events = POLLIN } };
+		uint64_t now = ub_now_ms();
+
+		if (now >= deadline)
+			return ub_err_set(err, ETIMEDOUT,
+					  "cannot connect: the server did not negotiate within %d s",
+					  OPEN_ATTEMPT_MS / 1000);
+		fds[0].fd = nbd_session_events(handle, &fds[0].events);
+		if (poll(fds, 2, (int)(deadline - now)) < 0)
+			continue;
+		if (fds[1].revents)
+			return open_check_cancelled(be, err);
+		ret = nbd_session_continue(handle, fds[0].revents, err);
+	}
+	return ret < 0 ? ret : 0;
+}
+
+/* One attempt at one connection. */
+static int open_connect(struct nbd_backend *be, int socket_fd, struct nbd_handle **out,
+			struct nbd_export *export, struct ub_err *err)
+{
+	struct nbd_handle *handle = nbd_session_start(&be->options, socket_fd, err);
+	int ret;
+
+	if (!handle)
+		return -err->code;
+	ret = open_finish_session(be, handle, err);
+	if (ret == 0)
+		ret = nbd_session_export(handle, export, err);
+	if (ret)
+		nbd.close(handle);
+	else
+		*out = handle;
+	return ret;
+}
+
+/* The first connection, from which everything is learned: tried for as long as --wait says. */
+static int open_first(struct nbd_backend *be, int socket_fd, struct nbd_handle **handle, struct ub_err *err)
+{
+	uint64_t deadline = ub_now_ms() + be->options.wait_ms;
+	bool said = false;
+	int ret;
+
+	for (;;) {
+		ret = open_connect(be, socket_fd, handle, &be->first, err);
+		if (ret == 0 || ub_now_ms() >= deadline || be->options.transport == NBD_SOCKET)
+			break;
+		if (!said)
+			ub_log(UB_LOG_NOTICE, "%s: %s; retrying", be->server, err->text);
+		said = true;
+		poll(&(struct pollfd){ .fd = be->cancel_fd, .events = POLLIN }, 1, OPEN_PAUSE_MS);
+		ret = open_check_cancelled(be, err);
+		if (ret)
+			break;
+	}
+	return ret ? ub_err_wrap(err, "%s", be->server) : 0;
+}
+
+static int open_conns(struct nbd_backend *be, struct nbd_handle *first, struct ub_err *err)
+{
+	unsigned wanted = be->options.nr_connections ? be->options.nr_connections : OPEN_DEFAULT_CONNECTIONS;
+
+	be->nr_conns = be->first.multi_conn && be->options.transport != NBD_SOCKET ? wanted : 1;
+	if (be->nr_conns < wanted)
+		ub_log(UB_LOG_NOTICE,
+		       "%s: one connection is used, not %u: %s", be->server, wanted,
+		       be->first.multi_conn ? "there is only one socket" :
+					      "the server does not say that several are safe (multi-conn)");
+	be->conns = calloc(be->nr_conns, sizeof(*be->conns));
+	if (!be->conns) {
+		nbd.close(first);
+		return ub_err_errno(err, ENOMEM, "%u connections", be->nr_conns);
+	}
+	for (unsigned i = 0; i < be->nr_conns; i++) {
+		be->conns[i].be = be;
+		be->conns[i].index = i;
+	}
+	be->conns[0].given = nbd_link_create(&be->conns[0], first, &be->first);
+	return be->conns[0].given ? 0 : ub_err_errno(err, ENOMEM, "the first connection");
+}
+
+/* The others. Those that cannot be made now are tried again later; what the server says must agree. */
+static int open_others(struct nbd_backend *be, struct ub_err *err)
+{
+	struct nbd_handle *handle;
+	struct nbd_export export;
+	int ret;
+
+	for (unsigned i = 1; i < be->nr_conns; i++) {
+		ret = open_connect(be, -1, &handle, &export, err);
+		if (ret == -ECANCELED)
+			return ret;
+		if (ret) {
+			ub_log(UB_LOG_WARNING, "%s: connection %u of %u: %s; retrying", be->server, i + 1,
+			       be->nr_conns, err->text);
+			return 0;
+		}
+		ret = nbd_export_compare(&be->first, &export, &be->limits, be->nr_conns, err);
+		if (ret) {
+			nbd.close(handle);
+			return ub_err_wrap(err, "%s: connection %u", be->server, i + 1);
+		}
+		be->conns[i].given = nbd_link_create(&be->conns[i], handle, &export);
+	}
+	return 0;
+}
+
+static unsigned nbd_get_paths(const struct ub_backend_config *cfg, char *paths[], unsigned max)
+{
+	struct nbd_options o;
+	struct ub_err ignored;
+	unsigned nr = 0;
+
+	if (nbd_options_from_json(&o, cfg->options, &ignored) == 0)
+		nr = nbd_options_paths(&o, paths, max);
+	nbd_options_destroy(&o);
+	return nr;
+}
+
+static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *cfg, struct ub_err *err)
+{
+	struct nbd_backend *be = calloc(1, sizeof(*be));
+	struct nbd_handle *handle = NULL;
+	int socket_fd, ret;
+
+	if (!be)
+		return ub_err_errno(err, ENOMEM, "the NBD back end");
+	backend->priv = be;
+	be->backend = backend;
+	be->cancel_fd = cfg->cancel_fd;
+	be->next_socket = be->wake_fd = -1;
+	ret = nbd_options_from_json(&be->options, cfg->options, err);
+	if (ret == 0)
+		ret = nbd_library_load(err);
+	if (ret)
+		return ret;
+	nbd_options_describe(&be->options, be->server, sizeof(be->server));
+	be->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (be->wake_fd < 0)
+		return ub_err_errno(err, errno, "an event descriptor");
+	socket_fd = cfg->fd >= 0 ? fcntl(cfg->fd, F_DUPFD_CLOEXEC, 0) : -1;
+	ret = open_first(be, socket_fd, &handle, err);
+	if (ret == 0)
+		ret = open_conns(be, handle, err);
+	if (ret == 0)
+		ret = nbd_export_limits(&be->first, cfg->logical_block_bytes, &be->limits, err);
+	if (ret)
+		return ret;
+	be->limits.read_only |= cfg->read_only;
+	ret = open_others(be, err);
+	if (ret)
+		return ret;
+	nbd_library_lock();
+	return nbd_connector_start(be, err);
+}
+
+static int nbd_get_limits(struct ub_backend *backend, struct ub_limits *limits, struct ub_err *err)
+{
+	struct nbd_backend *be = backend->priv;
+
+	(void)err;
+	*limits = be->limits;
+	limits->nr_queues = (uint8_t)be->nr_conns;
+	return 0;
+}
+
+static void nbd_set_live(struct ub_backend *backend)
+{
+	struct nbd_backend *be = backend->priv;
+
+	atomic_store_explicit(&be->is_live, true, memory_order_release);
+}
+
+static int nbd_take_socket(struct ub_backend *backend, int fd)
+{
+	struct nbd_backend *be = backend->priv;
+	int old;
+
+	if (!be->options.restarts) {
+		close(fd);
+		return -EPROTO;
+	}
+	old = atomic_exchange_explicit(&be->next_socket, fd, memory_order_acq_rel);
+	ub_close(&old);
+	nbd_connector_wake(be);
+	return 0;
+}
+
+/* ---- queues ---------------------------------------------------------------------------------------------------- */
+
+static int nbd_queue_init(struct ub_backend_queue *bq, unsigned nr_slots, struct ub_err *err)
+{
+	struct nbd_backend *be = bq->backend->priv;
+	struct nbd_queue *nq = calloc(1, sizeof(*nq));
+
+	bq->priv = nq;
+	if (!nq)
+		return ub_err_errno(err, ENOMEM, "queue %u of the NBD back end", bq->qid);
+	if (be->nr_queues == UB_ARRAY_SIZE(be->queues))
+		return ub_err_set(err, E2BIG, "the NBD back end serves %u queues at the most: lower --queues",
+				  be->nr_queues);
+	nq->be = be;
+	nq->bq = bq;
+	nq->cmds = calloc(nr_slots, sizeof(*nq->cmds));
+	nq->own = calloc(be->nr_conns, sizeof(struct nbd_conn *));
+	if (!nq->cmds || !nq->own)
+		return ub_err_errno(err, ENOMEM, "queue %u of the NBD back end", bq->qid);
+	be->queues[be->nr_queues++] = nq;
+	/* Right when the last queue is there, and that is before the first thread starts. */
+	for (unsigned i = 0; i < be->nr_conns; i++)
+		be->conns[i].home = be->queues[i % be->nr_queues];
+	return 0;
+}
+
+static void nbd_queue_start(struct ub_backend_queue *bq)
+{
+	struct nbd_queue *nq = bq->priv;
+	struct nbd_backend *be = nq->be;
+
+	for (unsigned i = 0; i < be->nr_conns; i++) {
+		if (be->conns[i].home == nq)
+			nq->own[nq->nr_own++] = &be->conns[i];
+	}
+	nbd_engine_start(nq);
+}
+
+static void nbd_queue_destroy(struct ub_backend_queue *bq)
+{
+	struct nbd_queue *nq = bq->priv;
+
+	if (!nq)
+		return;
+	free(nq->cmds);
+	free(nq->own);
+	free(nq);
+	bq->priv = NULL;
+}
+
+static void nbd_submit(struct ub_backend_queue *bq, struct ub_io *io)
+{
+	nbd_engine_submit(bq->priv, io);
+}
+
+static void nbd_submit_end(struct ub_backend_queue *bq)
+{
+	nbd_engine_submit_end(bq->priv);
+}
+
+static void nbd_cancel(struct ub_backend_queue *bq, int err)
+{
+	nbd_engine_cancel(bq->priv, err);
+}
+
+/* ---- the end ------------------------------------------------------------------------------------------------------ */
+
+static void close_links(struct nbd_link *link)
+{
+	while (link) {
+		struct nbd_link *next = link->next;
+
+		nbd_link_free(link);
+		link = next;
+	}
+}
+
+static void nbd_close_backend(struct ub_backend *backend)
+{
+	struct nbd_backend *be = backend->priv;
+
+	if (!be)
+		return;
+	nbd_connector_stop(be);
+	backend->priv = NULL;
+	if (be->has_thread)
+		return; /* it may still come back and look at all this */
+	for (unsigned i = 0; i < be->nr_conns && be->conns; i++) {
+		struct nbd_conn *conn = &be->conns[i];
+
+		if (conn->attempt.handle)
+			nbd.close(conn->attempt.handle);
+		if (!conn->given)
+			continue;
+		nbd.aio_disconnect(conn->given->handle, 0); /* a last word, if it can be said at once */
+		if (conn->given->replaced)
+			nbd_link_free(conn->given->replaced);
+		nbd_link_free(conn->given);
+	}
+	close_links(be->fencing);
+	free(be->conns);
+	ub_close(&be->wake_fd);
+	nbd_options_destroy(&be->options);
+	free(be);
+}
+
+const struct ub_backend_ops ub_backend_nbd = {
+	.name = "nbd",
+	.get_paths = nbd_get_paths,
+	.open = nbd_open,
+	.get_limits = nbd_get_limits,
+	.set_live = nbd_set_live,
+	.take_socket = nbd_take_socket,
+	.queue_init = nbd_queue_init,
+	.queue_destroy = nbd_queue_destroy,
+	.close = nbd_close_backend,
+	.queue_start = nbd_queue_start,
+	.submit = nbd_submit,
+	.submit_end = nbd_submit_end,
+	.cancel = nbd_cancel,
+};

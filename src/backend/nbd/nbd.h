@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The NBD back end's parts and what they share. Private to src/backend/nbd/.
+ *
+ *   queue thread                               connector thread (one a back end)
+ *   engine.c: conn ── link: commands ◄── link ── connector.c: sessions, back-off, comparing
+ *                 └── retired link ────────────► fences it, closes it
+ *
+ * A conn is a place for a connection, and has one home queue. A link is one connection that was made:
+ * its commands in flight are on its own list, because libnbd forgets them. When it ends it is retired:
+ * what it had not answered waits at the conn, or goes to another one that is online; the link itself goes
+ * to the connector, which makes sure that nothing of it can still be executed (the fence) before a write
+ * is sent again.
+ */
+#ifndef UB_BACKEND_NBD_NBD_H
+#define UB_BACKEND_NBD_NBD_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <ublk-bridge/backend.h>
+
+#include "backend/nbd/options.h"
+#include "backend/nbd/session.h"
+
+#define NBD_WHY_BYTES 200
+
+struct nbd_conn;
+struct nbd_link;
+struct nbd_backend;
+
+/* The scratch of an I/O. It belongs to the home thread of the conn where the I/O is. */
+struct nbd_cmd {
+	struct ub_io *io;
+	struct nbd_link *link; /* in flight there; NULL: it waits */
+	uint32_t done_bytes;   /* by the parts that were answered: what a server's maximum makes us split */
+	uint32_t part_bytes, seen_bytes; /* of the part in flight; of a READ's data, how much came */
+	struct nbd_cmd *prev, *next;	 /* in in_flight or waiting */
+	struct nbd_cmd *posted;		 /* in an inbox */
+};
+
+/* In order of submission. */
+struct nbd_list {
+	struct nbd_cmd *first, *last;
+};
+
+/* One connection, from the handover until nothing of it is left. */
+struct nbd_link {
+	struct nbd_conn *conn;
+	struct nbd_handle *handle;
+	int fd; /* a duplicate: it outlives libnbd's, for the fence */
+	bool is_tls, has_structured_replies;
+	uint32_t max_payload_bytes;
+
+	/* The home thread's, until it is retired. */
+	struct nbd_list in_flight;
+	unsigned nr_in_flight;
+	uint32_t replied_bytes; /* of the replies that were read since it was set to 0 */
+	struct ub_watch readable, writable, hung_up;
+	bool readable_armed, writable_armed, hung_up_armed;
+	bool failing;  /* to be retired as soon as libnbd has returned */
+	bool is_ended; /* the server closed it: the fence is passed */
+	bool needs_fence; /* writes are unanswered */
+	bool unused;	  /* it was not needed any more */
+	unsigned nr_again; /* requests that are to be sent again */
+	char why[NBD_WHY_BYTES];
+
+	_Atomic unsigned nr_armed; /* watches that the ring still has */
+	struct ub_msg msg;
+	struct nbd_link *next;	   /* in the connector's lists */
+	struct nbd_link *replaced; /* the stalled one that it shall take over from */
+
+	/* The connector's, once it is retired. */
+	uint64_t fence_deadline_ms;
+	bool is_fenced;
+};
+
+/* A session that is being made, and when the next one may be. The connector's. */
+struct nbd_attempt {
+	struct nbd_handle *handle; /* NULL: none */
+	uint64_t deadline_ms;
+	uint64_t not_before_ms;
+	uint64_t delay_ms;
+};
+
+struct nbd_conn {
+	struct nbd_backend *be;
+	unsigned index;
+	struct nbd_queue *home; /* set before any thread uses it */
+
+	/* The home thread's. */
+	struct nbd_link *link; /* NULL: offline */
+	struct nbd_list waiting;
+	bool must_issue; /* waiting ones may go at the end of the batch */
+	struct ub_timer tick, outage;
+	bool is_ticking, has_progress;
+	unsigned quiet_ticks;
+	uint64_t quiet_since_ms; /* offline or stalled since; 0: it works */
+	int32_t cancel_error;
+
+	/* Any thread's. */
+	_Atomic bool is_online; /* with a link that is not stalled */
+	_Atomic bool is_stalled;
+	struct nbd_cmd *_Atomic inbox;
+	struct ub_msg inbox_msg;
+	struct ub_msg kick_msg;
+	_Atomic bool is_kicked;
+
+	/* The connector's. */
+	struct nbd_link *given; /* the newest link, until it is retired */
+	struct nbd_attempt attempt;
+};
+
+struct nbd_queue {
+	struct nbd_backend *be;
+	struct ub_backend_queue *bq;
+	struct nbd_cmd *cmds; /* one a slot */
+	struct nbd_conn **own;
+	unsigned nr_own;
+};
+
+struct nbd_backend {
+	struct ub_backend *backend;
+	struct nbd_options options;
+	char server[160]; /* in words */
+	struct nbd_export first;
+	struct ub_limits limits;
+	int cancel_fd; /* readable: give up opening; -1: none */
+	unsigned nr_conns;
+	struct nbd_conn *conns;
+	unsigned nr_queues;
+	struct nbd_queue *queues[UINT8_MAX + 1];
+
+	_Atomic unsigned nr_started; /* queues whose threads run; the connector begins with the last */
+	_Atomic bool is_live;
+	_Atomic bool has_failed;     /* for good: all I/O fails */
+	_Atomic unsigned nr_unfenced; /* retired links whose writes may still be executed: no write is sent */
+	_Atomic int next_socket;     /* of --command, after a restart; -1: none */
+
+	/* The connector: connector.c. */
+	pthread_t thread;
+	bool has_thread;
+	int wake_fd;
+	_Atomic bool must_end;
+	struct nbd_link *_Atomic retired; /* by queue threads */
+	struct nbd_link *fencing;	  /* all that were retired and are not freed yet */
+	uint64_t offline_since_ms;	  /* 0: online */
+	bool said_stalled, said_grown;
+	unsigned nr_again;
+	char last_why[NBD_WHY_BYTES];
+	unsigned seed;
+};
+
+/* ---- engine.c: on the queues' threads --------------------------------------------------------------- */
+
+void nbd_engine_start(struct nbd_queue *nq);
+void nbd_engine_submit(struct nbd_queue *nq, struct ub_io *io);
+void nbd_engine_submit_end(struct nbd_queue *nq);
+void nbd_engine_cancel(struct nbd_queue *nq, int err);
+
+/* Any thread: hands a link to its conn's home thread; that one looks at what waits. */
+void nbd_engine_give(struct nbd_link *link);
+void nbd_engine_kick(struct nbd_conn *conn);
+
+/* ---- connector.c -------------------------------------------------------------------------------------- */
+
+/* Makes a link of a ready handle, which it takes. NULL: no memory, and the handle is closed. */
+struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handle,
+				 const struct nbd_export *export);
+void nbd_link_free(struct nbd_link *link);
+
+int nbd_connector_start(struct nbd_backend *be, struct ub_err *err);
+void nbd_connector_stop(struct nbd_backend *be); /* also one that was not started */
+
+/* Any thread, never blocks: there is something to do for it. */
+void nbd_connector_wake(struct nbd_backend *be);
+/* A queue's thread: the link is the connector's from now on. */
+void nbd_connector_retire(struct nbd_link *link);
+
+#endif

@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* How an NBD export is named: defaults, JSON, and what goes together. Control plane. */
+#include "backend/nbd/options.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+
+/* ---- the members, as JSON has them ------------------------------------------------------------------- */
+
+static const char *const option_transports[] = {
+	[NBD_NOWHERE] = "nowhere", [NBD_URI] = "uri",	  [NBD_TCP] = "tcp",
+	[NBD_UNIX] = "unix",	   [NBD_VSOCK] = "vsock", [NBD_SOCKET] = "socket",
+};
+
+static const char *const option_tls[] = {
+	[NBD_TLS_UNSET] = "unset",
+	[NBD_TLS_OFF] = "off",
+	[NBD_TLS_ALLOW] = "allow",
+	[NBD_TLS_REQUIRE] = "require",
+};
+
+#define OPTION_AT(field) offsetof(struct nbd_options, field)
+
+static const struct {
+	const char *key;
+	size_t offset;
+} option_strings[] = {
+	{ "uri", OPTION_AT(uri) },
+	{ "host", OPTION_AT(host) },
+	{ "port", OPTION_AT(port) },
+	{ "path", OPTION_AT(path) },
+	{ "export", OPTION_AT(export_name) },
+	{ "tls-certificates", OPTION_AT(tls_certificates) },
+	{ "tls-psk-file", OPTION_AT(tls_psk_file) },
+	{ "tls-username", OPTION_AT(tls_username) },
+	{ "label", OPTION_AT(label) },
+};
+
+/* enum: an index of `names`. */
+static const struct {
+	const char *key;
+	size_t offset;
+	enum { OPTION_ENUM, OPTION_BOOL, OPTION_U32, OPTION_U64 } type;
+	const char *const *names;
+	unsigned nr_names;
+} option_values[] = {
+	{ "transport", OPTION_AT(transport), OPTION_ENUM, option_transports, UB_ARRAY_SIZE(option_transports) },
+	{ "tls", OPTION_AT(tls), OPTION_ENUM, option_tls, UB_ARRAY_SIZE(option_tls) },
+	{ "tls-verify", OPTION_AT(tls_verify), OPTION_BOOL, NULL, 0 },
+	{ "vsock-cid", OPTION_AT(vsock_cid), OPTION_U32, NULL, 0 },
+	{ "vsock-port", OPTION_AT(vsock_port), OPTION_U32, NULL, 0 },
+	{ "connections", OPTION_AT(nr_connections), OPTION_U32, NULL, 0 },
+	{ "outage-limit-ms", OPTION_AT(outage_limit_ms), OPTION_U64, NULL, 0 },
+	{ "stall-timeout-ms", OPTION_AT(stall_timeout_ms), OPTION_U64, NULL, 0 },
+	{ "fence-timeout-ms", OPTION_AT(fence_timeout_ms), OPTION_U64, NULL, 0 },
+	{ "wait-ms", OPTION_AT(wait_ms), OPTION_U64, NULL, 0 },
+	{ "restarts", OPTION_AT(restarts), OPTION_BOOL, NULL, 0 },
+};
+
+_Static_assert(sizeof(enum nbd_transport) == sizeof(uint32_t) && sizeof(enum nbd_tls) == sizeof(uint32_t),
+	       "enums are read and written as 32 bits");
+
+void nbd_options_init(struct nbd_options *o)
+{
+	*o = (struct nbd_options){
+		.tls_verify = true,
+		.outage_limit_ms = NBD_NO_LIMIT,
+		.stall_timeout_ms = NBD_DEFAULT_STALL_MS,
+		.fence_timeout_ms = NBD_DEFAULT_FENCE_MS,
+	};
+}
+
+static char **option_string(struct nbd_options *o, size_t offset)
+{
+	return (char **)((char *)o + offset);
+}
+
+void nbd_options_destroy(struct nbd_options *o)
+{
+	for (unsigned i = 0; i < UB_ARRAY_SIZE(option_strings); i++) {
+		free(*option_string(o, option_strings[i].offset));
+		*option_string(o, option_strings[i].offset) = NULL;
+	}
+}
+
+/* ---- JSON --------------------------------------------------------------------------------------------------- */
+
+static uint64_t value_get(const struct nbd_options *o, unsigned i)
+{
+	const void *at = (const char *)o + option_values[i].offset;
+	uint32_t word;
+	uint64_t value;
+
+	switch (option_values[i].type) {
+	case OPTION_BOOL:
+		return *(const bool *)at;
+	case OPTION_U64:
+		memcpy(&value, at, sizeof(value));
+		return value;
+	default:
+		memcpy(&word, at, sizeof(word));
+		return word;
+	}
+}
+
+static void value_set(struct nbd_options *o, unsigned i, uint64_t value)
+{
+	void *at = (char *)o + option_values[i].offset;
+	uint32_t word = (uint32_t)value;
+
+	switch (option_values[i].type) {
+	case OPTION_BOOL:
+		*(bool *)at = value != 0;
+		break;
+	case OPTION_U64:
+		memcpy(at, &value, sizeof(value));
+		break;
+	default:
+		memcpy(at, &word, sizeof(word));
+	}
+}
+
+static json_t *value_to_json(unsigned i, uint64_t value)
+{
+	if (option_values[i].type == OPTION_ENUM)
+		return json_string(option_values[i].names[value]);
+	if (option_values[i].type == OPTION_BOOL)
+		return json_boolean(value);
+	return json_integer((json_int_t)value); /* "no limit" is -1 there */
+}
+
+char *nbd_options_to_json(const struct nbd_options *o)
+{
+	json_t *object = json_object();
+	struct nbd_options defaults;
+	char *text;
+
+	nbd_options_init(&defaults);
+	for (unsigned i = 0; i < UB_ARRAY_SIZE(option_strings); i++) {
+		const char *string = *(char *const *)((const char *)o + option_strings[i].offset);
+
+		if (string)
+			json_object_set_new(object, option_strings[i].key, json_string(string));
+	}
+	for (unsigned i = 0; i < UB_ARRAY_SIZE(option_values); i++) {
+		if (value_get(o, i) != value_get(&defaults, i))
+			json_object_set_new(object, option_values[i].key, value_to_json(i, value_get(o, i)));
+	}
+	text = json_dumps(object, JSON_COMPACT);
+	json_decref(object);
+	return text;
+}
+
+static bool value_from_json(struct nbd_options *o, unsigned i, const json_t *json)
+{
+	const char *name = json_string_value(json);
+
+	switch (option_values[i].type) {
+	case OPTION_ENUM:
+		for (unsigned n = 0; name && n < option_values[i].nr_names; n++) {
+			if (strcmp(name, option_values[i].names[n]) == 0) {
+				value_set(o, i, n);
+				return true;
+			}
+		}
+		return false;
+	case OPTION_BOOL:
+		value_set(o, i, json_is_true(json));
+		return json_is_boolean(json);
+	case OPTION_U32:
+		value_set(o, i, (uint64_t)json_integer_value(json));
+		return json_is_integer(json) && json_integer_value(json) >= 0 &&
+		       json_integer_value(json) <= UINT32_MAX;
+	default:
+		value_set(o, i, (uint64_t)json_integer_value(json));
+		return json_is_integer(json) && json_integer_value(json) >= -1;
+	}
+}
+
+static bool member_from_json(struct nbd_options *o, const char *key, const json_t *json)
+{
+	for (unsigned i = 0; i < UB_ARRAY_SIZE(option_strings); i++) {
+		char **string = option_string(o, option_strings[i].offset);
+
+		if (strcmp(key, option_strings[i].key) != 0)
+			continue;
+		free(*string);
+		*string = json_is_string(json) ? strdup(json_string_value(json)) : NULL;
+		return *string != NULL;
+	}
+	for (unsigned i = 0; i < UB_ARRAY_SIZE(option_values); i++) {
+		if (strcmp(key, option_values[i].key) == 0)
+			return value_from_json(o, i, json);
+	}
+	return false;
+}
+
+int nbd_options_from_json(struct nbd_options *o, const char *json, struct ub_err *err)
+{
+	json_error_t why;
+	json_t *object = json_loads(json, JSON_REJECT_DUPLICATES, &why), *value;
+	const char *key;
+	int ret = 0;
+
+	nbd_options_init(o);
+	if (!json_is_object(object)) {
+		json_decref(object);
+		return ub_err_set(err, EINVAL, "the NBD options are no JSON object: %s",
+				  object ? "something else" : why.text);
+	}
+	json_object_foreach(object, key, value) {
+		if (!member_from_json(o, key, value)) {
+			ret = ub_err_set(err, EINVAL, "the NBD options' member '%.40s' is not understood", key);
+			break;
+		}
+	}
+	json_decref(object);
+	return ret;
+}
+
+/* ---- checking --------------------------------------------------------------------------------------------- */
+
+static const struct {
+	const char *scheme;
+	bool has_tls, has_socket;
+} option_schemes[] = {
+	{ "nbd:", false, false },      { "nbds:", true, false },      { "nbd+unix:", false, true },
+	{ "nbds+unix:", true, true }, { "nbd+vsock:", false, false }, { "nbds+vsock:", true, false },
+};
+
+/* The index of a URI's scheme; -1: none of NBD's. */
+static int uri_scheme(const char *uri)
+{
+	for (unsigned i = 0; i < UB_ARRAY_SIZE(option_schemes); i++) {
+		if (strncmp(uri, option_schemes[i].scheme, strlen(option_schemes[i].scheme)) == 0)
+			return (int)i;
+	}
+	return -1;
+}
+
+static int check_uri(const struct nbd_options *o, bool *has_tls, struct ub_err *err)
+{
+	int scheme = uri_scheme(o->uri);
+
+	if (scheme < 0)
+		return ub_err_set(err, EINVAL,
+				  "%s: not an NBD URI: it begins with nbd://, nbds://, nbd+unix://, nbds+unix://, "
+				  "nbd+vsock:// or nbds+vsock://",
+				  o->uri);
+	*has_tls = option_schemes[scheme].has_tls;
+	if (option_schemes[scheme].has_socket && !strstr(o->uri, "socket="))
+		return ub_err_set(err, EINVAL,
+				  "%s: no socket is named: write nbd+unix:///EXPORT?socket=/PATH", o->uri);
+	if (o->export_name)
+		return ub_err_set(err, EINVAL,
+				  "--export: the URI names the export already: write it there, behind the host");
+	if (*has_tls && (o->tls == NBD_TLS_OFF || o->tls == NBD_TLS_ALLOW))
+		return ub_err_set(err, EINVAL, "--tls %s: the URI asks for TLS (%s): take one of them away",
+				  option_tls[o->tls], option_schemes[scheme].scheme);
+	return 0;
+}
+
+static int check_file(const char *path, const char *option, bool is_directory, struct ub_err *err)
+{
+	struct stat st;
+
+	if (!path)
+		return 0;
+	if (stat(path, &st) < 0 || access(path, R_OK) < 0)
+		return ub_err_errno(err, errno, "%s: %s", option, path);
+	if (S_ISDIR(st.st_mode) != is_directory)
+		return ub_err_set(err, EINVAL, "%s: %s is %s", option, path,
+				  is_directory ? "no directory" : "a directory");
+	return 0;
+}
+
+int nbd_options_check(const struct nbd_options *o, struct ub_err *err)
+{
+	bool has_tls = false;
+	int ret = o->transport == NBD_URI ? check_uri(o, &has_tls, err) : 0;
+
+	if (ret)
+		return ret;
+	has_tls |= o->tls == NBD_TLS_REQUIRE || o->tls == NBD_TLS_ALLOW;
+	if (o->tls == NBD_TLS_ALLOW && o->tls_verify)
+		return ub_err_set(err, EINVAL,
+				  "--tls allow cannot verify: whoever is in between need only refuse TLS: choose "
+				  "--tls require, or --no-tls-verify if that is what you want");
+	if (!has_tls && (o->tls_certificates || o->tls_psk_file || o->tls_username || !o->tls_verify))
+		return ub_err_set(err, EINVAL,
+				  "TLS is configured and not used: add --tls require, or a URI with nbds");
+	ret = check_file(o->tls_certificates, "--tls-certificates", true, err);
+	if (ret == 0)
+		ret = check_file(o->tls_psk_file, "--tls-psk-file", false, err);
+	return ret;
+}
+
+const char *nbd_options_describe(const struct nbd_options *o, char *buf, size_t len)
+{
+	const char *export = o->export_name ? o->export_name : "";
+
+	if (o->label)
+		snprintf(buf, len, "%s", o->label);
+	else if (o->transport == NBD_URI)
+		snprintf(buf, len, "%s", o->uri);
+	else if (o->transport == NBD_TCP)
+		snprintf(buf, len, strchr(o->host, ':') ? "nbd://[%s]:%s/%s" : "nbd://%s:%s/%s", o->host,
+			 o->port, export);
+	else if (o->transport == NBD_UNIX)
+		snprintf(buf, len, "nbd+unix:///%s?socket=%s", export, o->path);
+	else if (o->transport == NBD_VSOCK)
+		snprintf(buf, len, "nbd+vsock://%u:%u/%s", o->vsock_cid, o->vsock_port, export);
+	else
+		snprintf(buf, len, "the socket that was handed over");
+	return buf;
+}

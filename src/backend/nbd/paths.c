@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The files that an NBD export's name names. Control plane. Specification: the NBD URI, doc/uri.md. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend/nbd/options.h"
+
+struct paths {
+	char **list;
+	unsigned nr, max;
+};
+
+static void paths_add(struct paths *p, const char *path)
+{
+	char *copy;
+
+	if (!path || p->nr == p->max)
+		return;
+	copy = strdup(path);
+	if (copy)
+		p->list[p->nr++] = copy;
+}
+
+static int hex_digit(char c)
+{
+	const char digits[] = "0123456789abcdef";
+	const char *at = c ? strchr(digits, c | 0x20) : NULL;
+
+	return at ? (int)(at - digits) : -1;
+}
+
+/* Adds the value of a URI's parameter, with what is percent-encoded in it turned back. */
+static void paths_add_value(struct paths *p, const char *value)
+{
+	char path[4096];
+	size_t len = 0;
+
+	while (*value && *value != '&' && *value != '#' && len < sizeof(path) - 1) {
+		if (*value == '%' && hex_digit(value[1]) >= 0 && hex_digit(value[2]) >= 0) {
+			path[len++] = (char)(hex_digit(value[1]) << 4 | hex_digit(value[2]));
+			value += 3;
+		} else {
+			path[len++] = *value++;
+		}
+	}
+	path[len] = '\0';
+	paths_add(p, path);
+}
+
+static void paths_add_uri(struct paths *p, const char *uri)
+{
+	static const char *const names[] = { "socket=", "tls-certificates=", "tls-psk-file=" };
+	const char *at = strchr(uri, '?');
+
+	while (at) {
+		at++;
+		for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+			if (strncmp(at, names[i], strlen(names[i])) == 0)
+				paths_add_value(p, at + strlen(names[i]));
+		}
+		at = strchr(at, '&');
+	}
+}
+
+unsigned nbd_options_paths(const struct nbd_options *o, char *paths[], unsigned max)
+{
+	struct paths p = { .list = paths, .max = max };
+	const char *home = getenv("HOME");
+	char dir[4096];
+
+	if (o->uri)
+		paths_add_uri(&p, o->uri);
+	paths_add(&p, o->path);
+	paths_add(&p, o->tls_certificates);
+	paths_add(&p, o->tls_psk_file);
+	if (home && snprintf(dir, sizeof(dir), "%s/.pki", home) < (int)sizeof(dir))
+		paths_add(&p, dir);
+	if (home && snprintf(dir, sizeof(dir), "%s/.config/pki", home) < (int)sizeof(dir))
+		paths_add(&p, dir);
+	return p.nr;
+}

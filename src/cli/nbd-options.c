@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Reading how an NBD server is named. The words are those of nbdublk and nbdcopy, where they have them. */
+#include "cli/nbd-options.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/size.h"
+
+enum {
+	NBD_OPT_TCP = 512,
+	NBD_OPT_UNIX,
+	NBD_OPT_VSOCK,
+	NBD_OPT_FD,
+	NBD_OPT_COMMAND,
+	NBD_OPT_ACTIVATION,
+	NBD_OPT_RESTART,
+	NBD_OPT_EXPORT,
+	NBD_OPT_TLS,
+	NBD_OPT_TLS_CERTIFICATES,
+	NBD_OPT_TLS_PSK_FILE,
+	NBD_OPT_TLS_USERNAME,
+	NBD_OPT_TLS_VERIFY,
+	NBD_OPT_NO_TLS_VERIFY,
+	NBD_OPT_OUTAGE_LIMIT,
+	NBD_OPT_STALL_TIMEOUT,
+	NBD_OPT_FENCE_TIMEOUT,
+	NBD_OPT_WAIT,
+};
+
+#define NBD_MIN_STALL_MS 100
+
+static const struct argp_option nbd_argp_options[] = {
+	{ NULL, 0, NULL, 0, "An NBD server, where no URI and no [ COMMAND ] names it:", 1 },
+	{ "tcp", NBD_OPT_TCP, "HOST PORT", 0, "A host and a port", 1 },
+	{ "unix", NBD_OPT_UNIX, "SOCKET", 0, "A unix socket", 1 },
+	{ "vsock", NBD_OPT_VSOCK, "CID PORT", 0, "A virtual machine's socket", 1 },
+	{ "fd", NBD_OPT_FD, "N", 0, "A connected socket that was inherited; its end is final", 1 },
+	{ "command", NBD_OPT_COMMAND, "COMMAND ARGS...", 0,
+	  "Start this server (to the end of the line), its stdin and stdout are the connection", 1 },
+	{ "systemd-socket-activation", NBD_OPT_ACTIVATION, "COMMAND ARGS...", 0,
+	  "The same as [ COMMAND ARGS... ], to the end of the line", 1 },
+	{ "restart-command", NBD_OPT_RESTART, NULL, 0, "Start the command again when it dies", 1 },
+	{ NULL, 0, NULL, 0, "The export and the way to it:", 2 },
+	{ "export", NBD_OPT_EXPORT, "NAME", 0, "The export's name (default: the empty one)", 2 },
+	{ "connections", 'C', "N", 0, "Connections, if the server allows several (default: 1)", 2 },
+	{ "tls", NBD_OPT_TLS, "MODE", 0, "off, allow or require (default: as the URI says, else off)", 2 },
+	{ "tls-certificates", NBD_OPT_TLS_CERTIFICATES, "DIR", 0, "Where ca-cert.pem and the like are", 2 },
+	{ "tls-psk-file", NBD_OPT_TLS_PSK_FILE, "FILE", 0, "Pre-shared keys instead of certificates", 2 },
+	{ "tls-username", NBD_OPT_TLS_USERNAME, "NAME", 0, "Whose key in it (default: $LOGNAME)", 2 },
+	{ "tls-verify", NBD_OPT_TLS_VERIFY, NULL, 0, "Verify the server's certificate (the default)", 2 },
+	{ "no-tls-verify", NBD_OPT_NO_TLS_VERIFY, NULL, 0, "Do not verify it", 2 },
+	{ NULL, 0, NULL, 0, "When the server goes away (DURATION: seconds, or with ms, s, m, h):", 3 },
+	{ "outage-limit", NBD_OPT_OUTAGE_LIMIT, "DURATION", 0,
+	  "I/O waits so long, and fails after it until the server is back (default: none, it waits)", 3 },
+	{ "stall-timeout", NBD_OPT_STALL_TIMEOUT, "DURATION", 0,
+	  "No answer for so long: another connection is tried (default: 30s)", 3 },
+	{ "fence-timeout", NBD_OPT_FENCE_TIMEOUT, "DURATION", 0,
+	  "How long writes wait for the server to close an old connection (default: 10s)", 3 },
+	{ "wait", NBD_OPT_WAIT, "DURATION", 0, "Keep trying to reach the server before attaching (default: 0)",
+	  3 },
+	{ 0 },
+};
+
+static int nbd_set_string(struct ub_cli_nbd *n, char **field, const char *value)
+{
+	free(*field);
+	*field = strdup(value);
+	return *field ? 0 : ub_err_errno(n->err, ENOMEM, "%s", value);
+}
+
+/* The keeper leaves the working directory. */
+static int nbd_set_path(struct ub_cli_nbd *n, char **field, const char *value)
+{
+	char path[4096], cwd[2048];
+
+	if (*value == '/')
+		return nbd_set_string(n, field, value);
+	if (!getcwd(cwd, sizeof(cwd)))
+		return ub_err_errno(n->err, errno, "the working directory");
+	if (snprintf(path, sizeof(path), "%s/%s", cwd, value) >= (int)sizeof(path))
+		return ub_err_set(n->err, ENAMETOOLONG, "%s: too long a path", value);
+	return nbd_set_string(n, field, path);
+}
+
+static void nbd_name(struct ub_cli_nbd *n, enum nbd_transport transport)
+{
+	n->options.transport = transport;
+	n->nr_named++;
+}
+
+/* The second word of an option that has two. */
+static const char *nbd_next_word(struct ub_cli_nbd *n, struct argp_state *state, const char *what)
+{
+	if (state->next < state->argc && state->argv[state->next][0] != '-')
+		return state->argv[state->next++];
+	ub_err_set(n->err, EINVAL, "%s: two words are needed: see 'ublk-bridge --help'", what);
+	return NULL;
+}
+
+static int nbd_take_tcp(struct ub_cli_nbd *n, const char *host, struct argp_state *state)
+{
+	const char *port = nbd_next_word(n, state, "--tcp HOST PORT");
+	int ret = port ? nbd_set_string(n, &n->options.host, host) : -EINVAL;
+
+	nbd_name(n, NBD_TCP);
+	return ret ? ret : nbd_set_string(n, &n->options.port, port);
+}
+
+static int nbd_take_vsock(struct ub_cli_nbd *n, const char *cid, struct argp_state *state)
+{
+	const char *port = nbd_next_word(n, state, "--vsock CID PORT");
+	uint64_t value;
+	int ret = port ? ub_number_parse(cid, "--vsock CID", 0, UINT32_MAX, &value, n->err) : -EINVAL;
+
+	if (ret)
+		return ret;
+	n->options.vsock_cid = (uint32_t)value;
+	ret = ub_number_parse(port, "--vsock PORT", 0, UINT32_MAX, &value, n->err);
+	n->options.vsock_port = (uint32_t)value;
+	nbd_name(n, NBD_VSOCK);
+	return ret;
+}
+
+static int nbd_take_fd(struct ub_cli_nbd *n, const char *arg)
+{
+	int is_listening = 0, type = 0, ret;
+	socklen_t len = sizeof(type);
+	uint64_t value;
+
+	ret = ub_number_parse(arg, "--fd", 0, INT32_MAX, &value, n->err);
+	if (ret)
+		return ret;
+	n->fd = (int)value;
+	if (getsockopt(n->fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0)
+		return ub_err_errno(n->err, errno, "--fd %d", n->fd);
+	len = sizeof(is_listening);
+	if (type != SOCK_STREAM ||
+	    getsockopt(n->fd, SOL_SOCKET, SO_ACCEPTCONN, &is_listening, &len) < 0 || is_listening)
+		return ub_err_set(n->err, EINVAL, "--fd %d: not a connected stream socket", n->fd);
+	nbd_name(n, NBD_SOCKET);
+	return 0;
+}
+
+/* Everything up to the end of the line is the command's. */
+static int nbd_take_rest(struct ub_cli_nbd *n, enum ub_command_kind kind, char *first,
+			 struct argp_state *state)
+{
+	char **words = calloc((size_t)(state->argc - state->next) + 2, sizeof(*words));
+	int nr = 0;
+
+	if (!words)
+		return ub_err_errno(n->err, ENOMEM, "the command");
+	if (strcmp(first, "--") != 0)
+		words[nr++] = first;
+	while (state->next < state->argc)
+		words[nr++] = state->argv[state->next++];
+	n->command = words; /* as long as the process */
+	n->kind = kind;
+	n->nr_named++;
+	return nr ? 0 : ub_err_set(n->err, EINVAL, "no command is given");
+}
+
+static int nbd_take_tls(struct ub_cli_nbd *n, const char *arg)
+{
+	static const struct {
+		const char *name;
+		enum nbd_tls tls;
+	} modes[] = { { "off", NBD_TLS_OFF }, { "allow", NBD_TLS_ALLOW }, { "require", NBD_TLS_REQUIRE } };
+
+	for (unsigned i = 0; i < UB_ARRAY_SIZE(modes); i++) {
+		if (strcmp(arg, modes[i].name) == 0) {
+			n->options.tls = modes[i].tls;
+			return 0;
+		}
+	}
+	return ub_err_set(n->err, EINVAL, "--tls: '%s' is none of off, allow and require", arg);
+}
+
+static int nbd_take_duration(struct ub_cli_nbd *n, int key, const char *arg)
+{
+	int ret;
+
+	switch (key) {
+	case NBD_OPT_OUTAGE_LIMIT:
+		if (strcmp(arg, "none") == 0) {
+			n->options.outage_limit_ms = NBD_NO_LIMIT;
+			return 0;
+		}
+		return ub_duration_parse(arg, "--outage-limit", &n->options.outage_limit_ms, n->err);
+	case NBD_OPT_STALL_TIMEOUT:
+		ret = ub_duration_parse(arg, "--stall-timeout", &n->options.stall_timeout_ms, n->err);
+		if (ret == 0 && n->options.stall_timeout_ms < NBD_MIN_STALL_MS)
+			return ub_err_set(n->err, ERANGE, "--stall-timeout: %s is too short: %d ms is the least",
+					  arg, NBD_MIN_STALL_MS);
+		return ret;
+	case NBD_OPT_FENCE_TIMEOUT:
+		return ub_duration_parse(arg, "--fence-timeout", &n->options.fence_timeout_ms, n->err);
+	default:
+		return ub_duration_parse(arg, "--wait", &n->options.wait_ms, n->err);
+	}
+}
+
+static int nbd_take_server(struct ub_cli_nbd *n, int key, char *arg, struct argp_state *state)
+{
+	switch (key) {
+	case NBD_OPT_TCP:
+		return nbd_take_tcp(n, arg, state);
+	case NBD_OPT_UNIX:
+		nbd_name(n, NBD_UNIX);
+		return nbd_set_path(n, &n->options.path, arg);
+	case NBD_OPT_VSOCK:
+		return nbd_take_vsock(n, arg, state);
+	case NBD_OPT_FD:
+		return nbd_take_fd(n, arg);
+	case NBD_OPT_COMMAND:
+		return nbd_take_rest(n, UB_COMMAND_CONNECTED, arg, state);
+	default:
+		return nbd_take_rest(n, UB_COMMAND_ACTIVATED, arg, state);
+	}
+}
+
+static int nbd_take_option(struct ub_cli_nbd *n, int key, char *arg)
+{
+	uint64_t value = 0;
+	int ret;
+
+	switch (key) {
+	case NBD_OPT_RESTART:
+		n->restart_command = true;
+		return 0;
+	case NBD_OPT_EXPORT:
+		return nbd_set_string(n, &n->options.export_name, arg);
+	case 'C':
+		ret = ub_number_parse(arg, "--connections", 1, NBD_MAX_CONNECTIONS, &value, n->err);
+		n->options.nr_connections = (unsigned)value;
+		return ret;
+	case NBD_OPT_TLS:
+		return nbd_take_tls(n, arg);
+	case NBD_OPT_TLS_CERTIFICATES:
+		return nbd_set_path(n, &n->options.tls_certificates, arg);
+	case NBD_OPT_TLS_PSK_FILE:
+		return nbd_set_path(n, &n->options.tls_psk_file, arg);
+	case NBD_OPT_TLS_USERNAME:
+		return nbd_set_string(n, &n->options.tls_username, arg);
+	case NBD_OPT_TLS_VERIFY:
+	case NBD_OPT_NO_TLS_VERIFY:
+		n->options.tls_verify = key == NBD_OPT_TLS_VERIFY;
+		return 0;
+	default:
+		return nbd_take_duration(n, key, arg);
+	}
+}
+
+static error_t nbd_parse(int key, char *arg, struct argp_state *state)
+{
+	struct ub_cli_nbd *n = state->input;
+
+	if (key != 'C' && (key < NBD_OPT_TCP || key > NBD_OPT_WAIT))
+		return ARGP_ERR_UNKNOWN;
+	n->is_used = true;
+	if (key >= NBD_OPT_TCP && key <= NBD_OPT_ACTIVATION)
+		return -nbd_take_server(n, key, arg, state);
+	return -nbd_take_option(n, key, arg);
+}
+
+const struct argp ub_cli_nbd_argp = { .options = nbd_argp_options, .parser = nbd_parse };
+
+int ub_cli_nbd_take_command(struct ub_cli_nbd *n, int *argc, char **argv)
+{
+	int first = 1, last, rest;
+
+	while (first < *argc && strcmp(argv[first], "[") != 0)
+		first++;
+	if (first >= *argc)
+		return 0;
+	for (last = *argc - 1; last > first && strcmp(argv[last], "]") != 0; last--)
+		;
+	if (last <= first + 1)
+		return ub_err_set(n->err, EINVAL, last == first ? "'[' without a ']' behind the command" :
+								  "there is no command between '[' and ']'");
+	n->command = calloc((size_t)(last - first), sizeof(*n->command));
+	if (!n->command)
+		return ub_err_errno(n->err, ENOMEM, "the command");
+	memcpy(n->command, argv + first + 1, (size_t)(last - first - 1) * sizeof(*argv));
+	n->kind = UB_COMMAND_ACTIVATED;
+	n->nr_named++;
+	n->is_used = true;
+	rest = *argc - last - 1;
+	memmove(argv + first, argv + last + 1, (size_t)(rest + 1) * sizeof(*argv)); /* the NULL, too */
+	*argc = first + rest;
+	return 0;
+}
+
+int ub_cli_nbd_take_uri(struct ub_cli_nbd *n, const char *uri)
+{
+	n->is_used = true;
+	nbd_name(n, NBD_URI);
+	return nbd_set_string(n, &n->options.uri, uri);
+}
+
+int ub_cli_nbd_check(struct ub_cli_nbd *n)
+{
+	char label[80];
+
+	if (n->is_used && !n->nr_named)
+		return ub_err_set(n->err, EINVAL, "options of NBD's are given, and no NBD server");
+	if (n->restart_command && !n->command)
+		return ub_err_set(n->err, EINVAL, "--restart-command: there is no command to be started");
+	if (n->command) {
+		n->options.transport = n->kind == UB_COMMAND_ACTIVATED ? NBD_UNIX : NBD_SOCKET;
+		n->options.restarts = n->kind == UB_COMMAND_CONNECTED && n->restart_command;
+		snprintf(label, sizeof(label), "[ %.70s ]", n->command[0]);
+		if (nbd_set_string(n, &n->options.label, label) != 0)
+			return -ENOMEM;
+	}
+	return n->nr_named ? nbd_options_check(&n->options, n->err) : 0;
+}

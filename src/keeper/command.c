@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Starting an NBD server, watching it, starting it again, ending it. The keeper's main thread. */
+#include "keeper/command.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/timerfd.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "keeper/helper.h"
+#include "keeper/rundir.h"
+
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+#define COMMAND_BACKLOG	     128
+#define COMMAND_LISTEN_FD    3 /* sd_listen_fds(3): SD_LISTEN_FDS_START */
+#define COMMAND_MIN_DELAY_MS 100
+#define COMMAND_MAX_DELAY_MS 5000
+#define COMMAND_STABLE_MS    10000 /* one that ran so long begins with the shortest delay again */
+#define COMMAND_END_MS	     5000
+
+/* ---- the child ---------------------------------------------------------------------------------------------- */
+
+int ub_command_main(int argc, char **argv)
+{
+	bool is_listening = fcntl(COMMAND_LISTEN_FD, F_GETFD) >= 0; /* before it is anything of ours */
+	cleanup_fd int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	char pid[16];
+
+	if (argc < 3)
+		return UB_EXIT_USAGE;
+	/* What the keeper owes its device is not the command's. */
+	setsid();
+	prctl(PR_SET_IO_FLUSHER, 0, 0, 0, 0);
+	if (fd < 0 || write(fd, argv[1], strlen(argv[1])) < 0)
+		fprintf(stderr, "ublk-bridge: %s keeps the keeper's OOM score: %s\n", argv[2], strerror(errno));
+	unsetenv("LISTEN_FDNAMES");
+	if (is_listening) {
+		snprintf(pid, sizeof(pid), "%d", getpid());
+		setenv("LISTEN_PID", pid, 1);
+		setenv("LISTEN_FDS", "1", 1);
+	}
+	execvp(argv[2], argv + 2);
+	fprintf(stderr, "ublk-bridge: cannot execute %s: %s\n", argv[2], strerror(errno));
+	return errno == ENOENT ? 127 : 126;
+}
+
+/* ---- the keeper's side ------------------------------------------------------------------------------------------ */
+
+static int command_listen(struct ub_command *c, struct ub_err *err)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	mode_t mask;
+	int ret;
+
+	ret = ub_rundir_socket_path(c->path, sizeof(c->path), err);
+	if (ret)
+		return ret;
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", c->path);
+	c->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	mask = umask(0177);
+	ret = c->listen_fd < 0 || bind(c->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+	      listen(c->listen_fd, COMMAND_BACKLOG) < 0;
+	umask(mask);
+	return ret ? ub_err_errno(err, errno, "the socket for %s, %s", c->argv[0], c->path) : 0;
+}
+
+static void command_died(void *arg);
+
+static int command_spawn(struct ub_command *c)
+{
+	int fds[4] = { -1, c->is_daemon ? -1 : STDERR_FILENO, c->is_daemon ? -1 : STDERR_FILENO, c->listen_fd };
+	const char **words;
+	char score[16];
+	int pair[2] = { -1, -1 }, nr = 0;
+
+	if (c->is_connected) {
+		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+			return -errno;
+		fds[0] = fds[1] = pair[1];
+	}
+	while (c->argv[nr])
+		nr++;
+	words = calloc((size_t)nr + 3, sizeof(*words));
+	if (!words)
+		return -ENOMEM;
+	snprintf(score, sizeof(score), "%d", c->oom_score);
+	words[0] = UB_COMMAND_VERB;
+	words[1] = score;
+	memcpy(words + 2, c->argv, (size_t)nr * sizeof(*words));
+	c->pid = ub_spawn_self("ublk-bridge: command", words, fds);
+	free(words);
+	ub_close(&pair[1]);
+	if (c->pid < 0) {
+		nr = c->pid;
+		c->pid = 0;
+		ub_close(&pair[0]);
+		return nr;
+	}
+	ub_close(&c->socket_fd);
+	c->socket_fd = pair[0];
+	c->started_ms = ub_now_ms();
+	c->pid_fd = pidfd_open(c->pid, 0);
+	if (c->pid_fd < 0)
+		return -errno;
+	ub_loop_add(c->loop, c->pid_fd, command_died, c);
+	return 0;
+}
+
+static void command_restart(void *arg)
+{
+	struct ub_command *c = arg;
+	uint64_t ignored;
+	int ret;
+
+	if (read(c->timer_fd, &ignored, sizeof(ignored)) < 0)
+		return;
+	ret = command_spawn(c);
+	if (ret)
+		ub_log(UB_LOG_ERROR, "%s cannot be started again: %s", c->argv[0], strerror(-ret));
+	else if (c->is_connected)
+		c->reconnected(c->arg);
+}
+
+static void command_schedule(struct ub_command *c)
+{
+	struct itimerspec when = { 0 };
+
+	if (!c->delay_ms || ub_now_ms() - c->started_ms >= COMMAND_STABLE_MS)
+		c->delay_ms = COMMAND_MIN_DELAY_MS;
+	when.it_value.tv_sec = c->delay_ms / 1000;
+	when.it_value.tv_nsec = (long)(c->delay_ms % 1000) * 1000000;
+	timerfd_settime(c->timer_fd, 0, &when, NULL);
+	c->delay_ms *= 2;
+	if (c->delay_ms > COMMAND_MAX_DELAY_MS)
+		c->delay_ms = COMMAND_MAX_DELAY_MS;
+}
+
+static void command_died(void *arg)
+{
+	struct ub_command *c = arg;
+	enum ub_log_level level = UB_LOG_WARNING;
+	int status;
+
+	if (waitpid(c->pid, &status, WNOHANG) != c->pid)
+		return;
+	if (WIFSIGNALED(status))
+		snprintf(c->fate, sizeof(c->fate), "was killed by signal %d (%s)", WTERMSIG(status),
+			 strsignal(WTERMSIG(status)));
+	else
+		snprintf(c->fate, sizeof(c->fate), "ended with status %d", WEXITSTATUS(status));
+	c->pid = 0;
+	ub_loop_remove(c->loop, c->pid_fd);
+	ub_close(&c->pid_fd);
+	if (c->is_ending || (c->is_connected && WIFEXITED(status) && WEXITSTATUS(status) == 0))
+		level = UB_LOG_DEBUG; /* its connection was closed, and it ended as it should */
+	ub_log(level, "%s %s%s", c->argv[0], c->fate,
+	       c->restarts ? ": it is started again" : ": it is not started again (--restart-command would)");
+	if (c->restarts)
+		command_schedule(c);
+	else
+		ub_close(&c->listen_fd); /* nobody answers there any more */
+}
+
+int ub_command_start(struct ub_command *c, struct ub_err *err)
+{
+	int ret;
+
+	if (!c->argv)
+		return 0;
+	c->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (c->timer_fd < 0)
+		return ub_err_errno(err, errno, "a timer");
+	ub_loop_add(c->loop, c->timer_fd, command_restart, c);
+	if (!c->is_connected) {
+		ret = command_listen(c, err);
+		if (ret)
+			return ret;
+	}
+	ret = command_spawn(c);
+	return ret ? ub_err_errno(err, -ret, "cannot start %s", c->argv[0]) : 0;
+}
+
+static void command_await_end(struct ub_command *c)
+{
+	uint64_t deadline = ub_now_ms() + COMMAND_END_MS;
+
+	while (c->pid && ub_now_ms() < deadline)
+		ub_loop_once(c->loop, 100);
+}
+
+void ub_command_end(struct ub_command *c)
+{
+	if (!c->argv)
+		return;
+	c->restarts = false;
+	if (c->timer_fd >= 0)
+		ub_loop_remove(c->loop, c->timer_fd);
+	ub_close(&c->timer_fd);
+	ub_close(&c->socket_fd); /* --command: its stdin ends */
+	if (c->pid) {
+		c->is_ending = true;
+		kill(-c->pid, SIGTERM);
+		command_await_end(c);
+		if (c->pid) {
+			kill(-c->pid, SIGKILL);
+			command_await_end(c);
+		}
+	}
+	ub_close(&c->listen_fd);
+	if (c->path[0])
+		unlink(c->path);
+	c->path[0] = '\0';
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The NBD server that the keeper starts itself: [ COMMAND ] and --command.
+ *
+ * It is the keeper's child and not the server process's, because it must outlive that one. The keeper's
+ * main thread. Specification: sd_listen_fds(3) for the socket that is handed over.
+ */
+#ifndef UB_KEEPER_COMMAND_H
+#define UB_KEEPER_COMMAND_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+#include "base/loop.h"
+
+/* The hidden first argument with which this binary becomes the command: OOM-SCORE, COMMAND, ARGS… */
+#define UB_COMMAND_VERB "--exec-command"
+
+struct ub_command {
+	char *const *argv; /* NULL: there is none */
+	bool is_connected; /* --command: stdin and stdout are the connection; else a listening socket is its fd 3 */
+	bool restarts;
+	bool is_daemon; /* its stderr is nobody's */
+	struct ub_loop *loop;
+	int oom_score; /* what it gets, and the keeper had */
+	int listen_fd;
+	char path[108]; /* of the listening socket; "": none */
+	int socket_fd;	/* our end of the connection, until it is handed over */
+	void (*reconnected)(void *arg); /* socket_fd is a new one */
+	void *arg;
+	pid_t pid; /* 0: it does not run */
+	int pid_fd;
+	int timer_fd; /* of a restart */
+	unsigned delay_ms;
+	bool is_ending;
+	uint64_t started_ms;
+	char fate[96]; /* how it ended last; "": it did not */
+};
+
+#define UB_COMMAND_NONE_YET { .listen_fd = -1, .socket_fd = -1, .pid_fd = -1, .timer_fd = -1 }
+
+/* Makes the socket, and starts it. The fields above listen_fd are set. 0 or -errno with *err. */
+int ub_command_start(struct ub_command *c, struct ub_err *err);
+
+/* Ends it: SIGTERM, and SIGKILL after a while. Also one that was not started. */
+void ub_command_end(struct ub_command *c);
+
+/* What UB_COMMAND_VERB does; returns only when the command cannot be executed. */
+int ub_command_main(int argc, char **argv);
+
+#endif
