@@ -33,18 +33,23 @@ void ub_loop_remove(struct ub_loop *loop, int fd)
 
 void ub_loop_once(struct ub_loop *loop, int timeout_ms)
 {
+	struct ub_loop_source *sources[UB_LOOP_MAX];
 	struct pollfd fds[UB_LOOP_MAX];
+	unsigned nr = 0;
 
-	for (unsigned i = 0; i < UB_LOOP_MAX; i++)
-		fds[i] = (struct pollfd){ .fd = loop->sources[i].fd, .events = POLLIN };
-	if (poll(fds, UB_LOOP_MAX, timeout_ms) <= 0)
-		return;
+	/* Only those that there are: poll(2) refuses more entries than a process may have descriptors. */
 	for (unsigned i = 0; i < UB_LOOP_MAX; i++) {
-		struct ub_loop_source *source = &loop->sources[i];
-
+		if (loop->sources[i].fd < 0)
+			continue;
+		sources[nr] = &loop->sources[i];
+		fds[nr++] = (struct pollfd){ .fd = loop->sources[i].fd, .events = POLLIN };
+	}
+	if (poll(fds, nr, timeout_ms) <= 0)
+		return;
+	for (unsigned i = 0; i < nr; i++) {
 		/* An earlier callback may have taken this source out, or another in. */
-		if (fds[i].revents && source->fd >= 0 && source->fd == fds[i].fd)
-			source->ready(source->arg);
+		if (fds[i].revents && sources[i]->fd == fds[i].fd)
+			sources[i]->ready(sources[i]->arg);
 	}
 }
 
