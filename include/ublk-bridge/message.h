@@ -12,7 +12,9 @@
  *        │── SERVE + stats, server.sock ──►│  opens /dev/ublkcN, starts the queues
  *        │ ◄──────────────── FETCHING ─────│
  *        │  START_DEV                      │
+ *        │  first look, partitions         │
  *        │── LIVE ────────────────────────►│  from now on it serves without a keeper too
+ *        │ ◄──────────────── LIVE ─────────│
  *        │── SOCKET + socket ─────────────►│  the command was started again
  *        │── CANCEL ──────────────────────►│  fails all I/O: a forced detach
  *        │── EXIT ────────────────────────►│  ends, whatever it holds (not for a live device)

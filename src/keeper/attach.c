@@ -248,7 +248,9 @@ static int keeper_attach(struct ub_keeper *k, struct ub_err *err)
 	if (ret == 0)
 		ret = keeper_settle(k, err);
 	/* Until here an outage fails the attach, and a server without a keeper ends. */
-	return ret ? ret : ub_message_send_type(k->server_fd, UB_MSG_LIVE);
+	if (ret == 0 && ub_message_send_type(k->server_fd, UB_MSG_LIVE) < 0)
+		ub_log(UB_LOG_DEBUG, "the server is gone already"); /* and that is found out now */
+	return ret ? ret : ub_keeper_await(k, UB_MSG_LIVE, HELLO_TIMEOUT_MS, "it knew that it is live", err);
 }
 
 /* ---- serving ------------------------------------------------------------------------------------------------- */

@@ -276,7 +276,9 @@ static int server_handle(struct server *s, struct ub_msg_header *header, int fds
 		s->phase = SERVER_LIVE;
 		if (s->backend.ops->set_live)
 			s->backend.ops->set_live(&s->backend);
-		return ub_step("server-live", err);
+		if (ub_step("server-live", err))
+			return -err->code;
+		return ub_message_send_type(s->keeper_fd, UB_MSG_LIVE);
 	case UB_MSG_SOCKET:
 		if (!s->backend.ops || !s->backend.ops->take_socket || fds[0] < 0)
 			return ub_err_set(err, EPROTO, "an unexpected SOCKET message");
@@ -409,13 +411,14 @@ int ub_server_main(void)
 	ub_backend_set_reporter(server_report);
 	ub_loop_init(&s->loop);
 	server_health.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (server_health.event_fd < 0)
-		return UB_EXIT_FAILED;
-	ub_loop_add(&s->loop, server_health.event_fd, server_health_changed, s);
 	prctl(PR_SET_NAME, UB_SERVER_COMM);
 	ub_isolate();
 	ub_loop_add(&s->loop, s->keeper_fd, server_keeper_event, s);
-	if (ub_step("server-hello", &err))
+	if (server_health.event_fd < 0)
+		ub_err_errno(&err, errno, "an event descriptor");
+	else
+		ub_loop_add(&s->loop, server_health.event_fd, server_health_changed, s);
+	if (err.code || ub_step("server-hello", &err))
 		server_fail(s, &err);
 	else if (ub_message_send_type(s->keeper_fd, UB_MSG_HELLO) < 0)
 		return UB_EXIT_FAILED;
