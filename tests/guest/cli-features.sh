@@ -11,10 +11,10 @@ require jq
 "$UB" features >text
 "$UB" features --json >json
 assert_eq "$(jq -r 'keys | join(" ")' json)" \
-	'backends data_paths kernel liburing ublk ublk_features version' "the keys"
+	'backends data_paths kernel libnbd liburing ublk ublk_features version' "the keys"
 assert_eq "ublk-bridge $(jq -r .version json)" "$("$UB" --version)" "the version"
 assert_eq "$(jq -r .kernel json)" "$(uname -r)" "the kernel"
-assert_eq "$(jq -c .backends json)" '["mem","null"]' "the back ends that ship"
+assert_eq "$(jq -c .backends json)" '["mem","nbd","null"]' "the back ends that ship"
 assert_eq "$(jq '[.ublk[] | select(. == true or . == false | not)] | length' json)" 0 "what is no yes or no"
 case $(uname -r) in
 6.12.*) assert_eq "$(jq .ublk_features json)" $((0x1fe)) "the features of 6.12" ;;
@@ -23,6 +23,8 @@ esac
 jq -r '.ublk | to_entries[] | "\(.key) \(if .value then "yes" else "no" end)"' json | while read -r name has; do
 	grep -Eq "^  $name +$has +\(since Linux [0-9.]+\)\$" text || fail "$name ($has) is not in the text"
 done
+assert_eq "$(jq -r '.libnbd.tls, .libnbd.uri' json | tr '\n' ' ')" 'true true ' "what libnbd can do"
+assert_match "$(cat text)" $'\nlibnbd [0-9.]+: TLS yes, URI yes, vsock (yes|no)\n' "the text"
 assert_match "$(cat text)" $'\ndata paths: copy get-data user-copy\n' "the text"
 for path in $(jq -r '.data_paths[]' json); do
 	attach --mem 1M --data-path "$path"
