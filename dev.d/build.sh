@@ -22,7 +22,7 @@ need_build_tools() {
 # what the guest tests use, found in the guest because its root is this machine's
 need_test_tools() {
 	need fio:fio mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.vfat:dosfstools \
-		sfdisk:fdisk partx:util-linux modprobe:kmod nbdkit:nbdkit qemu-nbd:qemu-utils nbd-server:nbd-server \
+		sfdisk:fdisk partx:util-linux modprobe:kmod nbdkit:nbdkit qemu-nbd:qemu-utils qemu-storage-daemon:qemu-system-common certtool:gnutls-bin jq:jq nbd-server:nbd-server \
 		nbdcopy:libnbd-bin python3:python3 pgrep:procps setfattr:attr strace:strace losetup:mount \
 		dmsetup:dmsetup ip:iproute2
 }

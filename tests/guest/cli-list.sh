@@ -9,7 +9,7 @@
 . "$(dirname "$0")/lib-life.bash"
 require jq
 
-keys='backend data_path depth device id keeper_pid max_io_bytes name ours queues read_only remedy server_pid size_bytes state'
+keys='backend data_path depth device health health_why id keeper_pid max_io_bytes name ours queues read_only remedy server_pid size_bytes state'
 
 # field ID KEY: of list --json
 field() { jq -r ".[] | select(.id == $1).$2" json; }
@@ -29,7 +29,7 @@ hundred=$KEEPER
 take_list
 assert_eq "$(jq -c '[.[].id]' json)" '[3,12,100]' "the order"
 assert_eq "$(jq -r '[.[] | keys[]] | unique | join(" ")' json)" "$keys" "the keys"
-assert_eq "$(jq '[.[] | length] | unique | .[]' json)" 15 "the number of keys of each"
+assert_eq "$(jq '[.[] | length] | unique | .[]' json)" 17 "the number of keys of each"
 for expect in 'device /dev/ublkb12' 'name twelve' 'state live' 'size_bytes 3145728' 'read_only true' \
 	'queues 1' 'depth 7' 'data_path copy' "keeper_pid $twelve" 'ours true' 'backend mem' 'remedy null' \
 	"server_pid $(child_of "$twelve")"; do

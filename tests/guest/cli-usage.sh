@@ -70,16 +70,12 @@ done
 # back ends
 refused "two back ends are named" --mem 1M --mem 2M
 refused "two back ends are named" --mem 1M --backend null:1M
-refused "there is no back end 'nil': there are mem, null" --backend nil:1M
+refused "there is no back end 'nil': there are mem, nbd, null" --backend nil:1M
 refused "--backend: 'null' is not KIND:SIZE" --backend null
 refused "--backend: ':1M' is not KIND:SIZE" --backend :1M
 refused "--backend: '0' is nothing" --backend null:0
 refused "--prealloc goes with memory only" --backend null:1M --prealloc
-for uri in nbd://localhost nbds://host:10809/x nbd+unix:///x?socket=/tmp/s nbds+vsock://1; do
-	refused ": NBD exports are not served by this version: it serves memory" "$uri"
-done
 refused "'16M' is not understood: see 'ublk-bridge --help'" 16M
-refused "'\[' is not understood" '[' nbdkit ']'
 
 # what argp finds by itself takes a second line: where to look for help
 for args in --unknown -x "--id" "--read-only=yes"; do

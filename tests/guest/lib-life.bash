@@ -69,7 +69,7 @@ ends_with() {
 # --- the steps of a device's life (tests/tools/steps.c) -----------------------------------------
 
 # those that the keeper takes, in their order; those of the server; those on the way down
-KEEPER_STEPS='features store spawn add-dev added set-params rundir serve start-dev started settle'
+KEEPER_STEPS='features store command spawn add-dev added set-params rundir serve start-dev started settle'
 SERVER_STEPS='server-hello backend-open device-open device-arena queue-thread queue-ring queue-fetch
 	server-fetching server-live'
 DOWN_STEPS='stop-dev end-server del-dev remove-rundir'
