@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # shellcheck shell=bash
-# ./dev run [--guest] [6.12|7]: builds, then shows a memory device at work: on this machine when its
+# ./dev run [--guest] [6.12|7]: builds, then shows a memory device and an NBD export at work: here when the
 # kernel has ublk and we are root, else in a guest. What is shown stands in dev.d/demo.
 
 # shellcheck source=dev.d/vm.sh
@@ -16,7 +16,7 @@ run_main() {
 	local start status=0
 	start=$(now_ms)
 	need_build_tools
-	need mkfs.ext4:e2fsprogs sha256sum:coreutils mount:mount modprobe:kmod
+	need mkfs.ext4:e2fsprogs sha256sum:coreutils mount:mount modprobe:kmod nbdkit:nbdkit
 	step "building ublk-bridge" build_flavour plain || die "the build failed"
 	if [ $# = 0 ] && kernel_here_has_ublk; then
 		say "this machine's kernel has ublk: everything happens right here"

@@ -187,7 +187,7 @@ static void list_print(const struct list_row *row)
 	       ours	      ? "(run directory lost)" :
 				"(another program's)");
 	if (row->has_health && row->health != UB_HEALTH_ONLINE)
-		printf("  %s: %s\n", list_health(row), row->why);
+		printf("  %s\n", row->why); /* which begins with the server's name, and how it is */
 	if (remedy)
 		printf("  %s (ublk-bridge detach %u)\n", remedy, row->info.dev_id);
 }
