@@ -12,6 +12,7 @@ _ublk_bridge() {
 	done
 	case $current in
 	--data-path=*) mapfile -t COMPREPLY < <(compgen -W "auto copy get-data user-copy" -- "${current#*=}") ;;
+	--tls=*) mapfile -t COMPREPLY < <(compgen -W "off allow require" -- "${current#*=}") ;;
 	--scheduler=*) mapfile -t COMPREPLY < <(compgen -W "none keep mq-deadline bfq kyber" -- "${current#*=}") ;;
 	-*)
 		local options

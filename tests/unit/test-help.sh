@@ -1,0 +1,39 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# The man page, --help and the completion know the same options.
+set -euo pipefail
+
+bridge=./ublk-bridge
+srcdir=${srcdir:-.}
+man=$srcdir/man/ublk-bridge.pod
+failed=0
+
+complain() {
+	echo "$*"
+	failed=1
+}
+
+# options_of VERB: long options as --help has them
+options_of() { "$bridge" "$1" --help | grep -oE '^ +(-[a-zA-Z], )?--[a-z-]+' | grep -oE -- '--[a-z-]+' | sort -u; }
+
+# argp's own, of every program
+common='--help --usage --version'
+
+for verb in attach detach list features; do
+	[ -n "$(options_of "$verb")" ] || complain "$verb --help has no options"
+	for option in $(options_of "$verb"); do
+		[[ " $common " == *" $option "* ]] || grep -qF "B<$option>" "$man" ||
+			complain "the man page does not know $verb's $option"
+	done
+done
+all=$(for verb in attach detach list features; do options_of "$verb"; done)
+while read -r option; do
+	grep -qxF -- "$option" <<<"$all" || complain "the man page has $option, and no verb's --help has"
+done < <(grep -oE '^=item .*B<--[a-z-]+' "$man" | grep -oE -- 'B<--[a-z-]+' | cut -c 3- | sort -u)
+# what the completion offers for an option that has a few values
+for values in 'data-path auto copy get-data user-copy' 'tls off allow require'; do
+	read -r option words <<<"$values"
+	grep -qE -- "--$option=.*$words" "$srcdir/contrib/ublk-bridge.bash" ||
+		complain "the completion of --$option is not: $words"
+done
+exit $failed
