@@ -55,18 +55,29 @@ test_files() {
 # queue_name KERNEL FLAVOUR MEMORY: a queue is a file of test files for guests of one kind
 queue_name() { printf '%s_%s_%s' "$1" "$2" "$3"; }
 
+# kernels_of FILE: those that it runs on now: with "# push:" a part of them, but for --all and by name
+kernels_of() {
+	local all
+	all=$(header "$1" kernels '6.12 7')
+	if [ "$ALL" = yes ] || [ ${#GLOBS[@]} -gt 0 ]; then
+		printf '%s' "$all"
+	else
+		header "$1" push "$all"
+	fi
+}
+
 # fill_queues: one line a test
 fill_queues() {
 	local file kernel memory
 	mkdir -p "$WORK/queues"
 	for file in $(test_files); do
 		memory=$(header "$file" memory 2G)
-		for kernel in $(header "$file" kernels '6.12 7'); do
-			[[ " ${KERNELS[*]} " == *" $kernel "* ]] || continue
-			[ "$PLAIN" = no ] || echo "$file" >>"$WORK/queues/$(queue_name "$kernel" plain "$memory")"
-			[ "$ASAN" = yes ] && [ "$kernel" != 6.12 ] && [ "$(header "$file" sanitize no)" = yes ] &&
-				echo "$file" >>"$WORK/queues/$(queue_name "$kernel" asan "$memory")"
+		for kernel in $(kernels_of "$file"); do
+			[[ " ${KERNELS[*]} " != *" $kernel "* ]] || [ "$PLAIN" = no ] ||
+				echo "$file" >>"$WORK/queues/$(queue_name "$kernel" plain "$memory")"
 		done
+		[ "$ASAN" = no ] || [ "$(header "$file" sanitize no)" = no ] || [[ " ${KERNELS[*]} " != *" 7 "* ]] ||
+			echo "$file" >>"$WORK/queues/$(queue_name 7 asan "$memory")"
 	done
 	return 0
 }
@@ -358,7 +369,7 @@ check_options() {
 check_list() {
 	local file
 	for file in $(test_files); do
-		printf '%-40s kernels %s, %s s%s\n' "$(basename "$file" .sh)" "$(header "$file" kernels '6.12 7')" \
+		printf '%-40s kernels %s, %s s%s\n' "$(basename "$file" .sh)" "$(kernels_of "$file")" \
 			"$(header "$file" timeout 120)" "$([ "$(header "$file" sanitize no)" = no ] || echo ', sanitized')"
 	done
 }

@@ -3,6 +3,7 @@
 # --daemon returns with status 0 when the device takes I/O, with a message and another status when it
 # never will; it leaves the terminal, the pipes and the working directory of whoever started it.
 # kernels: 6.12 7
+# push: 7
 # timeout: 60
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

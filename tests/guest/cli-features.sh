@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # features: what build and kernel can do, as text and as JSON, and both agree with what attach accepts.
 # kernels: 6.12 7
+# push: 7
 # timeout: 60
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

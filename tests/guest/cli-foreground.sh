@@ -3,8 +3,8 @@
 # In the foreground attach prints one line on stdout, the device, and only when it takes I/O; all else
 # goes to stderr. A reader of stdout that left does not hurt it.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 60
-# sanitize: yes
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-life.bash"

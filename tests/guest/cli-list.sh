@@ -3,6 +3,7 @@
 # list: the table, and the same as JSON with keys that scripts rely on; devices in the order of their
 # numbers, with who serves them and what can be done about one that nobody looks after.
 # kernels: 6.12 7
+# push: 7
 # timeout: 60
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

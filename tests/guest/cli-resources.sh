@@ -3,6 +3,7 @@
 # Too few descriptors, too little memory, too little of it lockable: wherever it runs out, attach
 # ends with status 1 and a message that says what was too little, and leaves nothing.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 120
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

@@ -3,6 +3,7 @@
 # What is there already, or what this kernel does not have: an id or a name that is taken is busy
 # (status 3) and the device that has it is left alone; an unknown scheduler fails.
 # kernels: 6.12 7
+# push: 7
 # timeout: 60
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

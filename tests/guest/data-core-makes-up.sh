@@ -3,6 +3,7 @@
 # What a back end cannot do the core makes up for: large I/O is split, zeroes are written, a discard
 # does nothing and succeeds, FUA is a write and a flush. The device behaves as the model all the same.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

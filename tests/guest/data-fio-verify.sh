@@ -3,6 +3,7 @@
 # fio writes blocks of 512 bytes to 1 MiB at random and finds its checksums again: two jobs on two
 # queues, each data path, every way into the kernel.
 # kernels: 6.12 7
+# push: 7
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

@@ -4,8 +4,8 @@
 # direct write carries FUA (and Linux lets a flush follow), and where the back end has no FUA the write
 # and a flush take its place.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 180
-# sanitize: yes
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-data.bash"

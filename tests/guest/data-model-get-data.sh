@@ -4,6 +4,7 @@
 # with two queues and threads whose parts meet within pages, then through the page cache too, then a
 # back end that answers late, out of order and from a thread of its own.
 # kernels: 6.12 7
+# push: 7
 # timeout: 180
 # sanitize: yes
 # shellcheck disable=SC2119 # detach takes a device, or none

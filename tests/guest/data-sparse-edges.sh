@@ -3,6 +3,7 @@
 # Where data and holes meet in the memory store: sectors alone in their page, I/O over several pieces
 # of both, discards that end within pages, the last sector of huge devices; on each data path.
 # kernels: 6.12 7
+# push: 7
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

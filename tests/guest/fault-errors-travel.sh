@@ -3,6 +3,7 @@
 # What a back end fails is failed to whoever asked, with its errno where the driver keeps it, exactly
 # there and nowhere else; a short count is never a success. Over each data path.
 # kernels: 6.12 7
+# push: 7
 # timeout: 120
 # sanitize: yes
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out

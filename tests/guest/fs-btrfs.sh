@@ -3,6 +3,7 @@
 # btrfs: files, fsync, scrub, btrfs check, remount, trim; and its copies of all data on two devices, one
 # of which loses everything.
 # kernels: 6.12 7
+# push: 7
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

@@ -3,6 +3,7 @@
 # Other block devices on top: dm-linear over two devices, a loop device, a filesystem over both. The
 # device is busy as long as they stand, and says who stands on it.
 # kernels: 6.12 7
+# push: 7
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

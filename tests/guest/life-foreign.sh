@@ -4,6 +4,7 @@
 # served, dead or never served; a STOP or DEL of theirs to a device of ours ends its keeper with 0,
 # which then leaves alone whoever has that number by now.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 90
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

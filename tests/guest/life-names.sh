@@ -3,6 +3,7 @@
 # A name means the device that was made with it, not whoever has its number by now; a terminal's end is not
 # the device's under nohup; who holds a device is told by the name a person knows, blanks and all.
 # kernels: 6.12 7
+# push: 7
 # timeout: 90
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

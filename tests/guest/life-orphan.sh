@@ -4,7 +4,6 @@
 # while it can, and goes by detach. A keeper whose server died takes the device away itself.
 # kernels: 6.12 7
 # timeout: 90
-# sanitize: yes
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-life.bash"

@@ -3,6 +3,7 @@
 # The tag buffers of a memory device are hardly used, and what is used of them is given back: reads of
 # ranges that are partly there, and writes that end with ENOSPC, leave the server as small as it was.
 # kernels: 6.12 7
+# push: 7
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

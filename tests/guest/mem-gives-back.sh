@@ -3,6 +3,7 @@
 # What is discarded is memory again: by blkdiscard, holes, and fstrim of a filesystem. Zeroes that must
 # stay allocated stay. Detaching gives back all.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

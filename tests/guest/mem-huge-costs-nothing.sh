@@ -3,6 +3,7 @@
 # A store costs what is written to it: 1T and 20T attach as fast as 16M, take no memory, and reading
 # a GiB of nothing takes none either.
 # kernels: 6.12 7
+# push: 7
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

@@ -3,6 +3,7 @@
 # Devices of one sector, of three, and of sizes that are no multiple of a page: exact to the last
 # sector, past the page cache and through it. All start as zeroes, whatever was there before.
 # kernels: 6.12 7
+# push: 7
 # timeout: 180
 # sanitize: yes
 # shellcheck disable=SC2119 # detach takes a device, or none

@@ -3,6 +3,7 @@
 # A store that is larger than the machine is written until memory is out: the writer is told ENOSPC,
 # nobody is killed, what was written stays readable and writable, and after a discard there is room.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 240
 # memory: 2G
 # shellcheck disable=SC2119 # detach takes a device, or none

@@ -3,6 +3,7 @@
 # A daemon in a control group with a limit of memory: the store ends with ENOSPC before the limit does
 # harm, nobody is killed, and after a discard there is room.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

@@ -3,6 +3,7 @@
 # An NBD server that the keeper starts itself: with a listening socket or over its stdin and stdout, started
 # again when asked for, ended after the last flush, and nothing of it left behind.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 120
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-nbd.bash"

@@ -3,6 +3,7 @@
 # What the server says of its export becomes the device's limits, and what cannot be made up for is refused
 # with its reason.
 # kernels: 6.12 7
+# push: 7
 # timeout: 120
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-nbd.bash"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # The other NBD servers: qemu-nbd with raw and qcow2, qemu-storage-daemon, nbd-server.
 # kernels: 6.12 7
+# push: 7
 # timeout: 120
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-nbd.bash"

@@ -4,6 +4,7 @@
 # deaf to nothing that they need, with no descriptor of whoever started them, in a mount namespace of
 # their own that holds no one's mounts; threads on the CPUs of their queues; small; and asleep when idle.
 # kernels: 6.12 7
+# push: 7
 # timeout: 90
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

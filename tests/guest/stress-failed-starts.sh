@@ -3,6 +3,7 @@
 # Attach fails again and again about START_DEV, and the device that comes after has the first id, works,
 # and finds the machine as it was. (Each step once: fault-step-fails.)
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

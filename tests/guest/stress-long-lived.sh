@@ -3,8 +3,8 @@
 # A keeper that lives long does not grow: in memory, descriptors or processes, however often it is asked,
 # probed, refused to detach and worked; nor does its server. An idle one makes no wake-ups.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 180
-# sanitize: yes
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-data.bash"
