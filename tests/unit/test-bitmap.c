@@ -130,6 +130,7 @@ static void reading_and_clearing_commit_no_memory(void **state)
 	uint64_t before;
 
 	(void)state;
+	unit_need_zero_page();
 	assert_int_equal(ub_bitmap_init(&map, nr_bits), 0);
 	before = unit_resident_bytes();
 	assert_int_equal(run_of(&map, 0, nr_bits, false), nr_bits);
