@@ -66,13 +66,14 @@ find_tool() {
 
 # fio_verify NAME OPTIONS…: writes $DEV and reads it back with checksums; fails the test when fio
 # finds anything wrong. Two jobs, each bound to a CPU (and so to a queue) and a part of the device.
+# Overlapping writes wait for each other: in flight together, a server may execute them in any order.
 # (Not with its mmap engine: that finds zeroes where it wrote on a loop device just as well.)
 fio_verify() {
 	local out=$TEST_DIR/fio.out
 	fio --name="$1" --filename="$DEV" --rw=randwrite --bsrange=512-1M --blockalign=512 \
 		--verify=crc32c --verify_fatal=1 --do_verify=1 --randrepeat=0 --numjobs=2 --cpus_allowed=0-1 \
 		--cpus_allowed_policy=split --size=12M --offset_increment=12M --iodepth=8 \
-		--group_reporting --output-format=terse --output="$out" "${@:2}" >"$TEST_DIR/fio.err" 2>&1 ||
+		--serialize_overlap=1 --group_reporting --output-format=terse --output="$out" "${@:2}" >"$TEST_DIR/fio.err" 2>&1 ||
 		fail "fio $*: $(cat "$TEST_DIR/fio.err")"
 }
 
