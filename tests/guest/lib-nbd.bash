@@ -37,6 +37,7 @@ unserve() {
 health() { "$UB" list --json | jq -r --arg d "/dev/ublkb${1:-$ID}" '.[] | select(.device == $d) | .health'; }
 is_online() { [ "$(health)" = online ]; }
 is_offline() { [ "$(health)" = offline ]; }
+is_failed() { [ "$(health)" = failed ]; }
 
 # said REGEX: the keeper said it
 said() { grep -qE "$1" "$ATTACH_ERR"; }

@@ -60,7 +60,7 @@ said 'killed by signal 9.*not started again' || fail "nobody said it: $(cat "$AT
 nothing_left "it died"
 attach --command nbdkit -s file "$IMG"
 pkill -KILL -x nbdkit
-await 10 test "$(health)" = failed
+await 10 is_failed
 run dd if="$DEV" of=/dev/null count=1 iflag=direct
 assert_eq "$STATUS" 1 "a read when the connection is gone for good"
 "$UB" detach --force "$ID"

@@ -8,7 +8,10 @@
 . "$(dirname "$0")/lib-nbd.bash"
 require jq qemu-nbd qemu-img nbd-server
 
-# works: bytes go and come, and the server is killed once; RESTART is how it is started again
+# start: as each server is started, and again after it was killed
+start() { fail "no server is named"; }
+
+# works: bytes go and come, and the server is killed once
 works() {
 	fio_verify "$1" --rw=randwrite --bsrange=4k-128k --iodepth=8 --ioengine=libaio --direct=1
 	blkdiscard -o 4M -l 1M "$DEV"

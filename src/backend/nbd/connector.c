@@ -530,7 +530,7 @@ int nbd_connector_start(struct nbd_backend *be, struct ub_err *err)
 
 void nbd_connector_stop(struct nbd_backend *be)
 {
-	const struct timespec pause = { .tv_nsec = 10 * 1000 * 1000 };
+	const struct timespec pause = { .tv_nsec = 10L * 1000 * 1000 };
 	int ret = EBUSY;
 
 	if (!be->has_thread)

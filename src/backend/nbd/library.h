@@ -28,7 +28,7 @@
 	X(set_uri_allow_local_file) X(supports_tls) X(supports_uri)
 
 struct nbd_library {
-#define NBD_LIBRARY_MEMBER(name) __typeof__(nbd_##name) *name;
+#define NBD_LIBRARY_MEMBER(name) __typeof__(nbd_##name) *name; /* NOLINT(bugprone-macro-parentheses) */
 	NBD_LIBRARY_CALLS(NBD_LIBRARY_MEMBER)
 #undef NBD_LIBRARY_MEMBER
 };

@@ -123,8 +123,8 @@ static int open_conns(struct nbd_backend *be, struct nbd_handle *first, struct u
 /* The others. Those that cannot be made now are tried again later; what the server says must agree. */
 static int open_others(struct nbd_backend *be, struct ub_err *err)
 {
-	struct nbd_handle *handle;
-	struct nbd_export export;
+	struct nbd_handle *handle = NULL;
+	struct nbd_export export = { 0 };
 	int ret;
 
 	for (unsigned i = 1; i < be->nr_conns; i++) {

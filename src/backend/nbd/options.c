@@ -47,21 +47,21 @@ static const struct {
 static const struct {
 	const char *key;
 	size_t offset;
-	enum { OPTION_ENUM, OPTION_BOOL, OPTION_U32, OPTION_U64 } type;
 	const char *const *names;
 	unsigned nr_names;
+	enum { OPTION_ENUM, OPTION_BOOL, OPTION_U32, OPTION_U64 } type;
 } option_values[] = {
-	{ "transport", OPTION_AT(transport), OPTION_ENUM, option_transports, UB_ARRAY_SIZE(option_transports) },
-	{ "tls", OPTION_AT(tls), OPTION_ENUM, option_tls, UB_ARRAY_SIZE(option_tls) },
-	{ "tls-verify", OPTION_AT(tls_verify), OPTION_BOOL, NULL, 0 },
-	{ "vsock-cid", OPTION_AT(vsock_cid), OPTION_U32, NULL, 0 },
-	{ "vsock-port", OPTION_AT(vsock_port), OPTION_U32, NULL, 0 },
-	{ "connections", OPTION_AT(nr_connections), OPTION_U32, NULL, 0 },
-	{ "outage-limit-ms", OPTION_AT(outage_limit_ms), OPTION_U64, NULL, 0 },
-	{ "stall-timeout-ms", OPTION_AT(stall_timeout_ms), OPTION_U64, NULL, 0 },
-	{ "fence-timeout-ms", OPTION_AT(fence_timeout_ms), OPTION_U64, NULL, 0 },
-	{ "wait-ms", OPTION_AT(wait_ms), OPTION_U64, NULL, 0 },
-	{ "restarts", OPTION_AT(restarts), OPTION_BOOL, NULL, 0 },
+	{ "transport", OPTION_AT(transport), option_transports, UB_ARRAY_SIZE(option_transports), OPTION_ENUM },
+	{ "tls", OPTION_AT(tls), option_tls, UB_ARRAY_SIZE(option_tls), OPTION_ENUM },
+	{ "tls-verify", OPTION_AT(tls_verify), NULL, 0, OPTION_BOOL },
+	{ "vsock-cid", OPTION_AT(vsock_cid), NULL, 0, OPTION_U32 },
+	{ "vsock-port", OPTION_AT(vsock_port), NULL, 0, OPTION_U32 },
+	{ "connections", OPTION_AT(nr_connections), NULL, 0, OPTION_U32 },
+	{ "outage-limit-ms", OPTION_AT(outage_limit_ms), NULL, 0, OPTION_U64 },
+	{ "stall-timeout-ms", OPTION_AT(stall_timeout_ms), NULL, 0, OPTION_U64 },
+	{ "fence-timeout-ms", OPTION_AT(fence_timeout_ms), NULL, 0, OPTION_U64 },
+	{ "wait-ms", OPTION_AT(wait_ms), NULL, 0, OPTION_U64 },
+	{ "restarts", OPTION_AT(restarts), NULL, 0, OPTION_BOOL },
 };
 
 _Static_assert(sizeof(enum nbd_transport) == sizeof(uint32_t) && sizeof(enum nbd_tls) == sizeof(uint32_t),
@@ -191,8 +191,9 @@ static bool member_from_json(struct nbd_options *o, const char *key, const json_
 
 		if (strcmp(key, option_strings[i].key) != 0)
 			continue;
-		free(*string);
-		*string = json_is_string(json) ? strdup(json_string_value(json)) : NULL;
+		if (!json_is_string(json) || *string)
+			return false; /* the parser has refused members that come twice */
+		*string = strdup(json_string_value(json));
 		return *string != NULL;
 	}
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(option_values); i++) {

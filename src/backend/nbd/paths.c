@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The files that an NBD export's name names. Control plane. Specification: the NBD URI, doc/uri.md. */
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,12 +23,9 @@ static void paths_add(struct paths *p, const char *path)
 		p->list[p->nr++] = copy;
 }
 
-static int hex_digit(char c)
+static unsigned hex_value(unsigned char c)
 {
-	const char digits[] = "0123456789abcdef";
-	const char *at = c ? strchr(digits, c | 0x20) : NULL;
-
-	return at ? (int)(at - digits) : -1;
+	return isdigit(c) ? c - (unsigned)'0' : (unsigned)tolower(c) - 'a' + 10;
 }
 
 /* Adds the value of a URI's parameter, with what is percent-encoded in it turned back. */
@@ -37,8 +35,10 @@ static void paths_add_value(struct paths *p, const char *value)
 	size_t len = 0;
 
 	while (*value && *value != '&' && *value != '#' && len < sizeof(path) - 1) {
-		if (*value == '%' && hex_digit(value[1]) >= 0 && hex_digit(value[2]) >= 0) {
-			path[len++] = (char)(hex_digit(value[1]) << 4 | hex_digit(value[2]));
+		const unsigned char *hex = (const unsigned char *)value + 1;
+
+		if (*value == '%' && isxdigit(hex[0]) && isxdigit(hex[1])) {
+			path[len++] = (char)(hex_value(hex[0]) << 4 | hex_value(hex[1]));
 			value += 3;
 		} else {
 			path[len++] = *value++;
