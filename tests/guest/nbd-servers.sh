@@ -8,10 +8,7 @@
 . "$(dirname "$0")/lib-nbd.bash"
 require jq qemu-nbd qemu-img nbd-server
 
-# start: as each server is started, and again after it was killed
-start() { fail "no server is named"; }
-
-# works: bytes go and come, and the server is killed once
+# works NAME START: bytes go and come, and the server is killed once, and started again by START
 works() {
 	fio_verify "$1" --rw=randwrite --bsrange=4k-128k --iodepth=8 --ioengine=libaio --direct=1
 	blkdiscard -o 4M -l 1M "$DEV"
@@ -20,7 +17,7 @@ works() {
 	kill -KILL "$SERVER"
 	await 10 gone "$SERVER"
 	rm -f "$SOCK"
-	start
+	"$2"
 	await 30 gone $reader
 	wait $reader || fail "$1: a read failed"
 	await 10 is_online
@@ -30,14 +27,14 @@ wait_socket() { await 10 test -S "$SOCK"; }
 
 make_image 32M
 note "qemu-nbd, raw"
-start() {
+start_raw() {
 	qemu-nbd -t -k "$SOCK" -f raw --cache=writeback --discard=unmap "$IMG" &
 	SERVER=$!
 	wait_socket
 }
-start
+start_raw
 attach "$URI"
-works raw
+works raw start_raw
 same_bytes
 detach
 kill "$SERVER" 2>/dev/null || true
@@ -45,15 +42,15 @@ wait "$SERVER" || true
 
 note "qemu-nbd, qcow2, one connection"
 qemu-img create -q -f qcow2 "$TEST_DIR/disk.qcow2" 32M
-start() {
+start_qcow2() {
 	qemu-nbd -t -k "$SOCK" -f qcow2 "$TEST_DIR/disk.qcow2" &
 	SERVER=$!
 	wait_socket
 }
 rm -f "$SOCK"
-start
+start_qcow2
 attach -C 4 "$URI"
-works qcow2
+works qcow2 start_qcow2
 sum=$(checksum "$DEV")
 detach
 kill "$SERVER" 2>/dev/null || true
