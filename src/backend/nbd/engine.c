@@ -192,18 +192,41 @@ static bool link_is_dead(struct nbd_link *link)
 	return link->failing;
 }
 
+/*
+ * A number for each place in a READ, of which no sums are alike by chance. Pieces of data are summed up as
+ * edge(end) - edge(begin): that is edge(length) - edge(0) when each piece begins where another one ends, and
+ * so only when they cover everything, and nothing twice. Their order does not matter.
+ */
+static uint64_t read_edge(uint64_t at)
+{
+	at = (at + 1) * 0x9e3779b97f4a7c15ULL;
+	at = (at ^ at >> 32) * 0xd6e8feb86659fd93ULL;
+	return at ^ at >> 32;
+}
+
 /* Data of a READ under structured replies: libnbd tells, and does not insist, that all of it comes. */
 static int cmd_chunk(void *arg, const void *data, size_t len, uint64_t offset, unsigned status, int *error)
 {
 	struct nbd_cmd *cmd = arg;
 
 	(void)data;
-	(void)offset;
 	(void)error;
-	if (status != LIBNBD_READ_ERROR)
+	if (status != LIBNBD_READ_ERROR) {
+		offset -= cmd->io->offset_bytes + cmd->done_bytes;
 		cmd->seen_bytes += (uint32_t)len;
+		cmd->seen_edges += read_edge(offset + len) - read_edge(offset);
+	}
 	cmd->link->replied_bytes += 2 * ENGINE_MIN_REPLY;
 	return 0;
+}
+
+static bool cmd_has_all(const struct nbd_cmd *cmd)
+{
+	/* A simple reply has all of it. */
+	if (!cmd->link->has_structured_replies)
+		return true;
+	return cmd->seen_bytes == cmd->part_bytes &&
+	       cmd->seen_edges == read_edge(cmd->part_bytes) - read_edge(0);
 }
 
 /* libnbd: a command was answered, or its connection ended. Returns 1: libnbd may forget it. */
@@ -224,8 +247,8 @@ static int cmd_answered(void *arg, int *error)
 	link->replied_bytes += ENGINE_MIN_REPLY;
 	if (io->op == UB_OP_READ && code == 0) {
 		link->replied_bytes += cmd->seen_bytes;
-		if (cmd->seen_bytes != cmd->part_bytes) {
-			link_fail(link, "the server answered a read with too few bytes");
+		if (!cmd_has_all(cmd)) {
+			link_fail(link, "the server answered a read with too few bytes, or with some twice");
 			return 1;
 		}
 	}
@@ -259,7 +282,7 @@ static int64_t link_call(struct nbd_link *link, struct nbd_cmd *cmd)
 		if (link->has_structured_replies)
 			return nbd.aio_pread_structured(link->handle, data, cmd->part_bytes, offset, chunk,
 							answered, 0);
-		cmd->seen_bytes = cmd->part_bytes; /* a simple reply has all of it */
+		cmd->seen_bytes = cmd->part_bytes;
 		return nbd.aio_pread(link->handle, data, cmd->part_bytes, offset, answered, 0);
 	case UB_OP_WRITE:
 		return nbd.aio_pwrite(link->handle, data, cmd->part_bytes, offset, answered, fua);
@@ -286,6 +309,7 @@ static void link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 
 	cmd->link = link;
 	cmd->seen_bytes = 0;
+	cmd->seen_edges = 0;
 	cmd->part_bytes = left;
 	if (cmd->io->op <= UB_OP_WRITE && left > link->max_payload_bytes)
 		cmd->part_bytes = link->max_payload_bytes;

@@ -37,6 +37,7 @@ struct nbd_cmd {
 	struct nbd_link *link; /* in flight there; NULL: it waits */
 	uint32_t done_bytes;   /* by the parts that were answered: what a server's maximum makes us split */
 	uint32_t part_bytes, seen_bytes; /* of the part in flight; of a READ's data, how much came */
+	uint64_t seen_edges;		 /* … and where its pieces begin and end: engine.c */
 	struct nbd_cmd *prev, *next;	 /* in in_flight or waiting */
 	struct nbd_cmd *posted;		 /* in an inbox */
 };
