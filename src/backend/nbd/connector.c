@@ -130,11 +130,25 @@ static void connector_say_online(struct nbd_backend *be)
 
 static void connector_say_stalled(struct nbd_backend *be)
 {
+	unsigned nr_online = 0, nr_stalled = 0, which = 0;
 	char text[256];
-	bool stalled = false;
+	bool stalled;
 
-	for (unsigned i = 0; i < be->nr_conns; i++)
-		stalled |= atomic_load_explicit(&be->conns[i].is_stalled, memory_order_acquire);
+	for (unsigned i = 0; i < be->nr_conns; i++) {
+		nr_online += atomic_load_explicit(&be->conns[i].is_online, memory_order_acquire);
+		if (!atomic_load_explicit(&be->conns[i].is_stalled, memory_order_acquire))
+			continue;
+		nr_stalled++;
+		which = i;
+	}
+	if (nr_stalled && nr_online && !be->said_slow)
+		ub_log(UB_LOG_NOTICE,
+		       "%s: connection %u of %u gives no answer for %llu s; the others go on, and it is made again",
+		       be->server, which + 1, be->nr_conns,
+		       (unsigned long long)be->options.stall_timeout_ms / 1000);
+	be->said_slow = nr_stalled;
+	/* While one of them works it is no outage. */
+	stalled = nr_stalled && !nr_online;
 	if (stalled && !be->said_stalled) {
 		snprintf(text, sizeof(text), "%s: stalled: no answer for %llu s; another connection is tried",
 			 be->server, (unsigned long long)be->options.stall_timeout_ms / 1000);

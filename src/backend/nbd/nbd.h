@@ -148,7 +148,7 @@ struct nbd_backend {
 	struct nbd_link *_Atomic retired; /* by queue threads */
 	struct nbd_link *fencing;	  /* all that were retired and are not freed yet */
 	uint64_t offline_since_ms;	  /* 0: online */
-	bool said_stalled, said_grown;
+	bool said_stalled, said_slow, said_grown;
 	unsigned nr_again;
 	char last_why[NBD_WHY_BYTES];
 	unsigned seed;
