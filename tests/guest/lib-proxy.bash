@@ -9,6 +9,7 @@
 require fio jq qemu-nbd
 
 PROXY_SOCK=$TEST_DIR/proxy.sock
+# shellcheck disable=SC2034 # for the tests
 PROXY_URI="nbd+unix:///?socket=$PROXY_SOCK"
 PROXY_LOG=$TEST_DIR/proxy.log
 PROXY_FIFO=$TEST_DIR/proxy.fifo
@@ -91,7 +92,8 @@ more_done() {
 	[ $((stat[0] + stat[4])) -gt "$1" ] || ! process_alive "$LOAD"
 }
 
-# load_goes_on: all that was in flight, and more, is answered
+# shellcheck disable=SC2120 # its limit may be left out
+# load_goes_on [SECONDS]: all that was in flight, and more, is answered
 load_goes_on() {
 	local stat
 	read -ra stat <"/sys/block/${DEV#/dev/}/stat"
