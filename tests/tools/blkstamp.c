@@ -28,6 +28,8 @@
  * Three numbers for each sector are enough to know. They are in shared memory with the journal's file, and so
  * right whenever the program is killed.
  *
+ * It says "filled" when each sector was written once and the threads begin with what they are for.
+ *
  * Exit status: 0 all was right, and a line of totals; 1 it was not (what, where, expected and found are said),
  * 2 usage.
  */
@@ -99,7 +101,7 @@ static struct {
 	uint64_t seconds, nr_ops, seed;
 	uint64_t max_io;
 	unsigned nr_threads, zeroes;
-	bool no_direct, whole, verify;
+	bool no_direct, whole, verify, is_new;
 	pthread_mutex_t *locks; /* one for LOCK_SECTORS: held by a write in flight */
 	pthread_mutex_t tell_lock;
 	pthread_barrier_t filled;
@@ -479,11 +481,15 @@ static void *work(void *arg)
 {
 	struct worker *w = arg;
 
-	check_all(w);
+	if (g.verify || !g.is_new)
+		check_all(w);
 	if (!g.verify) {
 		pthread_barrier_wait(&g.filled);
 		fill(w);
-		pthread_barrier_wait(&g.filled);
+		if (pthread_barrier_wait(&g.filled) == PTHREAD_BARRIER_SERIAL_THREAD && !g.must_end) {
+			printf("filled\n");
+			fflush(stdout);
+		}
 		for (uint64_t i = 0; (!g.nr_ops || i < g.nr_ops) && !g.must_end; i++)
 			run_op(w);
 	}
@@ -560,7 +566,8 @@ static void open_journal(void)
 	if (g.journal == MAP_FAILED)
 		die(g.journal_path, "mmap");
 	g.records = (struct record *)((char *)g.journal + JOURNAL_HEAD_BYTES);
-	if (!head.magic)
+	g.is_new = !head.magic;
+	if (g.is_new)
 		journal_begin();
 	/* fd stays open: it holds the lock. */
 }

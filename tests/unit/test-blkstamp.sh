@@ -120,7 +120,7 @@ restore
 STATUS=0
 OUT=$("$TOOL" --journal full --no-direct --size $SIZE --ops 1 /dev/full 2>&1) || STATUS=$?
 [ $STATUS = 1 ] || fail "/dev/full: ended with $STATUS: $OUT"
-grep -q 'write of .*No space left' <<<"$OUT" || fail "/dev/full: $OUT"
+grep -q 'write of .*found error [0-9]*: ' <<<"$OUT" || fail "/dev/full: $OUT"
 
 # old data comes back while it runs
 "$TOOL" --journal journal --no-direct --threads 4 --seconds 60 disk >run.out 2>&1 &
