@@ -19,7 +19,7 @@ freeze() {
 	nap 0.5
 	kill -CONT "$old"
 	stamp_goes_on
-	kill -TERM "$old" 2>/dev/null || note "the old server has ended by itself"
+	kill -TERM "$old" 2>/dev/null || note "the old server has ended by itself: $(tail -n 3 "$NBD_LOG")"
 	await 20 gone "$old"
 }
 
