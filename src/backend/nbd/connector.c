@@ -29,6 +29,7 @@
 #define CONNECTOR_MIN_DELAY_MS	100
 #define CONNECTOR_MAX_DELAY_MS	5000
 #define CONNECTOR_END_TRIES	50 /* of 10 ms: a look-up of a name cannot be interrupted */
+#define CONNECTOR_FENCE_READS	64 /* of what a server still sends, at a time: it may never stop */
 #define CONNECTOR_MAX_FENCES	256 /* that are polled at once; more are looked at on each turn */
 
 /* ---- links -------------------------------------------------------------------------------------------- */
@@ -180,12 +181,13 @@ static void connector_check_fence(struct nbd_backend *be, struct nbd_link *link)
 {
 	static const struct linger reset = { .l_onoff = 1, .l_linger = 0 };
 	char scrap[4096];
+	unsigned left = CONNECTOR_FENCE_READS;
 	ssize_t n;
 
 	do {
 		n = recv(link->fd, scrap, sizeof(scrap), MSG_DONTWAIT);
-	} while (n > 0 || (n < 0 && errno == EINTR));
-	if (n == 0 || (errno != EAGAIN && errno != EWOULDBLOCK)) {
+	} while ((n > 0 || (n < 0 && errno == EINTR)) && --left);
+	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)) {
 		connector_link_is_fenced(be, link);
 	} else if (ub_now_ms() >= link->fence_deadline_ms) {
 		ub_log(UB_LOG_WARNING,
@@ -366,6 +368,23 @@ static void connector_attempt_ready(struct nbd_conn *conn)
 	}
 }
 
+static void connector_attempt_continue(struct nbd_conn *conn, short revents)
+{
+	struct ub_err err;
+	int ret = nbd_session_continue(conn->attempt.handle, revents, &err);
+
+	/* A name server or a file kept it for so long that the queues may have gone. */
+	if (atomic_load_explicit(&conn->be->must_end, memory_order_acquire))
+		return;
+	if (ret == 0 && ub_now_ms() >= conn->attempt.deadline_ms)
+		ret = ub_err_set(&err, ETIMEDOUT, "cannot connect: the server did not negotiate within %d s",
+				 CONNECTOR_ATTEMPT_MS / 1000);
+	if (ret < 0)
+		connector_attempt_failed(conn, err.text);
+	else if (ret == 1)
+		connector_attempt_ready(conn);
+}
+
 static void connector_attempt_start(struct nbd_conn *conn)
 {
 	struct nbd_backend *be = conn->be;
@@ -382,7 +401,9 @@ static void connector_attempt_start(struct nbd_conn *conn)
 	}
 	a->deadline_ms = ub_now_ms() + CONNECTOR_ATTEMPT_MS;
 	a->handle = nbd_session_start(&be->options, fd, &err);
-	if (!a->handle)
+	if (a->handle)
+		connector_attempt_continue(conn, 0); /* a quick server's is ready already: no event follows */
+	else
 		connector_attempt_failed(conn, err.text);
 }
 
@@ -395,26 +416,19 @@ static bool conn_wants_link(const struct nbd_conn *conn)
 	return !conn->given->replaced && atomic_load_explicit(&conn->is_stalled, memory_order_acquire);
 }
 
-static void connector_attempt_continue(struct nbd_conn *conn, short revents)
+/* Whether every queue's thread runs. */
+static bool connector_has_queues(struct nbd_backend *be)
 {
-	struct ub_err err;
-	int ret = nbd_session_continue(conn->attempt.handle, revents, &err);
+	unsigned nr = atomic_load_explicit(&be->nr_started, memory_order_acquire);
 
-	if (ret == 0 && ub_now_ms() >= conn->attempt.deadline_ms)
-		ret = ub_err_set(&err, ETIMEDOUT, "cannot connect: the server did not negotiate within %d s",
-				 CONNECTOR_ATTEMPT_MS / 1000);
-	if (ret < 0)
-		connector_attempt_failed(conn, err.text);
-	else if (ret == 1)
-		connector_attempt_ready(conn);
+	return nr && nr == atomic_load_explicit(&be->nr_queues, memory_order_acquire);
 }
 
 static void connector_start_attempts(struct nbd_backend *be)
 {
 	uint64_t now = ub_now_ms();
 
-	if (atomic_load_explicit(&be->nr_started, memory_order_acquire) != be->nr_queues || !be->nr_queues ||
-	    atomic_load_explicit(&be->has_failed, memory_order_acquire))
+	if (!connector_has_queues(be) || atomic_load_explicit(&be->has_failed, memory_order_acquire))
 		return;
 	if (be->options.transport == NBD_SOCKET && atomic_load(&be->next_socket) >= 0)
 		be->conns[0].attempt.not_before_ms = 0;
@@ -475,8 +489,7 @@ static void connector_wait(struct nbd_backend *be, struct connector_polls *p)
 	eventfd_t ignored;
 	int timeout = -1;
 
-	if (p->until_ms != UINT64_MAX && atomic_load(&be->nr_started) == be->nr_queues &&
-	    !atomic_load(&be->has_failed))
+	if (p->until_ms != UINT64_MAX && connector_has_queues(be) && !atomic_load(&be->has_failed))
 		timeout = p->until_ms <= now	       ? 0 :
 			  p->until_ms - now > INT32_MAX ? INT32_MAX :
 							  (int)(p->until_ms - now);

@@ -36,7 +36,7 @@ static int open_check_cancelled(const struct nbd_backend *be, struct ub_err *err
 static int open_finish_session(const struct nbd_backend *be, struct nbd_handle *handle, struct ub_err *err)
 {
 	uint64_t deadline = ub_now_ms() + OPEN_ATTEMPT_MS;
-	int ret = 0;
+	int ret = nbd_session_continue(handle, 0, err); /* a quick server's is ready already */
 
 	while (ret == 0) {
 		struct pollfd fds[2] = { { .fd = -1 }, { .fd = be->cancel_fd, .events = POLLIN } };
@@ -233,6 +233,7 @@ static int nbd_queue_init(struct ub_backend_queue *bq, unsigned nr_slots, struct
 {
 	struct nbd_backend *be = bq->backend->priv;
 	struct nbd_queue *nq = calloc(1, sizeof(*nq));
+	unsigned nr;
 
 	bq->priv = nq;
 	if (!nq)
@@ -246,10 +247,12 @@ static int nbd_queue_init(struct ub_backend_queue *bq, unsigned nr_slots, struct
 	nq->own = calloc(be->nr_conns, sizeof(struct nbd_conn *));
 	if (!nq->cmds || !nq->own)
 		return ub_err_errno(err, ENOMEM, "queue %u of the NBD back end", bq->qid);
-	be->queues[be->nr_queues++] = nq;
+	nr = atomic_load_explicit(&be->nr_queues, memory_order_relaxed);
+	be->queues[nr++] = nq;
 	/* Right when the last queue is there, and that is before the first thread starts. */
 	for (unsigned i = 0; i < be->nr_conns; i++)
-		be->conns[i].home = be->queues[i % be->nr_queues];
+		be->conns[i].home = be->queues[i % nr];
+	atomic_store_explicit(&be->nr_queues, nr, memory_order_release);
 	return 0;
 }
 
@@ -271,6 +274,7 @@ static void nbd_queue_destroy(struct ub_backend_queue *bq)
 
 	if (!nq)
 		return;
+	nbd_connector_stop(nq->be); /* it posts to queues */
 	free(nq->cmds);
 	free(nq->own);
 	free(nq);
@@ -307,11 +311,14 @@ static void close_links(struct nbd_link *link)
 static void nbd_close_backend(struct ub_backend *backend)
 {
 	struct nbd_backend *be = backend->priv;
+	int fd;
 
 	if (!be)
 		return;
 	nbd_connector_stop(be);
 	backend->priv = NULL;
+	fd = atomic_exchange_explicit(&be->next_socket, -1, memory_order_acq_rel);
+	ub_close(&fd);
 	if (be->has_thread)
 		return; /* it may still come back and look at all this */
 	for (unsigned i = 0; i < be->nr_conns && be->conns; i++) {

@@ -131,7 +131,7 @@ struct nbd_backend {
 	int cancel_fd; /* readable: give up opening; -1: none */
 	unsigned nr_conns;
 	struct nbd_conn *conns;
-	unsigned nr_queues;
+	_Atomic unsigned nr_queues; /* the connector runs while they are made */
 	struct nbd_queue *queues[UINT8_MAX + 1];
 
 	_Atomic unsigned nr_started; /* queues whose threads run; the connector begins with the last */

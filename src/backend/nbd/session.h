@@ -43,7 +43,8 @@ struct nbd_handle *nbd_session_start(const struct nbd_options *o, int socket_fd,
 int nbd_session_events(struct nbd_handle *handle, short *events);
 
 /*
- * Goes on after poll(2) returned revents. 1: ready for commands, 0: in progress, -errno with *err: it
+ * Goes on after poll(2) returned revents; with 0 before the first poll(2), because the server's answers may
+ * have come so quickly that there is no event to wait for. 1: ready for commands, 0: in progress, -errno with *err: it
  * failed, and the handle is good for nbd.close() only.
  */
 int nbd_session_continue(struct nbd_handle *handle, short revents, struct ub_err *err);
