@@ -54,7 +54,8 @@ stop_stamp() {
 	same_bytes
 }
 
-# restarts ROUNDS ARGUMENTS…: kills the server of these arguments that often, with some time before it is back
+# restarts ROUNDS ARGUMENTS…: kills the server of these arguments that often, with some time before it is back,
+# and waits each time until writes are answered again
 restarts() {
 	local rounds=$1 i
 	shift
@@ -64,6 +65,7 @@ restarts() {
 		unserve
 		nap 0.$((RANDOM % 4))
 		serve "$@"
+		stamp_goes_on
 	done
 }
 

@@ -3,6 +3,7 @@
 # An NBD export as a device: bytes go both ways over each data path and each way to name a server, and
 # flush, FUA, discard and zeroes are on the wire what they were in the block layer.
 # kernels: 6.12 7
+# push: 7
 # timeout: 150
 # sanitize: yes
 . "$(dirname "$0")/lib.sh"

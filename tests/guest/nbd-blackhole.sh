@@ -3,6 +3,7 @@
 # A network that swallows packets, and a server that stands still: longer than the stall timeout, both come
 # back, and no application sees an error.
 # kernels: 6.12 7
+# push: 7
 # timeout: 180
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-stamp.bash"

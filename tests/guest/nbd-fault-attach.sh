@@ -3,6 +3,7 @@
 # Before the device is live nothing is waited for: whatever goes wrong fails the attach with its reason, and
 # nothing is left. (Everywhere: nbd-fault-attach-all.)
 # kernels: 6.12 7
+# push: 7
 # timeout: 200
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-proxy.bash"

@@ -3,6 +3,7 @@
 # Four connections: one that fails alone is made again while the others do its work, and the device stays
 # online; when all fail at once it is an outage like any other.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 200
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-proxy.bash"

@@ -3,6 +3,7 @@
 # A server that answers wrongly: an error is one request's, and what breaks the protocol ends the connection
 # and is sent again; wrong data never gets through, and the device goes on.
 # kernels: 6.12 7
+# push: 7
 # timeout: 300
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-proxy.bash"

@@ -3,6 +3,7 @@
 # A connection on which nothing comes any more, in the middle of something: after the stall timeout another
 # one is made, and what was not answered goes over that. (Everywhere: nbd-fault-stall-all.)
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 200
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-proxy.bash"

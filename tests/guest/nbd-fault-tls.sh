@@ -3,6 +3,7 @@
 # Faults under TLS, at so many bytes of ciphertext; a byte that was changed is noticed wherever it is.
 # (In every way: nbd-fault-tls-all.)
 # kernels: 6.12 7
+# push: 7
 # timeout: 200
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-proxy.bash"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # A server that is there for a tenth of a second, again and again, and then stays: no error, no old data.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 180
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-stamp.bash"

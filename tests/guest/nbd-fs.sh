@@ -3,6 +3,7 @@
 # Filesystems on an NBD device whose server is killed and started again while they are worked on: files and
 # structure are whole.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 200
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-nbd.bash"

@@ -164,30 +164,42 @@ static void connector_say_stalled(struct nbd_backend *be)
 
 /* ---- connections that ended: the fence --------------------------------------------------------------------- */
 
-static void connector_link_is_fenced(struct nbd_backend *be, struct nbd_link *link)
+void nbd_fence_passed(struct nbd_backend *be)
 {
-	link->is_fenced = true;
-	shutdown(link->fd, SHUT_RDWR); /* the ring lets go of it, too */
-	if (!link->needs_fence)
-		return;
 	if (atomic_fetch_sub_explicit(&be->nr_unfenced, 1, memory_order_acq_rel) != 1)
 		return;
 	for (unsigned i = 0; i < be->nr_conns; i++)
 		nbd_engine_kick(&be->conns[i]);
 }
 
-/* Reads on until the server has closed its side: then it has executed all that it ever will. */
-static void connector_check_fence(struct nbd_backend *be, struct nbd_link *link)
+static void connector_link_is_fenced(struct nbd_backend *be, struct nbd_link *link)
 {
-	static const struct linger reset = { .l_onoff = 1, .l_linger = 0 };
-	char scrap[4096];
+	link->is_fenced = true;
+	shutdown(link->fd, SHUT_RDWR); /* the ring lets go of it, too */
+	if (link->needs_fence)
+		nbd_fence_passed(be);
+}
+
+/* Whether the server has closed its side, or sent a reset. Reads what it still says. */
+static bool connector_server_closed(const struct nbd_link *link)
+{
 	unsigned left = CONNECTOR_FENCE_READS;
+	char scrap[4096];
 	ssize_t n;
 
+	if (link->is_cut_here)
+		return false;
 	do {
 		n = recv(link->fd, scrap, sizeof(scrap), MSG_DONTWAIT);
 	} while ((n > 0 || (n < 0 && errno == EINTR)) && --left);
-	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)) {
+	return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+}
+
+static void connector_check_fence(struct nbd_backend *be, struct nbd_link *link)
+{
+	static const struct linger reset = { .l_onoff = 1, .l_linger = 0 };
+
+	if (connector_server_closed(link)) {
 		connector_link_is_fenced(be, link);
 	} else if (ub_now_ms() >= link->fence_deadline_ms) {
 		ub_log(UB_LOG_WARNING,
@@ -234,7 +246,8 @@ static void connector_take_link_back(struct nbd_backend *be, struct nbd_link *li
 {
 	link->next = be->fencing;
 	be->fencing = link;
-	link->fence_deadline_ms = ub_now_ms() + be->options.fence_timeout_ms;
+	if (!link->fence_deadline_ms)
+		link->fence_deadline_ms = ub_now_ms() + be->options.fence_timeout_ms;
 	be->nr_again += link->nr_again;
 	if (connector_forget_link(link))
 		connector_lost(be, link);
@@ -478,7 +491,8 @@ static void connector_collect(struct nbd_backend *be, struct connector_polls *p)
 		if (link->is_fenced)
 			continue;
 		polls_until(p, link->fence_deadline_ms);
-		if (p->nr < UB_ARRAY_SIZE(p->fds))
+		/* One that has ended on our side would wake us for ever. */
+		if (!link->is_cut_here && p->nr < UB_ARRAY_SIZE(p->fds))
 			p->fds[p->nr++] = (struct pollfd){ .fd = link->fd, .events = POLLIN };
 	}
 }

@@ -16,6 +16,7 @@
 
 #include "backend/nbd/nbd.h"
 #include "base/cleanup.h"
+#include "base/log.h"
 #include "base/loop.h"
 
 #define ENGINE_TICKS 4 /* a stall timeout has so many; it is noticed one of them late at the most */
@@ -178,6 +179,13 @@ static void link_fail(struct nbd_link *link, const char *why)
 	snprintf(link->why, sizeof(link->why), "%s", why);
 }
 
+/* Errors by which this side of a connection ends while the other one knows nothing of it: tcp(7), ip(7). */
+static bool error_is_ours(int code)
+{
+	return code == ETIMEDOUT || code == EHOSTUNREACH || code == ENETUNREACH || code == EHOSTDOWN ||
+	       code == ENETDOWN || code == ENONET;
+}
+
 /* Whether libnbd has given the connection up. */
 static bool link_is_dead(struct nbd_link *link)
 {
@@ -187,6 +195,8 @@ static bool link_is_dead(struct nbd_link *link)
 		link->is_ended = true;
 		link_fail(link, "the server closed the connection");
 	} else if (nbd.aio_is_dead(link->handle)) {
+		/* A reset came from the other side. Any other error of the network is our own side's view. */
+		link->is_cut_here = error_is_ours(nbd.get_errno());
 		link_fail(link, nbd_session_reason());
 	}
 	return link->failing;
@@ -423,32 +433,100 @@ static void conn_set_quiet(struct nbd_conn *conn)
 		ub_timer_set(&conn->outage, limit + 1);
 }
 
-/* The conn's link ends: what it did not answer is to be sent again, and the connector gets it. */
-static void conn_retire_link(struct nbd_conn *conn)
+static bool link_has_changes(const struct nbd_link *link)
 {
-	struct nbd_link *link = conn->link;
+	for (const struct nbd_cmd *cmd = link->in_flight.first; cmd; cmd = cmd->next) {
+		if (op_changes(cmd->io->op))
+			return true;
+	}
+	return false;
+}
+
+/* Writes wait, or no longer wait, for what this link's server may still execute. */
+static void link_set_fence(struct nbd_link *link, bool needed)
+{
+	struct nbd_backend *be = link->conn->be;
+
+	if (link->needs_fence == needed)
+		return;
+	link->needs_fence = needed;
+	if (needed)
+		atomic_fetch_add_explicit(&be->nr_unfenced, 1, memory_order_acq_rel);
+	else
+		nbd_fence_passed(be);
+}
+
+/* A conn's link ends: what it did not answer is to be sent again, and the connector gets it. */
+static void conn_retire(struct nbd_conn *conn, struct nbd_link *link)
+{
+	bool needs_fence = !link->is_ended && link_has_changes(link);
 	int32_t error;
 
-	conn->link = NULL;
-	atomic_store_explicit(&conn->is_online, false, memory_order_release);
-	atomic_store_explicit(&conn->is_stalled, false, memory_order_relaxed);
-	conn_set_quiet(conn);
+	if (link == conn->draining) {
+		conn->draining = NULL;
+		ub_timer_set(&conn->drain, 0);
+	} else {
+		conn->link = NULL;
+		atomic_store_explicit(&conn->is_online, false, memory_order_release);
+		atomic_store_explicit(&conn->is_stalled, false, memory_order_relaxed);
+		conn_set_quiet(conn);
+	}
 	for (struct nbd_cmd *cmd = link->in_flight.first; cmd; cmd = cmd->next) {
 		cmd->link = NULL;
 		link->nr_again++;
-		link->needs_fence |= op_changes(cmd->io->op);
 	}
+	link->nr_in_flight = 0;
 	/* Before one of them can be sent anywhere. */
-	link->needs_fence &= !link->is_ended;
-	if (link->needs_fence)
-		atomic_fetch_add_explicit(&conn->be->nr_unfenced, 1, memory_order_acq_rel);
+	link_set_fence(link, needs_fence);
 	list_splice_first(&conn->waiting, &link->in_flight);
 	nbd_connector_retire(link);
 	error = conn_offline_error(conn);
 	if (error)
 		conn_fail_waiting(conn, error);
+	else if (conn->link)
+		conn_issue_waiting(conn);
 	else
 		conn_reroute(conn);
+}
+
+/*
+ * A stalled link's place is taken. With writes unanswered it is read on, because closing it would revoke
+ * none of them, and not every server executes all that it has before it closes its own side: the answers are
+ * the one sure sign. Until they have come no write is sent, and what is in flight there stays there.
+ */
+static void conn_drain(struct nbd_conn *conn)
+{
+	struct nbd_link *link = conn->link;
+	const struct nbd_options *o = &conn->be->options;
+
+	link->is_draining = true;
+	link->fence_deadline_ms = ub_now_ms() + o->fence_timeout_ms;
+	conn->link = NULL;
+	conn->draining = link;
+	ub_timer_set(&conn->drain, o->fence_timeout_ms + 1);
+	link_set_fence(link, true);
+	ub_log(UB_LOG_NOTICE,
+	       "%s: an old connection has unanswered writes: no write is sent before the server has answered "
+	       "them or closed it, for at most %llu s",
+	       conn->be->server, (unsigned long long)o->fence_timeout_ms / 1000);
+}
+
+/* Time is over for what has been drained. */
+static void conn_drained(struct ub_timer *timer)
+{
+	struct nbd_conn *conn = ub_container_of(timer, struct nbd_conn, drain);
+
+	if (conn->draining)
+		link_fail(conn->draining, "the server did not answer its old requests");
+}
+
+/* The end of a turn: is the old link's server done? */
+static void conn_check_drain(struct nbd_conn *conn)
+{
+	struct nbd_link *link = conn->draining;
+
+	if (link->failing || !link_has_changes(link))
+		conn_retire(conn, link);
 }
 
 /* ---- events ------------------------------------------------------------------------------------------------ */
@@ -469,7 +547,7 @@ static void conn_progress(struct nbd_conn *conn)
 static bool link_disarmed(struct nbd_link *link, bool *armed)
 {
 	struct nbd_backend *be = link->conn->be;
-	bool is_current = link->conn->link == link;
+	bool is_current = link->conn->link == link || link->conn->draining == link;
 
 	*armed = false;
 	/* The last one of a retired link gives it free: it must not be touched after that. */
@@ -526,7 +604,7 @@ static void link_readable(struct ub_watch *watch, int32_t res)
 		link_fail(link, "its socket cannot be polled");
 		return;
 	}
-	if (res & POLLIN)
+	if ((res & POLLIN) && !link->is_draining)
 		conn_progress(link->conn);
 	link_read(link);
 	link_is_dead(link);
@@ -539,7 +617,8 @@ static void link_writable(struct ub_watch *watch, int32_t res)
 	(void)res;
 	if (!link_disarmed(link, &link->writable_armed) || link->failing)
 		return;
-	conn_progress(link->conn);
+	if (!link->is_draining)
+		conn_progress(link->conn);
 	if (nbd.aio_get_direction(link->handle) & LIBNBD_AIO_DIRECTION_WRITE)
 		nbd.aio_notify_write(link->handle);
 	link_is_dead(link);
@@ -603,11 +682,20 @@ static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
 		nbd_connector_retire(link);
 		return;
 	}
+	if (conn->draining) { /* two have stalled, one after the other: the connector fences the first */
+		link_fail(conn->draining, "it stalled, and so did the next one");
+		conn_retire(conn, conn->draining);
+	}
 	if (conn->link) {
-		link_fail(conn->link, "it stalled, and another connection stands");
-		conn_retire_link(conn);
+		if (!link_has_changes(conn->link))
+			link_fail(conn->link, "it stalled, and another connection stands");
+		if (conn->link->failing)
+			conn_retire(conn, conn->link);
+		else
+			conn_drain(conn);
 	}
 	conn->link = link;
+	atomic_store_explicit(&conn->is_stalled, false, memory_order_relaxed);
 	conn->quiet_since_ms = 0;
 	conn->quiet_ticks = 0;
 	conn->has_progress = true;
@@ -655,6 +743,7 @@ void nbd_engine_start(struct nbd_queue *nq)
 
 		conn->tick = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_tick };
 		conn->outage = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_outage };
+		conn->drain = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_drained };
 		conn->inbox_msg.fn = conn_take_inbox;
 		conn_set_quiet(conn);
 		if (conn->given) /* made when the back end was opened */
@@ -682,9 +771,13 @@ void nbd_engine_submit_end(struct nbd_queue *nq)
 		if (conn->must_issue)
 			conn_issue_waiting(conn);
 		if (conn->link && conn->link->failing)
-			conn_retire_link(conn);
+			conn_retire(conn, conn->link);
+		if (conn->draining)
+			conn_check_drain(conn);
 		if (conn->link)
 			link_arm(conn->link);
+		if (conn->draining)
+			link_arm(conn->draining);
 	}
 }
 
@@ -696,9 +789,13 @@ void nbd_engine_cancel(struct nbd_queue *nq, int err)
 		struct nbd_conn *conn = nq->own[i];
 
 		conn->cancel_error = err;
+		if (conn->draining) {
+			link_fail(conn->draining, "all I/O was cancelled");
+			conn_retire(conn, conn->draining);
+		}
 		if (conn->link) {
 			link_fail(conn->link, "all I/O was cancelled");
-			conn_retire_link(conn);
+			conn_retire(conn, conn->link);
 		}
 		conn_fail_waiting(conn, err);
 	}

@@ -10,7 +10,8 @@
  * its commands in flight are on its own list, because libnbd forgets them. When it ends it is retired:
  * what it had not answered waits at the conn, or goes to another one that is online; the link itself goes
  * to the connector, which makes sure that nothing of it can still be executed (the fence) before a write
- * is sent again.
+ * is sent again. One that stalled, and whose place is taken, is drained first: read on until its writes
+ * are answered.
  */
 #ifndef UB_BACKEND_NBD_NBD_H
 #define UB_BACKEND_NBD_NBD_H
@@ -63,6 +64,8 @@ struct nbd_link {
 	bool readable_armed, writable_armed, hung_up_armed;
 	bool failing;  /* to be retired as soon as libnbd has returned */
 	bool is_ended; /* the server closed it: the fence is passed */
+	bool is_cut_here; /* it ended without a word from the server: its state proves nothing */
+	bool is_draining; /* another one has taken over; it is read until its writes are answered */
 	bool needs_fence; /* writes are unanswered */
 	bool unused;	  /* it was not needed any more */
 	unsigned nr_again; /* requests that are to be sent again */
@@ -74,7 +77,7 @@ struct nbd_link {
 	struct nbd_link *replaced; /* the stalled one that it shall take over from */
 
 	/* The connector's, once it is retired. */
-	uint64_t fence_deadline_ms;
+	uint64_t fence_deadline_ms; /* set before that where it was drained first */
 	bool is_fenced;
 };
 
@@ -93,9 +96,10 @@ struct nbd_conn {
 
 	/* The home thread's. */
 	struct nbd_link *link; /* NULL: offline */
+	struct nbd_link *draining; /* the one before it, whose writes the server may still execute; NULL: none */
 	struct nbd_list waiting;
 	bool must_issue; /* waiting ones may go at the end of the batch */
-	struct ub_timer tick, outage;
+	struct ub_timer tick, outage, drain;
 	bool is_ticking, has_progress;
 	unsigned quiet_ticks;
 	uint64_t quiet_since_ms; /* offline or stalled since; 0: it works */
@@ -174,6 +178,9 @@ void nbd_link_free(struct nbd_link *link);
 
 int nbd_connector_start(struct nbd_backend *be, struct ub_err *err);
 void nbd_connector_stop(struct nbd_backend *be); /* also one that was not started */
+
+/* Any thread: one link less that writes have to wait for. */
+void nbd_fence_passed(struct nbd_backend *be);
 
 /* Any thread, never blocks: there is something to do for it. */
 void nbd_connector_wake(struct nbd_backend *be);
