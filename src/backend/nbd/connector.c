@@ -53,7 +53,7 @@ struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handl
 	link->is_tls = export->has_tls;
 	link->has_structured_replies = export->has_structured_replies;
 	link->max_payload_bytes = export->max_payload_bytes;
-	nbd_session_tune(fd, conn->be->options.stall_timeout_ms);
+	link->is_tcp = nbd_session_tune(fd, conn->be->options.stall_timeout_ms);
 	return link;
 }
 

@@ -9,10 +9,13 @@
  * done when the call has returned.
  */
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 
 #include "backend/nbd/nbd.h"
 #include "base/cleanup.h"
@@ -313,6 +316,28 @@ static void conn_start_ticking(struct nbd_conn *conn)
 	ub_timer_set(&conn->tick, conn->be->options.stall_timeout_ms / ENGINE_TICKS + 1);
 }
 
+static void link_cork(struct nbd_link *link, int on)
+{
+	setsockopt(link->fd, IPPROTO_TCP, TCP_CORK, &on, sizeof(on));
+}
+
+/*
+ * libnbd sends each command by itself, and TCP makes a segment of each: what follows the first one of a
+ * batch waits for the batch's end.
+ */
+static void link_count_sent(struct nbd_link *link)
+{
+	if (++link->nr_sent == 2 && link->is_tcp)
+		link_cork(link, 1);
+}
+
+static void link_end_batch(struct nbd_link *link)
+{
+	if (link->nr_sent >= 2 && link->is_tcp)
+		link_cork(link, 0);
+	link->nr_sent = 0;
+}
+
 static void link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 {
 	uint32_t left = cmd->io->len_bytes - cmd->done_bytes;
@@ -327,6 +352,7 @@ static void link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 	link->nr_in_flight++;
 	if (!link->conn->is_ticking)
 		conn_start_ticking(link->conn);
+	link_count_sent(link);
 	if (link_call(link, cmd) >= 0 || link_is_dead(link))
 		return; /* of a dead one it stays in the list, to be sent again */
 	list_remove(&link->in_flight, cmd);
@@ -774,8 +800,10 @@ void nbd_engine_submit_end(struct nbd_queue *nq)
 			conn_retire(conn, conn->link);
 		if (conn->draining)
 			conn_check_drain(conn);
-		if (conn->link)
+		if (conn->link) {
+			link_end_batch(conn->link);
 			link_arm(conn->link);
+		}
 		if (conn->draining)
 			link_arm(conn->draining);
 	}

@@ -53,12 +53,13 @@ struct nbd_link {
 	struct nbd_conn *conn;
 	struct nbd_handle *handle;
 	int fd; /* a duplicate: it outlives libnbd's, for the fence */
-	bool is_tls, has_structured_replies;
+	bool is_tls, is_tcp, has_structured_replies;
 	uint32_t max_payload_bytes;
 
 	/* The home thread's, until it is retired. */
 	struct nbd_list in_flight;
 	unsigned nr_in_flight;
+	unsigned nr_sent; /* commands, since the batch began */
 	uint32_t replied_bytes; /* of the replies that were read since it was set to 0 */
 	struct ub_watch readable, writable, hung_up;
 	bool readable_armed, writable_armed, hung_up_armed;

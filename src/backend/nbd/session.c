@@ -138,7 +138,7 @@ int nbd_session_continue(struct nbd_handle *handle, short revents, struct ub_err
 	return 0;
 }
 
-void nbd_session_tune(int fd, uint64_t stall_timeout_ms)
+bool nbd_session_tune(int fd, uint64_t stall_timeout_ms)
 {
 	static const int on = 1, idle = SESSION_KEEPALIVE_IDLE_S, every = SESSION_KEEPALIVE_EVERY_S,
 			 probes = SESSION_KEEPALIVE_PROBES;
@@ -148,7 +148,7 @@ void nbd_session_tune(int fd, uint64_t stall_timeout_ms)
 
 	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 ||
 	    (domain != AF_INET && domain != AF_INET6))
-		return;
+		return false;
 	if (stall_timeout_ms > timeout)
 		timeout = stall_timeout_ms < INT32_MAX ? (unsigned)stall_timeout_ms : INT32_MAX;
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
@@ -157,6 +157,7 @@ void nbd_session_tune(int fd, uint64_t stall_timeout_ms)
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof(every));
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof(timeout));
+	return true;
 }
 
 /* ---- the export --------------------------------------------------------------------------------------- */

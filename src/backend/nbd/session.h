@@ -55,8 +55,8 @@ const char *nbd_session_reason(void);
 /* Reads what a ready handle's server said. 0 or -errno with *err. */
 int nbd_session_export(struct nbd_handle *handle, struct nbd_export *export, struct ub_err *err);
 
-/* Keepalive, TCP_NODELAY, TCP_USER_TIMEOUT; nothing on other sockets. */
-void nbd_session_tune(int fd, uint64_t stall_timeout_ms);
+/* Keepalive, TCP_NODELAY, TCP_USER_TIMEOUT; nothing on other sockets. Whether it is TCP. */
+bool nbd_session_tune(int fd, uint64_t stall_timeout_ms);
 
 /* Turns it into limits. block_bytes: what --block-size asks for, or 0. 0 or -errno with *err. */
 int nbd_export_limits(const struct nbd_export *export, uint32_t block_bytes, struct ub_limits *limits,
