@@ -123,8 +123,11 @@ static void conn_post(struct nbd_conn *conn, struct nbd_cmd *cmd)
 		cmd->posted = head;
 	} while (!atomic_compare_exchange_weak_explicit(&conn->inbox, &head, cmd, memory_order_release,
 							memory_order_relaxed));
-	if (!head)
-		ub_queue_post(conn->home->bq->queue, &conn->inbox_msg);
+	if (head)
+		return;
+	/* Here and not when its home starts: that may come later than another queue's first I/O. */
+	conn->inbox_msg.fn = conn_take_inbox;
+	ub_queue_post(conn->home->bq->queue, &conn->inbox_msg);
 }
 
 /* The conn of this queue that works and has the least to do; NULL: none works. */
@@ -770,7 +773,6 @@ void nbd_engine_start(struct nbd_queue *nq)
 		conn->tick = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_tick };
 		conn->outage = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_outage };
 		conn->drain = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_drained };
-		conn->inbox_msg.fn = conn_take_inbox;
 		conn_set_quiet(conn);
 		if (conn->given) /* made when the back end was opened */
 			conn_take_link(&conn->given->msg, nq->bq->queue);

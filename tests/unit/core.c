@@ -1,0 +1,466 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The core without a kernel. A queue is a thread that polls; the rest is as src/ublk/queue.c has it. */
+#include "core.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "backend/registry.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+
+#define CORE_MAX_WATCHES 256
+#define CORE_MAX_TIMERS	 256
+#define NS_PER_MS	 1000000ULL
+#define NS_PER_S	 1000000000ULL
+
+struct ub_queue {
+	struct core *core;
+	struct ub_backend_queue bq;
+	pthread_t thread;
+	bool has_thread;
+	int wake_fd;
+	struct ub_msg *_Atomic msgs;
+	struct ub_io *_Atomic foreign_done;
+	struct ub_io *done_first, **done_last;
+	unsigned nr_owned; /* by the back end */
+	bool quit;
+	struct ub_msg quit_msg;
+	struct core_watch {
+		struct ub_watch *watch;
+		int fd;
+		uint32_t events;
+	} watches[CORE_MAX_WATCHES];
+	unsigned nr_watches;
+	struct ub_timer *timers[CORE_MAX_TIMERS];
+	unsigned nr_timers;
+};
+
+_Atomic int core_health;
+_Atomic unsigned core_nr_reports[UB_HEALTH_FAILED + 1];
+
+static __thread struct ub_queue *this_queue;
+static bool core_is_verbose;
+
+static uint64_t core_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+/* ---- what back ends get ------------------------------------------------------------------------- */
+
+struct io_uring_sqe *ub_queue_sqe(struct ub_queue *q, struct ub_cqe_handler *handler)
+{
+	(void)q;
+	(void)handler;
+	assert(!"a back end that uses the ring itself cannot be run here");
+	return NULL;
+}
+
+void ub_watch_arm(struct ub_watch *watch, int fd, uint32_t events)
+{
+	struct ub_queue *q = watch->queue;
+
+	assert(q == this_queue);
+	assert(watch->ready);
+	assert(q->nr_watches < CORE_MAX_WATCHES);
+	for (unsigned i = 0; i < q->nr_watches; i++)
+		assert(q->watches[i].watch != watch); /* one-shot: not twice */
+	q->watches[q->nr_watches++] = (struct core_watch){ watch, fd, events };
+}
+
+void ub_timer_set(struct ub_timer *timer, uint64_t delay_ms)
+{
+	struct ub_queue *q = timer->queue;
+	unsigned i = 0;
+
+	assert(q == this_queue);
+	assert(timer->expired);
+	timer->deadline_ns = delay_ms ? core_now_ns() + delay_ms * NS_PER_MS : 0;
+	while (i < q->nr_timers && q->timers[i] != timer)
+		i++;
+	if (i < q->nr_timers)
+		return;
+	assert(q->nr_timers < CORE_MAX_TIMERS);
+	q->timers[q->nr_timers++] = timer;
+}
+
+static void queue_wake(struct ub_queue *q)
+{
+	int ret = eventfd_write(q->wake_fd, 1);
+
+	assert(ret == 0);
+	(void)ret;
+}
+
+void ub_queue_post(struct ub_queue *q, struct ub_msg *msg)
+{
+	struct ub_msg *head = atomic_load_explicit(&q->msgs, memory_order_relaxed);
+
+	assert(msg->fn);
+	do {
+		msg->next = head;
+	} while (!atomic_compare_exchange_weak_explicit(&q->msgs, &head, msg, memory_order_release,
+							memory_order_relaxed));
+	if (!head)
+		queue_wake(q);
+}
+
+static void queue_link_done(struct ub_queue *q, struct ub_io *io)
+{
+	io->next = NULL;
+	*q->done_last = io;
+	q->done_last = &io->next;
+}
+
+void ub_io_complete(struct ub_io *io, int32_t res)
+{
+	struct ub_queue *q = io->home;
+	struct ub_io *head;
+
+	assert(!io->is_completed); /* exactly once */
+	assert(res == (int32_t)io->len_bytes || (res < 0 && res > -4096));
+	io->is_completed = true;
+	io->result = res;
+	if (q == this_queue) {
+		queue_link_done(q, io);
+		return;
+	}
+	head = atomic_load_explicit(&q->foreign_done, memory_order_relaxed);
+	do {
+		io->next = head;
+	} while (!atomic_compare_exchange_weak_explicit(&q->foreign_done, &head, io, memory_order_release,
+							memory_order_relaxed));
+	if (!head)
+		queue_wake(q);
+}
+
+/* ---- the loop ------------------------------------------------------------------------------------ */
+
+static void queue_take_foreign(struct ub_queue *q)
+{
+	struct ub_io *io = atomic_exchange_explicit(&q->foreign_done, NULL, memory_order_acquire);
+
+	while (io) {
+		struct ub_io *next = io->next;
+
+		queue_link_done(q, io);
+		io = next;
+	}
+}
+
+static void queue_take_msgs(struct ub_queue *q)
+{
+	struct ub_msg *msg = atomic_exchange_explicit(&q->msgs, NULL, memory_order_acquire);
+	struct ub_msg *oldest = NULL;
+
+	while (msg) {
+		struct ub_msg *next = msg->next;
+
+		msg->next = oldest;
+		oldest = msg;
+		msg = next;
+	}
+	while (oldest) {
+		struct ub_msg *next = oldest->next;
+
+		oldest->fn(oldest, q);
+		oldest = next;
+	}
+}
+
+static void queue_end_batch(struct ub_queue *q)
+{
+	q->bq.backend->ops->submit_end(&q->bq);
+	while (q->done_first) {
+		struct ub_io *io = q->done_first;
+
+		q->done_first = io->next;
+		if (!q->done_first)
+			q->done_last = &q->done_first;
+		io->done(io, io->result);
+		if (!q->done_first)
+			q->bq.backend->ops->submit_end(&q->bq);
+	}
+}
+
+/* Milliseconds to the next timer, at most a second: a forgotten wake-up shall not look like a hang. */
+static int queue_timeout_ms(const struct ub_queue *q)
+{
+	uint64_t now = core_now_ns(), next = now + NS_PER_S;
+
+	for (unsigned i = 0; i < q->nr_timers; i++) {
+		if (q->timers[i]->deadline_ns && q->timers[i]->deadline_ns < next)
+			next = q->timers[i]->deadline_ns;
+	}
+	return next <= now ? 0 : (int)((next - now + NS_PER_MS - 1) / NS_PER_MS);
+}
+
+static void queue_run_timers(struct ub_queue *q)
+{
+	uint64_t now = core_now_ns();
+
+	for (unsigned i = 0; i < q->nr_timers; i++) {
+		struct ub_timer *timer = q->timers[i];
+
+		if (timer->deadline_ns && timer->deadline_ns <= now) {
+			timer->deadline_ns = 0;
+			timer->expired(timer);
+		}
+	}
+}
+
+/* Takes those that fired out before one of them runs: it may arm itself and others again. */
+static void queue_run_watches(struct ub_queue *q, const struct pollfd *fds)
+{
+	struct core_watch fired[CORE_MAX_WATCHES];
+	int32_t results[CORE_MAX_WATCHES];
+	unsigned nr = 0, kept = 0;
+
+	for (unsigned i = 0; i < q->nr_watches; i++) {
+		assert(!(fds[i].revents & POLLNVAL)); /* closed while it was watched */
+		if (fds[i].revents) {
+			results[nr] = fds[i].revents;
+			fired[nr++] = q->watches[i];
+		} else {
+			q->watches[kept++] = q->watches[i];
+		}
+	}
+	q->nr_watches = kept;
+	for (unsigned i = 0; i < nr; i++)
+		fired[i].watch->ready(fired[i].watch, results[i]);
+}
+
+static void queue_turn(struct ub_queue *q)
+{
+	struct pollfd fds[CORE_MAX_WATCHES + 1];
+	unsigned nr = q->nr_watches;
+	eventfd_t ignored;
+
+	for (unsigned i = 0; i < nr; i++)
+		fds[i] = (struct pollfd){ .fd = q->watches[i].fd, .events = (short)q->watches[i].events };
+	fds[nr] = (struct pollfd){ .fd = q->wake_fd, .events = POLLIN };
+	if (poll(fds, nr + 1, queue_timeout_ms(q)) < 0)
+		return;
+	queue_run_watches(q, fds);
+	if (fds[nr].revents) {
+		eventfd_read(q->wake_fd, &ignored);
+		queue_take_foreign(q);
+		queue_take_msgs(q);
+	}
+	queue_run_timers(q);
+	queue_end_batch(q);
+}
+
+static void *queue_main(void *arg)
+{
+	struct ub_queue *q = arg;
+
+	this_queue = q;
+	q->bq.backend->ops->queue_start(&q->bq);
+	while (!q->quit || q->nr_owned)
+		queue_turn(q);
+	if (q->bq.backend->ops->queue_stop)
+		q->bq.backend->ops->queue_stop(&q->bq);
+	return NULL;
+}
+
+/* ---- the test's side ------------------------------------------------------------------------------ */
+
+static bool core_log(enum ub_log_level level, const char *line)
+{
+	if (core_is_verbose)
+		fprintf(stderr, "  [%d] %s\n", (int)level, line);
+	return true;
+}
+
+static void core_report(enum ub_health health, const char *why)
+{
+	atomic_store(&core_health, (int)health);
+	atomic_fetch_add(&core_nr_reports[health], 1);
+	ub_log(UB_LOG_NOTICE, "health %d: %s", (int)health, why);
+}
+
+void core_be_verbose(void)
+{
+	core_is_verbose = true;
+	ub_log_set_level(UB_LOG_DEBUG);
+}
+
+static int core_make_queue(struct core *c, unsigned qid, struct ub_err *err)
+{
+	struct ub_queue *q = calloc(1, sizeof(*q));
+
+	assert(q);
+	c->queues[qid] = q;
+	q->core = c;
+	q->done_last = &q->done_first;
+	q->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	assert(q->wake_fd >= 0);
+	q->bq = (struct ub_backend_queue){
+		.backend = &c->backend, .queue = q, .qid = qid, .nr_slots = c->depth
+	};
+	return c->backend.ops->queue_init(&q->bq, c->depth, err);
+}
+
+int core_open(struct core *c, const struct ub_backend_config *cfg, unsigned depth, struct ub_err *err)
+{
+	int ret;
+
+	memset(c, 0, sizeof(*c));
+	assert(cfg->nr_queues >= 1 && cfg->nr_queues <= CORE_MAX_QUEUES);
+	pthread_mutex_init(&c->lock, NULL);
+	pthread_cond_init(&c->done, NULL);
+	c->depth = depth;
+	ub_log_to_sink(core_log);
+	ub_backend_set_reporter(core_report);
+	ub_backend_report(&c->backend, UB_HEALTH_ONLINE, "a new one");
+	for (unsigned i = 0; i < UB_ARRAY_SIZE(core_nr_reports); i++)
+		atomic_store(&core_nr_reports[i], 0);
+	atomic_store(&core_health, UB_HEALTH_ONLINE);
+	ret = ub_backend_open(&c->backend, cfg, err);
+	for (unsigned i = 0; ret == 0 && i < cfg->nr_queues; i++) {
+		c->nr_queues++;
+		ret = core_make_queue(c, i, err);
+	}
+	for (unsigned i = 0; ret == 0 && i < c->nr_queues; i++) {
+		ret = -pthread_create(&c->queues[i]->thread, NULL, queue_main, c->queues[i]);
+		assert(ret == 0);
+		c->queues[i]->has_thread = true;
+	}
+	return ret;
+}
+
+void core_set_live(struct core *c)
+{
+	if (c->backend.ops->set_live)
+		c->backend.ops->set_live(&c->backend);
+}
+
+static void io_done(struct ub_io *io, int32_t res)
+{
+	struct core_io *cio = ub_container_of(io, struct core_io, io);
+	struct ub_queue *q = this_queue;
+	struct core *c = q->core;
+
+	assert(q == io->home);
+	assert(res == io->result);
+	assert(q->nr_owned > 0);
+	q->nr_owned--;
+	pthread_mutex_lock(&c->lock);
+	cio->nr_done++;
+	atomic_store(&cio->is_done, true);
+	pthread_cond_broadcast(&c->done);
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void io_submit(struct ub_msg *msg, struct ub_queue *q)
+{
+	struct core_io *cio = ub_container_of(msg, struct core_io, msg);
+
+	assert(cio->io.slot < q->bq.nr_slots);
+	q->nr_owned++;
+	q->bq.backend->ops->submit(&q->bq, &cio->io);
+}
+
+void core_start_io(struct core *c, unsigned qid, struct core_io *cio)
+{
+	atomic_store(&cio->is_done, false);
+	cio->io.is_completed = false;
+	cio->io.result = 4711;
+	cio->io.home = c->queues[qid];
+	cio->io.done = io_done;
+	cio->msg.fn = io_submit;
+	ub_queue_post(c->queues[qid], &cio->msg);
+}
+
+bool core_wait_io(struct core *c, struct core_io *cio, unsigned timeout_ms)
+{
+	struct timespec until;
+	int ret = 0;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += timeout_ms / 1000;
+	until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+	if (until.tv_nsec >= (long)NS_PER_S) {
+		until.tv_sec++;
+		until.tv_nsec -= (long)NS_PER_S;
+	}
+	pthread_mutex_lock(&c->lock);
+	while (!atomic_load(&cio->is_done) && ret == 0)
+		ret = pthread_cond_timedwait(&c->done, &c->lock, &until);
+	pthread_mutex_unlock(&c->lock);
+	return atomic_load(&cio->is_done);
+}
+
+struct cancel {
+	struct ub_msg msg;
+	int err;
+	struct core *core;
+	bool is_done; /* under the core's lock */
+};
+
+static void queue_cancel(struct ub_msg *msg, struct ub_queue *q)
+{
+	struct cancel *cancel = ub_container_of(msg, struct cancel, msg);
+
+	q->bq.backend->ops->cancel(&q->bq, cancel->err);
+	pthread_mutex_lock(&cancel->core->lock);
+	cancel->is_done = true;
+	pthread_cond_broadcast(&cancel->core->done);
+	pthread_mutex_unlock(&cancel->core->lock);
+}
+
+void core_cancel(struct core *c, int err)
+{
+	struct cancel cancels[CORE_MAX_QUEUES];
+
+	for (unsigned i = 0; i < c->nr_queues; i++) {
+		cancels[i] = (struct cancel){ .msg = { .fn = queue_cancel }, .err = err, .core = c };
+		ub_queue_post(c->queues[i], &cancels[i].msg);
+	}
+	pthread_mutex_lock(&c->lock);
+	for (unsigned i = 0; i < c->nr_queues; i++) {
+		while (!cancels[i].is_done)
+			pthread_cond_wait(&c->done, &c->lock);
+	}
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void queue_quit(struct ub_msg *msg, struct ub_queue *q)
+{
+	(void)msg;
+	q->quit = true;
+}
+
+void core_close(struct core *c)
+{
+	for (unsigned i = 0; i < c->nr_queues; i++) {
+		struct ub_queue *q = c->queues[i];
+
+		if (q->has_thread) {
+			q->quit_msg.fn = queue_quit;
+			ub_queue_post(q, &q->quit_msg);
+			pthread_join(q->thread, NULL);
+		}
+	}
+	for (unsigned i = 0; i < c->nr_queues; i++) {
+		c->backend.ops->queue_destroy(&c->queues[i]->bq);
+		close(c->queues[i]->wake_fd);
+		free(c->queues[i]);
+	}
+	c->nr_queues = 0;
+	ub_backend_close(&c->backend);
+	pthread_cond_destroy(&c->done);
+	pthread_mutex_destroy(&c->lock);
+}

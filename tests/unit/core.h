@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The core without a kernel: what io.h and backend.h give to back ends, on poll(2), so that a real back
+ * end runs its queues in a test.
+ *
+ * It is stricter than the core where it can be: what a back end may not do fails an assertion. An I/O is
+ * the test's own until core_start_io(), and again after core_wait_io() returned true.
+ */
+#ifndef UB_TESTS_CORE_H
+#define UB_TESTS_CORE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <ublk-bridge/backend.h>
+
+#include "base/err.h"
+
+#define CORE_MAX_QUEUES 8
+
+/* Embeds what the core's request has. Zero it, set io's op, flags, slot, offset, length and buffer. */
+struct core_io {
+	struct ub_io io;
+	struct ub_msg msg;
+	_Atomic bool is_done;
+	unsigned nr_done; /* since it was zeroed: 1 for each start */
+};
+
+struct core {
+	struct ub_backend backend;
+	struct ub_queue *queues[CORE_MAX_QUEUES];
+	unsigned nr_queues, depth;
+	pthread_mutex_t lock;
+	pthread_cond_t done;
+};
+
+/* What the back end reported last, and how often since core_open(). */
+extern _Atomic int core_health;
+extern _Atomic unsigned core_nr_reports[UB_HEALTH_FAILED + 1];
+
+/* Logs go to stderr, and not to nowhere. */
+void core_be_verbose(void);
+
+/* Opens cfg->kind, makes the queues and starts their threads. 0 or -errno with *err; core_close() in every case. */
+int core_open(struct core *c, const struct ub_backend_config *cfg, unsigned depth, struct ub_err *err);
+void core_set_live(struct core *c);
+
+/* Submits on a queue's thread. Those of one call are one batch. */
+void core_start_io(struct core *c, unsigned qid, struct core_io *cio);
+/* False: it is not done within the time. */
+bool core_wait_io(struct core *c, struct core_io *cio, unsigned timeout_ms);
+
+/* All queues complete with err what they hold. Returns when each has been told. */
+void core_cancel(struct core *c, int err);
+
+/* Ends the threads (nothing may be in flight) and closes the back end. Also of one that did not open. */
+void core_close(struct core *c);
+
+#endif
