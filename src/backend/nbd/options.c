@@ -140,20 +140,24 @@ char *nbd_options_to_json(const struct nbd_options *o)
 {
 	json_t *object = json_object();
 	struct nbd_options defaults;
-	char *text;
+	char *text = NULL;
+	int ret = 0;
 
 	nbd_options_init(&defaults);
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(option_strings); i++) {
 		const char *string = *(char *const *)((const char *)o + option_strings[i].offset);
 
 		if (string)
-			json_object_set_new(object, option_strings[i].key, json_string(string));
+			ret |= json_object_set_new(object, option_strings[i].key, json_string(string));
 	}
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(option_values); i++) {
 		if (value_get(o, i) != value_get(&defaults, i))
-			json_object_set_new(object, option_values[i].key, value_to_json(i, value_get(o, i)));
+			ret |= json_object_set_new(object, option_values[i].key,
+						   value_to_json(i, value_get(o, i)));
 	}
-	text = json_dumps(object, JSON_COMPACT);
+	/* All of it or nothing. */
+	if (ret == 0)
+		text = json_dumps(object, JSON_COMPACT);
 	json_decref(object);
 	return text;
 }
@@ -228,6 +232,24 @@ int nbd_options_from_json(struct nbd_options *o, const char *json, struct ub_err
 
 /* ---- checking --------------------------------------------------------------------------------------------- */
 
+/*
+ * JSON, which carries the options to the server, and NBD's export names are UTF-8. A name that cannot be
+ * carried must be refused: without it the default export would be served.
+ */
+static int check_strings(const struct nbd_options *o, struct ub_err *err)
+{
+	for (unsigned i = 0; i < UB_ARRAY_SIZE(option_strings); i++) {
+		const char *string = *(char *const *)((const char *)o + option_strings[i].offset);
+		json_t *json = string ? json_string(string) : NULL;
+
+		if (string && !json)
+			return ub_err_set(err, EILSEQ, "the NBD %s '%.200s' is not UTF-8", option_strings[i].key,
+					  string);
+		json_decref(json);
+	}
+	return 0;
+}
+
 static const struct {
 	const char *scheme;
 	bool has_tls, has_socket;
@@ -285,8 +307,10 @@ static int check_file(const char *path, const char *option, bool is_directory, s
 int nbd_options_check(const struct nbd_options *o, struct ub_err *err)
 {
 	bool has_tls = false;
-	int ret = o->transport == NBD_URI ? check_uri(o, &has_tls, err) : 0;
+	int ret = check_strings(o, err);
 
+	if (ret == 0 && o->transport == NBD_URI)
+		ret = check_uri(o, &has_tls, err);
 	if (ret)
 		return ret;
 	has_tls |= o->tls == NBD_TLS_REQUIRE || o->tls == NBD_TLS_ALLOW;

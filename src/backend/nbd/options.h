@@ -55,7 +55,7 @@ struct nbd_options {
 void nbd_options_init(struct nbd_options *o);
 void nbd_options_destroy(struct nbd_options *o); /* frees the strings */
 
-/* One JSON object in a string of its own (free() it), without what is default; NULL: no memory. */
+/* One JSON object in a string of its own (free() it), without what is default; NULL: no memory, or not UTF-8. */
 char *nbd_options_to_json(const struct nbd_options *o);
 
 /*
