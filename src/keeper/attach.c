@@ -81,6 +81,8 @@ static void keeper_harden(struct ub_keeper *k)
 	if (mlockall(MCL_CURRENT) < 0)
 		ub_log(UB_LOG_DEBUG, "cannot lock the keeper's memory: %s", strerror(errno));
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+	if (!getcwd(k->command.dir, sizeof(k->command.dir)))
+		snprintf(k->command.dir, sizeof(k->command.dir), "/");
 	if (chdir("/") < 0)
 		ub_log(UB_LOG_DEBUG, "cannot leave the working directory: %s", strerror(errno));
 }

@@ -41,21 +41,25 @@ int ub_command_main(int argc, char **argv)
 	cleanup_fd int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 	char pid[16];
 
-	if (argc < 3)
+	if (argc < 4)
 		return UB_EXIT_USAGE;
 	/* What the keeper owes its device is not the command's. */
 	setsid();
 	prctl(PR_SET_IO_FLUSHER, 0, 0, 0, 0);
 	if (fd < 0 || write(fd, argv[1], strlen(argv[1])) < 0)
-		fprintf(stderr, "ublk-bridge: %s keeps the keeper's OOM score: %s\n", argv[2], strerror(errno));
+		fprintf(stderr, "ublk-bridge: %s keeps the keeper's OOM score: %s\n", argv[3], strerror(errno));
 	unsetenv("LISTEN_FDNAMES");
 	if (is_listening) {
 		snprintf(pid, sizeof(pid), "%d", getpid());
 		setenv("LISTEN_PID", pid, 1);
 		setenv("LISTEN_FDS", "1", 1);
 	}
-	execvp(argv[2], argv + 2);
-	fprintf(stderr, "ublk-bridge: cannot execute %s: %s\n", argv[2], strerror(errno));
+	if (chdir(argv[2]) < 0) {
+		fprintf(stderr, "ublk-bridge: %s: its directory %s: %s\n", argv[3], argv[2], strerror(errno));
+		return 126;
+	}
+	execvp(argv[3], argv + 3);
+	fprintf(stderr, "ublk-bridge: cannot execute %s: %s\n", argv[3], strerror(errno));
 	return errno == ENOENT ? 127 : 126;
 }
 
@@ -95,13 +99,14 @@ static int command_spawn(struct ub_command *c)
 	}
 	while (c->argv[nr])
 		nr++;
-	words = calloc((size_t)nr + 3, sizeof(*words));
+	words = calloc((size_t)nr + 4, sizeof(*words));
 	if (!words)
 		return -ENOMEM;
 	snprintf(score, sizeof(score), "%d", c->oom_score);
 	words[0] = UB_COMMAND_VERB;
 	words[1] = score;
-	memcpy(words + 2, c->argv, (size_t)nr * sizeof(*words));
+	words[2] = c->dir;
+	memcpy(words + 3, c->argv, (size_t)nr * sizeof(*words));
 	c->pid = ub_spawn_self("ublk-bridge: command", words, fds);
 	free(words);
 	ub_close(&pair[1]);

@@ -15,7 +15,7 @@
 #include "base/err.h"
 #include "base/loop.h"
 
-/* The hidden first argument with which this binary becomes the command: OOM-SCORE, COMMAND, ARGS… */
+/* The hidden first argument with which this binary becomes the command: OOM-SCORE, DIR, COMMAND, ARGS… */
 #define UB_COMMAND_VERB "--exec-command"
 
 struct ub_command {
@@ -24,7 +24,8 @@ struct ub_command {
 	bool restarts;
 	bool is_daemon; /* its stderr is nobody's */
 	struct ub_loop *loop;
-	int oom_score; /* what it gets, and the keeper had */
+	int oom_score;	/* what it gets, and the keeper had */
+	char dir[4096]; /* likewise, the working directory: its arguments may be relative paths */
 	int listen_fd;
 	char path[108]; /* of the listening socket; "": none */
 	int socket_fd;	/* our end of the connection, until it is handed over */

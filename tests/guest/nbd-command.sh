@@ -26,8 +26,9 @@ detach
 nothing_left "[ COMMAND ]"
 assert_eq "$(sha256sum <"$IMG" | cut -d ' ' -f 1)" "$sum" "the file, after the end"
 
-note "--command"
-attach --command nbdkit -s file "$IMG"
+note "--command, and a file that is named as one names it here"
+cd "$TEST_DIR" || fail "no directory"
+attach --command nbdkit -s file "${IMG##*/}"
 assert_eq "$(checksum "$DEV")" "$sum" "over stdin and stdout"
 detach
 nothing_left "--command"
