@@ -373,12 +373,8 @@ static void connector_attempt_ready(struct nbd_conn *conn)
 	nbd_engine_give(link);
 	if (!link->replaced)
 		connector_say_online(be);
-	/* What waits at others may go over this one, and the server is there for them, too. */
-	for (unsigned i = 0; i < be->nr_conns; i++) {
-		be->conns[i].attempt.not_before_ms = 0;
-		if (&be->conns[i] != conn)
-			nbd_engine_kick(&be->conns[i]);
-	}
+	for (unsigned i = 0; i < be->nr_conns; i++)
+		be->conns[i].attempt.not_before_ms = 0; /* the server is there for the others, too */
 }
 
 static void connector_attempt_continue(struct nbd_conn *conn, short revents)

@@ -92,6 +92,7 @@ static void cmd_complete(struct nbd_cmd *cmd, int32_t res)
 }
 
 static void conn_add(struct nbd_conn *conn, struct nbd_cmd *cmd);
+static void conn_add_posted(struct nbd_conn *conn, struct nbd_cmd *cmd);
 
 static void conn_take_inbox(struct ub_msg *msg, struct ub_queue *q)
 {
@@ -110,7 +111,7 @@ static void conn_take_inbox(struct ub_msg *msg, struct ub_queue *q)
 	while (oldest) {
 		cmd = oldest;
 		oldest = cmd->posted;
-		conn_add(conn, cmd);
+		conn_add_posted(conn, cmd);
 	}
 }
 
@@ -385,17 +386,22 @@ static void conn_fail_waiting(struct nbd_conn *conn, int32_t error)
 	}
 }
 
+/* The error that all I/O ends with from now on; 0: none. */
+static int32_t conn_final_error(const struct nbd_conn *conn)
+{
+	if (conn->cancel_error)
+		return conn->cancel_error;
+	return atomic_load_explicit(&conn->be->has_failed, memory_order_acquire) ? -EIO : 0;
+}
+
 /* The error that I/O on an offline conn ends with by now; 0: it waits. */
 static int32_t conn_offline_error(const struct nbd_conn *conn)
 {
 	uint64_t limit = conn->be->options.outage_limit_ms;
+	int32_t error = conn_final_error(conn);
 
-	if (conn->cancel_error)
-		return conn->cancel_error;
-	if (atomic_load_explicit(&conn->be->has_failed, memory_order_acquire))
-		return -EIO;
-	if (conn->link || limit == NBD_NO_LIMIT)
-		return 0;
+	if (error || conn->link || limit == NBD_NO_LIMIT)
+		return error;
 	return ub_now_ms() - conn->quiet_since_ms >= limit ? -EIO : 0;
 }
 
@@ -416,6 +422,16 @@ static void conn_add(struct nbd_conn *conn, struct nbd_cmd *cmd)
 	else
 		conn_wait(conn, cmd);
 	conn->must_issue |= conn->waiting.first && conn->link;
+}
+
+/* As conn_add(), of what another thread sent when this conn worked: it may have ended since then. */
+static void conn_add_posted(struct nbd_conn *conn, struct nbd_cmd *cmd)
+{
+	if (!conn->link && !conn_final_error(conn) &&
+	    (queue_own_conn(conn->home) || queue_any_conn(conn->home)))
+		queue_route(conn->home, cmd);
+	else
+		conn_add(conn, cmd);
 }
 
 /* Sends what waits and may go, in its order. */
@@ -449,6 +465,23 @@ static void conn_reroute(struct nbd_conn *conn)
 		list_remove(&list, cmd);
 		queue_route(conn->home, cmd);
 	}
+}
+
+/* What waits is sent, goes over another connection, or fails: an outage is one when none works. */
+static void conn_look_at_waiting(struct nbd_conn *conn)
+{
+	int32_t error = conn_final_error(conn);
+
+	if (!error && conn->link) {
+		conn_issue_waiting(conn);
+		return;
+	}
+	if (!error) {
+		conn_reroute(conn);
+		error = conn_offline_error(conn);
+	}
+	if (error)
+		conn_fail_waiting(conn, error);
 }
 
 static void conn_set_quiet(struct nbd_conn *conn)
@@ -489,7 +522,6 @@ static void link_set_fence(struct nbd_link *link, bool needed)
 static void conn_retire(struct nbd_conn *conn, struct nbd_link *link)
 {
 	bool needs_fence = !link->is_ended && link_has_changes(link);
-	int32_t error;
 
 	if (link == conn->draining) {
 		conn->draining = NULL;
@@ -509,13 +541,7 @@ static void conn_retire(struct nbd_conn *conn, struct nbd_link *link)
 	link_set_fence(link, needs_fence);
 	list_splice_first(&conn->waiting, &link->in_flight);
 	nbd_connector_retire(link);
-	error = conn_offline_error(conn);
-	if (error)
-		conn_fail_waiting(conn, error);
-	else if (conn->link)
-		conn_issue_waiting(conn);
-	else
-		conn_reroute(conn);
+	conn_look_at_waiting(conn);
 }
 
 /*
@@ -549,26 +575,40 @@ static void conn_drained(struct ub_timer *timer)
 		link_fail(conn->draining, "the server did not answer its old requests");
 }
 
-/* The end of a turn: is the old link's server done? */
-static void conn_check_drain(struct nbd_conn *conn)
+/* The end of a turn: is the old link's server done? True: it was, and the link is retired. */
+static bool conn_check_drain(struct nbd_conn *conn)
 {
 	struct nbd_link *link = conn->draining;
 
-	if (link->failing || !link_has_changes(link))
-		conn_retire(conn, link);
+	if (!link->failing && link_has_changes(link))
+		return false;
+	conn_retire(conn, link);
+	return true;
 }
 
 /* ---- events ------------------------------------------------------------------------------------------------ */
+
+/* It works (again), and what waits at others may go over it: they may never get one of their own. */
+static void conn_set_online(struct nbd_conn *conn)
+{
+	struct nbd_backend *be = conn->be;
+
+	atomic_store_explicit(&conn->is_stalled, false, memory_order_release);
+	atomic_store_explicit(&conn->is_online, true, memory_order_release);
+	conn->quiet_since_ms = 0;
+	ub_timer_set(&conn->outage, 0);
+	for (unsigned i = 0; i < be->nr_conns; i++) {
+		if (&be->conns[i] != conn)
+			nbd_engine_kick(&be->conns[i]);
+	}
+}
 
 static void conn_progress(struct nbd_conn *conn)
 {
 	conn->has_progress = true;
 	if (!atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))
 		return;
-	atomic_store_explicit(&conn->is_stalled, false, memory_order_release);
-	atomic_store_explicit(&conn->is_online, true, memory_order_release);
-	conn->quiet_since_ms = 0;
-	ub_timer_set(&conn->outage, 0);
+	conn_set_online(conn);
 	nbd_connector_wake(conn->be);
 }
 
@@ -694,7 +734,7 @@ static void conn_outage(struct ub_timer *timer)
 	if (conn->link)
 		link_fail(conn->link, "the server did not answer within the outage limit");
 	else
-		conn_fail_waiting(conn, -EIO);
+		conn_look_at_waiting(conn);
 }
 
 static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
@@ -724,12 +764,9 @@ static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
 			conn_drain(conn);
 	}
 	conn->link = link;
-	atomic_store_explicit(&conn->is_stalled, false, memory_order_relaxed);
-	conn->quiet_since_ms = 0;
 	conn->quiet_ticks = 0;
 	conn->has_progress = true;
-	ub_timer_set(&conn->outage, 0);
-	atomic_store_explicit(&conn->is_online, true, memory_order_release);
+	conn_set_online(conn);
 	conn_issue_waiting(conn);
 }
 
@@ -742,17 +779,10 @@ void nbd_engine_give(struct nbd_link *link)
 static void conn_kicked(struct ub_msg *msg, struct ub_queue *q)
 {
 	struct nbd_conn *conn = ub_container_of(msg, struct nbd_conn, kick_msg);
-	int32_t error;
 
 	(void)q;
 	atomic_store_explicit(&conn->is_kicked, false, memory_order_release);
-	error = conn_offline_error(conn);
-	if (error)
-		conn_fail_waiting(conn, error);
-	else if (conn->link)
-		conn_issue_waiting(conn);
-	else
-		conn_reroute(conn);
+	conn_look_at_waiting(conn);
 }
 
 void nbd_engine_kick(struct nbd_conn *conn)
@@ -791,17 +821,35 @@ void nbd_engine_submit(struct nbd_queue *nq, struct ub_io *io)
 	queue_route(nq, cmd);
 }
 
+/* Sends what may go, and gives up what has ended. True: that may have changed its neighbours. */
+static bool conn_settle(struct nbd_conn *conn)
+{
+	bool changed = false;
+
+	if (conn->must_issue)
+		conn_issue_waiting(conn);
+	if (conn->link && conn->link->failing) {
+		conn_retire(conn, conn->link);
+		changed = true;
+	}
+	if (conn->draining)
+		changed |= conn_check_drain(conn);
+	return changed;
+}
+
 void nbd_engine_submit_end(struct nbd_queue *nq)
 {
+	bool again;
+
+	/* What one gives up goes to another, and that may be one before it: only then is polled. */
+	do {
+		again = false;
+		for (unsigned i = 0; i < nq->nr_own; i++)
+			again |= conn_settle(nq->own[i]);
+	} while (again);
 	for (unsigned i = 0; i < nq->nr_own; i++) {
 		struct nbd_conn *conn = nq->own[i];
 
-		if (conn->must_issue)
-			conn_issue_waiting(conn);
-		if (conn->link && conn->link->failing)
-			conn_retire(conn, conn->link);
-		if (conn->draining)
-			conn_check_drain(conn);
 		if (conn->link) {
 			link_end_batch(conn->link);
 			link_arm(conn->link);
