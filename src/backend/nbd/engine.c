@@ -854,8 +854,10 @@ void nbd_engine_submit_end(struct nbd_queue *nq)
 			link_end_batch(conn->link);
 			link_arm(conn->link);
 		}
-		if (conn->draining)
+		if (conn->draining) {
+			link_end_batch(conn->draining);
 			link_arm(conn->draining);
+		}
 	}
 }
 
