@@ -42,8 +42,8 @@ END
 exec 9</dev/null
 attach_fails 2 'Socket operation|not a connected' --fd 9
 attach_fails 2 "no command" [ ]
-attach_fails 2 'export .* not UTF-8' --export $'caf\xe9' nbd://host
-attach_fails 2 'path .* not UTF-8' --unix "$TEST_DIR/"$'\xff'
+attach_fails 2 'is not UTF-8' --export $'caf\xe9' nbd://host
+attach_fails 2 'is not UTF-8' --unix "$TEST_DIR/"$'\xff'
 attach_fails 2 "without a '\]'" [ nbdkit
 attach_fails 1 'cannot connect' --timeout 20 nbd://host.invalid
 attach_fails 1 'cannot connect' --unix "$TEST_DIR/nothing"
