@@ -96,8 +96,11 @@ struct ub_backend_ops {
 	int (*queue_init)(struct ub_backend_queue *bq, unsigned nr_slots, struct ub_err *err);
 	void (*queue_destroy)(struct ub_backend_queue *bq);
 	void (*close)(struct ub_backend *be);
-	/* The main thread: the device is live. Until then what fails is to be reported, not waited for. */
-	void (*set_live)(struct ub_backend *be); /* may be NULL */
+	/*
+	 * The main thread: the device is live. Until then what fails is to be reported, not waited for;
+	 * -errno with *err: something has failed by now. May be NULL.
+	 */
+	int (*set_live)(struct ub_backend *be, struct ub_err *err);
 	/* The main thread: nbd: the next connected socket, which is its own from now on. May be NULL. */
 	int (*take_socket)(struct ub_backend *be, int fd);
 

@@ -273,9 +273,9 @@ static int server_handle(struct server *s, struct ub_msg_header *header, int fds
 	case UB_MSG_SERVE:
 		return server_serve(s, (struct ub_msg_serve *)header, fds, err);
 	case UB_MSG_LIVE:
+		if (s->backend.ops->set_live && s->backend.ops->set_live(&s->backend, err) != 0)
+			return -err->code;
 		s->phase = SERVER_LIVE;
-		if (s->backend.ops->set_live)
-			s->backend.ops->set_live(&s->backend);
 		if (ub_step("server-live", err))
 			return -err->code;
 		return ub_message_send_type(s->keeper_fd, UB_MSG_LIVE);

@@ -28,6 +28,7 @@
 #define CONNECTOR_ATTEMPT_MS	15000 /* to connect and to negotiate */
 #define CONNECTOR_MIN_DELAY_MS	100
 #define CONNECTOR_MAX_DELAY_MS	5000
+#define CONNECTOR_SHORT_LIFE_MS	1000 /* of a connection that was lost without having been of any use */
 #define CONNECTOR_END_TRIES	50 /* of 10 ms: a look-up of a name cannot be interrupted */
 #define CONNECTOR_FENCE_READS	64 /* of what a server still sends, at a time: it may never stop */
 #define CONNECTOR_MAX_FENCES	256 /* that are polled at once; more are looked at on each turn */
@@ -53,6 +54,7 @@ struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handl
 	link->is_tls = export->has_tls;
 	link->has_structured_replies = export->has_structured_replies;
 	link->max_payload_bytes = export->max_payload_bytes;
+	link->made_ms = ub_now_ms();
 	link->is_tcp = nbd_session_tune(fd, conn->be->options.stall_timeout_ms);
 	return link;
 }
@@ -62,6 +64,22 @@ void nbd_link_free(struct nbd_link *link)
 	nbd.close(link->handle);
 	close(link->fd);
 	free(link);
+}
+
+/* A half more or less: many devices of one server shall not come back all at once. */
+static uint64_t connector_jitter(struct nbd_backend *be, uint64_t ms)
+{
+	return ms - ms / 4 + (uint64_t)rand_r(&be->seed) % (ms / 2 + 1);
+}
+
+static void connector_back_off(struct nbd_conn *conn)
+{
+	struct nbd_attempt *a = &conn->attempt;
+
+	a->delay_ms = a->delay_ms ? 2 * a->delay_ms : CONNECTOR_MIN_DELAY_MS;
+	if (a->delay_ms > CONNECTOR_MAX_DELAY_MS)
+		a->delay_ms = CONNECTOR_MAX_DELAY_MS;
+	a->not_before_ms = ub_now_ms() + connector_jitter(conn->be, a->delay_ms);
 }
 
 /* ---- what the operator is told ------------------------------------------------------------------------- */
@@ -181,7 +199,7 @@ static void connector_link_is_fenced(struct nbd_backend *be, struct nbd_link *li
 }
 
 /* Whether the server has closed its side, or sent a reset. Reads what it still says. */
-static bool connector_server_closed(const struct nbd_link *link)
+static bool connector_server_closed(struct nbd_link *link)
 {
 	unsigned left = CONNECTOR_FENCE_READS;
 	char scrap[4096];
@@ -192,7 +210,8 @@ static bool connector_server_closed(const struct nbd_link *link)
 	do {
 		n = recv(link->fd, scrap, sizeof(scrap), MSG_DONTWAIT);
 	} while ((n > 0 || (n < 0 && errno == EINTR)) && --left);
-	return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+	link->is_cut_here = n < 0 && nbd_session_error_is_ours(errno);
+	return n == 0 || (n < 0 && !link->is_cut_here && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
 }
 
 static void connector_check_fence(struct nbd_backend *be, struct nbd_link *link)
@@ -229,12 +248,17 @@ static bool connector_forget_link(struct nbd_link *link)
 static void connector_lost(struct nbd_backend *be, const struct nbd_link *link)
 {
 	struct nbd_attempt *a = &link->conn->attempt;
+	int phase = NBD_ATTACHING;
 
-	a->not_before_ms = 0;
-	a->delay_ms = 0;
+	/* At once; but a server that greets, and then fails on whatever it is asked, is not to be hammered. */
+	a->was_useless = !link->has_answered && ub_now_ms() - link->made_ms < CONNECTOR_SHORT_LIFE_MS;
+	if (a->was_useless)
+		connector_back_off(link->conn);
+	else
+		a->not_before_ms = a->delay_ms = 0;
 	if (atomic_load_explicit(&be->has_failed, memory_order_acquire))
 		return;
-	if (!atomic_load_explicit(&be->is_live, memory_order_acquire))
+	if (atomic_compare_exchange_strong(&be->phase, &phase, NBD_LOST) || phase == NBD_LOST)
 		connector_fail(be, link->why);
 	else if (be->options.transport == NBD_SOCKET && !be->options.restarts)
 		connector_fail(be, "its connection was handed over ready made, and cannot be made again");
@@ -313,12 +337,6 @@ static void connector_check_fences(struct nbd_backend *be)
 
 /* ---- new connections ------------------------------------------------------------------------------------------ */
 
-/* A half more or less: many devices of one server shall not come back all at once. */
-static uint64_t connector_jitter(struct nbd_backend *be, uint64_t ms)
-{
-	return ms - ms / 4 + (uint64_t)rand_r(&be->seed) % (ms / 2 + 1);
-}
-
 static void connector_attempt_failed(struct nbd_conn *conn, const char *why)
 {
 	struct nbd_backend *be = conn->be;
@@ -327,10 +345,7 @@ static void connector_attempt_failed(struct nbd_conn *conn, const char *why)
 	if (a->handle)
 		nbd.close(a->handle);
 	a->handle = NULL;
-	a->delay_ms = a->delay_ms ? 2 * a->delay_ms : CONNECTOR_MIN_DELAY_MS;
-	if (a->delay_ms > CONNECTOR_MAX_DELAY_MS)
-		a->delay_ms = CONNECTOR_MAX_DELAY_MS;
-	a->not_before_ms = ub_now_ms() + connector_jitter(be, a->delay_ms);
+	connector_back_off(conn);
 	if (connector_nr_given(be) == 0 || be->said_stalled)
 		connector_say_why(be, why);
 }
@@ -367,14 +382,15 @@ static void connector_attempt_ready(struct nbd_conn *conn)
 		return;
 	}
 	connector_say_grown(be, &now);
-	a->delay_ms = 0;
 	link->replaced = conn->given;
 	conn->given = link;
 	nbd_engine_give(link);
 	if (!link->replaced)
 		connector_say_online(be);
-	for (unsigned i = 0; i < be->nr_conns; i++)
-		be->conns[i].attempt.not_before_ms = 0; /* the server is there for the others, too */
+	for (unsigned i = 0; i < be->nr_conns; i++) { /* the server is there for the others, too */
+		if (!be->conns[i].attempt.was_useless)
+			be->conns[i].attempt.not_before_ms = 0;
+	}
 }
 
 static void connector_attempt_continue(struct nbd_conn *conn, short revents)

@@ -186,13 +186,6 @@ static void link_fail(struct nbd_link *link, const char *why)
 	snprintf(link->why, sizeof(link->why), "%s", why);
 }
 
-/* Errors by which this side of a connection ends while the other one knows nothing of it: tcp(7), ip(7). */
-static bool error_is_ours(int code)
-{
-	return code == ETIMEDOUT || code == EHOSTUNREACH || code == ENETUNREACH || code == EHOSTDOWN ||
-	       code == ENETDOWN || code == ENONET;
-}
-
 /* Whether libnbd has given the connection up. */
 static bool link_is_dead(struct nbd_link *link)
 {
@@ -203,7 +196,7 @@ static bool link_is_dead(struct nbd_link *link)
 		link_fail(link, "the server closed the connection");
 	} else if (nbd.aio_is_dead(link->handle)) {
 		/* A reset came from the other side. Any other error of the network is our own side's view. */
-		link->is_cut_here = error_is_ours(nbd.get_errno());
+		link->is_cut_here = nbd_session_error_is_ours(nbd.get_errno());
 		link_fail(link, nbd_session_reason());
 	}
 	return link->failing;
@@ -261,6 +254,7 @@ static int cmd_answered(void *arg, int *error)
 		link_fail(link, "the server is shutting down");
 		return 1;
 	}
+	link->has_answered = true;
 	link->replied_bytes += ENGINE_MIN_REPLY;
 	if (io->op == UB_OP_READ && code == 0) {
 		link->replied_bytes += cmd->seen_bytes;

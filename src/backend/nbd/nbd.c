@@ -205,11 +205,14 @@ static int nbd_get_limits(struct ub_backend *backend, struct ub_limits *limits, 
 	return 0;
 }
 
-static void nbd_set_live(struct ub_backend *backend)
+static int nbd_set_live(struct ub_backend *backend, struct ub_err *err)
 {
 	struct nbd_backend *be = backend->priv;
+	int phase = NBD_ATTACHING;
 
-	atomic_store_explicit(&be->is_live, true, memory_order_release);
+	if (atomic_compare_exchange_strong(&be->phase, &phase, NBD_LIVE))
+		return 0;
+	return ub_err_set(err, EIO, "%s: the server went away while the device was being attached", be->server);
 }
 
 static int nbd_take_socket(struct ub_backend *backend, int fd)

@@ -69,6 +69,7 @@ struct nbd_link {
 	bool is_draining; /* another one has taken over; it is read until its writes are answered */
 	bool needs_fence; /* writes are unanswered */
 	bool unused;	  /* it was not needed any more */
+	bool has_answered; /* a command, however */
 	unsigned nr_again; /* requests that are to be sent again */
 	char why[NBD_WHY_BYTES];
 
@@ -76,6 +77,7 @@ struct nbd_link {
 	struct ub_msg msg;
 	struct nbd_link *next;	   /* in the connector's lists */
 	struct nbd_link *replaced; /* the stalled one that it shall take over from */
+	uint64_t made_ms;
 
 	/* The connector's, once it is retired. */
 	uint64_t fence_deadline_ms; /* set before that where it was drained first */
@@ -88,6 +90,7 @@ struct nbd_attempt {
 	uint64_t deadline_ms;
 	uint64_t not_before_ms;
 	uint64_t delay_ms;
+	bool was_useless; /* the last one: another's success is no reason to hurry */
 };
 
 struct nbd_conn {
@@ -127,6 +130,8 @@ struct nbd_queue {
 	unsigned nr_own;
 };
 
+enum nbd_phase { NBD_ATTACHING, NBD_LIVE, NBD_LOST };
+
 struct nbd_backend {
 	struct ub_backend *backend;
 	struct nbd_options options;
@@ -140,7 +145,7 @@ struct nbd_backend {
 	struct nbd_queue *queues[UINT8_MAX + 1];
 
 	_Atomic unsigned nr_started; /* queues whose threads run; the connector begins with the last */
-	_Atomic bool is_live;
+	_Atomic int phase; /* enum nbd_phase: whichever comes first, being live or an outage, decides */
 	_Atomic bool has_failed;     /* for good: all I/O fails */
 	_Atomic unsigned nr_unfenced; /* retired links whose writes may still be executed: no write is sent */
 	_Atomic int next_socket;     /* of --command, after a restart; -1: none */

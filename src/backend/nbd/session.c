@@ -138,6 +138,12 @@ int nbd_session_continue(struct nbd_handle *handle, short revents, struct ub_err
 	return 0;
 }
 
+bool nbd_session_error_is_ours(int code)
+{
+	return code == ETIMEDOUT || code == EHOSTUNREACH || code == ENETUNREACH || code == EHOSTDOWN ||
+	       code == ENETDOWN || code == ENONET;
+}
+
 bool nbd_session_tune(int fd, uint64_t stall_timeout_ms)
 {
 	static const int on = 1, idle = SESSION_KEEPALIVE_IDLE_S, every = SESSION_KEEPALIVE_EVERY_S,
