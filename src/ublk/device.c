@@ -19,6 +19,7 @@
 
 #define DEVICE_OPEN_TRIES 500
 #define DEVICE_OPEN_PAUSE_MS 10
+#define DEVICE_PAUSE_NS (1000L * 1000)
 
 size_t ub_device_arena_bytes(unsigned nr_queues, unsigned depth, uint32_t max_io_bytes)
 {
@@ -147,22 +148,47 @@ static void device_cancel_queue(struct ub_msg *msg, struct ub_queue *q)
 {
 	(void)msg;
 	ub_queue_cancel(q);
+	atomic_store_explicit(&q->is_cancelled, true, memory_order_release);
+}
+
+static bool device_queue_runs(struct ub_queue *q)
+{
+	return q && q->has_thread && atomic_load_explicit(&q->state, memory_order_acquire) < UB_QUEUE_ENDED;
 }
 
 void ub_device_cancel(struct ub_device *dev)
 {
-	for (unsigned i = 0; i < dev->config.nr_queues; i++) {
+	for (unsigned i = 0; dev->queues && i < dev->config.nr_queues; i++) {
 		struct ub_queue *q = dev->queues[i];
 
-		if (q->cancel_msg.fn)
-			continue; /* once is enough, and the message may still be on its way */
+		/* Once is enough, and the message may still be on its way. */
+		if (!device_queue_runs(q) || q->cancel_msg.fn)
+			continue;
 		q->cancel_msg.fn = device_cancel_queue;
 		ub_queue_post(q, &q->cancel_msg);
 	}
 }
 
+/*
+ * A back end's queues hand I/O to each other. So that none hands it to one that has ended, they all stop
+ * giving I/O to the back end before the first is told to end.
+ */
+static void device_cancel_all(struct ub_device *dev)
+{
+	const struct timespec pause = { .tv_nsec = DEVICE_PAUSE_NS };
+
+	ub_device_cancel(dev);
+	for (unsigned i = 0; dev->queues && i < dev->config.nr_queues; i++) {
+		struct ub_queue *q = dev->queues[i];
+
+		while (device_queue_runs(q) && !atomic_load_explicit(&q->is_cancelled, memory_order_acquire))
+			nanosleep(&pause, NULL);
+	}
+}
+
 void ub_device_close(struct ub_device *dev)
 {
+	device_cancel_all(dev);
 	for (unsigned i = 0; dev->queues && i < dev->config.nr_queues; i++)
 		ub_queue_destroy(dev->queues[i]);
 	free(dev->queues);

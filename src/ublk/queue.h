@@ -79,6 +79,7 @@ struct ub_queue {
 	struct ub_io *_Atomic foreign_done;
 	struct ub_msg *_Atomic msgs;
 	struct ub_msg cancel_msg, quit_msg; /* the main thread's, posted once */
+	_Atomic bool is_cancelled;	    /* nothing is given to the back end any more */
 
 	/* Written by the thread, read by the main thread once it has seen the state. */
 	struct ub_err err;
