@@ -18,6 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/text.h"
+
 #define LOG_NR_LINES	128
 #define LOG_STACK_BYTES (256U << 10)
 
@@ -135,6 +137,7 @@ void ub_log(enum ub_log_level level, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
+	ub_text_clean(text); /* a server's name in it may be anything */
 	sink = atomic_load(&logger.sink);
 	if (sink) {
 		if (!sink(level, text))

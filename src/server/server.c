@@ -24,6 +24,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/step.h"
+#include "base/text.h"
 #include "server/isolate.h"
 #include "ublk/device.h"
 #include "ublk/params.h"
@@ -75,6 +76,7 @@ static void server_report(enum ub_health health, const char *why)
 	pthread_mutex_lock(&server_health.lock);
 	server_health.value = health;
 	snprintf(server_health.why, sizeof(server_health.why), "%s", why);
+	ub_text_clean(server_health.why);
 	pthread_mutex_unlock(&server_health.lock);
 	eventfd_write(server_health.event_fd, 1);
 }

@@ -254,6 +254,9 @@ static bool send_error(struct hostile *h, const struct peer_request *r)
 	uint16_t type = input_chance(&h->in, 128) ? PEER_CHUNK_ERROR_OFFSET : PEER_CHUNK_ERROR;
 	uint32_t text = input_below(&h->in, 256), len;
 
+	/* With 0 it is a success without data: what comes next is taken for it. */
+	if (code == 0)
+		atomic_store(&h->lied, true);
 	if (!h->peer.has_structured_replies || input_chance(&h->in, 32))
 		return peer_send_simple(&h->peer, r, code, NULL, 0);
 	peer_put32(payload, code);

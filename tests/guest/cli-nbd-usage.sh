@@ -12,6 +12,8 @@ while IFS='|' read -r regex arguments; do
 done <<END
 not understood|http://host/
 no socket is named|nbd+unix:///
+does not begin with /|nbd+unix:///?socket=sock
+does not begin with /|nbds://host/?tls-certificates=pki
 the URI names the export already|--export x nbd://host
 the URI asks for TLS|--tls off nbds://host
 cannot verify|--tls allow nbd://host

@@ -343,8 +343,11 @@ int core_open(struct core *c, const struct ub_backend_config *cfg, unsigned dept
 
 void core_set_live(struct core *c)
 {
+	struct ub_err ignored;
+
+	/* One that failed by now says so to each I/O. */
 	if (c->backend.ops->set_live)
-		c->backend.ops->set_live(&c->backend);
+		(void)c->backend.ops->set_live(&c->backend, &ignored);
 }
 
 static void io_done(struct ub_io *io, int32_t res)

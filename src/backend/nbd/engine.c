@@ -630,12 +630,19 @@ static void link_arm_watch(struct nbd_link *link, struct ub_watch *watch, bool *
 
 static void link_arm(struct nbd_link *link)
 {
+	unsigned direction = nbd.aio_get_direction(link->handle);
+
+	/* A command that libnbd took, and died of when it sent it: no event may tell. */
+	if (!direction && link_is_dead(link)) {
+		nbd_engine_kick(link->conn); /* its retirement is the next turn's */
+		return;
+	}
 	/* Under TLS there may be bytes that are no reply, such as a session ticket: they wait for one. */
 	if (!link->is_tls || link->nr_in_flight)
 		link_arm_watch(link, &link->readable, &link->readable_armed, POLLIN | POLLRDHUP);
 	else
 		link_arm_watch(link, &link->hung_up, &link->hung_up_armed, POLLRDHUP);
-	if (nbd.aio_get_direction(link->handle) & LIBNBD_AIO_DIRECTION_WRITE)
+	if (direction & LIBNBD_AIO_DIRECTION_WRITE)
 		link_arm_watch(link, &link->writable, &link->writable_armed, POLLOUT);
 }
 

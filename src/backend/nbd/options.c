@@ -281,6 +281,9 @@ static int check_uri(const struct nbd_options *o, bool *has_tls, struct ub_err *
 	if (option_schemes[scheme].has_socket && !strstr(o->uri, "socket="))
 		return ub_err_set(err, EINVAL,
 				  "%s: no socket is named: write nbd+unix:///EXPORT?socket=/PATH", o->uri);
+	if (nbd_uri_has_relative_path(o->uri))
+		return ub_err_set(err, EINVAL,
+				  "%s: a path in it does not begin with /: write the whole path", o->uri);
 	if (o->export_name)
 		return ub_err_set(err, EINVAL,
 				  "--export: the URI names the export already: write it there, behind the host");

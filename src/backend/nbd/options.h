@@ -70,6 +70,9 @@ int nbd_options_from_json(struct nbd_options *o, const char *json, struct ub_err
  */
 int nbd_options_check(const struct nbd_options *o, struct ub_err *err);
 
+/* Whether a URI names a file by a path that is not absolute. */
+bool nbd_uri_has_relative_path(const char *uri);
+
 /* The files that it names: sockets, certificates, keys, and where libnbd looks for them. Each is to be freed. */
 unsigned nbd_options_paths(const struct nbd_options *o, char *paths[], unsigned max);
 

@@ -63,6 +63,20 @@ static void paths_add_uri(struct paths *p, const char *uri)
 	}
 }
 
+bool nbd_uri_has_relative_path(const char *uri)
+{
+	char *list[8];
+	struct paths p = { .list = list, .max = sizeof(list) / sizeof(list[0]) };
+	bool relative = false;
+
+	paths_add_uri(&p, uri);
+	for (unsigned i = 0; i < p.nr; i++) {
+		relative |= list[i][0] != '/';
+		free(list[i]);
+	}
+	return relative;
+}
+
 unsigned nbd_options_paths(const struct nbd_options *o, char *paths[], unsigned max)
 {
 	struct paths p = { .list = paths, .max = max };

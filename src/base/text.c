@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Text that comes from somebody else: a server's names, a file's content. */
+#include "base/text.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Bytes of the character that begins there; 0: it is none that may be shown. */
+static size_t text_character(const unsigned char *p)
+{
+	/* The least value of a character of so many bytes: a shorter form of it is not allowed. */
+	static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
+	size_t len = p[0] < 0x80 ? 1 : p[0] < 0xc0 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : p[0] < 0xf8 ? 4 : 0;
+	uint32_t value;
+
+	if (len < 2)
+		return p[0] >= 0x20 && p[0] != 0x7f ? len : 0;
+	value = p[0] & (0x7fU >> len);
+	for (size_t i = 1; i < len; i++) {
+		if ((p[i] & 0xc0) != 0x80)
+			return 0; /* the text's end, too */
+		value = value << 6 | (p[i] & 0x3f);
+	}
+	if (value < least[len] || value > 0x10ffff || (value >= 0xd800 && value < 0xe000))
+		return 0;
+	return value < 0xa0 ? 0 : len; /* control characters of ISO 6429 */
+}
+
+void ub_text_clean(char *text)
+{
+	while (*text) {
+		size_t len = text_character((const unsigned char *)text);
+
+		if (!len)
+			*text = '?';
+		text += len ? len : 1;
+	}
+}

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Text that comes from somebody else. Any thread; knows nobody. */
+#ifndef UB_BASE_TEXT_H
+#define UB_BASE_TEXT_H
+
+#include <stdbool.h>
+
+/*
+ * Makes it fit for a terminal, a log and JSON, in place: each control character, and each byte that is no part
+ * of valid UTF-8 (RFC 3629), becomes a question mark. So does a character that was cut at the end.
+ */
+void ub_text_clean(char *text);
+
+#endif
