@@ -18,9 +18,11 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "backend/nbd/library.h"
 #include "backend/nbd/options.h"
 #include "backend/registry.h"
 #include "base/cleanup.h"
@@ -348,6 +350,7 @@ static int fuzz(const struct fuzz_options *o)
 	fflush(NULL);
 	pid = fork();
 	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		run_cases(o);
 		exit(0);
 	}
@@ -380,6 +383,7 @@ int main(int argc, char **argv)
 		{ NULL, 0, NULL, 0 },
 	};
 	struct fuzz_options o = { .seed = 1, .nr_cases = FUZZ_CASES };
+	struct ub_err err;
 	int option;
 
 	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -406,6 +410,10 @@ int main(int argc, char **argv)
 		default:
 			return 2;
 		}
+	}
+	if (nbd_library_load(&err) != 0) {
+		printf("skip: %s\n", err.text);
+		return 77;
 	}
 	return fuzz(&o);
 }

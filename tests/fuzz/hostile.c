@@ -254,9 +254,8 @@ static bool send_error(struct hostile *h, const struct peer_request *r)
 	uint16_t type = input_chance(&h->in, 128) ? PEER_CHUNK_ERROR_OFFSET : PEER_CHUNK_ERROR;
 	uint32_t text = input_below(&h->in, 256), len;
 
-	/* With 0 it is a success without data: what comes next is taken for it. */
-	if (code == 0)
-		atomic_store(&h->lied, true);
+	/* Error 0 is none: what comes next is taken for data. */
+	atomic_store(&h->lied, true);
 	if (!h->peer.has_structured_replies || input_chance(&h->in, 32))
 		return peer_send_simple(&h->peer, r, code, NULL, 0);
 	peer_put32(payload, code);
@@ -309,7 +308,7 @@ static bool send_wrong(struct hostile *h, struct peer_request *r)
 		return send_other_kind(h, r);
 	case 7:
 		return send_correct(h, r) && send_correct(h, r);
-	case 8: /* perhaps another request's, and who reads cannot tell whose data it gets */
+	case 8: /* it may be another request's */
 		atomic_store(&h->lied, true);
 		r->cookie = input_chance(&h->in, 128) ? input_number(&h->in) : r->cookie + 1;
 		return send_correct(h, r);

@@ -268,6 +268,10 @@ static void *queue_main(void *arg)
 
 	this_queue = q;
 	q->bq.backend->ops->queue_start(&q->bq);
+	pthread_mutex_lock(&q->core->lock);
+	q->core->nr_started++;
+	pthread_cond_broadcast(&q->core->done);
+	pthread_mutex_unlock(&q->core->lock);
 	while (!q->quit || q->nr_owned)
 		queue_turn(q);
 	if (q->bq.backend->ops->queue_stop)
@@ -338,6 +342,11 @@ int core_open(struct core *c, const struct ub_backend_config *cfg, unsigned dept
 		assert(ret == 0);
 		c->queues[i]->has_thread = true;
 	}
+	/* As a device, which has no I/O before every queue has fetched. */
+	pthread_mutex_lock(&c->lock);
+	while (ret == 0 && c->nr_started < c->nr_queues)
+		pthread_cond_wait(&c->done, &c->lock);
+	pthread_mutex_unlock(&c->lock);
 	return ret;
 }
 

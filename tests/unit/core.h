@@ -32,6 +32,7 @@ struct core {
 	struct ub_backend backend;
 	struct ub_queue *queues[CORE_MAX_QUEUES];
 	unsigned nr_queues, depth;
+	unsigned nr_started; /* under the lock */
 	pthread_mutex_t lock;
 	pthread_cond_t done;
 };

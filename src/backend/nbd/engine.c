@@ -97,7 +97,8 @@ static void conn_add_posted(struct nbd_conn *conn, struct nbd_cmd *cmd);
 static void conn_take_inbox(struct ub_msg *msg, struct ub_queue *q)
 {
 	struct nbd_conn *conn = ub_container_of(msg, struct nbd_conn, inbox_msg);
-	struct nbd_cmd *cmd = atomic_exchange_explicit(&conn->inbox, NULL, memory_order_acquire);
+	/* Who finds the inbox empty posts the message again: the mailbox is done with it before that. */
+	struct nbd_cmd *cmd = atomic_exchange_explicit(&conn->inbox, NULL, memory_order_acq_rel);
 	struct nbd_cmd *oldest = NULL;
 
 	(void)q;
@@ -122,7 +123,7 @@ static void conn_post(struct nbd_conn *conn, struct nbd_cmd *cmd)
 
 	do {
 		cmd->posted = head;
-	} while (!atomic_compare_exchange_weak_explicit(&conn->inbox, &head, cmd, memory_order_release,
+	} while (!atomic_compare_exchange_weak_explicit(&conn->inbox, &head, cmd, memory_order_acq_rel,
 							memory_order_relaxed));
 	if (head)
 		return;
@@ -361,9 +362,16 @@ static void link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 
 /* ---- conns ------------------------------------------------------------------------------------------------ */
 
+/* Whether new requests may be sent on it: on a stalled one they would wait, too, until it has been drained. */
+static bool conn_works(const struct nbd_conn *conn)
+{
+	return conn->link && !conn->link->failing &&
+	       !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed);
+}
+
 static bool conn_may_issue(const struct nbd_conn *conn, const struct nbd_cmd *cmd)
 {
-	if (!conn->link || conn->link->failing)
+	if (!conn_works(conn))
 		return false;
 	/* A write that an old connection may still execute must not meet a newer one: the fence. */
 	return !op_changes(cmd->io->op) ||
@@ -434,7 +442,7 @@ static void conn_issue_waiting(struct nbd_conn *conn)
 	struct nbd_cmd *cmd = conn->waiting.first;
 
 	conn->must_issue = false;
-	while (cmd && conn->link && !conn->link->failing) {
+	while (cmd && conn_works(conn)) {
 		struct nbd_cmd *next = cmd->next;
 
 		if (conn_may_issue(conn, cmd)) {
@@ -466,7 +474,7 @@ static void conn_look_at_waiting(struct nbd_conn *conn)
 {
 	int32_t error = conn_final_error(conn);
 
-	if (!error && conn->link) {
+	if (!error && conn_works(conn)) {
 		conn_issue_waiting(conn);
 		return;
 	}
@@ -603,6 +611,7 @@ static void conn_progress(struct nbd_conn *conn)
 	if (!atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))
 		return;
 	conn_set_online(conn);
+	conn->must_issue = true;
 	nbd_connector_wake(conn->be);
 }
 
@@ -808,6 +817,7 @@ void nbd_engine_start(struct nbd_queue *nq)
 		if (conn->given) /* made when the back end was opened */
 			conn_take_link(&conn->given->msg, nq->bq->queue);
 	}
+	nbd_engine_submit_end(nq); /* watches them: the first I/O may be long in coming */
 	if (atomic_fetch_add_explicit(&nq->be->nr_started, 1, memory_order_acq_rel) + 1 == nq->be->nr_queues)
 		nbd_connector_wake(nq->be);
 }

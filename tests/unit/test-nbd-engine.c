@@ -1,0 +1,714 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The NBD back end's engine and connector, on a core without a kernel: against nbdkit, and against servers
+ * that do by script what no real one can be made to do.
+ */
+#include "unit.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include "backend/nbd/library.h"
+#include "backend/nbd/options.h"
+#include "backend/registry.h"
+#include "base/loop.h"
+#include "core.h"
+#include "peer.h"
+
+#define DISK_BYTES (1U << 20)
+#define NR_IOS	   64
+#define IO_BYTES   16384
+#define WAIT_MS	   20000 /* what takes longer hangs */
+
+const struct ub_backend_ops *const ub_backends[] = { &ub_backend_nbd, NULL };
+
+void __wrap_nbd_library_lock(void); /* NOLINT(bugprone-reserved-identifier) */
+
+void __wrap_nbd_library_lock(void)
+{
+}
+
+static char dir[] = "/tmp/test-nbd-engine.XXXXXX";
+static char socket_path[64], disk_path[64];
+
+/* ---- nbdkit -------------------------------------------------------------------------------------- */
+
+static pid_t server_pid;
+
+static bool server_answers(void)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), ret;
+
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", socket_path);
+	ret = connect(fd, (struct sockaddr *)&addr, sizeof(addr));
+	close(fd);
+	return ret == 0;
+}
+
+/* nbdkit with these filters and parameters (at most four) in front of its file plugin. */
+static void server_start(const char *const extra[])
+{
+	const char *argv[16] = { "nbdkit", "-f", "-U", socket_path, "file", disk_path };
+	unsigned nr = 6;
+	uint64_t deadline = ub_now_ms() + WAIT_MS;
+
+	while (extra && *extra)
+		argv[nr++] = *extra++;
+	unlink(socket_path);
+	server_pid = fork();
+	if (server_pid == 0) {
+		int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+		dup2(fd, STDERR_FILENO);
+		execvp(argv[0], (char *const *)(uintptr_t)argv);
+		_exit(127);
+	}
+	assert_true(server_pid > 0);
+	while (!server_answers()) {
+		if (waitpid(server_pid, NULL, WNOHANG) == server_pid || ub_now_ms() > deadline) {
+			server_pid = 0;
+			skip(); /* there is no nbdkit, or it lacks the filter */
+		}
+		poll(NULL, 0, 5);
+	}
+}
+
+static void server_kill(void)
+{
+	if (server_pid <= 0)
+		return;
+	kill(server_pid, SIGKILL);
+	waitpid(server_pid, NULL, 0);
+	server_pid = 0;
+}
+
+/* ---- the device's side ------------------------------------------------------------------------------ */
+
+static struct core core;
+static struct core_io ios[NR_IOS];
+static uint8_t bufs[NR_IOS][IO_BYTES], model[DISK_BYTES];
+static struct nbd_options options;
+
+static int test_setup(void **state)
+{
+	int fd = open(disk_path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+	(void)state;
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, DISK_BYTES), 0);
+	close(fd);
+	memset(model, 0, sizeof(model));
+	nbd_options_init(&options);
+	options.transport = NBD_UNIX;
+	options.path = strdup(socket_path);
+	return 0;
+}
+
+static int test_teardown(void **state)
+{
+	(void)state;
+	server_kill();
+	nbd_options_destroy(&options);
+	return 0;
+}
+
+static void device_open(unsigned nr_queues, int fd)
+{
+	char *json = nbd_options_to_json(&options);
+	const struct ub_backend_config cfg = {
+		.kind = "nbd", .options = json, .nr_queues = nr_queues, .fd = fd, .cancel_fd = -1
+	};
+	struct ub_err err = { 0 };
+
+	if (core_open(&core, &cfg, NR_IOS, &err) != 0)
+		fail_msg("%s", err.text);
+	free(json);
+	core_set_live(&core);
+}
+
+static void io_start(unsigned i, unsigned op, uint64_t offset, uint32_t len, unsigned flags)
+{
+	memset(&ios[i], 0, sizeof(ios[i]));
+	ios[i].io.op = (uint8_t)op;
+	ios[i].io.flags = (uint8_t)flags;
+	ios[i].io.slot = (uint16_t)i;
+	ios[i].io.offset_bytes = offset;
+	ios[i].io.len_bytes = len;
+	if (op == UB_OP_READ || op == UB_OP_WRITE)
+		ios[i].io.buf = bufs[i];
+	core_start_io(&core, i % core.nr_queues, &ios[i]);
+}
+
+/* Waits for it, and sees it completed once. */
+static int32_t io_result(unsigned i)
+{
+	if (!core_wait_io(&core, &ios[i], WAIT_MS))
+		fail_msg("I/O %u is not completed", i);
+	assert_int_equal(ios[i].nr_done, 1);
+	return ios[i].io.result;
+}
+
+static void await(const char *what, _Atomic int *value, int wanted)
+{
+	uint64_t deadline = ub_now_ms() + WAIT_MS;
+
+	while (atomic_load(value) != wanted) {
+		if (ub_now_ms() > deadline)
+			fail_msg("%s is not %d", what, wanted);
+		poll(NULL, 0, 2);
+	}
+}
+
+/* One batch of I/O that does not overlap, checked against the model. */
+static void run_batch(uint64_t *seed, unsigned nr)
+{
+	for (unsigned i = 0; i < nr; i++) {
+		uint64_t offset = (uint64_t)i * IO_BYTES;
+		uint32_t len = 512 * (1 + (uint32_t)(unit_random(seed) % (IO_BYTES / 512)));
+
+		switch (unit_random(seed) % 8) {
+		case 0:
+		case 1:
+		case 2:
+			memset(bufs[i], (int)(unit_random(seed) % 255 + 1), IO_BYTES);
+			memcpy(model + offset, bufs[i], len);
+			io_start(i, UB_OP_WRITE, offset, len, unit_random(seed) % 2 ? UB_FUA : 0);
+			break;
+		case 3:
+			memset(model + offset, 0, len);
+			io_start(i, UB_OP_WRITE_ZEROES, offset, len, unit_random(seed) % 2 ? UB_NOUNMAP : UB_FUA);
+			break;
+		case 4:
+			io_start(i, UB_OP_FLUSH, 0, 0, 0);
+			break;
+		default:
+			memset(bufs[i], 0xee, IO_BYTES);
+			io_start(i, UB_OP_READ, offset, len, 0);
+		}
+	}
+	for (unsigned i = 0; i < nr; i++) {
+		const struct ub_io *io = &ios[i].io;
+
+		assert_int_equal(io_result(i), io->len_bytes);
+		if (io->op == UB_OP_READ)
+			assert_memory_equal(bufs[i], model + io->offset_bytes, io->len_bytes);
+	}
+}
+
+static void assert_disk_is_model(void)
+{
+	static uint8_t disk[DISK_BYTES];
+	int fd = open(disk_path, O_RDONLY | O_CLOEXEC);
+
+	assert_int_equal(pread(fd, disk, sizeof(disk), 0), sizeof(disk));
+	close(fd);
+	assert_memory_equal(disk, model, sizeof(disk));
+}
+
+/* ---- nbdkit: data ---------------------------------------------------------------------------------------- */
+
+static void io_matches_a_model(void **state)
+{
+	uint64_t seed = 1;
+
+	(void)state;
+	server_start(NULL);
+	device_open(1, -1);
+	for (unsigned i = 0; i < 20; i++)
+		run_batch(&seed, NR_IOS);
+	io_start(0, UB_OP_DISCARD, 0, DISK_BYTES / 2, 0);
+	assert_int_equal(io_result(0), DISK_BYTES / 2);
+	core_close(&core);
+	memset(model, 0, DISK_BYTES / 2); /* a file's trimmed part reads as zeroes */
+	assert_disk_is_model();
+}
+
+static void io_is_split_where_the_server_wants_less(void **state)
+{
+	static const char *const small[] = { "--filter=blocksize-policy", "blocksize-minimum=512",
+					     "blocksize-preferred=512", "blocksize-maximum=1024",
+					     "blocksize-error-policy=error", NULL };
+	uint64_t seed = 2;
+
+	(void)state;
+	server_start(small);
+	device_open(1, -1);
+	assert_int_equal(core.backend.limits.max_io_bytes, 4096);
+	for (unsigned i = 0; i < 5; i++)
+		run_batch(&seed, NR_IOS);
+	core_close(&core);
+	assert_disk_is_model();
+}
+
+static void more_queues_than_connections_share_them(void **state)
+{
+	uint64_t seed = 3;
+
+	(void)state;
+	server_start(NULL);
+	options.nr_connections = 2;
+	device_open(5, -1);
+	assert_int_equal(core.backend.limits.nr_queues, 2);
+	for (unsigned i = 0; i < 20; i++)
+		run_batch(&seed, NR_IOS);
+	core_close(&core);
+	assert_disk_is_model();
+}
+
+/* ---- nbdkit: outages --------------------------------------------------------------------------------------- */
+
+static const char *const slow[] = { "--filter=delay", "rdelay=20ms", "wdelay=20ms", NULL };
+
+static void a_killed_server_costs_no_io(void **state)
+{
+	uint64_t seed = 4;
+
+	(void)state;
+	server_start(slow);
+	options.nr_connections = 3;
+	device_open(2, -1);
+	for (unsigned round = 0; round < 3; round++) {
+		for (unsigned i = 0; i < NR_IOS; i++) {
+			memset(bufs[i], (int)(unit_random(&seed) % 255 + 1), IO_BYTES);
+			memcpy(model + (size_t)i * IO_BYTES, bufs[i], IO_BYTES);
+			io_start(i, UB_OP_WRITE, (uint64_t)i * IO_BYTES, IO_BYTES, 0);
+		}
+		io_result(0); /* some are answered, others not */
+		server_kill();
+		server_start(slow);
+		for (unsigned i = 0; i < NR_IOS; i++)
+			assert_int_equal(io_result(i), IO_BYTES);
+	}
+	assert_true(atomic_load(&core_nr_reports[UB_HEALTH_OFFLINE]) > 0);
+	core_close(&core);
+	assert_disk_is_model();
+}
+
+static void cancel_completes_what_waits_and_what_comes(void **state)
+{
+	(void)state;
+	server_start(slow);
+	device_open(3, -1);
+	for (unsigned i = 0; i < NR_IOS / 2; i++)
+		io_start(i, UB_OP_READ, 0, 512, 0);
+	server_kill();
+	await("health", &core_health, UB_HEALTH_OFFLINE);
+	for (unsigned i = NR_IOS / 2; i < NR_IOS - 3; i++)
+		io_start(i, UB_OP_READ, 0, 512, 0);
+	core_cancel(&core, -EIO);
+	for (unsigned i = NR_IOS - 3; i < NR_IOS; i++) /* one on each queue */
+		io_start(i, UB_OP_READ, 0, 512, 0);
+	for (unsigned i = 0; i < NR_IOS; i++) {
+		int32_t res = io_result(i);
+
+		assert_true(res == -EIO || (i < NR_IOS / 2 && res == 512));
+	}
+	core_close(&core);
+}
+
+static void an_outage_longer_than_its_limit_fails_io_and_ends(void **state)
+{
+	(void)state;
+	server_start(NULL);
+	options.outage_limit_ms = 150;
+	device_open(1, -1);
+	io_start(0, UB_OP_READ, 0, 512, 0);
+	assert_int_equal(io_result(0), 512);
+	server_kill();
+	await("health", &core_health, UB_HEALTH_OFFLINE);
+	io_start(0, UB_OP_READ, 0, 512, 0);
+	assert_int_equal(io_result(0), -EIO);
+	io_start(0, UB_OP_WRITE, 0, 512, 0); /* and what comes then, at once */
+	assert_int_equal(io_result(0), -EIO);
+	server_start(NULL);
+	await("health", &core_health, UB_HEALTH_ONLINE);
+	io_start(0, UB_OP_READ, 0, 512, 0);
+	assert_int_equal(io_result(0), 512);
+	core_close(&core);
+}
+
+/* ---- servers by script --------------------------------------------------------------------------------------- */
+
+static struct peer_export export;
+static int listen_fd;
+
+static int script_setup(void **state)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+
+	test_setup(state);
+	export = (struct peer_export){ .size_bytes = DISK_BYTES, .flags = PEER_ALL };
+	export.has_structured_replies = true;
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", socket_path);
+	unlink(socket_path);
+	listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(listen_fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	assert_int_equal(listen(listen_fd, 8), 0);
+	return 0;
+}
+
+static int script_teardown(void **state)
+{
+	close(listen_fd);
+	return test_teardown(state);
+}
+
+/* Accepts a connection and negotiates. */
+static void *peer_accept(void *arg)
+{
+	struct peer *peer = arg;
+	struct pollfd fd = { .fd = listen_fd, .events = POLLIN };
+
+	*peer = (struct peer){ .export = &export, .patience_ms = WAIT_MS };
+	peer->fd = poll(&fd, 1, WAIT_MS) == 1 ? accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC) : -1;
+	return peer->fd >= 0 && peer_negotiate(peer) ? peer : NULL;
+}
+
+static void peer_open_device(struct peer *peer)
+{
+	pthread_t thread;
+	void *ok;
+
+	pthread_create(&thread, NULL, peer_accept, peer);
+	device_open(1, -1);
+	pthread_join(thread, &ok);
+	assert_non_null(ok);
+}
+
+static void peer_expect(struct peer *peer, struct peer_request *r, unsigned type)
+{
+	static uint8_t data[PEER_MAX_BYTES];
+
+	if (!peer_receive(peer, r, data))
+		fail_msg("no request comes");
+	assert_int_equal(r->type, type);
+}
+
+static bool peer_has_request(const struct peer *peer, int timeout_ms)
+{
+	struct pollfd fd = { .fd = peer->fd, .events = POLLIN };
+
+	return poll(&fd, 1, timeout_ms) == 1;
+}
+
+/* A write that a stalled connection holds, and another connection beside it. */
+static void stall_a_write(struct peer *old, struct peer *new)
+{
+	struct peer_request r;
+
+	options.stall_timeout_ms = 100;
+	peer_open_device(old);
+	io_start(0, UB_OP_WRITE, 0, 4096, 0);
+	peer_expect(old, &r, PEER_WRITE);
+	assert_non_null(peer_accept(new));
+	/* A read is no danger, and shows that this one is in use. */
+	io_start(1, UB_OP_READ, 0, 512, 0);
+	peer_expect(new, &r, PEER_READ);
+	assert_true(peer_answer(new, &r, 0, bufs[2]));
+	assert_int_equal(io_result(1), 512);
+}
+
+static void answer_a_write(struct peer *peer, unsigned i)
+{
+	struct peer_request r;
+
+	peer_expect(peer, &r, PEER_WRITE);
+	assert_int_equal(r.offset, ios[i].io.offset_bytes);
+	assert_true(peer_answer(peer, &r, 0, NULL));
+	assert_int_equal(io_result(i), r.len);
+}
+
+static void answer_the_write(struct peer *peer)
+{
+	answer_a_write(peer, 0);
+	core_close(&core);
+	close(peer->fd);
+}
+
+static void no_write_is_sent_before_the_old_connection_is_closed(void **state)
+{
+	struct peer old, new;
+
+	(void)state;
+	stall_a_write(&old, &new);
+	io_start(3, UB_OP_WRITE, 8192, 512, 0);
+	assert_false(peer_has_request(&new, 200));
+	assert_false(ios[0].is_done);
+	close(old.fd);
+	answer_a_write(&new, 0);
+	answer_a_write(&new, 3);
+	core_close(&core);
+	close(new.fd);
+}
+
+static void no_write_is_sent_before_the_fence_timeout(void **state)
+{
+	struct peer old, new;
+	uint64_t start = ub_now_ms();
+
+	(void)state;
+	options.fence_timeout_ms = 300;
+	stall_a_write(&old, &new);
+	assert_true(peer_has_request(&new, WAIT_MS));
+	assert_true(ub_now_ms() - start >= 300);
+	answer_the_write(&new);
+	close(old.fd);
+}
+
+static void *flood(void *arg)
+{
+	static const uint8_t junk[65536];
+	struct peer *peer = arg;
+
+	while (peer_send_all(peer, junk, sizeof(junk)))
+		;
+	return NULL;
+}
+
+static void a_flood_on_the_old_connection_does_not_hold_the_fence(void **state)
+{
+	struct peer old, new;
+	pthread_t thread;
+
+	(void)state;
+	options.fence_timeout_ms = 300;
+	stall_a_write(&old, &new);
+	pthread_create(&thread, NULL, flood, &old);
+	answer_the_write(&new);
+	pthread_join(thread, NULL);
+	close(old.fd);
+}
+
+static void before_it_is_live_a_lost_connection_is_final(void **state)
+{
+	struct ub_backend_config cfg = { .kind = "nbd", .nr_queues = 1, .fd = -1, .cancel_fd = -1 };
+	char *json = nbd_options_to_json(&options);
+	struct ub_err err = { 0 };
+	struct peer peer;
+	pthread_t thread;
+
+	(void)state;
+	cfg.options = json;
+	pthread_create(&thread, NULL, peer_accept, &peer);
+	assert_int_equal(core_open(&core, &cfg, NR_IOS, &err), 0);
+	free(json);
+	pthread_join(thread, NULL);
+	io_start(0, UB_OP_READ, 0, 512, 0);
+	close(peer.fd);
+	assert_int_equal(io_result(0), -EIO);
+	await("health", &core_health, UB_HEALTH_FAILED);
+	core_close(&core);
+}
+
+static void *socket_negotiate(void *arg)
+{
+	return peer_negotiate(arg) ? arg : NULL;
+}
+
+static void the_end_of_a_socket_that_was_handed_over_is_final(void **state)
+{
+	struct peer peer = { .export = &export, .patience_ms = WAIT_MS };
+	pthread_t thread;
+	int fds[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	peer.fd = fds[1];
+	options.transport = NBD_SOCKET;
+	pthread_create(&thread, NULL, socket_negotiate, &peer);
+	device_open(1, fds[0]);
+	close(fds[0]);
+	pthread_join(thread, NULL);
+	io_start(0, UB_OP_READ, 0, 512, 0);
+	close(peer.fd);
+	assert_int_equal(io_result(0), -EIO);
+	await("health", &core_health, UB_HEALTH_FAILED);
+	io_start(0, UB_OP_READ, 0, 512, 0);
+	assert_int_equal(io_result(0), -EIO);
+	core_close(&core);
+}
+
+static struct {
+	uint8_t data[1024];
+	size_t len;
+} recorded;
+
+static bool record(struct peer *peer, uint8_t *msg, size_t len)
+{
+	assert_true(recorded.len + len <= sizeof(recorded.data));
+	memcpy(recorded.data + recorded.len, msg, len);
+	recorded.len += len;
+	return peer_send_all(peer, msg, len);
+}
+
+/* All of the server's part of the negotiation is there before the client says a word. */
+static void a_server_that_is_quicker_than_we_are_is_no_silent_one(void **state)
+{
+	struct peer peer = { .export = &export, .patience_ms = WAIT_MS, .send = record };
+	struct peer_request r;
+	uint64_t start = ub_now_ms();
+	pthread_t thread;
+	uint8_t skipped[4 + 16 + 16 + 64];
+	int fds[2];
+
+	(void)state;
+	export.has_structured_replies = false;
+	options.transport = NBD_SOCKET;
+	options.restarts = true;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	peer.fd = fds[1];
+	pthread_create(&thread, NULL, socket_negotiate, &peer);
+	device_open(1, fds[0]);
+	close(fds[0]);
+	pthread_join(thread, NULL);
+	peer.send = NULL;
+	for (unsigned round = 0; round < 2; round++) {
+		close(peer.fd);
+		if (round == 1) {
+			core_close(&core);
+			start = ub_now_ms();
+		}
+		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+		peer.fd = fds[1];
+		assert_true(peer_send_all(&peer, recorded.data, recorded.len));
+		if (round == 1) {
+			device_open(1, fds[0]);
+			close(fds[0]);
+		} else {
+			core.backend.ops->take_socket(&core.backend, fds[0]);
+		}
+		io_start(0, UB_OP_WRITE, 0, 512, 0);
+		/* The client's flags, two options, of which one has a name's length and no name. */
+		assert_true(peer_receive_all(&peer, skipped, 4 + 16 + 16 + 6 + 2 * 3));
+		peer_expect(&peer, &r, PEER_WRITE);
+		assert_true(peer_answer(&peer, &r, 0, NULL));
+		assert_int_equal(io_result(0), 512);
+	}
+	assert_true(ub_now_ms() - start < 10000);
+	core_close(&core);
+	close(peer.fd);
+}
+
+/* ---- a read's pieces ------------------------------------------------------------------------------------------ */
+
+static uint8_t pattern(uint64_t offset)
+{
+	return (uint8_t)(offset * 31 + offset / 512 + 1);
+}
+
+/* Answers with pieces of `unit` bytes in this order; -1 ends it. */
+static void answer_in_pieces(struct peer *peer, const struct peer_request *r, uint32_t unit, const int *order)
+{
+	uint8_t payload[8 + 4096];
+
+	for (; *order >= 0; order++) {
+		uint64_t offset = r->offset + (uint64_t)*order * unit;
+
+		peer_put64(payload, offset);
+		for (uint32_t i = 0; i < unit; i++)
+			payload[8 + i] = pattern(offset + i);
+		assert_true(peer_send_chunk(peer, r, order[1] < 0 ? PEER_CHUNK_DONE : 0, PEER_CHUNK_DATA, 8 + unit,
+					    payload, 8 + unit));
+	}
+}
+
+static void assert_read_is_whole(uint64_t offset, uint32_t len)
+{
+	assert_int_equal(io_result(0), len);
+	for (uint32_t i = 0; i < len; i++)
+		assert_int_equal(bufs[0][i], pattern(offset + i));
+}
+
+static void pieces_of_a_read_come_in_any_order(void **state)
+{
+	static const int orders[][9] = { { 0, 1, 2, 3, 4, 5, 6, 7, -1 }, { 7, 6, 5, 4, 3, 2, 1, 0, -1 },
+					 { 0, 2, 4, 6, 1, 3, 5, 7, -1 }, { 7, 1, 5, 3, 0, 2, 6, 4, -1 },
+					 { 3, 4, 0, 7, 1, 6, 2, 5, -1 } };
+	struct peer_request r;
+	struct peer peer;
+
+	(void)state;
+	peer_open_device(&peer);
+	for (unsigned i = 0; i < sizeof(orders) / sizeof(orders[0]); i++) {
+		memset(bufs[0], 0xee, 4096);
+		io_start(0, UB_OP_READ, 4096, 4096, 0);
+		peer_expect(&peer, &r, PEER_READ);
+		answer_in_pieces(&peer, &r, 512, orders[i]);
+		assert_read_is_whole(4096, 4096);
+	}
+	assert_int_equal(core_nr_reports[UB_HEALTH_OFFLINE], 0);
+	core_close(&core);
+	close(peer.fd);
+}
+
+static void a_read_with_a_piece_missing_is_sent_again(void **state)
+{
+	static const int all[] = { 0, 1, 2, 3, -1 };
+	static const int wrong[][9] = { { 0, 1, 0, 1, -1 }, { 0, 1, 2, -1 }, { 1, 2, 3, 3, -1 }, { 3, 0, 1, 0, -1 } };
+	struct peer_request r;
+	struct peer peer;
+
+	(void)state;
+	peer_open_device(&peer);
+	for (unsigned i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		memset(bufs[0], 0xee, 4096);
+		io_start(0, UB_OP_READ, 8192, 4096, 0);
+		peer_expect(&peer, &r, PEER_READ);
+		answer_in_pieces(&peer, &r, 1024, wrong[i]);
+		close(peer.fd);
+		assert_non_null(peer_accept(&peer));
+		peer_expect(&peer, &r, PEER_READ);
+		answer_in_pieces(&peer, &r, 1024, all);
+		assert_read_is_whole(8192, 4096);
+	}
+	core_close(&core);
+	close(peer.fd);
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+#define NBDKIT_TEST(fn) cmocka_unit_test_setup_teardown(fn, test_setup, test_teardown)
+#define SCRIPT_TEST(fn) cmocka_unit_test_setup_teardown(fn, script_setup, script_teardown)
+		NBDKIT_TEST(io_matches_a_model),
+		NBDKIT_TEST(io_is_split_where_the_server_wants_less),
+		NBDKIT_TEST(more_queues_than_connections_share_them),
+		NBDKIT_TEST(a_killed_server_costs_no_io),
+		NBDKIT_TEST(cancel_completes_what_waits_and_what_comes),
+		NBDKIT_TEST(an_outage_longer_than_its_limit_fails_io_and_ends),
+		SCRIPT_TEST(no_write_is_sent_before_the_old_connection_is_closed),
+		SCRIPT_TEST(no_write_is_sent_before_the_fence_timeout),
+		SCRIPT_TEST(a_flood_on_the_old_connection_does_not_hold_the_fence),
+		SCRIPT_TEST(before_it_is_live_a_lost_connection_is_final),
+		SCRIPT_TEST(the_end_of_a_socket_that_was_handed_over_is_final),
+		SCRIPT_TEST(a_server_that_is_quicker_than_we_are_is_no_silent_one),
+		SCRIPT_TEST(pieces_of_a_read_come_in_any_order),
+		SCRIPT_TEST(a_read_with_a_piece_missing_is_sent_again),
+	};
+	struct ub_err err;
+	int ret;
+
+	if (nbd_library_load(&err) != 0) {
+		printf("skip: %s\n", err.text);
+		return 77;
+	}
+	if (getenv("UB_VERBOSE"))
+		core_be_verbose();
+	signal(SIGPIPE, SIG_IGN);
+	if (!mkdtemp(dir))
+		return 1;
+	snprintf(socket_path, sizeof(socket_path), "%s/socket", dir);
+	snprintf(disk_path, sizeof(disk_path), "%s/disk", dir);
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
+	ret = cmocka_run_group_tests_name("nbd-engine", tests, NULL, NULL);
+	unlink(socket_path);
+	unlink(disk_path);
+	rmdir(dir);
+	return ret;
+}
