@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -529,6 +530,20 @@ static void connector_wait(struct nbd_backend *be, struct connector_polls *p)
 	}
 }
 
+/* What this thread needs while memory is short must be there by then: all of its stack. */
+static void connector_lock_stack(void)
+{
+	pthread_attr_t attr;
+	size_t bytes;
+	void *stack;
+
+	if (pthread_getattr_np(pthread_self(), &attr))
+		return;
+	if (pthread_attr_getstack(&attr, &stack, &bytes) == 0 && mlock(stack, bytes) < 0)
+		ub_log(UB_LOG_DEBUG, "cannot lock the connector's stack: %s", strerror(errno));
+	pthread_attr_destroy(&attr);
+}
+
 static void *connector_main(void *arg)
 {
 	struct nbd_backend *be = arg;
@@ -536,6 +551,7 @@ static void *connector_main(void *arg)
 
 	prctl(PR_SET_NAME, "ublk-connector");
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+	connector_lock_stack();
 	while (!atomic_load_explicit(&be->must_end, memory_order_acquire)) {
 		connector_take_retired(be);
 		connector_say_stalled(be);

@@ -13,12 +13,14 @@
 
 #include "backend/registry.h"
 #include "base/cleanup.h"
+#include "base/heap.h"
 #include "base/log.h"
 #include "base/loop.h"
 
 #define OPEN_ATTEMPT_MS	 15000
 #define OPEN_PAUSE_MS	 200
 #define OPEN_DEFAULT_CONNECTIONS 1
+#define OPEN_SPARE_BYTES (1U << 20) /* commands in flight, TLS records, a handshake */
 
 /* ---- opening ------------------------------------------------------------------------------------------------ */
 
@@ -158,8 +160,21 @@ static unsigned nbd_get_paths(const struct ub_backend_config *cfg, char *paths[]
 	return nr;
 }
 
+/*
+ * What making all connections again takes is in the heap before it is needed: the old ones may still be
+ * there when the new ones are made. How much that is has just been seen; certificates make it megabytes.
+ */
+static int open_reserve(const struct nbd_backend *be, const void *heap, struct ub_err *err)
+{
+	if (ub_heap_reserve(ub_heap_growth(heap) + OPEN_SPARE_BYTES) < 0)
+		return ub_err_errno(err, ENOMEM, "%s: memory for making connections again", be->server);
+	nbd_library_lock();
+	return 0;
+}
+
 static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *cfg, struct ub_err *err)
 {
+	const void *heap = ub_heap_keep();
 	struct nbd_backend *be = calloc(1, sizeof(*be));
 	struct nbd_handle *handle = NULL;
 	int socket_fd, ret;
@@ -189,10 +204,9 @@ static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *
 		return ret;
 	be->limits.read_only |= cfg->read_only;
 	ret = open_others(be, err);
-	if (ret)
-		return ret;
-	nbd_library_lock();
-	return nbd_connector_start(be, err);
+	if (ret == 0)
+		ret = open_reserve(be, heap, err);
+	return ret ? ret : nbd_connector_start(be, err);
 }
 
 static int nbd_get_limits(struct ub_backend *backend, struct ub_limits *limits, struct ub_err *err)
