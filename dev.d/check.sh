@@ -52,8 +52,8 @@ test_files() {
 	done
 }
 
-# queue_name KERNEL FLAVOUR MEMORY: a queue is a file of test files for guests of one kind
-queue_name() { printf '%s_%s_%s' "$1" "$2" "$3"; }
+# queue_name KERNEL FLAVOUR MEMORY EXPORT: a queue is a file of test files for guests of one kind
+queue_name() { printf '%s_%s_%s_%s' "$@"; }
 
 # kernels_of FILE: those that it runs on now: with "# push:" a part of them, but for --all and by name
 kernels_of() {
@@ -68,16 +68,16 @@ kernels_of() {
 
 # fill_queues: one line a test
 fill_queues() {
-	local file kernel memory
+	local file kernel kind
 	mkdir -p "$WORK/queues"
 	for file in $(test_files); do
-		memory=$(header "$file" memory 2G)
+		kind=("$(header "$file" memory 2G)" "$(header "$file" export '')")
 		for kernel in $(kernels_of "$file"); do
 			[[ " ${KERNELS[*]} " != *" $kernel "* ]] || [ "$PLAIN" = no ] ||
-				echo "$file" >>"$WORK/queues/$(queue_name "$kernel" plain "$memory")"
+				echo "$file" >>"$WORK/queues/$(queue_name "$kernel" plain "${kind[@]}")"
 		done
 		[ "$ASAN" = no ] || [ "$(header "$file" sanitize no)" = no ] || [[ " ${KERNELS[*]} " != *" 7 "* ]] ||
-			echo "$file" >>"$WORK/queues/$(queue_name 7 asan "$memory")"
+			echo "$file" >>"$WORK/queues/$(queue_name 7 asan "${kind[@]}")"
 	done
 	return 0
 }
@@ -197,12 +197,12 @@ machine_label() {
 
 # guest_start NAME QUEUE: boots one and puts the binaries into it
 guest_start() {
-	local kernel flavour memory start
-	IFS=_ read -r kernel flavour memory <<<"$2"
+	local kernel flavour memory outside start
+	IFS=_ read -r kernel flavour memory outside <<<"$2"
 	start=$(now_ms)
 	if [ "$NATIVE" = no ]; then
 		vm_defaults
-		VM_KERNEL=$kernel VM_MEMORY=$memory VM_CPUS=2
+		VM_KERNEL=$kernel VM_MEMORY=$memory VM_EXPORT=$outside VM_CPUS=2
 		vm_start "$1" || return 1
 	fi
 	VM_TIMEOUT=60

@@ -31,6 +31,7 @@ vm_usage() {
 	  --memory SIZE      2G        --cpus N   2        --append 'KERNEL ARGUMENTS'
 	  --no-build         do not build first (else the binaries of build/ are made fresh)
 	  --icount           one CPU, and time that counts instructions
+	  --export SIZE      an NBD export of this machine, at 10.0.2.100:10809 in the guest
 	  UB_QEMU_ARGS       further arguments for qemu
 	END
 }
@@ -80,6 +81,15 @@ vm_share() {
 		-device "virtio-9p-pci,fsdev=$1,mount_tag=$1")
 }
 
+# vm_export DIR: a network that leads to one NBD export and nowhere else. Its server runs here, a process
+# for each connection, as long as qemu does.
+vm_export() {
+	truncate -s "$VM_EXPORT" "$1/export.img"
+	echo "10.0.2.100 10809" >"$1/x/export"
+	QEMU+=(-netdev "user,id=export,restrict=on,guestfwd=tcp:10.0.2.100:10809-cmd:$DEV_D/guest-export $1"
+		-device "virtio-net-pci,netdev=export,romfile=")
+}
+
 # vm_command_line DIR MODE: sets QEMU
 vm_command_line() {
 	local dir=$1 append extra
@@ -102,6 +112,7 @@ vm_command_line() {
 	vm_share root / ,readonly=on
 	vm_share live / ,readonly=on
 	vm_share exchange "$dir/x" ""
+	[ -z "$VM_EXPORT" ] || vm_export "$dir"
 	QEMU+=("${extra[@]}")
 }
 
@@ -302,7 +313,7 @@ vm_list() {
 # vm_defaults: what the options change
 vm_defaults() {
 	VM_KERNEL=7 VM_TIMEOUT=600 VM_MEMORY=2G VM_CPUS='' VM_APPEND='' VM_ICOUNT=no VM_BUILD=yes
-	VM_ACTION=once VM_NAME=''
+	VM_ACTION=once VM_NAME='' VM_EXPORT=''
 }
 
 # vm_options ARGUMENTS…: sets the variables above, and VM_REST to what follows the options
@@ -310,7 +321,7 @@ vm_options() {
 	vm_defaults
 	while [ $# -gt 0 ]; do
 		case $1 in
-		--timeout | --memory | --cpus | --append | --start | --exec | --stop | --log)
+		--timeout | --memory | --cpus | --append | --export | --start | --exec | --stop | --log)
 			[ $# -gt 1 ] || die "$1 wants a value"
 			;;&
 		--timeout) VM_TIMEOUT=$2 && shift ;;
@@ -318,6 +329,7 @@ vm_options() {
 		--cpus) VM_CPUS=$2 && shift ;;
 		--append) VM_APPEND=$2 && shift ;;
 		--icount) VM_ICOUNT=yes ;;
+		--export) VM_EXPORT=$2 && shift ;;
 		--no-build) VM_BUILD=no ;;
 		--start | --exec | --stop | --log) VM_ACTION=${1#--} VM_NAME=$2 && shift ;;
 		--list) VM_ACTION=list ;;
