@@ -3,6 +3,7 @@
 # Each size from one sector to 64 KiB, many larger ones and the largest, at random places, is written
 # and read back with the sectors before and behind it: on each data path.
 # kernels: 6.12 7
+# push: 7
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

@@ -3,6 +3,7 @@
 # SIGKILL of the keeper under I/O: the server serves on as if nothing had been, list says so, and
 # detach takes the device away, also while its I/O hangs.
 # kernels: 6.12 7
+# push: 7
 # timeout: 90
 # sanitize: yes
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out

@@ -4,6 +4,7 @@
 # device away, nothing hangs. Also with every tag of the queue in the server, which Linux 6.12 notices
 # only by its timer of 30 s.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 150
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

@@ -3,6 +3,7 @@
 # SIGKILL of the keeper at each step, its own and the server's: detach clears what is left, nothing
 # hangs, and the next attach finds everything free.
 # kernels: 6.12 7
+# push: 7
 # timeout: 180
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

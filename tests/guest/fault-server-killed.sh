@@ -3,6 +3,7 @@
 # SIGKILL of the server at each step, its own and the keeper's: the keeper says so, undoes the rest and
 # ends with 1; nothing is left and nothing hangs.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 240
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

@@ -4,6 +4,7 @@
 # have it failed; a server that answers nothing is killed. Whoever waited gets an error; all that is
 # in time, and nothing hangs.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 180
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

@@ -3,6 +3,7 @@
 # A server that does not answer: a START that hangs undoes what was done, and a STOP that hangs does not hide
 # the other devices from list.
 # kernels: 6.12 7
+# push: 7
 # timeout: 120
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

@@ -3,6 +3,7 @@
 # Swap on the device: a program that needs more memory than it may have gets its own bytes back, and the
 # device cannot be detached meanwhile.
 # kernels: 6.12 7
+# push: 7
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

@@ -3,6 +3,7 @@
 # A signal to the keeper of a mounted device: it says who holds it, serves on, and ends by itself when
 # the device is free. A second signal insists, and the mounted filesystem gets errors.
 # kernels: 6.12 7
+# push: 7
 # timeout: 90
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

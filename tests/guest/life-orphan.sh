@@ -3,6 +3,7 @@
 # Keeper killed, server killed, both killed, run directory lost: what is left is told by list, serves
 # while it can, and goes by detach. A keeper whose server died takes the device away itself.
 # kernels: 6.12 7
+# push: 7
 # timeout: 90
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

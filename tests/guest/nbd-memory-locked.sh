@@ -3,6 +3,7 @@
 # The server of an NBD device needs no new page: all that it executes is locked, each thread is an I/O flusher,
 # and neither I/O nor an outage makes a thread of it fault, under TLS either.
 # kernels: 6.12 7
+# push: 7
 # timeout: 150
 # shellcheck disable=SC2119 # functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

@@ -3,6 +3,7 @@
 # While the server is away its name and the route to it may be unknown, too: that is an outage like another, and
 # ends when all is back.
 # kernels: 6.12 7
+# push: 7
 # timeout: 120
 # shellcheck disable=SC2119 # functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

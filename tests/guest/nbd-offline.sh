@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # While the server is away: I/O waits, or fails when a limit says so; detach and signals answer at once.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 120
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-nbd.bash"

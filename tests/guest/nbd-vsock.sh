@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # An NBD server over vsock, by the machine's own loopback, with an outage.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 90
 # shellcheck disable=SC2119 # functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"
