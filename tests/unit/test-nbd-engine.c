@@ -460,30 +460,6 @@ static void no_write_is_sent_before_the_fence_timeout(void **state)
 	close(old.fd);
 }
 
-static void *flood(void *arg)
-{
-	static const uint8_t junk[65536];
-	struct peer *peer = arg;
-
-	while (peer_send_all(peer, junk, sizeof(junk)))
-		;
-	return NULL;
-}
-
-static void a_flood_on_the_old_connection_does_not_hold_the_fence(void **state)
-{
-	struct peer old, new;
-	pthread_t thread;
-
-	(void)state;
-	options.fence_timeout_ms = 300;
-	stall_a_write(&old, &new);
-	pthread_create(&thread, NULL, flood, &old);
-	answer_the_write(&new);
-	pthread_join(thread, NULL);
-	close(old.fd);
-}
-
 static void before_it_is_live_a_lost_connection_is_final(void **state)
 {
 	struct ub_backend_config cfg = { .kind = "nbd", .nr_queues = 1, .fd = -1, .cancel_fd = -1 };
@@ -551,7 +527,7 @@ static void a_server_that_is_quicker_than_we_are_is_no_silent_one(void **state)
 {
 	struct peer peer = { .export = &export, .patience_ms = WAIT_MS, .send = record };
 	struct peer_request r;
-	uint64_t start = ub_now_ms();
+	uint64_t start;
 	pthread_t thread;
 	uint8_t skipped[4 + 16 + 16 + 64];
 	int fds[2];
@@ -569,10 +545,9 @@ static void a_server_that_is_quicker_than_we_are_is_no_silent_one(void **state)
 	peer.send = NULL;
 	for (unsigned round = 0; round < 2; round++) {
 		close(peer.fd);
-		if (round == 1) {
+		if (round == 1)
 			core_close(&core);
-			start = ub_now_ms();
-		}
+		start = ub_now_ms();
 		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
 		peer.fd = fds[1];
 		assert_true(peer_send_all(&peer, recorded.data, recorded.len));
@@ -588,8 +563,8 @@ static void a_server_that_is_quicker_than_we_are_is_no_silent_one(void **state)
 		peer_expect(&peer, &r, PEER_WRITE);
 		assert_true(peer_answer(&peer, &r, 0, NULL));
 		assert_int_equal(io_result(0), 512);
+		assert_true(ub_now_ms() - start < 10000); /* an attempt gets 15 s */
 	}
-	assert_true(ub_now_ms() - start < 10000);
 	core_close(&core);
 	close(peer.fd);
 }
@@ -683,7 +658,6 @@ int main(int argc, char **argv)
 		NBDKIT_TEST(an_outage_longer_than_its_limit_fails_io_and_ends),
 		SCRIPT_TEST(no_write_is_sent_before_the_old_connection_is_closed),
 		SCRIPT_TEST(no_write_is_sent_before_the_fence_timeout),
-		SCRIPT_TEST(a_flood_on_the_old_connection_does_not_hold_the_fence),
 		SCRIPT_TEST(before_it_is_live_a_lost_connection_is_final),
 		SCRIPT_TEST(the_end_of_a_socket_that_was_handed_over_is_final),
 		SCRIPT_TEST(a_server_that_is_quicker_than_we_are_is_no_silent_one),

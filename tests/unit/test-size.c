@@ -228,6 +228,82 @@ static void what_is_written_reads_back(void **state)
 	}
 }
 
+/* ---- durations --------------------------------------------------------------------------------------- */
+
+static void assert_duration(const char *text, uint64_t want)
+{
+	struct ub_err err = { 0 };
+	uint64_t ms = 4711;
+
+	if (ub_duration_parse(text, "--wait", &ms, &err) != 0 || ms != want)
+		fail_msg("'%s' is %llu ms instead of %llu (%s)", text, (unsigned long long)ms,
+			 (unsigned long long)want, err.text);
+}
+
+static void durations_are_read_with_and_without_unit(void **state)
+{
+	(void)state;
+	assert_duration("0", 0);
+	assert_duration("30", 30000);
+	assert_duration("1.5", 1500);
+	assert_duration("1.5s", 1500);
+	assert_duration("0.001", 1);
+	assert_duration("200ms", 200);
+	assert_duration("5m", 300000);
+	assert_duration("5min", 300000);
+	assert_duration("1.5h", 5400000);
+	assert_duration("0.5ms", 0); /* cut to whole milliseconds */
+	assert_duration("2400h", 8640000000ULL);
+	assert_duration("8640000000ms", 8640000000ULL);
+}
+
+static void what_is_no_duration_is_refused(void **state)
+{
+	static const char *const bad[] = { "",     "s",	  "-1",	 "+1",	 " 1",	  "1 ", "1 s",	  "1.",	  ".5",
+					   "1.2.3", "1d", "1S",	 "1sec", "1e3",	  "0x1", "none", "1.2345", "1ss",
+					   "99999999999999999999999", "18446744073709551617ms" };
+	struct ub_err err;
+	uint64_t ms;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		err.code = 0;
+		if (ub_duration_parse(bad[i], "--wait", &ms, &err) >= 0)
+			fail_msg("'%s' is a duration", bad[i]);
+		unit_assert_says(err.text, "--wait: ");
+		assert_true(err.code == EINVAL || err.code == ERANGE);
+	}
+	assert_int_equal(ub_duration_parse("2401h", "--wait", &ms, &err), -ERANGE);
+	unit_assert_says(err.text, "hundred days");
+}
+
+/* Whatever it is, it is refused with words, or within its bounds. */
+static void any_text_is_read_or_refused(void **state)
+{
+	static const char letters[] = "00123456789..kKmMgGtTpPeEbBiIsShHn-+ x";
+	uint64_t seed = 99;
+
+	(void)state;
+	for (unsigned round = 0; round < 100000; round++) {
+		struct ub_err err = { 0 };
+		uint64_t value = 0;
+		char text[24];
+		size_t len = unit_random(&seed) % (sizeof(text) - 1);
+
+		for (size_t i = 0; i < len; i++)
+			text[i] = letters[unit_random(&seed) % (sizeof(letters) - 1)];
+		text[len] = '\0';
+		if (ub_size_parse(text, "a", &value, &err) == 0)
+			assert_true(value > 0 && value <= INT64_MAX);
+		else
+			assert_true(err.code && err.text[0]);
+		if (ub_duration_parse(text, "a", &value, &err) == 0)
+			assert_true(value <= 8640000000ULL);
+		if (ub_number_parse(text, "a", 5, 7, &value, &err) == 0)
+			assert_in_range(value, 5, 7);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -243,6 +319,9 @@ int main(void)
 		cmocka_unit_test(sizes_are_written_with_one_decimal_at_most),
 		cmocka_unit_test(a_small_buffer_is_not_overrun),
 		cmocka_unit_test(what_is_written_reads_back),
+		cmocka_unit_test(durations_are_read_with_and_without_unit),
+		cmocka_unit_test(what_is_no_duration_is_refused),
+		cmocka_unit_test(any_text_is_read_or_refused),
 	};
 
 	return cmocka_run_group_tests_name("size", tests, NULL, NULL);

@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* How an NBD export is named: the command line, JSON there and back, what is refused, files, words. */
+#include "unit.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+
+#include "backend/nbd/options.h"
+#include "cli/nbd-options.h"
+
+/* ---- JSON ------------------------------------------------------------------------------------------ */
+
+static void assert_reads_back(const struct nbd_options *o)
+{
+	struct nbd_options again;
+	struct ub_err err = { 0 };
+	char *json = nbd_options_to_json(o), *twice;
+
+	assert_non_null(json);
+	if (nbd_options_from_json(&again, json, &err) != 0)
+		fail_msg("%s: %s", json, err.text);
+	twice = nbd_options_to_json(&again);
+	assert_string_equal(json, twice);
+	assert_int_equal(again.transport, o->transport);
+	assert_int_equal(again.tls, o->tls);
+	assert_true(again.outage_limit_ms == o->outage_limit_ms);
+	assert_int_equal(again.nr_connections, o->nr_connections);
+	free(json);
+	free(twice);
+	nbd_options_destroy(&again);
+}
+
+static void defaults_are_an_empty_object(void **state)
+{
+	struct nbd_options o;
+	char *json;
+
+	(void)state;
+	nbd_options_init(&o);
+	json = nbd_options_to_json(&o);
+	assert_string_equal(json, "{}");
+	free(json);
+	assert_reads_back(&o);
+	assert_true(o.outage_limit_ms == NBD_NO_LIMIT);
+	assert_true(o.tls_verify);
+}
+
+static void every_member_reads_back(void **state)
+{
+	struct nbd_options o, again;
+	struct ub_err err;
+	char *json;
+
+	(void)state;
+	nbd_options_init(&o);
+	o.transport = NBD_VSOCK;
+	o.uri = strdup("nbd://host/\"name\"\\ \xc3\xa9");
+	o.host = strdup("::1");
+	o.port = strdup("10809");
+	o.path = strdup("/run/a socket");
+	o.vsock_cid = UINT32_MAX;
+	o.vsock_port = 10809;
+	o.export_name = strdup("");
+	o.tls = NBD_TLS_REQUIRE;
+	o.tls_verify = false;
+	o.tls_certificates = strdup("/etc/pki");
+	o.tls_psk_file = strdup("/etc/keys");
+	o.tls_username = strdup("me");
+	o.label = strdup("[ nbdkit ]");
+	o.nr_connections = NBD_MAX_CONNECTIONS;
+	o.outage_limit_ms = 0;
+	o.stall_timeout_ms = 100;
+	o.fence_timeout_ms = 0;
+	o.wait_ms = 8640000000ULL;
+	o.restarts = true;
+	assert_reads_back(&o);
+	json = nbd_options_to_json(&o);
+	assert_int_equal(nbd_options_from_json(&again, json, &err), 0);
+	assert_string_equal(again.uri, o.uri);
+	assert_string_equal(again.host, o.host);
+	assert_string_equal(again.path, o.path);
+	assert_string_equal(again.export_name, "");
+	assert_string_equal(again.tls_certificates, o.tls_certificates);
+	assert_string_equal(again.tls_psk_file, o.tls_psk_file);
+	assert_string_equal(again.tls_username, "me");
+	assert_string_equal(again.label, o.label);
+	assert_int_equal(again.vsock_cid, UINT32_MAX);
+	assert_false(again.tls_verify);
+	assert_true(again.restarts);
+	assert_int_equal(again.stall_timeout_ms, 100);
+	assert_int_equal(again.fence_timeout_ms, 0);
+	assert_true(again.wait_ms == o.wait_ms);
+	free(json);
+	nbd_options_destroy(&o);
+	nbd_options_destroy(&again);
+}
+
+static void what_is_not_understood_is_refused(void **state)
+{
+	static const struct {
+		const char *json, *says;
+	} bad[] = {
+		{ "", "no JSON object" },
+		{ "[]", "something else" },
+		{ "{", "no JSON object" },
+		{ "{\"unknown\":1}", "'unknown'" },
+		{ "{\"transport\":\"carrier\"}", "'transport'" },
+		{ "{\"transport\":1}", "'transport'" },
+		{ "{\"tls\":\"perhaps\"}", "'tls'" },
+		{ "{\"tls-verify\":1}", "'tls-verify'" },
+		{ "{\"uri\":null}", "'uri'" },
+		{ "{\"uri\":5}", "'uri'" },
+		{ "{\"connections\":-1}", "'connections'" },
+		{ "{\"connections\":4294967296}", "'connections'" },
+		{ "{\"connections\":\"1\"}", "'connections'" },
+		{ "{\"wait-ms\":1.5}", "'wait-ms'" },
+		{ "{\"wait-ms\":-2}", "'wait-ms'" },
+		{ "{\"port\":\"1\",\"port\":\"2\"}", "duplicate" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct ub_err err = { 0 };
+		struct nbd_options o;
+
+		if (nbd_options_from_json(&o, bad[i].json, &err) != -EINVAL)
+			fail_msg("'%s' is understood", bad[i].json);
+		unit_assert_says(err.text, bad[i].says);
+		nbd_options_destroy(&o);
+	}
+}
+
+/* Whatever bytes come: understood and said again the same, or refused with words. */
+static void mutated_json_is_refused_or_understood(void **state)
+{
+	static const char whole[] = "{\"transport\":\"uri\",\"uri\":\"nbd://h\\u00e9/e\",\"tls\":\"require\","
+				    "\"connections\":4,\"outage-limit-ms\":-1,\"tls-verify\":false,\"wait-ms\":50}";
+	uint64_t seed = 11;
+	unsigned nr_understood = 0;
+
+	(void)state;
+	for (unsigned round = 0; round < 20000; round++) {
+		char text[sizeof(whole)];
+		struct nbd_options o;
+		struct ub_err err = { 0 };
+
+		memcpy(text, whole, sizeof(whole));
+		for (unsigned i = 0; i < 1 + round % 3; i++)
+			text[unit_random(&seed) % (sizeof(text) - 1)] = (char)unit_random(&seed);
+		if (nbd_options_from_json(&o, text, &err) == 0) {
+			nr_understood++;
+			assert_reads_back(&o);
+		} else {
+			assert_int_equal(err.code, EINVAL);
+			assert_true(err.text[0] != '\0');
+		}
+		nbd_options_destroy(&o);
+	}
+	assert_true(nr_understood > 100);
+}
+
+/* ---- the command line ----------------------------------------------------------------------------------- */
+
+/* Reads these words as a verb's child does; the result is ub_cli_nbd_check()'s, or the parser's error. */
+static int parse(struct ub_cli_nbd *n, struct ub_err *err, const char *const words[])
+{
+	char *argv[24] = { (char *)(uintptr_t)"ublk-bridge" };
+	int argc = 1, ret;
+
+	memset(n, 0, sizeof(*n));
+	memset(err, 0, sizeof(*err));
+	nbd_options_init(&n->options);
+	n->fd = -1;
+	n->err = err;
+	while (*words)
+		argv[argc++] = (char *)(uintptr_t)*words++;
+	ret = ub_cli_nbd_take_command(n, &argc, argv);
+	if (ret == 0)
+		ret = -argp_parse(&ub_cli_nbd_argp, argc, argv, ARGP_NO_EXIT | ARGP_NO_ERRS | ARGP_IN_ORDER, NULL, n);
+	return ret ? ret : ub_cli_nbd_check(n);
+}
+
+#define WORDS(...) ((const char *const[]){ __VA_ARGS__, NULL })
+
+static void assert_refused(const char *says, const char *const words[])
+{
+	struct ub_cli_nbd n;
+	struct ub_err err;
+
+	if (parse(&n, &err, words) >= 0)
+		fail_msg("%s … is taken", words[0]);
+	unit_assert_says(err.text, says);
+	free(n.command);
+	nbd_options_destroy(&n.options);
+}
+
+static void assert_taken(struct ub_cli_nbd *n, const char *const words[])
+{
+	struct ub_err err;
+
+	if (parse(n, &err, words) != 0)
+		fail_msg("%s …: %s", words[0], err.text);
+}
+
+static void servers_are_named_in_each_way(void **state)
+{
+	struct ub_cli_nbd n;
+	char buf[80];
+
+	(void)state;
+	assert_taken(&n, WORDS("--tcp", "host", "10809", "--export", "e", "-C", "4"));
+	assert_int_equal(n.options.transport, NBD_TCP);
+	assert_int_equal(n.options.nr_connections, 4);
+	assert_string_equal(nbd_options_describe(&n.options, buf, sizeof(buf)), "nbd://host:10809/e");
+	nbd_options_destroy(&n.options);
+	assert_taken(&n, WORDS("--tcp", "::1", "nbd"));
+	assert_string_equal(nbd_options_describe(&n.options, buf, sizeof(buf)), "nbd://[::1]:nbd/");
+	nbd_options_destroy(&n.options);
+	assert_taken(&n, WORDS("--unix", "/run/s", "--outage-limit", "1.5", "--stall-timeout", "200ms",
+			       "--fence-timeout", "0", "--wait", "2m"));
+	assert_string_equal(nbd_options_describe(&n.options, buf, sizeof(buf)), "nbd+unix:///?socket=/run/s");
+	assert_int_equal(n.options.outage_limit_ms, 1500);
+	assert_int_equal(n.options.stall_timeout_ms, 200);
+	assert_int_equal(n.options.fence_timeout_ms, 0);
+	assert_int_equal(n.options.wait_ms, 120000);
+	nbd_options_destroy(&n.options);
+	assert_taken(&n, WORDS("--vsock", "2", "10809"));
+	assert_string_equal(nbd_options_describe(&n.options, buf, sizeof(buf)), "nbd+vsock://2:10809/");
+	nbd_options_destroy(&n.options);
+	assert_taken(&n, WORDS("--restart-command", "--command", "nbdkit", "-s", "memory", "1M"));
+	assert_int_equal(n.kind, UB_COMMAND_CONNECTED);
+	assert_true(n.options.restarts);
+	assert_string_equal(n.command[3], "1M");
+	assert_string_equal(nbd_options_describe(&n.options, buf, sizeof(buf)), "[ nbdkit ]");
+	free(n.command);
+	nbd_options_destroy(&n.options);
+}
+
+static void a_command_in_brackets_is_taken_out(void **state)
+{
+	struct ub_cli_nbd n;
+
+	(void)state;
+	assert_taken(&n, WORDS("--export", "e", "[", "nbdkit", "[", "--tcp", "]", "]", "--wait", "1"));
+	assert_int_equal(n.kind, UB_COMMAND_ACTIVATED);
+	assert_int_equal(n.options.transport, NBD_UNIX);
+	assert_string_equal(n.command[0], "nbdkit");
+	assert_string_equal(n.command[3], "]");
+	assert_null(n.command[4]);
+	assert_int_equal(n.options.wait_ms, 1000);
+	free(n.command);
+	nbd_options_destroy(&n.options);
+	assert_refused("without a ']'", WORDS("[", "nbdkit"));
+	assert_refused("no command between", WORDS("[", "]"));
+}
+
+static void bad_options_are_refused_with_a_reason(void **state)
+{
+	(void)state;
+	assert_refused("two words", WORDS("--tcp", "host"));
+	assert_refused("two words", WORDS("--vsock", "1", "--export"));
+	assert_refused("--vsock CID", WORDS("--vsock", "x", "1"));
+	assert_refused("--fd 1000", WORDS("--fd", "1000"));
+	assert_refused("none of off, allow and require", WORDS("--tls", "maybe"));
+	assert_refused("from 1 to 64", WORDS("-C", "0"));
+	assert_refused("100 ms is the least", WORDS("--stall-timeout", "99ms"));
+	assert_refused("not a duration", WORDS("--wait", "soon"));
+	assert_refused("no NBD server", WORDS("--export", "e"));
+	assert_refused("no command to be started", WORDS("--restart-command", "--unix", "/s"));
+	assert_refused("no command is given", WORDS("--command", "--"));
+	assert_refused("cannot verify", WORDS("--unix", "/s", "--tls", "allow"));
+	assert_refused("configured and not used", WORDS("--unix", "/s", "--tls-username", "me"));
+	assert_refused("configured and not used", WORDS("--unix", "/s", "--no-tls-verify"));
+	assert_refused("No such file", WORDS("--unix", "/s", "--tls", "require", "--tls-psk-file", "/none"));
+	assert_refused("is a directory", WORDS("--unix", "/s", "--tls", "require", "--tls-psk-file", "/"));
+	assert_refused("no directory",
+		       WORDS("--unix", "/s", "--tls", "require", "--tls-certificates", "/dev/null"));
+}
+
+static void a_descriptor_must_be_a_connected_stream(void **state)
+{
+	struct ub_cli_nbd n;
+	int fds[2], datagrams[2];
+	char word[16];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, datagrams), 0);
+	snprintf(word, sizeof(word), "%d", fds[0]);
+	assert_taken(&n, WORDS("--fd", word));
+	assert_int_equal(n.fd, fds[0]);
+	assert_int_equal(n.options.transport, NBD_SOCKET);
+	nbd_options_destroy(&n.options);
+	snprintf(word, sizeof(word), "%d", datagrams[0]);
+	assert_refused("not a connected stream", WORDS("--fd", word));
+	for (unsigned i = 0; i < 2; i++) {
+		close(fds[i]);
+		close(datagrams[i]);
+	}
+}
+
+/* ---- URIs and files ------------------------------------------------------------------------------------- */
+
+static int check_uri(const char *uri, const char *export, enum nbd_tls tls, struct ub_err *err)
+{
+	struct nbd_options o;
+	int ret;
+
+	nbd_options_init(&o);
+	o.transport = NBD_URI;
+	o.uri = strdup(uri);
+	o.export_name = export ? strdup(export) : NULL;
+	o.tls = tls;
+	memset(err, 0, sizeof(*err));
+	ret = nbd_options_check(&o, err);
+	nbd_options_destroy(&o);
+	return ret;
+}
+
+static void uris_are_checked(void **state)
+{
+	struct ub_err err;
+
+	(void)state;
+	assert_int_equal(check_uri("nbd://host", NULL, NBD_TLS_UNSET, &err), 0);
+	assert_int_equal(check_uri("nbds://host", NULL, NBD_TLS_UNSET, &err), 0);
+	assert_int_equal(check_uri("nbd+unix:///e?socket=/s", NULL, NBD_TLS_UNSET, &err), 0);
+	assert_int_equal(check_uri("nbds+vsock://2", NULL, NBD_TLS_REQUIRE, &err), 0);
+	assert_int_equal(check_uri("http://host", NULL, NBD_TLS_UNSET, &err), -EINVAL);
+	unit_assert_says(err.text, "not an NBD URI");
+	assert_int_equal(check_uri("nbd+unix:///e", NULL, NBD_TLS_UNSET, &err), -EINVAL);
+	unit_assert_says(err.text, "no socket is named");
+	assert_int_equal(check_uri("nbd://host", "e", NBD_TLS_UNSET, &err), -EINVAL);
+	unit_assert_says(err.text, "--export");
+	assert_int_equal(check_uri("nbds://host", NULL, NBD_TLS_OFF, &err), -EINVAL);
+	unit_assert_says(err.text, "--tls off");
+}
+
+static void the_files_that_are_named_are_found(void **state)
+{
+	struct nbd_options o;
+	char *paths[16], *two[2];
+	unsigned nr;
+
+	(void)state;
+	setenv("HOME", "/home/me", 1);
+	nbd_options_init(&o);
+	o.uri = strdup("nbds+unix:///e?socket=/run/a%20b&tls-certificates=/c&tls-psk-file=/k%2&other=/x#socket=/y");
+	o.path = strdup("/p");
+	o.tls_certificates = strdup("/d");
+	nr = nbd_options_paths(&o, paths, 16);
+	assert_int_equal(nr, 7);
+	assert_string_equal(paths[0], "/run/a b");
+	assert_string_equal(paths[1], "/c");
+	assert_string_equal(paths[2], "/k%2");
+	assert_string_equal(paths[3], "/p");
+	assert_string_equal(paths[4], "/d");
+	assert_string_equal(paths[5], "/home/me/.pki");
+	assert_string_equal(paths[6], "/home/me/.config/pki");
+	for (unsigned i = 0; i < nr; i++)
+		free(paths[i]);
+	assert_int_equal(nbd_options_paths(&o, two, 2), 2); /* as many as fit */
+	free(two[0]);
+	free(two[1]);
+	nbd_options_destroy(&o);
+}
+
+static void a_description_fits_and_names_no_key(void **state)
+{
+	struct nbd_options o;
+	char buf[16] = "";
+
+	(void)state;
+	nbd_options_init(&o);
+	o.transport = NBD_TCP;
+	o.host = strdup("a-host-with-a-long-name");
+	o.port = strdup("1");
+	o.tls_psk_file = strdup("/secret");
+	o.tls_username = strdup("alice");
+	nbd_options_describe(&o, buf, sizeof(buf));
+	assert_string_equal(buf, "nbd://a-host-wi");
+	nbd_options_destroy(&o);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(defaults_are_an_empty_object),
+		cmocka_unit_test(every_member_reads_back),
+		cmocka_unit_test(what_is_not_understood_is_refused),
+		cmocka_unit_test(mutated_json_is_refused_or_understood),
+		cmocka_unit_test(servers_are_named_in_each_way),
+		cmocka_unit_test(a_command_in_brackets_is_taken_out),
+		cmocka_unit_test(bad_options_are_refused_with_a_reason),
+		cmocka_unit_test(a_descriptor_must_be_a_connected_stream),
+		cmocka_unit_test(uris_are_checked),
+		cmocka_unit_test(the_files_that_are_named_are_found),
+		cmocka_unit_test(a_description_fits_and_names_no_key),
+	};
+
+	return cmocka_run_group_tests_name("nbd-options", tests, NULL, NULL);
+}
