@@ -560,7 +560,8 @@ static void conn_drain(struct nbd_conn *conn)
 	link->fence_deadline_ms = ub_now_ms() + o->fence_timeout_ms;
 	conn->link = NULL;
 	conn->draining = link;
-	ub_timer_set(&conn->drain, o->fence_timeout_ms + 1);
+	/* Then our side is closed, and the rest of the time is for the server to close its own. */
+	ub_timer_set(&conn->drain, o->fence_timeout_ms / 2 + 1);
 	link_set_fence(link, true);
 	ub_log(UB_LOG_NOTICE,
 	       "%s: an old connection has unanswered writes: no write is sent before the server has answered "
