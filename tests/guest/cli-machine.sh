@@ -5,6 +5,7 @@
 # The kernel too old is faked by putting other devices in the place of /dev/ublk-control: /dev/zero
 # knows no io_uring commands (as ublk before GET_FEATURES), /dev/null says 0 to any (no features).
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 60
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

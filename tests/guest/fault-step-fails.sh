@@ -3,6 +3,7 @@
 # Each step of an attach fails by injection: status 1, a message that names the step and the errno, and
 # all that was made before is undone. The list of steps is complete: it is what the sources have.
 # kernels: 6.12 7
+# push: 7
 # timeout: 120
 # sanitize: yes
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out

@@ -4,6 +4,7 @@
 # serves on. Mounts (also in another mount namespace), swap, device mapper, a loop device, partitions,
 # open files.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 120
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

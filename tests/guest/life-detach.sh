@@ -3,6 +3,7 @@
 # detach by number, path and name; twice, and twice at once; when it returns, device and processes are
 # gone and the number and the name are free. The keeper of a device that somebody took away ends with 0.
 # kernels: 6.12 7
+# push: 7
 # timeout: 90
 # sanitize: yes
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out

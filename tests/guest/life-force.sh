@@ -3,6 +3,7 @@
 # detach --force takes a device away from whoever has it: mounted, open, as swap. The holder gets
 # errors, what it wrote before is written back first, and the number is free when the last one lets go.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 90
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

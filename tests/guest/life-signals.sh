@@ -3,6 +3,7 @@
 # INT and TERM to the keeper take the device away and end it with 0; the server hears no signal, so
 # that a Ctrl-C, which the whole terminal gets, still lets the last write-back through.
 # kernels: 6.12 7
+# push: 7
 # timeout: 60
 # sanitize: yes
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out

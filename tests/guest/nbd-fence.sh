@@ -3,6 +3,7 @@
 # A server that stands still: it is not cut before another connection stands, and what it still holds
 # never lands on newer data.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 120
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-nbd.bash"

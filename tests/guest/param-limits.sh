@@ -3,6 +3,7 @@
 # What a device was asked to be, the kernel says in sysfs: block sizes, size, largest I/O, write cache,
 # FUA, discard and zeroes, read-only, depth and queues.
 # kernels: 6.12 7
+# push: 7
 # timeout: 90
 # sanitize: yes
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out

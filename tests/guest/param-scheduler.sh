@@ -3,6 +3,7 @@
 # The scheduler is none when the device is announced, or what was asked for, or the kernel's own choice
 # with "keep"; with one queue and with several.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 60
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"

@@ -3,6 +3,7 @@
 # The server is killed under load, and then the keeper with it: the workers get errors, nobody hangs, and
 # the keeper, or else detach, takes everything away.
 # kernels: 6.12 7
+# push: 7
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
