@@ -291,11 +291,14 @@ int ub_cli_attach(int argc, char **argv)
 			 .fd = -1 },
 		.nbd = { .fd = -1, .err = &a.err },
 	};
+	int status;
 
 	nbd_options_init(&a.nbd.options);
-	if (ub_cli_nbd_take_command(&a.nbd, &argc, argv) != 0)
-		return ub_cli_error(&a.err, UB_EXIT_USAGE);
-	if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0 || attach_check(&a) != 0)
-		return ub_cli_error(&a.err, UB_EXIT_USAGE);
-	return ub_attach_run(&a.out);
+	if (ub_cli_nbd_take_command(&a.nbd, &argc, argv) != 0 || argp_parse(&argp, argc, argv, 0, NULL, &a) != 0 ||
+	    attach_check(&a) != 0)
+		status = ub_cli_error(&a.err, UB_EXIT_USAGE);
+	else
+		status = ub_attach_run(&a.out);
+	ub_cli_nbd_destroy(&a.nbd);
+	return status;
 }

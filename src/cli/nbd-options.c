@@ -164,7 +164,8 @@ static int nbd_take_rest(struct ub_cli_nbd *n, enum ub_command_kind kind, char *
 		words[nr++] = first;
 	while (state->next < state->argc)
 		words[nr++] = state->argv[state->next++];
-	n->command = words; /* as long as the process */
+	free(n->command);
+	n->command = words;
 	n->kind = kind;
 	n->nr_named++;
 	return nr ? 0 : ub_err_set(n->err, EINVAL, "no command is given");
@@ -324,4 +325,11 @@ int ub_cli_nbd_check(struct ub_cli_nbd *n)
 			return -ENOMEM;
 	}
 	return n->nr_named ? nbd_options_check(&n->options, n->err) : 0;
+}
+
+void ub_cli_nbd_destroy(struct ub_cli_nbd *n)
+{
+	nbd_options_destroy(&n->options);
+	free(n->command);
+	n->command = NULL;
 }

@@ -41,4 +41,7 @@ int ub_cli_nbd_take_uri(struct ub_cli_nbd *nbd, const char *uri);
 /* What is left to be checked when all has been read. 0 or -EINVAL with *err. */
 int ub_cli_nbd_check(struct ub_cli_nbd *nbd);
 
+/* Frees what was taken; the words of the command stay the command line's. */
+void ub_cli_nbd_destroy(struct ub_cli_nbd *nbd);
+
 #endif
