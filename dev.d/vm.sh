@@ -96,7 +96,8 @@ vm_command_line() {
 	vm_accelerator
 	# no watchdogs: a busy host makes them bark; hung tasks are still found
 	append="console=ttyS0 loglevel=5 tsc=nowatchdog panic=-1 nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
-	append+=" mitigations=off audit=0 apparmor=0 selinux=0 net.ifnames=0 log_buf_len=4M $VM_APPEND"
+	# an emulator translates a program anew for each address that it is loaded at
+	append+=" norandmaps mitigations=off audit=0 apparmor=0 selinux=0 net.ifnames=0 log_buf_len=4M $VM_APPEND"
 	read -ra extra <<<"${UB_QEMU_ARGS:-}"
 	QEMU=(qemu-system-x86_64 -machine q35 "${QEMU_CPU[@]}" -smp "$VM_CPUS" -m "$VM_MEMORY"
 		-nodefaults -no-user-config -display none -nic none -no-reboot

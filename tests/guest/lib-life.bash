@@ -46,8 +46,11 @@ assert_nothing_left() {
 device_state() { "$UB" list --json | jq -r ".[] | select(.id == $1).state"; }
 
 # server_of NAME, keeper_of NAME: the pids as state.json says
-server_of() { jq .server_pid "$UBLK_BRIDGE_RUNDIR/$1/state.json"; }
-keeper_of() { jq .keeper_pid "$UBLK_BRIDGE_RUNDIR/$1/state.json"; }
+server_of() { state_number "$1" server_pid; }
+keeper_of() { state_number "$1" keeper_pid; }
+state_number() {
+	[[ $(<"$UBLK_BRIDGE_RUNDIR/$1/state.json") =~ \"$2\":\ *([0-9]+) ]] && echo "${BASH_REMATCH[1]}"
+}
 
 # child_of PID: the first child of a process
 child_of() {

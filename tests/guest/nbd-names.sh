@@ -49,10 +49,11 @@ await 10 gone $reader
 wait $reader || fail "the read failed"
 
 note "a route that is unknown"
-ip route replace unreachable 192.0.2.9/32 2>/dev/null || true
+# first the server: without a route nothing would tell of its end
+unserve
+await 10 is_offline
 ip address delete 192.0.2.9/32 dev ubtest0
 ip route replace unreachable 192.0.2.9/32
-unserve
 await 10 said 'not reached: .*(route|unreachable|reach)'
 tcp_serve
 read_one &
