@@ -139,7 +139,7 @@ static uint64_t duration_unit_ms(const char *unit)
 
 int ub_duration_parse(const char *text, const char *what, uint64_t *ms, struct ub_err *err)
 {
-	uint64_t thousandths = 0, scale = 1000, unit;
+	uint64_t thousandths = 0, scale = 1000, unit, duration;
 	const char *p = text;
 	bool fraction = false;
 
@@ -161,9 +161,10 @@ int ub_duration_parse(const char *text, const char *what, uint64_t *ms, struct u
 				  "%s: '%s' is not a duration: give seconds, or a number with ms, s, m or h, such "
 				  "as 200ms or 1.5h",
 				  what, text);
-	*ms = thousandths * scale / 1000 * unit + thousandths * scale % 1000 * unit / 1000;
-	if (*ms > DURATION_MAX_MS)
+	duration = thousandths * scale / 1000 * unit + thousandths * scale % 1000 * unit / 1000;
+	if (duration > DURATION_MAX_MS)
 		return ub_err_set(err, ERANGE, "%s: '%s' is too long: a hundred days are the most", what, text);
+	*ms = duration;
 	return 0;
 }
 

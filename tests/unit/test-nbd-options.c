@@ -232,8 +232,28 @@ static void servers_are_named_in_each_way(void **state)
 	assert_true(n.options.restarts);
 	assert_string_equal(n.command[3], "1M");
 	assert_string_equal(nbd_options_describe(&n.options, buf, sizeof(buf)), "[ nbdkit ]");
-	free(n.command);
-	nbd_options_destroy(&n.options);
+	ub_cli_nbd_destroy(&n);
+}
+
+static void no_password_is_described(void **state)
+{
+	static const struct {
+		const char *uri, *want;
+	} cases[] = {
+		{ "nbds://alice@host/e", "nbds://alice@host/e" },
+		{ "nbds://alice:secret@host/e", "nbds://alice:***@host/e" },
+		{ "nbd+unix://alice:s@e:t@/e?socket=/run/s@x", "nbd+unix://alice:***@/e?socket=/run/s@x" },
+		{ "nbd://[::1]:10809/a:b@c", "nbd://[::1]:10809/a:b@c" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		char uri[80], buf[80];
+		struct nbd_options o = { .transport = NBD_URI, .uri = uri };
+
+		snprintf(uri, sizeof(uri), "%s", cases[i].uri);
+		assert_string_equal(nbd_options_describe(&o, buf, sizeof(buf)), cases[i].want);
+	}
 }
 
 static void a_command_in_brackets_is_taken_out(void **state)
@@ -390,6 +410,7 @@ int main(void)
 		cmocka_unit_test(what_is_not_understood_is_refused),
 		cmocka_unit_test(mutated_json_is_refused_or_understood),
 		cmocka_unit_test(servers_are_named_in_each_way),
+		cmocka_unit_test(no_password_is_described),
 		cmocka_unit_test(a_command_in_brackets_is_taken_out),
 		cmocka_unit_test(bad_options_are_refused_with_a_reason),
 		cmocka_unit_test(a_descriptor_must_be_a_connected_stream),

@@ -214,6 +214,19 @@ static void each_difference_is_named(void **state)
 	assert_differs("its description is 'e' and was 'd'");
 }
 
+static void a_read_only_device_misses_nothing_that_writes(void **state)
+{
+	struct ub_limits l = limits_of(&first, 0);
+	struct ub_err err = { 0 };
+
+	(void)state;
+	l.read_only = true;
+	now.read_only = true;
+	now.can_trim = now.can_zero = false;
+	assert_int_equal(nbd_export_compare(&first, &now, &l, nr_connections, &err), 0);
+	now = first;
+}
+
 static void all_differences_are_named_and_fit(void **state)
 {
 	(void)state;
@@ -271,6 +284,7 @@ int main(void)
 		SESSION_TEST(the_largest_io_is_the_servers),
 		SESSION_TEST(abilities_are_the_servers),
 		SESSION_TEST(each_difference_is_named),
+		SESSION_TEST(a_read_only_device_misses_nothing_that_writes),
 		SESSION_TEST(all_differences_are_named_and_fit),
 		SESSION_TEST(what_is_no_difference_is_none),
 	};

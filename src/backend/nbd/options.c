@@ -330,6 +330,21 @@ int nbd_options_check(const struct nbd_options *o, struct ub_err *err)
 	return ret;
 }
 
+/* A URI without the password that may stand before the host. */
+static void describe_uri(const char *uri, char *buf, size_t len)
+{
+	const char *user = strstr(uri, "://"), *end, *at, *colon;
+
+	user = user ? user + strlen("://") : uri;
+	end = user + strcspn(user, "/?#");
+	at = memrchr(user, '@', (size_t)(end - user));
+	colon = at ? memchr(user, ':', (size_t)(at - user)) : NULL;
+	if (colon)
+		snprintf(buf, len, "%.*s***%s", (int)(colon + 1 - uri), uri, at);
+	else
+		snprintf(buf, len, "%s", uri);
+}
+
 const char *nbd_options_describe(const struct nbd_options *o, char *buf, size_t len)
 {
 	const char *export = o->export_name ? o->export_name : "";
@@ -337,7 +352,7 @@ const char *nbd_options_describe(const struct nbd_options *o, char *buf, size_t 
 	if (o->label)
 		snprintf(buf, len, "%s", o->label);
 	else if (o->transport == NBD_URI)
-		snprintf(buf, len, "%s", o->uri);
+		describe_uri(o->uri, buf, len);
 	else if (o->transport == NBD_TCP)
 		snprintf(buf, len, strchr(o->host, ':') ? "nbd://[%s]:%s/%s" : "nbd://%s:%s/%s", o->host,
 			 o->port, export);

@@ -330,8 +330,8 @@ int nbd_export_compare(const struct nbd_export *first, const struct nbd_export *
 	differ_if_lost(&d, !limits->read_only, !now->read_only, "it is read only");
 	differ_if_lost(&d, limits->can_flush, now->can_flush, "it has no flush");
 	differ_if_lost(&d, limits->can_fua, now->can_fua, "it has no FUA");
-	differ_if_lost(&d, limits->can_trim, now->can_trim, "it has no trim");
-	differ_if_lost(&d, limits->can_zero, now->can_zero, "it has no write-zeroes");
+	differ_if_lost(&d, !limits->read_only && limits->can_trim, now->can_trim, "it has no trim");
+	differ_if_lost(&d, !limits->read_only && limits->can_zero, now->can_zero, "it has no write-zeroes");
 	differ_if_lost(&d, nr_connections > 1, now->multi_conn, "it is not safe for several connections");
 	differ_if_lost(&d, first->has_tls, now->has_tls, "it has no TLS");
 	differ_text(&d, "name", first->name, now->name);
