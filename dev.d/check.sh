@@ -66,6 +66,15 @@ kernels_of() {
 	fi
 }
 
+# sanitized FILE: it runs with the sanitizers, too, now
+sanitized() {
+	case $(header "$1" sanitize no) in
+	yes) return 0 ;;
+	all) [ "$ALL" = yes ] || [ ${#GLOBS[@]} -gt 0 ] ;;
+	*) return 1 ;;
+	esac
+}
+
 # fill_queues: one line a test
 fill_queues() {
 	local file kernel kind
@@ -76,7 +85,7 @@ fill_queues() {
 			[[ " ${KERNELS[*]} " != *" $kernel "* ]] || [ "$PLAIN" = no ] ||
 				echo "$file" >>"$WORK/queues/$(queue_name "$kernel" plain "${kind[@]}")"
 		done
-		[ "$ASAN" = no ] || [ "$(header "$file" sanitize no)" = no ] || [[ " ${KERNELS[*]} " != *" 7 "* ]] ||
+		[ "$ASAN" = no ] || ! sanitized "$file" || [[ " ${KERNELS[*]} " != *" 7 "* ]] ||
 			echo "$file" >>"$WORK/queues/$(queue_name 7 asan "${kind[@]}")"
 	done
 	return 0
@@ -370,7 +379,7 @@ check_list() {
 	local file
 	for file in $(test_files); do
 		printf '%-40s kernels %s, %s s%s\n' "$(basename "$file" .sh)" "$(kernels_of "$file")" \
-			"$(header "$file" timeout 120)" "$([ "$(header "$file" sanitize no)" = no ] || echo ', sanitized')"
+			"$(header "$file" timeout 120)" "$(! sanitized "$file" || echo ', sanitized')"
 	done
 }
 

@@ -3,8 +3,9 @@
 # What cannot be meant is a usage error: status 2, and a message that names the option and says what
 # goes. No device is made, and nobody needs to be root for it.
 # kernels: 7
+# push: 7
 # timeout: 60
-# sanitize: yes
+# sanitize: all
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-life.bash"

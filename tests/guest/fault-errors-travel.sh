@@ -5,7 +5,7 @@
 # kernels: 6.12 7
 # push: 7
 # timeout: 120
-# sanitize: yes
+# sanitize: all
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-life.bash"

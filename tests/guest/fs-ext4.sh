@@ -3,8 +3,9 @@
 # ext4: files, fsync, fsck, remount, trim; on memory, and on a back end that answers late and out of
 # order and has no FUA, with the discards online.
 # kernels: 6.12 7
+# push: 7
 # timeout: 180
-# sanitize: yes
+# sanitize: all
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-data.bash"

@@ -3,6 +3,7 @@
 # Partitions: those that a back end brings are there when the device is announced, those that are
 # written are found by a new scan; each takes a filesystem, and a mounted one makes the device busy.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

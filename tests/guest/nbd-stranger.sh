@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # What comes back is compared with what the device was made from: not a byte goes to another export, what
 # differs is said, and when the right one is there work goes on.
-# kernels: 7
+# kernels: 6.12 7
+# push: 6.12
 # timeout: 120
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-nbd.bash"

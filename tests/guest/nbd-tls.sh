@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # TLS: certificates and shared keys, right and wrong, each with its message, and an outage under it.
-# kernels: 7
+# kernels: 6.12 7
+# push: 7
 # timeout: 180
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-nbd.bash"
