@@ -13,13 +13,14 @@ require jq qemu-img
 # log_has REGEX: the server's own log, of its log filter, has a request like this
 log_has() { grep -qE "$1" "$TEST_DIR/requests"; }
 
-make_image 32M
+make_image 16M
 for path in copy get-data user-copy; do
 	serve file "$IMG"
 	attach --data-path $path "$URI"
-	assert_eq "$(size_of "$DEV")" $((32 << 20)) "size"
+	assert_eq "$(size_of "$DEV")" $((16 << 20)) "size"
 	assert_eq "$(checksum "$DEV")" "$(sha256sum <"$IMG" | cut -d ' ' -f 1)" "$path: what is read"
-	fio_verify "$path" --rw=randwrite --bsrange=512-512k --blockalign=512 --iodepth=16 --ioengine=libaio --direct=1 
+	fio_verify "$path" --rw=randwrite --bsrange=512-512k --blockalign=512 --iodepth=16 --ioengine=libaio --direct=1 \
+		--size=4M --offset_increment=4M
 	same_bytes
 	is_online || fail "its health is $(health)"
 	detach
