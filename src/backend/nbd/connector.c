@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -530,6 +531,14 @@ static void connector_wait(struct nbd_backend *be, struct connector_polls *p)
 	}
 }
 
+int nbd_thread_use_reserve(bool use)
+{
+	struct sched_param param = { .sched_priority = use ? sched_get_priority_min(SCHED_RR) : 0 };
+
+	/* The page allocator stops all others at a watermark, and a real-time thread at half of it. */
+	return sched_setscheduler(0, use ? SCHED_RR | SCHED_RESET_ON_FORK : SCHED_OTHER, &param) < 0 ? -errno : 0;
+}
+
 /* What this thread needs while memory is short must be there by then: all of its stack. */
 static void connector_lock_stack(void)
 {
@@ -551,6 +560,7 @@ static void *connector_main(void *arg)
 
 	prctl(PR_SET_NAME, "ublk-connector");
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+	nbd_thread_use_reserve(true);
 	connector_lock_stack();
 	while (!atomic_load_explicit(&be->must_end, memory_order_acquire)) {
 		connector_take_retired(be);

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/sysinfo.h>
 
 #include "backend/nbd/nbd.h"
 #include "base/cleanup.h"
@@ -23,6 +24,7 @@
 #include "base/loop.h"
 
 #define ENGINE_TICKS 4 /* a stall timeout has so many; it is noticed one of them late at the most */
+#define ENGINE_MEMORY_MS 10 /* how often is looked whether memory is short */
 #define ENGINE_MIN_REPLY 16 /* bytes of the shortest one */
 
 /* ---- lists ---------------------------------------------------------------------------------------------- */
@@ -656,6 +658,38 @@ static void link_arm(struct nbd_link *link)
 		link_arm_watch(link, &link->writable, &link->writable_armed, POLLOUT);
 }
 
+static void queue_look_at_memory(struct nbd_queue *nq)
+{
+	uint64_t now = ub_now_ms();
+	struct sysinfo info;
+
+	if (now - nq->memory_seen_ms < ENGINE_MEMORY_MS)
+		return;
+	nq->memory_seen_ms = now;
+	nq->is_memory_short = sysinfo(&info) == 0 && (uint64_t)info.freeram * info.mem_unit < nq->be->short_bytes;
+}
+
+/*
+ * A send needs pages, and while memory is short those that others wait for may become free only by it. Not for
+ * good: as a real-time thread it would interrupt a program after each request, and get no batches.
+ */
+static void queue_begin_sending(struct nbd_queue *nq)
+{
+	if (!nq->may_use_reserve || nq->is_sending)
+		return;
+	nq->is_sending = true;
+	queue_look_at_memory(nq);
+	if (nq->is_memory_short && !nq->uses_reserve)
+		nq->uses_reserve = nbd_thread_use_reserve(true) == 0;
+}
+
+static void queue_end_sending(struct nbd_queue *nq)
+{
+	nq->is_sending = false;
+	if (nq->uses_reserve)
+		nq->uses_reserve = nbd_thread_use_reserve(false) != 0;
+}
+
 /* Reads replies: one, and then as many as are there for certain. */
 static void link_read(struct nbd_link *link)
 {
@@ -699,6 +733,7 @@ static void link_writable(struct ub_watch *watch, int32_t res)
 		return;
 	if (!link->is_draining)
 		conn_progress(link->conn);
+	queue_begin_sending(link->conn->home);
 	if (nbd.aio_get_direction(link->handle) & LIBNBD_AIO_DIRECTION_WRITE)
 		nbd.aio_notify_write(link->handle);
 	link_is_dead(link);
@@ -830,6 +865,7 @@ void nbd_engine_submit(struct nbd_queue *nq, struct ub_io *io)
 	cmd->io = io;
 	cmd->link = NULL;
 	cmd->done_bytes = 0;
+	queue_begin_sending(nq);
 	queue_route(nq, cmd);
 }
 
@@ -853,6 +889,7 @@ void nbd_engine_submit_end(struct nbd_queue *nq)
 {
 	bool again;
 
+	queue_begin_sending(nq);
 	/* What one gives up goes to another, and that may be one before it: only then is polled. */
 	do {
 		again = false;
@@ -871,6 +908,7 @@ void nbd_engine_submit_end(struct nbd_queue *nq)
 			link_arm(conn->draining);
 		}
 	}
+	queue_end_sending(nq);
 }
 
 void nbd_engine_cancel(struct nbd_queue *nq, int err)

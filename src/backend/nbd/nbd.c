@@ -20,6 +20,7 @@
 #define OPEN_ATTEMPT_MS	 15000
 #define OPEN_PAUSE_MS	 200
 #define OPEN_DEFAULT_CONNECTIONS 1
+#define OPEN_SHORT_BYTES (16U << 20)
 #define OPEN_SPARE_BYTES (1U << 20) /* commands in flight, TLS records, a handshake */
 
 /* ---- opening ------------------------------------------------------------------------------------------------ */
@@ -32,6 +33,17 @@ static int open_check_cancelled(const struct nbd_backend *be, struct ub_err *err
 	if (be->cancel_fd >= 0 && poll(&fd, 1, 0) == 1)
 		return ub_err_set(err, ECANCELED, "interrupted while the server was being reached");
 	return 0;
+}
+
+/* Well above the watermarks of the kernel's page allocator, which follow from this setting of it. */
+static uint64_t open_short_bytes(void)
+{
+	cleanup_fd int fd = open("/proc/sys/vm/min_free_kbytes", O_RDONLY | O_CLOEXEC);
+	char text[32] = "";
+
+	if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
+		return OPEN_SHORT_BYTES;
+	return OPEN_SHORT_BYTES + strtoull(text, NULL, 10) * 1024 * 4;
 }
 
 /* Waits for a session to get ready. 0 or -errno with *err. */
@@ -184,6 +196,7 @@ static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *
 	backend->priv = be;
 	be->backend = backend;
 	be->cancel_fd = cfg->cancel_fd;
+	be->short_bytes = open_short_bytes();
 	be->next_socket = be->wake_fd = -1;
 	ret = nbd_options_from_json(&be->options, cfg->options, err);
 	if (ret == 0)
@@ -273,6 +286,21 @@ static int nbd_queue_init(struct ub_backend_queue *bq, unsigned nr_slots, struct
 	return 0;
 }
 
+/* Whether this thread may become a real-time one, tried while it does no harm. */
+static void queue_allow_reserve(struct nbd_queue *nq)
+{
+	int ret = nbd_thread_use_reserve(true);
+
+	if (ret == 0)
+		ret = nbd_thread_use_reserve(false);
+	nq->may_use_reserve = ret == 0;
+	if (ret < 0)
+		ub_log(UB_LOG_WARNING,
+		       "%s: no real-time priority (%s; it needs CAP_SYS_NICE): when memory runs out, swap and "
+		       "write-back through this device may hang",
+		       nq->be->server, strerror(-ret));
+}
+
 static void nbd_queue_start(struct ub_backend_queue *bq)
 {
 	struct nbd_queue *nq = bq->priv;
@@ -282,6 +310,7 @@ static void nbd_queue_start(struct ub_backend_queue *bq)
 		if (be->conns[i].home == nq)
 			nq->own[nq->nr_own++] = &be->conns[i];
 	}
+	queue_allow_reserve(nq);
 	nbd_engine_start(nq);
 }
 

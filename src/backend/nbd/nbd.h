@@ -128,6 +128,9 @@ struct nbd_queue {
 	struct nbd_cmd *cmds; /* one a slot */
 	struct nbd_conn **own;
 	unsigned nr_own;
+	bool may_use_reserve, uses_reserve; /* a real-time thread: while memory is short */
+	bool is_sending, is_memory_short;
+	uint64_t memory_seen_ms;
 };
 
 enum nbd_phase { NBD_ATTACHING, NBD_LIVE, NBD_LOST };
@@ -138,6 +141,7 @@ struct nbd_backend {
 	char server[160]; /* in words */
 	struct nbd_export first;
 	struct ub_limits limits;
+	uint64_t short_bytes; /* memory is short when less than this is free */
 	int cancel_fd; /* readable: give up opening; -1: none */
 	unsigned nr_conns;
 	struct nbd_conn *conns;
@@ -181,6 +185,12 @@ void nbd_engine_kick(struct nbd_conn *conn);
 struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handle,
 				 const struct nbd_export *export);
 void nbd_link_free(struct nbd_link *link);
+
+/*
+ * Makes the calling thread one whose sends find pages when others have to wait for them, or an ordinary one
+ * again. 0 or -errno (it needs CAP_SYS_NICE).
+ */
+int nbd_thread_use_reserve(bool use);
 
 int nbd_connector_start(struct nbd_backend *be, struct ub_err *err);
 void nbd_connector_stop(struct nbd_backend *be); /* also one that was not started */
