@@ -3,10 +3,10 @@
 # Twice the machine's memory is written to a filesystem on an NBD device, so that pages are free only when it has
 # written some back; in the middle its server, outside the machine, dies and comes back.
 # kernels: 6.12 7
-# push: 7
+# tier: all
 # memory: 256M
 # export: 704M
-# timeout: 240
+# timeout: 480
 # shellcheck disable=SC2119 # functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-memory.bash"
@@ -48,7 +48,7 @@ await 30 said "offline"
 dirty=$(awk '/^(Dirty|Writeback):/ { sum += $2 } END { print int(sum / 1024) }' /proc/meminfo)
 note "$dirty MiB are to be written"
 [ "$dirty" -gt 32 ] || fail "memory does not wait for the device"
-await 180 gone $writer
+await 400 gone $writer
 wait $writer || fail "fio: $(tail -n 5 fio.out)"
 has_written $((TOTAL * 2 * 9 / 10)) || fail "only $(sectors_written) sectors were written"
 umount "$MOUNT"
