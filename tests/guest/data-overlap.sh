@@ -3,7 +3,7 @@
 # A discard and a write of the same range at the same time: what reads as zeroes afterwards is zeroes, and
 # does not come back when its neighbour is written.
 # kernels: 6.12 7
-# push: 6.12
+# tier: all
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

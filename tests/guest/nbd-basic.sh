@@ -5,7 +5,7 @@
 # kernels: 6.12 7
 # push: 7
 # timeout: 150
-# sanitize: yes
+# sanitize: all
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-nbd.bash"
 require jq qemu-img

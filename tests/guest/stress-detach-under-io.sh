@@ -3,6 +3,7 @@
 # A device that is worked hard is not torn away; by force it is, within seconds: the worker gets errors,
 # nothing hangs and nothing is left. On each data path, and with a back end that sits on its I/O.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

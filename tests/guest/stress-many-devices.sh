@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Sixteen devices attached at the same time, each with data of its own, and detached at the same time.
 # kernels: 6.12 7
-# push: 6.12
+# tier: all
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

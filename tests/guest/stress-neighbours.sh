@@ -3,7 +3,7 @@
 # Devices come and go while others work: those see no error and no wrong byte. Ids that are free are
 # taken again.
 # kernels: 6.12 7
-# push: 7
+# tier: all
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

@@ -4,7 +4,7 @@
 # and without data not yet written. Nothing is left each time, the same id comes again, and the kernel's
 # memory does not grow.
 # kernels: 6.12 7
-# push: 7
+# tier: all
 # timeout: 180
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
