@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # How an NBD server is named wrongly, and what is said of it. Nothing here needs a server.
 # kernels: 7
-# push: 6.12
 . "$(dirname "$0")/lib.sh"
 
 : >"$TEST_DIR/file"
