@@ -40,13 +40,16 @@ wanted() {
 	return 1
 }
 
+# everywhere: what runs, runs wherever it can: all was asked for, or a few by name
+everywhere() { [ "$ALL" = yes ] || [ ${#GLOBS[@]} -gt 0 ]; }
+
 # test_files: those that this run is about
 test_files() {
 	local file
 	for file in "$TESTS_DIR"/*.sh; do
 		[[ ${file##*/} != lib* ]] || continue
 		wanted "$(basename "$file" .sh)" || continue
-		[ "$ALL" = yes ] || [ ${#GLOBS[@]} -gt 0 ] || [ "$(header "$file" tier default)" = default ] ||
+		everywhere || [ "$(header "$file" tier default)" = default ] ||
 			continue
 		printf '%s\n' "$file"
 	done
@@ -59,7 +62,7 @@ queue_name() { printf '%s_%s_%s_%s' "$@"; }
 kernels_of() {
 	local all
 	all=$(header "$1" kernels '6.12 7')
-	if [ "$ALL" = yes ] || [ ${#GLOBS[@]} -gt 0 ]; then
+	if everywhere; then
 		printf '%s' "$all"
 	else
 		header "$1" push "$all"
@@ -70,7 +73,7 @@ kernels_of() {
 sanitized() {
 	case $(header "$1" sanitize no) in
 	yes) return 0 ;;
-	all) [ "$ALL" = yes ] || [ ${#GLOBS[@]} -gt 0 ] ;;
+	all) everywhere ;;
 	*) return 1 ;;
 	esac
 }

@@ -5,7 +5,7 @@
 # shellcheck source=tests/guest/lib-nbd.bash
 . "$(dirname "${BASH_SOURCE[0]}")/lib-nbd.bash"
 
-require jq ip
+require ip
 
 OUTSIDE_DOWN=/run/exchange/export-down
 [ -s /run/exchange/export ] || skip "no NBD server outside this machine: this test wants a guest of its own"

@@ -190,8 +190,7 @@ static void assert_refused(const char *says, const char *const words[])
 	if (parse(&n, &err, words) >= 0)
 		fail_msg("%s … is taken", words[0]);
 	unit_assert_says(err.text, says);
-	free(n.command);
-	nbd_options_destroy(&n.options);
+	ub_cli_nbd_destroy(&n);
 }
 
 static void assert_taken(struct ub_cli_nbd *n, const char *const words[])
@@ -268,8 +267,7 @@ static void a_command_in_brackets_is_taken_out(void **state)
 	assert_string_equal(n.command[3], "]");
 	assert_null(n.command[4]);
 	assert_int_equal(n.options.wait_ms, 1000);
-	free(n.command);
-	nbd_options_destroy(&n.options);
+	ub_cli_nbd_destroy(&n);
 	assert_refused("without a ']'", WORDS("[", "nbdkit"));
 	assert_refused("no command between", WORDS("[", "]"));
 }
