@@ -214,7 +214,7 @@ guest_start() {
 	start=$(now_ms)
 	if [ "$NATIVE" = no ]; then
 		vm_defaults
-		VM_KERNEL=$kernel VM_MEMORY=$memory VM_EXPORT=$outside VM_CPUS=2
+		VM_KERNEL=$kernel VM_MEMORY=$memory VM_EXPORT=$outside VM_CPUS=2 VM_PARALLEL=$ALL
 		vm_start "$1" || return 1
 	fi
 	VM_TIMEOUT=60
