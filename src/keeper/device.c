@@ -277,6 +277,7 @@ static int keeper_long_cmd(struct ub_keeper *k, struct ub_ctrl_cmd *cmd, uint32_
 int ub_keeper_start(struct ub_keeper *k, struct ub_err *err)
 {
 	char fate[96];
+	bool lives;
 	int ret = ub_step("start-dev", err);
 
 	if (ret)
@@ -284,13 +285,14 @@ int ub_keeper_start(struct ub_keeper *k, struct ub_err *err)
 	/*
 	 * START of a device whose server is dead already never returns on Linux 6.12: its partition scan
 	 * reads, nobody answers, and STOP and DEL wait for the same mutex until the machine is restarted.
+	 * One that is dying is as good as dead: its queues' threads may have ended.
 	 */
-	ub_loop_once(&k->loop, 0);
+	lives = ub_keeper_server_lives(k, EXIT_TIMEOUT_MS);
 	if (k->server_err.code) {
 		*err = k->server_err;
 		return -ECHILD;
 	}
-	if (k->server_gone)
+	if (!lives)
 		return ub_err_set(err, ECHILD, "the server %s before START_DEV",
 				  ub_keeper_server_fate(k, fate, sizeof(fate)));
 	ret = keeper_long_cmd(k, &k->start_cmd, UBLK_U_CMD_START_DEV, (uint64_t)k->server_pid, "START_DEV",

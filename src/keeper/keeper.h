@@ -57,6 +57,8 @@ int ub_keeper_spawn_server(struct ub_keeper *k, struct ub_err *err);
  */
 int ub_keeper_await(struct ub_keeper *k, enum ub_message_type type, int64_t timeout_ms, const char *what,
 		    struct ub_err *err);
+/* Whether it lives. One that has begun to end does not, and is waited for, at most timeout_ms. */
+bool ub_keeper_server_lives(struct ub_keeper *k, int64_t timeout_ms);
 /* Waits until the server is gone, at most timeout_ms; then kills it. */
 void ub_keeper_end_server(struct ub_keeper *k, int64_t timeout_ms);
 /* "was killed by signal 9", "ended with status 1" */

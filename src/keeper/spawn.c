@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The server as the keeper sees it: a process, its messages and its end. The keeper's main thread. */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,7 +17,9 @@
 #include "keeper/keeper.h"
 #include "server/server.h"
 
-#define SPAWN_SAY_MS 10000
+#define SPAWN_SAY_MS	   10000
+#define SPAWN_STAT_BYTES   512
+#define SPAWN_FLAG_EXITING 0x4 /* of the flags in /proc/PID/stat: it is in do_exit() */
 
 static void keeper_take_text(struct ub_keeper *k, struct ub_msg_text *msg)
 {
@@ -153,6 +156,38 @@ static void keeper_pump_until_gone(struct ub_keeper *k, int64_t timeout_ms)
 
 	while (!k->server_gone && ub_now_ms() < deadline)
 		ub_loop_once(&k->loop, 100);
+}
+
+/* Whether the server's main thread has begun to end: its pidfd tells only when the last thread has ended. */
+static bool keeper_server_is_ending(const struct ub_keeper *k)
+{
+	char path[32], text[SPAWN_STAT_BYTES], state = '\0';
+	const char *name_end;
+	unsigned flags = 0;
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", k->server_pid);
+
+	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	if (n <= 0)
+		return false;
+	text[n] = '\0';
+	/* proc_pid_stat(5): the name may have parentheses; then state, five numbers, and the kernel's flags */
+	name_end = strrchr(text, ')');
+	if (!name_end || sscanf(name_end, ") %c %*d %*d %*d %*d %*d %u", &state, &flags) != 2)
+		return false;
+	return state == 'Z' || state == 'X' || (flags & SPAWN_FLAG_EXITING);
+}
+
+bool ub_keeper_server_lives(struct ub_keeper *k, int64_t timeout_ms)
+{
+	ub_loop_once(&k->loop, 0);
+	if (k->server_gone || !keeper_server_is_ending(k))
+		return !k->server_gone;
+	keeper_pump_until_gone(k, timeout_ms);
+	return false;
 }
 
 void ub_keeper_end_server(struct ub_keeper *k, int64_t timeout_ms)
