@@ -20,6 +20,8 @@ outside_reachable() {
 	await 10 test -e /sys/class/net/eth0
 	ip address replace "${OUTSIDE_HOST%.*}.15/24" dev eth0
 	ip link set eth0 up
+	# the emulated network waits for an ACK after each small segment, and the guest's may take 40 ms
+	ip route replace "${OUTSIDE_HOST%.*}.0/24" dev eth0 quickack 1
 }
 
 # outside_dies SECONDS: the server is killed, and comes back after that time by itself: while the machine has no

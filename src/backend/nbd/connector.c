@@ -57,7 +57,7 @@ struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handl
 	link->has_structured_replies = export->has_structured_replies;
 	link->max_payload_bytes = export->max_payload_bytes;
 	link->made_ms = ub_now_ms();
-	link->is_tcp = nbd_session_tune(fd, conn->be->options.stall_timeout_ms);
+	link->is_tcp = nbd_session_tune(fd, conn->be->options.stall_timeout_ms, conn->be->send_bytes);
 	return link;
 }
 

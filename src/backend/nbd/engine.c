@@ -23,7 +23,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 
-#define ENGINE_TICKS 4 /* a stall timeout has so many; it is noticed one of them late at the most */
+#define ENGINE_TICKS	 4  /* a stall timeout has so many; it is noticed one of them late at the most */
 #define ENGINE_MEMORY_MS 10 /* how often is looked whether memory is short */
 #define ENGINE_MIN_REPLY 16 /* bytes of the shortest one */
 
@@ -238,8 +238,7 @@ static bool cmd_has_all(const struct nbd_cmd *cmd)
 	/* A simple reply has all of it. */
 	if (!cmd->link->has_structured_replies)
 		return true;
-	return cmd->seen_bytes == cmd->part_bytes &&
-	       cmd->seen_edges == read_edge(cmd->part_bytes) - read_edge(0);
+	return cmd->seen_bytes == cmd->part_bytes && cmd->seen_edges == read_edge(cmd->part_bytes) - read_edge(0);
 }
 
 /* libnbd: a command was answered, or its connection ended. Returns 1: libnbd may forget it. */
@@ -367,8 +366,7 @@ static void link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 /* Whether new requests may be sent on it: on a stalled one they would wait, too, until it has been drained. */
 static bool conn_works(const struct nbd_conn *conn)
 {
-	return conn->link && !conn->link->failing &&
-	       !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed);
+	return conn->link && !conn->link->failing && !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed);
 }
 
 static bool conn_may_issue(const struct nbd_conn *conn, const struct nbd_cmd *cmd)
@@ -376,8 +374,7 @@ static bool conn_may_issue(const struct nbd_conn *conn, const struct nbd_cmd *cm
 	if (!conn_works(conn))
 		return false;
 	/* A write that an old connection may still execute must not meet a newer one: the fence. */
-	return !op_changes(cmd->io->op) ||
-	       !atomic_load_explicit(&conn->be->nr_unfenced, memory_order_acquire);
+	return !op_changes(cmd->io->op) || !atomic_load_explicit(&conn->be->nr_unfenced, memory_order_acquire);
 }
 
 static void conn_fail_waiting(struct nbd_conn *conn, int32_t error)
@@ -431,8 +428,7 @@ static void conn_add(struct nbd_conn *conn, struct nbd_cmd *cmd)
 /* As conn_add(), of what another thread sent when this conn worked: it may have ended since then. */
 static void conn_add_posted(struct nbd_conn *conn, struct nbd_cmd *cmd)
 {
-	if (!conn->link && !conn_final_error(conn) &&
-	    (queue_own_conn(conn->home) || queue_any_conn(conn->home)))
+	if (!conn->link && !conn_final_error(conn) && (queue_own_conn(conn->home) || queue_any_conn(conn->home)))
 		queue_route(conn->home, cmd);
 	else
 		conn_add(conn, cmd);
@@ -658,36 +654,27 @@ static void link_arm(struct nbd_link *link)
 		link_arm_watch(link, &link->writable, &link->writable_armed, POLLOUT);
 }
 
+/*
+ * Before something is sent. A send needs pages, and while memory is short those that others wait for may become
+ * free only by it; nor should it wait for a CPU behind those that look for pages in vain. Not for good: a
+ * real-time thread interrupts a program after each request, and gets no batches.
+ */
 static void queue_look_at_memory(struct nbd_queue *nq)
 {
-	uint64_t now = ub_now_ms();
 	struct sysinfo info;
+	bool is_short;
+	uint64_t now;
 
+	if (!nq->may_use_reserve || nq->has_looked)
+		return;
+	nq->has_looked = true; /* once a batch */
+	now = ub_now_ms();
 	if (now - nq->memory_seen_ms < ENGINE_MEMORY_MS)
 		return;
 	nq->memory_seen_ms = now;
-	nq->is_memory_short = sysinfo(&info) == 0 && (uint64_t)info.freeram * info.mem_unit < nq->be->short_bytes;
-}
-
-/*
- * A send needs pages, and while memory is short those that others wait for may become free only by it. Not for
- * good: as a real-time thread it would interrupt a program after each request, and get no batches.
- */
-static void queue_begin_sending(struct nbd_queue *nq)
-{
-	if (!nq->may_use_reserve || nq->is_sending)
-		return;
-	nq->is_sending = true;
-	queue_look_at_memory(nq);
-	if (nq->is_memory_short && !nq->uses_reserve)
-		nq->uses_reserve = nbd_thread_use_reserve(true) == 0;
-}
-
-static void queue_end_sending(struct nbd_queue *nq)
-{
-	nq->is_sending = false;
-	if (nq->uses_reserve)
-		nq->uses_reserve = nbd_thread_use_reserve(false) != 0;
+	is_short = sysinfo(&info) == 0 && (uint64_t)info.freeram * info.mem_unit < nq->be->short_bytes;
+	if (is_short != nq->uses_reserve && nbd_thread_use_reserve(is_short) == 0)
+		nq->uses_reserve = is_short;
 }
 
 /* Reads replies: one, and then as many as are there for certain. */
@@ -696,8 +683,7 @@ static void link_read(struct nbd_link *link)
 	int here = 0;
 
 	nbd.aio_notify_read(link->handle);
-	if (link->is_tls || !link->nr_in_flight || link_is_dead(link) ||
-	    ioctl(link->fd, FIONREAD, &here) < 0)
+	if (link->is_tls || !link->nr_in_flight || link_is_dead(link) || ioctl(link->fd, FIONREAD, &here) < 0)
 		return;
 	while (here >= ENGINE_MIN_REPLY && link->nr_in_flight) {
 		link->replied_bytes = 0;
@@ -733,7 +719,7 @@ static void link_writable(struct ub_watch *watch, int32_t res)
 		return;
 	if (!link->is_draining)
 		conn_progress(link->conn);
-	queue_begin_sending(link->conn->home);
+	queue_look_at_memory(link->conn->home);
 	if (nbd.aio_get_direction(link->handle) & LIBNBD_AIO_DIRECTION_WRITE)
 		nbd.aio_notify_write(link->handle);
 	link_is_dead(link);
@@ -791,8 +777,7 @@ static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
 	link->readable = (struct ub_watch){ .queue = q, .ready = link_readable };
 	link->writable = (struct ub_watch){ .queue = q, .ready = link_writable };
 	link->hung_up = (struct ub_watch){ .queue = q, .ready = link_hung_up };
-	if (conn->cancel_error ||
-	    (conn->link && !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))) {
+	if (conn->cancel_error || (conn->link && !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))) {
 		link->unused = true;
 		nbd_connector_retire(link);
 		return;
@@ -865,7 +850,7 @@ void nbd_engine_submit(struct nbd_queue *nq, struct ub_io *io)
 	cmd->io = io;
 	cmd->link = NULL;
 	cmd->done_bytes = 0;
-	queue_begin_sending(nq);
+	queue_look_at_memory(nq);
 	queue_route(nq, cmd);
 }
 
@@ -889,7 +874,7 @@ void nbd_engine_submit_end(struct nbd_queue *nq)
 {
 	bool again;
 
-	queue_begin_sending(nq);
+	queue_look_at_memory(nq);
 	/* What one gives up goes to another, and that may be one before it: only then is polled. */
 	do {
 		again = false;
@@ -908,7 +893,7 @@ void nbd_engine_submit_end(struct nbd_queue *nq)
 			link_arm(conn->draining);
 		}
 	}
-	queue_end_sending(nq);
+	nq->has_looked = false;
 }
 
 void nbd_engine_cancel(struct nbd_queue *nq, int err)

@@ -17,11 +17,13 @@
 #include "base/log.h"
 #include "base/loop.h"
 
-#define OPEN_ATTEMPT_MS	 15000
-#define OPEN_PAUSE_MS	 200
+#define OPEN_ATTEMPT_MS		 15000
+#define OPEN_PAUSE_MS		 200
 #define OPEN_DEFAULT_CONNECTIONS 1
-#define OPEN_SHORT_BYTES (16U << 20)
-#define OPEN_SPARE_BYTES (1U << 20) /* commands in flight, TLS records, a handshake */
+#define OPEN_DMA_ZONE_BYTES	 (16U << 20)
+#define OPEN_MIN_FREE_BYTES	 (1U << 20) /* where the kernel does not say */
+#define OPEN_MIN_SEND_BYTES	 (32U << 10)
+#define OPEN_SPARE_BYTES	 (1U << 20) /* commands in flight, TLS records, a handshake */
 
 /* ---- opening ------------------------------------------------------------------------------------------------ */
 
@@ -35,15 +37,24 @@ static int open_check_cancelled(const struct nbd_backend *be, struct ub_err *err
 	return 0;
 }
 
-/* Well above the watermarks of the kernel's page allocator, which follow from this setting of it. */
-static uint64_t open_short_bytes(void)
+/*
+ * When memory is short, and how much of the rest may be in requests on their way, follows from the setting that
+ * the page allocator's watermarks follow from.
+ */
+static void open_look_at_watermarks(struct nbd_backend *be)
 {
 	cleanup_fd int fd = open("/proc/sys/vm/min_free_kbytes", O_RDONLY | O_CLOEXEC);
+	uint64_t min_free_bytes = OPEN_MIN_FREE_BYTES;
 	char text[32] = "";
 
-	if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
-		return OPEN_SHORT_BYTES;
-	return OPEN_SHORT_BYTES + strtoull(text, NULL, 10) * 1024 * 4;
+	if (fd >= 0 && read(fd, text, sizeof(text) - 1) > 0)
+		min_free_bytes = strtoull(text, NULL, 10) << 10;
+	/* Above the watermark at which kswapd begins; the first 16 MiB are free and of no use on many machines. */
+	be->short_bytes = OPEN_DMA_ZONE_BYTES + min_free_bytes * 2;
+	/* A real-time thread goes to half of the lowest watermark; half of that half for all connections. */
+	be->send_bytes = min_free_bytes / 4 / be->nr_conns;
+	if (be->send_bytes < OPEN_MIN_SEND_BYTES)
+		be->send_bytes = OPEN_MIN_SEND_BYTES;
 }
 
 /* Waits for a session to get ready. 0 or -errno with *err. */
@@ -71,8 +82,8 @@ static int open_finish_session(const struct nbd_backend *be, struct nbd_handle *
 }
 
 /* One attempt at one connection. */
-static int open_connect(struct nbd_backend *be, int socket_fd, struct nbd_handle **out,
-			struct nbd_export *export, struct ub_err *err)
+static int open_connect(struct nbd_backend *be, int socket_fd, struct nbd_handle **out, struct nbd_export *export,
+			struct ub_err *err)
 {
 	struct nbd_handle *handle = nbd_session_start(&be->options, socket_fd, err);
 	int ret;
@@ -117,8 +128,7 @@ static int open_conns(struct nbd_backend *be, struct nbd_handle *first, struct u
 
 	be->nr_conns = be->first.multi_conn && be->options.transport != NBD_SOCKET ? wanted : 1;
 	if (be->nr_conns < wanted)
-		ub_log(UB_LOG_NOTICE,
-		       "%s: one connection is used, not %u: %s", be->server, wanted,
+		ub_log(UB_LOG_NOTICE, "%s: one connection is used, not %u: %s", be->server, wanted,
 		       be->first.multi_conn ? "there is only one socket" :
 					      "the server does not say that several are safe (multi-conn)");
 	be->conns = calloc(be->nr_conns, sizeof(*be->conns));
@@ -196,7 +206,6 @@ static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *
 	backend->priv = be;
 	be->backend = backend;
 	be->cancel_fd = cfg->cancel_fd;
-	be->short_bytes = open_short_bytes();
 	be->next_socket = be->wake_fd = -1;
 	ret = nbd_options_from_json(&be->options, cfg->options, err);
 	if (ret == 0)
@@ -216,6 +225,7 @@ static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *
 	if (ret)
 		return ret;
 	be->limits.read_only |= cfg->read_only;
+	open_look_at_watermarks(be);
 	ret = open_others(be, err);
 	if (ret == 0)
 		ret = open_reserve(be, heap, err);

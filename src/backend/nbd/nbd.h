@@ -129,7 +129,7 @@ struct nbd_queue {
 	struct nbd_conn **own;
 	unsigned nr_own;
 	bool may_use_reserve, uses_reserve; /* a real-time thread: while memory is short */
-	bool is_sending, is_memory_short;
+	bool has_looked; /* at memory, in this batch */
 	uint64_t memory_seen_ms;
 };
 
@@ -142,6 +142,7 @@ struct nbd_backend {
 	struct nbd_export first;
 	struct ub_limits limits;
 	uint64_t short_bytes; /* memory is short when less than this is free */
+	uint64_t send_bytes; /* a connection's socket may hold so much to be sent */
 	int cancel_fd; /* readable: give up opening; -1: none */
 	unsigned nr_conns;
 	struct nbd_conn *conns;

@@ -18,9 +18,10 @@
 #define SESSION_KEEPALIVE_IDLE_S  10
 #define SESSION_KEEPALIVE_EVERY_S 5
 #define SESSION_KEEPALIVE_PROBES  3
-#define SESSION_USER_TIMEOUT_MS	  30000 /* at least; never below the stall timeout */
+#define SESSION_TCP_WMEM_BYTES	  (4U << 20)  /* the kernel's own bound, unless somebody changed it */
+#define SESSION_USER_TIMEOUT_MS	  30000	      /* at least; never below the stall timeout */
 #define SESSION_MAX_PAYLOAD	  (32U << 20) /* the protocol's, where a server says nothing */
-#define SESSION_MAX_EXTENT	  (1U << 30) /* of one trim or zero: the protocol's lengths have 32 bits */
+#define SESSION_MAX_EXTENT	  (1U << 30)  /* of one trim or zero: the protocol's lengths have 32 bits */
 #define SESSION_MAX_BLOCK	  4096
 
 /* ---- connecting ------------------------------------------------------------------------------------ */
@@ -144,7 +145,19 @@ bool nbd_session_error_is_ours(int code)
 	       code == ENETDOWN || code == ENONET;
 }
 
-bool nbd_session_tune(int fd, uint64_t stall_timeout_ms)
+/*
+ * What is being sent holds pages until the server has it. On a small machine the bound that the kernel has for a
+ * socket by itself (tcp_wmem in tcp(7)) would let requests that are sent half take all that others need.
+ */
+static void session_bound_sending(int fd, uint64_t bytes)
+{
+	const int half = (int)(bytes / 2); /* socket(7): it is doubled */
+
+	if (bytes < SESSION_TCP_WMEM_BYTES && setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &half, sizeof(half)) < 0)
+		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &half, sizeof(half));
+}
+
+bool nbd_session_tune(int fd, uint64_t stall_timeout_ms, uint64_t send_bytes)
 {
 	static const int on = 1, idle = SESSION_KEEPALIVE_IDLE_S, every = SESSION_KEEPALIVE_EVERY_S,
 			 probes = SESSION_KEEPALIVE_PROBES;
@@ -152,8 +165,7 @@ bool nbd_session_tune(int fd, uint64_t stall_timeout_ms)
 	int domain = 0;
 	socklen_t len = sizeof(domain);
 
-	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 ||
-	    (domain != AF_INET && domain != AF_INET6))
+	if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 || (domain != AF_INET && domain != AF_INET6))
 		return false;
 	if (stall_timeout_ms > timeout)
 		timeout = stall_timeout_ms < INT32_MAX ? (unsigned)stall_timeout_ms : INT32_MAX;
@@ -163,6 +175,7 @@ bool nbd_session_tune(int fd, uint64_t stall_timeout_ms)
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof(every));
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof(timeout));
+	session_bound_sending(fd, send_bytes);
 	return true;
 }
 
@@ -223,13 +236,12 @@ static int export_block(const struct nbd_export *e, uint32_t wanted, uint32_t *b
 	*block = wanted ? wanted : least;
 	if (*block < least)
 		return ub_err_set(err, EINVAL,
-				  "--block-size %u is finer than the server's minimum block of %u bytes",
-				  wanted, e->min_block_bytes);
+				  "--block-size %u is finer than the server's minimum block of %u bytes", wanted,
+				  e->min_block_bytes);
 	return 0;
 }
 
-int nbd_export_limits(const struct nbd_export *e, uint32_t block_bytes, struct ub_limits *l,
-		      struct ub_err *err)
+int nbd_export_limits(const struct nbd_export *e, uint32_t block_bytes, struct ub_limits *l, struct ub_err *err)
 {
 	uint32_t preferred = session_is_block(e->preferred_block_bytes) ? e->preferred_block_bytes : 4096;
 	int ret;
@@ -248,8 +260,8 @@ int nbd_export_limits(const struct nbd_export *e, uint32_t block_bytes, struct u
 		ub_log(UB_LOG_WARNING,
 		       "the export's last %llu bytes are beyond the device: its size of %llu is no multiple "
 		       "of the block of %u",
-		       (unsigned long long)(e->size_bytes - l->size_bytes),
-		       (unsigned long long)e->size_bytes, l->logical_block_bytes);
+		       (unsigned long long)(e->size_bytes - l->size_bytes), (unsigned long long)e->size_bytes,
+		       l->logical_block_bytes);
 	l->physical_block_bytes = preferred > SESSION_MAX_BLOCK ? SESSION_MAX_BLOCK : preferred;
 	if (l->physical_block_bytes < l->logical_block_bytes)
 		l->physical_block_bytes = l->logical_block_bytes;
@@ -309,16 +321,15 @@ static void differ_text(struct differences *d, const char *what, const char *fir
 	differ(d, text);
 }
 
-int nbd_export_compare(const struct nbd_export *first, const struct nbd_export *now,
-		       const struct ub_limits *limits, unsigned nr_connections, struct ub_err *err)
+int nbd_export_compare(const struct nbd_export *first, const struct nbd_export *now, const struct ub_limits *limits,
+		       unsigned nr_connections, struct ub_err *err)
 {
 	struct differences d = { .used = 0 };
 	char text[128], is[32], was[32];
 
 	if (now->size_bytes < limits->size_bytes) {
 		snprintf(text, sizeof(text), "it has %s (%llu bytes) and the device %s",
-			 ub_size_format(now->size_bytes, is, sizeof(is)),
-			 (unsigned long long)now->size_bytes,
+			 ub_size_format(now->size_bytes, is, sizeof(is)), (unsigned long long)now->size_bytes,
 			 ub_size_format(limits->size_bytes, was, sizeof(was)));
 		differ(&d, text);
 	}

@@ -58,8 +58,11 @@ int nbd_session_export(struct nbd_handle *handle, struct nbd_export *export, str
 /* An error by which this side of a connection ends while the other one knows nothing of it: tcp(7), ip(7). */
 bool nbd_session_error_is_ours(int code);
 
-/* Keepalive, TCP_NODELAY, TCP_USER_TIMEOUT; nothing on other sockets. Whether it is TCP. */
-bool nbd_session_tune(int fd, uint64_t stall_timeout_ms);
+/*
+ * Keepalive, TCP_NODELAY, TCP_USER_TIMEOUT, and a bound for what the socket holds to be sent; nothing on other
+ * sockets. Whether it is TCP.
+ */
+bool nbd_session_tune(int fd, uint64_t stall_timeout_ms, uint64_t send_bytes);
 
 /* Turns it into limits. block_bytes: what --block-size asks for, or 0. 0 or -errno with *err. */
 int nbd_export_limits(const struct nbd_export *export, uint32_t block_bytes, struct ub_limits *limits,
