@@ -35,3 +35,44 @@ sectors_written() {
 	echo "${stat[6]}"
 }
 has_written() { [ "$(sectors_written)" -gt "$1" ]; }
+
+# --- write-back ---------------------------------------------------------------------------------------
+
+# dirty_as_can_be: until the test ends
+dirty_as_can_be() {
+	RATIOS=("$(</proc/sys/vm/dirty_ratio)" "$(</proc/sys/vm/dirty_background_ratio)")
+	trap dirty_as_before EXIT
+	echo 90 >/proc/sys/vm/dirty_ratio
+	echo 60 >/proc/sys/vm/dirty_background_ratio
+}
+# shellcheck disable=SC2317 # at the end
+dirty_as_before() {
+	echo "${RATIOS[0]}" >/proc/sys/vm/dirty_ratio
+	echo "${RATIOS[1]}" >/proc/sys/vm/dirty_background_ratio
+}
+
+# write_through OUTAGE…: twice the memory is written to a filesystem on the device and read back; in the middle the
+# command OUTAGE makes its server go away, which has to come back by itself
+write_through() {
+	local mount=$TEST_DIR/mnt total dirty writer
+	total=$(awk '/^MemTotal:/ { print $2 * 2 }' /proc/meminfo) # twice that, in sectors: half of what is written
+	[ "$total" -lt 600000 ] || fail "this machine has more memory than the test fills"
+	mkfs.ext4 -q -F -E lazy_itable_init=0,nodiscard "$DEV"
+	mkdir "$mount"
+	mount "$DEV" "$mount"
+	fio --name=w --directory="$mount" --rw=write --bs=256k --size=256M --numjobs=2 --ioengine=psync \
+		--fallocate=none --end_fsync=1 --verify=crc32c --verify_fatal=1 --do_verify=1 >fio.out 2>&1 &
+	writer=$!
+	await 120 has_written $((total / 2))
+	"$@"
+	await 60 said "offline"
+	dirty=$(awk '/^(Dirty|Writeback):/ { sum += $2 } END { print int(sum / 1024) }' /proc/meminfo)
+	note "$dirty MiB are to be written"
+	[ "$dirty" -gt 32 ] || fail "memory does not wait for the device"
+	await 400 gone $writer
+	wait $writer || fail "fio: $(tail -n 5 fio.out)"
+	has_written $((total * 2 * 9 / 10)) || fail "only $(sectors_written) sectors were written"
+	umount "$mount"
+	fsck.ext4 -fn "$DEV" >fsck.out 2>&1 || fail "fsck: $(cat fsck.out)"
+	said "online again" || fail "nothing was said of the outage: $(cat "$ATTACH_ERR")"
+}

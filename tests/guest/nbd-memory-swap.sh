@@ -6,7 +6,7 @@
 # tier: all
 # memory: 256M
 # export: 704M
-# timeout: 300
+# timeout: 480
 # shellcheck disable=SC2119 # functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-memory.bash"
@@ -16,9 +16,9 @@ require mkswap swapon openssl
 leave() { swapoff "$DEV" 2>/dev/null || true; }
 trap leave EXIT
 
-# one_line: 147 MiB, always the same; tail keeps a line as a whole until it ends
+# one_line: 117 MiB, always the same; tail keeps a line as a whole until it ends
 one_line() {
-	head -c 110M /dev/zero | openssl enc -aes-128-ctr -K 0 -iv 0 2>/dev/null | base64 -w 0
+	head -c 88M /dev/zero | openssl enc -aes-128-ctr -K 0 -iv 0 2>/dev/null | base64 -w 0
 }
 
 outside_reachable
@@ -28,10 +28,10 @@ mkswap "$DEV" >/dev/null
 swapon "$DEV"
 one_line | tail -n 1 | sha256sum >got &
 worker=$!
-await 120 has_written 20000
+await 120 has_written 10000
 outside_dies 5
 await 60 said "offline"
-await 250 gone $worker
+await 400 gone $worker
 assert_eq "$(<got)" "$want" "what came back from swap"
 await 30 is_online
 read -r _ _ sectors _ <"/sys/block/${DEV#/dev/}/stat"
