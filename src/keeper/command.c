@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/timerfd.h>
@@ -21,10 +20,6 @@
 #include "base/log.h"
 #include "keeper/helper.h"
 #include "keeper/rundir.h"
-
-#ifndef PR_SET_IO_FLUSHER
-#define PR_SET_IO_FLUSHER 57
-#endif
 
 #define COMMAND_BACKLOG	     128
 #define COMMAND_LISTEN_FD    3 /* sd_listen_fds(3): SD_LISTEN_FDS_START */
@@ -43,9 +38,8 @@ int ub_command_main(int argc, char **argv)
 
 	if (argc < 4)
 		return UB_EXIT_USAGE;
-	/* What the keeper owes its device is not the command's. */
+	/* It stays an I/O flusher, as the keeper is: what it allocates must not wait for its own device. */
 	setsid();
-	prctl(PR_SET_IO_FLUSHER, 0, 0, 0, 0);
 	if (fd < 0 || write(fd, argv[1], strlen(argv[1])) < 0)
 		fprintf(stderr, "ublk-bridge: %s keeps the keeper's OOM score: %s\n", argv[3], strerror(errno));
 	unsetenv("LISTEN_FDNAMES");

@@ -10,13 +10,12 @@
 # shellcheck disable=SC2119 # functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-memory.bash"
-require fio mkfs.ext4 fsck.ext4
+require fio mkfs.ext4 fsck.ext4 qemu-nbd
 
 # the keeper's child; what it serves is outside, because nothing in here could hold it
-kill_server() { kill -KILL "$(pgrep -x nbdkit)"; }
+kill_server() { kill -KILL "$(pgrep -x qemu-nbd)"; }
 
 outside_reachable
-dirty_as_can_be
-attach --restart-command [ nbdkit nbd hostname="$OUTSIDE_HOST" port="$OUTSIDE_PORT" ]
+attach --restart-command [ qemu-nbd -t -f raw "$OUTSIDE_URI" ]
 write_through kill_server
 detach
