@@ -11,7 +11,8 @@
 shmem=$(meminfo Shmem)
 attach --mem 192M --prealloc
 taken=$(($(meminfo Shmem) - shmem))
-[ $taken -ge $((192 * 1024)) ] || fail "only $taken KiB are taken"
+# others of the machine may give a page or two back meanwhile
+[ $taken -ge $((192 * 1024 - 256)) ] || fail "only $taken KiB are taken"
 assert_le $taken $((194 * 1024)) "KiB taken"
 is_zero 0 $((192 << 20)) || fail "it does not start as zeroes"
 blkmodel --ops 200 --span 8M
