@@ -29,6 +29,8 @@
 #include "ublk/device.h"
 #include "ublk/params.h"
 
+#define SERVER_LAST_WORDS 3 /* messages of a visitor that are read before the next one takes its place */
+
 enum server_phase { SERVER_NEW, SERVER_OPEN, SERVER_SERVING, SERVER_LIVE, SERVER_OVER };
 
 struct server {
@@ -342,15 +344,15 @@ static void server_tell_health(const struct server *s)
 	ub_message_send(s->visitor_fd, &msg.header, NULL, 0, MSG_DONTWAIT);
 }
 
-static void server_visitor_event(void *arg)
+/* Takes one message of a visitor's. False: there is none now, or the visitor is gone. */
+static bool server_visitor_hear(struct server *s)
 {
-	struct server *s = arg;
 	struct ub_msg_header *header = (struct ub_msg_header *)s->inbox;
 	int fds[UB_MESSAGE_MAX_FDS];
 	int ret = ub_message_receive(s->visitor_fd, s->inbox, fds, MSG_DONTWAIT);
 
 	if (ret == -EAGAIN)
-		return;
+		return false;
 	if (ret == 0)
 		server_close_fds(fds);
 	if (ret == 0 && header->type == UB_MSG_HELLO && !s->visitor_greeted) {
@@ -367,6 +369,12 @@ static void server_visitor_event(void *arg)
 	}
 	if (ret)
 		server_visitor_leaves(s);
+	return ret == 0;
+}
+
+static void server_visitor_event(void *arg)
+{
+	server_visitor_hear(arg);
 }
 
 static void server_visitor_arrives(void *arg)
@@ -379,8 +387,13 @@ static void server_visitor_arrives(void *arg)
 	if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 ||
 	    peer.uid != geteuid())
 		return;
+	/* The newest counts: a silent one must not lock others out. But what the one before said is heard. */
+	for (unsigned i = 0; i < SERVER_LAST_WORDS && s->visitor_fd >= 0; i++) {
+		if (!server_visitor_hear(s))
+			break;
+	}
 	if (s->visitor_fd >= 0)
-		server_visitor_leaves(s); /* the newest counts: a silent one must not lock others out */
+		server_visitor_leaves(s);
 	s->visitor_fd = ub_steal_fd(&fd);
 	s->visitor_greeted = false;
 	ub_loop_add(&s->loop, s->visitor_fd, server_visitor_event, s);
