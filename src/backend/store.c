@@ -17,6 +17,7 @@
 
 #include "base/cleanup.h"
 #include "base/size.h"
+#include "base/text.h"
 
 #define STORE_RESERVE_MIN_BYTES (48ULL << 20)
 #define STORE_RESERVE_PART	32 /* of all memory */
@@ -30,21 +31,6 @@
 #define STORE_PATH_BYTES	512
 #define STORE_STAT_BYTES	8192
 
-/* Reads a small file of /proc or /sys into buf. Its length or -errno. */
-static ssize_t store_read_file(const char *path, char *buf, size_t len)
-{
-	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n;
-
-	if (fd < 0)
-		return -errno;
-	n = read(fd, buf, len - 1);
-	if (n < 0)
-		return -errno;
-	buf[n] = '\0';
-	return n;
-}
-
 static uint64_t store_meminfo(const char *text, const char *key)
 {
 	const char *at = strstr(text, key);
@@ -57,7 +43,7 @@ static bool store_group_value(const char *dir, const char *file, uint64_t *value
 	char path[STORE_PATH_BYTES + 32], text[32];
 
 	snprintf(path, sizeof(path), "%s/%s", dir, file);
-	if (store_read_file(path, text, sizeof(text)) <= 0 || strncmp(text, "max", 3) == 0)
+	if (ub_text_read_file(path, text, sizeof(text)) <= 0 || strncmp(text, "max", 3) == 0)
 		return false;
 	*value = strtoull(text, NULL, 10);
 	return true;
@@ -80,7 +66,7 @@ static bool store_group_used(const char *dir, uint64_t *used)
 	if (!store_group_value(dir, "memory.current", used))
 		return false;
 	snprintf(path, sizeof(path), "%s/memory.stat", dir);
-	if (store_read_file(path, text, sizeof(text)) <= 0)
+	if (ub_text_read_file(path, text, sizeof(text)) <= 0)
 		return true;
 	cache = store_group_stat(text, "\ninactive_file ") + store_group_stat(text, "\nactive_file ");
 	unwritten = store_group_stat(text, "\nfile_dirty ") + store_group_stat(text, "\nfile_writeback ");
@@ -109,7 +95,7 @@ static uint64_t store_group_room(void)
 	uint64_t room = UINT64_MAX, limit, current;
 	size_t root;
 
-	if (store_read_file("/proc/self/cgroup", text, sizeof(text)) <= 0)
+	if (ub_text_read_file("/proc/self/cgroup", text, sizeof(text)) <= 0)
 		return room;
 	path = strstr(text, "0::/");
 	if (!path)
@@ -141,7 +127,7 @@ uint64_t ub_store_memory_left(void)
 	char text[2048];
 	uint64_t total, available, unwritten, reserve, room;
 
-	if (store_read_file("/proc/meminfo", text, sizeof(text)) <= 0)
+	if (ub_text_read_file("/proc/meminfo", text, sizeof(text)) <= 0)
 		return 0;
 	total = store_meminfo(text, "MemTotal:");
 	available = store_meminfo(text, "MemAvailable:");

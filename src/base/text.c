@@ -2,8 +2,12 @@
 /* Text that comes from somebody else: a server's names, a file's content. */
 #include "base/text.h"
 
-#include <stddef.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stdint.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
 
 /* Bytes of the character that begins there; 0: it is none that may be shown. */
 static size_t text_character(const unsigned char *p)
@@ -35,4 +39,18 @@ void ub_text_clean(char *text)
 			*text = '?';
 		text += len ? len : 1;
 	}
+}
+
+ssize_t ub_text_read_file(const char *path, char *buf, size_t len)
+{
+	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return -errno;
+	n = read(fd, buf, len - 1);
+	if (n < 0)
+		return -errno;
+	buf[n] = '\0';
+	return n;
 }

@@ -3,12 +3,19 @@
 #ifndef UB_BASE_TEXT_H
 #define UB_BASE_TEXT_H
 
-#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
 
 /*
  * Makes it fit for a terminal, a log and JSON, in place: each control character, and each byte that is no part
  * of valid UTF-8 (RFC 3629), becomes a question mark. So does a character that was cut at the end.
  */
 void ub_text_clean(char *text);
+
+/*
+ * The beginning of a small file of /proc or /sys: at most len - 1 bytes, and a 0 behind them. How many bytes, or
+ * -errno.
+ */
+ssize_t ub_text_read_file(const char *path, char *buf, size_t len);
 
 #endif

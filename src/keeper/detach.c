@@ -166,13 +166,14 @@ static int detach_stop(struct detach *d, struct ub_err *err)
 	return detach_stop_unless_open(d, err);
 }
 
-/* Asks the server to fail what it holds; false if it cannot be asked. */
-static bool detach_cancel_io(struct detach *d)
+/* Asks the server to fail what it holds. */
+static void detach_cancel_io(const struct detach *d)
 {
-	cleanup_fd int fd = d->has_state ? ub_rundir_connect(d->state.name) : -1;
+	int ret = d->has_state ? ub_rundir_cancel_io(d->state.name) : -ENOENT;
 
-	return fd >= 0 && ub_message_send_type(fd, UB_MSG_HELLO) == 0 &&
-	       ub_message_send_type(fd, UB_MSG_CANCEL) == 0;
+	if (ret)
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%s: its server cannot be asked to fail what it holds: %s", d->id,
+		       strerror(-ret));
 }
 
 /* True if this process has /dev/ublkcN open: a pid that was noted may be another's by now. */

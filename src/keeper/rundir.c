@@ -304,11 +304,11 @@ int ub_rundir_connect(const char *name)
 	return ub_steal_fd(&fd);
 }
 
-int ub_rundir_ask_health(const char *name, unsigned *health, char *why, size_t len)
+/* Asks NAME's server one thing; the answer, of the same type, is in inbox. 0 or -errno. */
+static int rundir_ask(const char *name, enum ub_message_type type, uint64_t inbox[])
 {
 	static const struct timeval limit = { .tv_usec = RUNDIR_ANSWER_MS * 1000L };
-	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)] = { 0 };
-	struct ub_msg_text *answer = (struct ub_msg_text *)inbox;
+	const struct ub_msg_header *answer = (const struct ub_msg_header *)inbox;
 	cleanup_fd int fd = ub_rundir_connect(name);
 	int fds[UB_MESSAGE_MAX_FDS];
 	int ret;
@@ -318,14 +318,27 @@ int ub_rundir_ask_health(const char *name, unsigned *health, char *why, size_t l
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	ret = ub_message_send_type(fd, UB_MSG_HELLO);
 	if (ret == 0)
-		ret = ub_message_send_type(fd, UB_MSG_HEALTH);
+		ret = ub_message_send_type(fd, type);
+	/*
+	 * The answer is waited for: whoever closes a socket with something unread in it resets the connection, and
+	 * what it had sent before is then lost.
+	 */
 	do {
 		if (ret == 0)
 			ret = ub_message_receive(fd, inbox, fds, 0);
 		for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS && ret == 0; i++)
 			ub_close(&fds[i]);
-	} while (ret == 0 && answer->header.type == UB_MSG_HELLO);
-	if (ret == 0 && (answer->header.type != UB_MSG_HEALTH || answer->header.len_bytes != sizeof(*answer)))
+	} while (ret == 0 && answer->type == UB_MSG_HELLO);
+	return ret == 0 && answer->type != type ? -EPROTO : ret;
+}
+
+int ub_rundir_ask_health(const char *name, unsigned *health, char *why, size_t len)
+{
+	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)] = { 0 };
+	struct ub_msg_text *answer = (struct ub_msg_text *)inbox;
+	int ret = rundir_ask(name, UB_MSG_HEALTH, inbox);
+
+	if (ret == 0 && answer->header.len_bytes != sizeof(*answer))
 		ret = -EPROTO;
 	if (ret)
 		return ret;
@@ -333,6 +346,13 @@ int ub_rundir_ask_health(const char *name, unsigned *health, char *why, size_t l
 	answer->text[sizeof(answer->text) - 1] = '\0';
 	snprintf(why, len, "%s", answer->text);
 	return 0;
+}
+
+int ub_rundir_cancel_io(const char *name)
+{
+	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)] = { 0 };
+
+	return rundir_ask(name, UB_MSG_CANCEL, inbox);
 }
 
 bool ub_rundir_is_offline(const char *name, char *why, size_t len)

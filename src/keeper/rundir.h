@@ -71,6 +71,9 @@ int ub_rundir_socket_path(char *path, size_t len, struct ub_err *err);
  */
 int ub_rundir_ask_health(const char *name, unsigned *health, char *why, size_t len);
 
+/* Has NAME's server fail all that it holds, and all that comes. 0: it does so, or -errno. */
+int ub_rundir_cancel_io(const char *name);
+
 /* True while NAME's server waits for what stands behind it, or has given it up; why in words. */
 bool ub_rundir_is_offline(const char *name, char *why, size_t len);
 

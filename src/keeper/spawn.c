@@ -13,6 +13,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/step.h"
+#include "base/text.h"
 #include "keeper/helper.h"
 #include "keeper/keeper.h"
 #include "server/server.h"
@@ -164,16 +165,10 @@ static bool keeper_server_is_ending(const struct ub_keeper *k)
 	char path[32], text[SPAWN_STAT_BYTES], state = '\0';
 	const char *name_end;
 	unsigned flags = 0;
-	ssize_t n;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", k->server_pid);
-
-	cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-	if (n <= 0)
+	if (ub_text_read_file(path, text, sizeof(text)) <= 0)
 		return false;
-	text[n] = '\0';
 	/* proc_pid_stat(5): the name may have parentheses; then state, five numbers, and the kernel's flags */
 	name_end = strrchr(text, ')');
 	if (!name_end || sscanf(name_end, ") %c %*d %*d %*d %*d %*d %u", &state, &flags) != 2)

@@ -362,6 +362,7 @@ static bool server_visitor_hear(struct server *s)
 	} else if (ret == 0 && header->type == UB_MSG_CANCEL && s->visitor_greeted) {
 		ub_log(UB_LOG_WARNING, "all I/O is failed from now on: a forced detach asked for it");
 		ub_device_cancel(&s->device);
+		ub_message_send_type(s->visitor_fd, UB_MSG_CANCEL);
 	} else if (ret == 0 && header->type == UB_MSG_HEALTH && s->visitor_greeted) {
 		server_tell_health(s);
 	} else {

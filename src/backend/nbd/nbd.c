@@ -16,6 +16,7 @@
 #include "base/heap.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/text.h"
 
 #define OPEN_ATTEMPT_MS		 15000
 #define OPEN_PAUSE_MS		 200
@@ -43,11 +44,10 @@ static int open_check_cancelled(const struct nbd_backend *be, struct ub_err *err
  */
 static void open_look_at_watermarks(struct nbd_backend *be)
 {
-	cleanup_fd int fd = open("/proc/sys/vm/min_free_kbytes", O_RDONLY | O_CLOEXEC);
 	uint64_t min_free_bytes = OPEN_MIN_FREE_BYTES;
-	char text[32] = "";
+	char text[32];
 
-	if (fd >= 0 && read(fd, text, sizeof(text) - 1) > 0)
+	if (ub_text_read_file("/proc/sys/vm/min_free_kbytes", text, sizeof(text)) > 0)
 		min_free_bytes = strtoull(text, NULL, 10) << 10;
 	/* Above the watermark at which kswapd begins; the first 16 MiB are free and of no use on many machines. */
 	be->short_bytes = OPEN_DMA_ZONE_BYTES + min_free_bytes * 2;
