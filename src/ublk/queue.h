@@ -60,15 +60,15 @@ struct ub_queue {
 	uint16_t qid;
 	unsigned depth, nr_gone;
 	unsigned nr_owned; /* requests that are ours: in BACKEND or GET_DATA state */
-	bool quit;
 	int32_t cancel_error; /* not 0: every I/O fails with it */
+	bool quit;
+	bool has_spare_bufs; /* see below */
 	struct ub_io *done_first, **done_last; /* completed, waiting to be committed */
 
 	/*
 	 * Where the back end names its store, the tag buffers are the exception, and their memory is given
-	 * back after each use: those of this turn, and how much that is.
+	 * back after each use (has_spare_bufs): those of this turn, and how much that is.
 	 */
-	bool has_spare_bufs;
 	struct ub_req *used_bufs;
 	size_t used_bytes;
 	void *sink; /* max_io_bytes: where GET_DATA drops the data of a WRITE that is to fail */

@@ -132,7 +132,7 @@ static bool hostile_send(struct peer *peer, uint8_t *msg, size_t len)
 	case 1:
 		return send_garbage(h) && peer_send_all(peer, msg, len);
 	case 2:
-		return peer_send_all(peer, msg, len) && peer_send_all(peer, msg, len);
+		return peer_send_all(peer, msg, len) && peer_send_all(peer, msg, len); /* NOLINT: twice */
 	case 3:
 		return peer_send_all(peer, msg, len) && send_garbage(h);
 	case 4:
@@ -307,7 +307,7 @@ static bool send_wrong(struct hostile *h, struct peer_request *r)
 	case 6:
 		return send_other_kind(h, r);
 	case 7:
-		return send_correct(h, r) && send_correct(h, r);
+		return send_correct(h, r) && send_correct(h, r); /* NOLINT: twice */
 	case 8: /* it may be another request's */
 		atomic_store(&h->lied, true);
 		r->cookie = input_chance(&h->in, 128) ? input_number(&h->in) : r->cookie + 1;

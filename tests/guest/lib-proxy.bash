@@ -140,3 +140,6 @@ how_often() { grep -cE "$1" "$ATTACH_ERR" || true; }
 
 # nr_connections: that the proxy has seen come
 nr_connections() { grep -cE '^connection [0-9]+$' "$PROXY_LOG" || true; }
+
+# another_connection COUNT: there were more than that
+another_connection() { [ "$(nr_connections)" -gt "$1" ]; }

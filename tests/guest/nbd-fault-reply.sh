@@ -32,7 +32,7 @@ breaks() {
 	local before
 	before=$(nr_connections)
 	survives "$@"
-	[ "$(nr_connections)" -gt "$before" ] || fail "\"$*\" did not end the connection"
+	another_connection "$before" || fail "\"$*\" did not end the connection"
 }
 
 make_image 16M

@@ -20,7 +20,7 @@ for connections in 1 4; do
 			'freeze data' 'freeze request:end'; do
 			before=$(nr_connections)
 			survives "$rule" flight=$((flight / 2 / connections))
-			[ "$(nr_connections)" -gt "$before" ] || fail "\"$rule\" brought no other connection"
+			wait_for 15 another_connection "$before" || fail "\"$rule\" brought no other connection"
 		done
 		for rule in 'stall request:20' 'stall payload:mid' 'stall reply:3' 'stall data:mid'; do
 			survives "$rule" for=300 flight=$((flight / 2 / connections))

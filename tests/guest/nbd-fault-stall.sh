@@ -16,7 +16,7 @@ load 32
 for rule in 'stall payload:mid' 'stall reply:9' 'freeze data:mid'; do
 	before=$(nr_connections)
 	survives "$rule" flight=16
-	[ "$(nr_connections)" -gt "$before" ] || fail "\"$rule\" brought no other connection"
+	wait_for 15 another_connection "$before" || fail "\"$rule\" brought no other connection"
 done
 said 'stalled: no answer' || fail "nobody said it: $(cat "$ATTACH_ERR")"
 ! said 'was not closed by the server' || fail "a fence was not passed: $(cat "$ATTACH_ERR")"

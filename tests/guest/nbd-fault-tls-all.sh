@@ -40,7 +40,7 @@ for connections in 1 4; do
 			for where in raw-server:1 raw-server:100003 raw-client:2 raw-client:150001; do
 				before=$(nr_connections)
 				survives "$how $where"
-				[ "$(nr_connections)" -gt "$before" ] || fail "\"$how $where\" did not end the connection"
+				wait_for 15 another_connection "$before" || fail "\"$how $where\" did not end the connection"
 			done
 		done
 		unload

@@ -65,7 +65,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define IN_BYTES	65536
+#define IN_BYTES	65536UL
 #define OUT_LIMIT_BYTES (4 * IN_BYTES) /* more is not read before it is gone */
 #define MAX_CONNS	256
 #define MAX_RULES	256

@@ -417,8 +417,8 @@ bool core_wait_io(struct core *c, struct core_io *cio, unsigned timeout_ms)
 
 struct cancel {
 	struct ub_msg msg;
-	int err;
 	struct core *core;
+	int err;
 	bool is_done; /* under the core's lock */
 };
 
@@ -435,7 +435,7 @@ static void queue_cancel(struct ub_msg *msg, struct ub_queue *q)
 
 void core_cancel(struct core *c, int err)
 {
-	struct cancel cancels[CORE_MAX_QUEUES];
+	struct cancel cancels[CORE_MAX_QUEUES] = { 0 };
 
 	for (unsigned i = 0; i < c->nr_queues; i++) {
 		cancels[i] = (struct cancel){ .msg = { .fn = queue_cancel }, .err = err, .core = c };
