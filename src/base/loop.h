@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define UB_LOOP_MAX 12
+#define UB_LOOP_MAX 32
 
 struct ub_loop {
 	struct ub_loop_source {

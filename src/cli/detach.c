@@ -6,6 +6,7 @@
 #include "base/size.h"
 #include "cli/cli.h"
 #include "keeper/detach.h"
+#include "keeper/find.h"
 
 #define DETACH_DEFAULT_TIMEOUT_S 60
 #define DETACH_MAX_TIMEOUT_S	 86400

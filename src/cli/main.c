@@ -32,6 +32,7 @@ static const struct {
 	{ "attach", ub_cli_attach },
 	{ "detach", ub_cli_detach },
 	{ "list", ub_cli_list },
+	{ "info", ub_cli_info },
 	{ "features", ub_cli_features },
 };
 

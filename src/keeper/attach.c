@@ -363,7 +363,8 @@ static int keeper_main(const struct ub_attach_options *opts, int ready_fd)
 	struct ub_err err = { 0 };
 	int ret;
 
-	*k = (struct ub_keeper){ .opts = opts, .server_pidfd = -1, .server_fd = -1, .rundir = UB_RUNDIR_NONE };
+	*k = (struct ub_keeper){ .opts = opts, .server_pidfd = -1, .server_fd = -1, .rundir = UB_RUNDIR_NONE,
+				.control = UB_CONTROL_NONE };
 	k->command = (struct ub_command)UB_COMMAND_NONE_YET;
 	k->store_fd = opts->fd;
 	k->stats_fd = k->signal_fd = -1;

@@ -17,7 +17,6 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/loop.h"
-#include "base/size.h"
 #include "base/step.h"
 #include "keeper/cookie.h"
 #include "keeper/helper.h"
@@ -43,32 +42,6 @@ struct detach {
 	int64_t timeout_ms;
 	char id[16];
 };
-
-int ub_device_find(const char *device, uint32_t *dev_id, uint64_t *cookie, struct ub_err *err)
-{
-	static const char prefix[] = "/dev/ublkb";
-	const char *number = device;
-	struct ub_state state;
-	uint64_t value = 0;
-
-	*cookie = 0;
-	if (strncmp(device, prefix, strlen(prefix)) == 0)
-		number = device + strlen(prefix);
-	if (number != device || strspn(device, "0123456789") == strlen(device)) {
-		int ret = ub_number_parse(number, device, 0, UBLK_MAX_DEV_ID, &value, err);
-
-		*dev_id = (uint32_t)value;
-		return ret;
-	}
-	if (ub_name_check(device, err) != 0)
-		return ub_err_set(err, EINVAL,
-				  "'%s' is no device: give a number, /dev/ublkbN or a --name", device);
-	if (ub_state_read(device, &state) != 0)
-		return ub_err_set(err, ENOENT, "no device is named '%s': see 'ublk-bridge list'", device);
-	*dev_id = state.dev_id;
-	*cookie = state.cookie;
-	return 0;
-}
 
 static int detach_cmd(struct detach *d, uint32_t op, const char *what, int64_t timeout_ms)
 {

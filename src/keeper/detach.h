@@ -9,14 +9,8 @@
 #include "base/err.h"
 
 /*
- * "0", "/dev/ublkb0" or a name: the device's number, and for a name the cookie that the device must have
- * (else 0), because another one may have the number by now. 0 or -errno with *err.
- */
-int ub_device_find(const char *device, uint32_t *dev_id, uint64_t *cookie, struct ub_err *err);
-
-/*
  * Takes the device away and returns when it and its processes are gone. An exit status of err.h, with
- * *err filled unless it is DONE. cookie: of ub_device_find(). force: whoever holds it gets errors.
+ * *err filled unless it is DONE. cookie: of ub_device_find(), find.h. force: whoever holds it gets errors.
  */
 int ub_detach_run(uint32_t dev_id, uint64_t cookie, bool force, unsigned timeout_s, struct ub_err *err);
 

@@ -216,7 +216,10 @@ static int keeper_make_rundir(struct ub_keeper *k, struct ub_err *err)
 	ret = ub_keeper_check_name(k, name, err);
 	if (ret == 0)
 		ret = ub_rundir_create(&k->rundir, name, err);
-	return ret ? ret : keeper_write_state(k, err);
+	if (ret)
+		return ret;
+	ub_control_open(&k->control, k, &k->loop, ub_steal_fd(&k->rundir.control_fd));
+	return keeper_write_state(k, err);
 }
 
 int ub_keeper_serve(struct ub_keeper *k, struct ub_err *err)
@@ -447,6 +450,7 @@ void ub_keeper_teardown(struct ub_keeper *k, bool force)
 	if (k->added && keeper_still_ours(k))
 		keeper_delete(k);
 	k->added = false;
+	ub_control_close(&k->control);
 	keeper_unmake_step("remove-rundir");
 	ub_rundir_remove(&k->rundir);
 	if (k->stats)

@@ -9,6 +9,7 @@
 #include "base/loop.h"
 #include "keeper/attach.h"
 #include "keeper/command.h"
+#include "keeper/control.h"
 #include "keeper/rundir.h"
 #include "ublk/ctrl.h"
 
@@ -42,6 +43,7 @@ struct ub_keeper {
 	/* What the kernel may answer late lives as long as the ring, and is not used for a second command. */
 	struct ub_ctrl_cmd start_cmd, stop_cmd, kill_cmd, del_cmd;
 	struct ub_rundir rundir;
+	struct ub_control control;
 	int store_fd;
 	int stats_fd;
 	struct ub_stats_page *stats;

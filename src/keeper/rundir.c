@@ -28,7 +28,8 @@
 #define RUNDIR_STATE_BYTES   16384
 #define RUNDIR_TRIES	     10 /* a verb that looks whether it is held has the lock for a moment */
 #define RUNDIR_PAUSE_MS	     10
-#define RUNDIR_ANSWER_MS	     500
+#define RUNDIR_ANSWER_MS     500
+#define RUNDIR_BACKLOG	     16
 
 int ub_name_check(const char *name, struct ub_err *err)
 {
@@ -70,26 +71,35 @@ static int rundir_open_base(bool create, struct ub_err *err)
 }
 
 /* A socket path has 108 bytes, a run directory may have more: go by way of the descriptor. */
-static void rundir_address(int dir_fd, struct sockaddr_un *addr)
+static void rundir_address(int dir_fd, const char *file, struct sockaddr_un *addr)
 {
 	memset(addr, 0, sizeof(*addr));
 	addr->sun_family = AF_UNIX;
-	snprintf(addr->sun_path, sizeof(addr->sun_path), "/proc/self/fd/%d/server.sock", dir_fd);
+	snprintf(addr->sun_path, sizeof(addr->sun_path), "/proc/self/fd/%d/%s", dir_fd, file);
 }
 
-static int rundir_listen(struct ub_rundir *dir, struct ub_err *err)
+/* A listening socket in the directory, or -errno with *err. */
+static int rundir_listen(const struct ub_rundir *dir, const char *file, int type, struct ub_err *err)
 {
+	cleanup_fd int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct sockaddr_un addr;
 
-	dir->listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return ub_err_errno(err, errno, "%s", file);
+	unlinkat(dir->dir_fd, file, 0); /* of a dead keeper: the lock is ours */
+	rundir_address(dir->dir_fd, file, &addr);
+	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(fd, RUNDIR_BACKLOG) < 0)
+		return ub_err_errno(err, errno, "cannot bind %s in the run directory", file);
+	return ub_steal_fd(&fd);
+}
+
+static int rundir_listen_all(struct ub_rundir *dir, struct ub_err *err)
+{
+	dir->listen_fd = rundir_listen(dir, "server.sock", SOCK_SEQPACKET, err);
 	if (dir->listen_fd < 0)
-		return ub_err_errno(err, errno, "server.sock");
-	unlinkat(dir->dir_fd, "server.sock", 0); /* of a dead keeper: the lock is ours */
-	rundir_address(dir->dir_fd, &addr);
-	if (bind(dir->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
-	    listen(dir->listen_fd, 4) < 0)
-		return ub_err_errno(err, errno, "cannot bind server.sock in the run directory");
-	return 0;
+		return dir->listen_fd;
+	dir->control_fd = rundir_listen(dir, "control.sock", SOCK_STREAM, err);
+	return dir->control_fd < 0 ? dir->control_fd : 0;
 }
 
 /* True if the file that was opened is still the one of that name: a sweep may have removed it meanwhile. */
@@ -152,7 +162,7 @@ int ub_rundir_create(struct ub_rundir *dir, const char *name, struct ub_err *err
 		return ub_err_set(err, EBUSY,
 				  "the name '%s' is taken: choose another --name, or detach that device",
 				  name);
-	return ret ? ret : rundir_listen(dir, err);
+	return ret ? ret : rundir_listen_all(dir, err);
 }
 
 int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, struct ub_err *err)
@@ -183,7 +193,8 @@ int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, s
 
 static void rundir_unlink(int dir_fd, const char *name)
 {
-	static const char *const files[] = { "server.sock", "state.json", "state.json.new", "lock" };
+	static const char *const files[] = { "server.sock", "control.sock", "state.json",
+					     "state.json.new", "lock" };
 	cleanup_fd int base = open(rundir_base(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(files); i++)
@@ -197,6 +208,7 @@ void ub_rundir_remove(struct ub_rundir *dir)
 	if (dir->dir_fd >= 0 && dir->lock_fd >= 0)
 		rundir_unlink(dir->dir_fd, dir->name);
 	ub_close(&dir->listen_fd);
+	ub_close(&dir->control_fd);
 	ub_close(&dir->lock_fd);
 	ub_close(&dir->dir_fd);
 }
@@ -290,18 +302,28 @@ void ub_rundir_sweep(const char *name)
 	rundir_unlink(dir, name);
 }
 
-int ub_rundir_connect(const char *name)
+static int rundir_connect(const char *name, const char *file, int type)
 {
 	cleanup_fd int dir = rundir_open(name);
-	cleanup_fd int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	cleanup_fd int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
 	struct sockaddr_un addr;
 
 	if (dir < 0 || fd < 0)
 		return dir < 0 ? dir : -errno;
-	rundir_address(dir, &addr);
+	rundir_address(dir, file, &addr);
 	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
 		return -errno;
 	return ub_steal_fd(&fd);
+}
+
+int ub_rundir_connect(const char *name)
+{
+	return rundir_connect(name, "server.sock", SOCK_SEQPACKET);
+}
+
+int ub_rundir_connect_control(const char *name)
+{
+	return rundir_connect(name, "control.sock", SOCK_STREAM);
 }
 
 /* Asks NAME's server one thing; the answer, of the same type, is in inbox. 0 or -errno. */

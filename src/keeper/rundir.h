@@ -5,6 +5,7 @@
  *   lock         held (flock) by the keeper as long as it lives
  *   state.json   what is served, by whom; written atomically, no secret in it
  *   server.sock  where the server itself can be reached, with the keeper or without
+ *   control.sock where the keeper is asked, and told what to do
  *
  * Control plane.
  */
@@ -34,10 +35,11 @@ struct ub_rundir {
 	char name[UB_NAME_BYTES];
 	int dir_fd;
 	int lock_fd;
-	int listen_fd; /* server.sock, bound and listening */
+	int listen_fd;	/* server.sock, bound and listening */
+	int control_fd; /* likewise, control.sock, until the keeper takes it */
 };
 
-#define UB_RUNDIR_NONE { .dir_fd = -1, .lock_fd = -1, .listen_fd = -1 }
+#define UB_RUNDIR_NONE { .dir_fd = -1, .lock_fd = -1, .listen_fd = -1, .control_fd = -1 }
 
 /* Letters, digits, '.', '_', '-'; at most 64; the first no '.' or '-', and not only digits. */
 int ub_name_check(const char *name, struct ub_err *err);
@@ -77,7 +79,8 @@ int ub_rundir_cancel_io(const char *name);
 /* True while NAME's server waits for what stands behind it, or has given it up; why in words. */
 bool ub_rundir_is_offline(const char *name, char *why, size_t len);
 
-/* A connection to NAME's server.sock, or -errno. */
+/* A connection to NAME's server.sock or control.sock, or -errno. */
 int ub_rundir_connect(const char *name);
+int ub_rundir_connect_control(const char *name);
 
 #endif

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Which device a verb of the command line means. Control plane; blocks for a short while. */
+#ifndef UB_KEEPER_FIND_H
+#define UB_KEEPER_FIND_H
+
+#include <stdint.h>
+
+#include "base/err.h"
+#include "keeper/rundir.h"
+
+/*
+ * "0", "/dev/ublkb0" or a name: the device's number, and for a name the cookie that the device must have
+ * (else 0), because another one may have the number by now. 0 or -errno with *err.
+ */
+int ub_device_find(const char *device, uint32_t *dev_id, uint64_t *cookie, struct ub_err *err);
+
+/*
+ * Likewise, but what its run directory says: of our devices alone. 0 or -errno with *err: -EINVAL: no such word,
+ * -ENODEV, -ENOENT: no such device, -EPERM: another program's.
+ */
+int ub_device_find_state(const char *device, struct ub_state *state, struct ub_err *err);
+
+#endif
