@@ -35,6 +35,7 @@ unserve
 await 10 is_offline
 before=$(<"$TEST_DIR/written")
 note "offline, after $before files"
+echo 0 >/proc/sys/kernel/hung_task_timeout_secs # they are to wait
 end=$((SECONDS + OUTAGE))
 while [ $SECONDS -lt $end ]; do
 	nap 5
@@ -45,6 +46,7 @@ done
 serve file "$IMG"
 await 30 is_online
 await 60 written $((before + 5))
+echo 60 >/proc/sys/kernel/hung_task_timeout_secs
 : >"$TEST_DIR/enough"
 await 60 gone $writer
 wait $writer || fail "a write failed"
