@@ -60,6 +60,7 @@ struct ub_backend_config {
 	bool read_only;
 	int fd; /* mem: the store, a memfd of size_bytes or more; nbd: a connected socket, or -1; else -1 */
 	int cancel_fd; /* readable: nobody waits for open() any more; -1: it cannot be told */
+	const char *identity; /* what get_identity() of the server before said: a standby's; NULL: the first one's */
 };
 
 struct ub_backend {
@@ -93,6 +94,12 @@ struct ub_backend_ops {
 	 */
 	int (*open)(struct ub_backend *be, const struct ub_backend_config *cfg, struct ub_err *err);
 	int (*get_limits)(struct ub_backend *be, struct ub_limits *limits, struct ub_err *err);
+	/*
+	 * What another process must know to open the same thing when it cannot be asked, in words without secrets; the
+	 * caller's to free(), NULL: no memory. With it in cfg->identity, open() reaches for nothing and waits for
+	 * nobody: that begins with queue_start(). NULL: cfg says all.
+	 */
+	char *(*get_identity)(struct ub_backend *be);
 	int (*queue_init)(struct ub_backend_queue *bq, unsigned nr_slots, struct ub_err *err);
 	void (*queue_destroy)(struct ub_backend_queue *bq);
 	void (*close)(struct ub_backend *be);
@@ -133,6 +140,14 @@ enum ub_health {
  * `why` is copied and cut at 200 bytes.
  */
 void ub_backend_report(struct ub_backend *be, enum ub_health health, const char *why);
+
+/*
+ * A connection whose other end may go on executing what was sent to it when this process is no more: whoever makes the
+ * next one wants to know. fd stays the caller's, who says when it closes it. The id for that. Any thread; a back end
+ * calls it before its first write, and not on a queue's thread.
+ */
+uint32_t ub_backend_hold_socket(int fd);
+void ub_backend_drop_socket(uint32_t id);
 
 /*
  * The back ends that a program offers, NULL-terminated: defined beside its main(), so that a new one

@@ -9,20 +9,35 @@
  *        │── CONFIG + store or socket ────►│  opens the back end
  *        │ ◄──────────────── LIMITS ───────│
  *        │  ADD_DEV, SET_PARAMS            │
- *        │── SERVE + stats, server.sock ──►│  opens /dev/ublkcN, starts the queues
+ *        │── SERVE + the descriptors ─────►│  makes queues, buffers and threads
+ *        │ ◄──────────────── READY ────────│
+ *        │── TAKE ────────────────────────►│  opens /dev/ublkcN, fetches
  *        │ ◄──────────────── FETCHING ─────│
  *        │  START_DEV                      │
  *        │  first look, partitions         │
  *        │── LIVE ────────────────────────►│  from now on it serves without a keeper too
  *        │ ◄──────────────── LIVE ─────────│
+ *        │ ◄─────────── LINK + a socket ───│  a connection with whose server writes may be left over
+ *        │ ◄─────────── UNLINK ────────────│  it is closed
  *        │── SOCKET + socket ─────────────►│  the command was started again
  *        │── CANCEL ──────────────────────►│  fails all I/O: a forced detach
  *        │── EXIT ────────────────────────►│  ends, whatever it holds (not for a live device)
  *        │ ◄──────────────── FAILED, LOG ──│  at any time
  *
+ * A standby is a server that waits for TAKE: its CONFIG says what the device was made from (identity), it opens
+ * nothing that is not there any more, and its SERVE names the server whose place it shall take. Then
+ *
+ *        │  START_USER_RECOVERY            │
+ *        │── TAKE ────────────────────────►│  opens /dev/ublkcN, fetches
+ *        │ ◄──────────────── FETCHING ─────│
+ *        │  END_USER_RECOVERY              │
+ *        │── LIVE ────────────────────────►│
+ *
  * When the driver has aborted every tag (a STOP by whomever), the server ends with status 0.
- * On server.sock a server takes CANCEL from a verb, after a HELLO from each side; HEALTH it answers with
- * one of its own, that says how the back end is.
+ *
+ * On server.sock a server takes, after a HELLO from each side: CANCEL and HEALTH from a verb, each answered with a
+ * message of its own type; ADOPT from a keeper, while it has none, answered with ADOPTED: this connection is the
+ * keeper's from then on. A standby that has lost its keeper listens there once the server before it is dead.
  */
 #ifndef UBLK_BRIDGE_MESSAGE_H
 #define UBLK_BRIDGE_MESSAGE_H
@@ -32,15 +47,15 @@
 
 #include "backend.h"
 
-#define UB_MESSAGE_VERSION 1
-#define UB_MESSAGE_MAX_FDS 2
+#define UB_MESSAGE_VERSION 2
+#define UB_MESSAGE_MAX_FDS 4
 #define UB_MESSAGE_MAX_BYTES 32768
 
 enum ub_message_type {
 	UB_MSG_HELLO = 1,
 	UB_MSG_CONFIG, /* descriptors: the store of mem, or a connected socket of nbd */
 	UB_MSG_LIMITS,
-	UB_MSG_SERVE, /* descriptors: the statistics page, the listening server.sock */
+	UB_MSG_SERVE, /* descriptors: struct ub_msg_serve */
 	UB_MSG_FETCHING,
 	UB_MSG_LIVE,
 	UB_MSG_CANCEL,
@@ -49,6 +64,12 @@ enum ub_message_type {
 	UB_MSG_LOG,
 	UB_MSG_HEALTH,
 	UB_MSG_SOCKET, /* descriptors: the next connected socket, of a command that was started again */
+	UB_MSG_READY,
+	UB_MSG_TAKE,
+	UB_MSG_LINK, /* descriptors: the connection's socket */
+	UB_MSG_UNLINK,
+	UB_MSG_ADOPT,
+	UB_MSG_ADOPTED, /* descriptors: as SERVE's, and the store */
 };
 
 struct ub_msg_header {
@@ -66,9 +87,9 @@ struct ub_msg_config {
 	uint8_t has_fd;
 	uint8_t core_dump; /* --core */
 	uint8_t log_level;
-	uint32_t reserved;
+	uint32_t options_bytes; /* of options, with its 0; what follows is the identity, "": none, with a 0 */
 	char kind[16];
-	char options[]; /* to the end of the message, with a 0 */
+	char options[];
 };
 
 struct ub_msg_limits {
@@ -76,7 +97,12 @@ struct ub_msg_limits {
 	struct ub_limits limits;
 	uint32_t caps;
 	uint32_t reserved;
+	char identity[]; /* what a standby needs to know of what was opened, with a 0 */
 };
+
+/* The descriptors of SERVE and ADOPTED, in this order. */
+enum ub_serve_fd { UB_FD_STATS, UB_FD_LISTEN, UB_FD_ARENA, UB_FD_STORE, UB_NR_SERVE_FDS };
+_Static_assert(UB_NR_SERVE_FDS <= UB_MESSAGE_MAX_FDS, "as many as a message carries");
 
 struct ub_msg_serve {
 	struct ub_msg_header header;
@@ -85,8 +111,27 @@ struct ub_msg_serve {
 	uint32_t depth;
 	uint32_t max_io_bytes;
 	uint32_t data_path; /* enum ub_data_path */
+	int32_t served_pid; /* a standby's: the server's whose place it shall take; 0: the first server */
+	uint32_t has_fd; /* a bit for each of enum ub_serve_fd; those that are there come in this order */
+	uint8_t scans_partitions; /* the driver may, inside START */
+	uint8_t reserved[3];
 	uint32_t mask_bytes; /* of each queue's CPU mask: they follow, one a queue, cut behind the last CPU */
 	uint8_t masks[];
+};
+
+struct ub_msg_link {
+	struct ub_msg_header header;
+	uint32_t id;
+	uint32_t reserved;
+};
+
+/* How far a server is that a keeper adopts. */
+enum ub_adopted { UB_ADOPTED_LIVE, UB_ADOPTED_FETCHING, UB_ADOPTED_STANDBY };
+
+struct ub_msg_adopted {
+	struct ub_msg_header header;
+	uint32_t state; /* enum ub_adopted */
+	uint32_t has_fd; /* as in SERVE */
 };
 
 struct ub_msg_text {
@@ -100,6 +145,11 @@ struct ub_msg_text {
  * The descriptors stay the caller's. 0 or -errno. Any thread.
  */
 int ub_message_send(int sock, struct ub_msg_header *header, const int *fds, unsigned nr_fds, int flags);
+
+/* Puts those of all[] that are not -1 into packed[]; a bit in *mask says which. How many. */
+unsigned ub_message_pack_fds(const int all[UB_MESSAGE_MAX_FDS], int packed[UB_MESSAGE_MAX_FDS], uint32_t *mask);
+/* The reverse, in place, of what was received; those that mask does not expect are closed. */
+void ub_message_unpack_fds(int fds[UB_MESSAGE_MAX_FDS], uint32_t mask);
 
 /* One with nothing but its type. */
 int ub_message_send_type(int sock, enum ub_message_type type);

@@ -40,6 +40,32 @@ int ub_message_send(int sock, struct ub_msg_header *header, const int *fds, unsi
 	return n < 0 ? -errno : 0;
 }
 
+unsigned ub_message_pack_fds(const int all[UB_MESSAGE_MAX_FDS], int packed[UB_MESSAGE_MAX_FDS], uint32_t *mask)
+{
+	unsigned nr = 0;
+
+	*mask = 0;
+	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++) {
+		if (all[i] < 0)
+			continue;
+		packed[nr++] = all[i];
+		*mask |= 1U << i;
+	}
+	return nr;
+}
+
+void ub_message_unpack_fds(int fds[UB_MESSAGE_MAX_FDS], uint32_t mask)
+{
+	int packed[UB_MESSAGE_MAX_FDS];
+	unsigned nr = 0;
+
+	memcpy(packed, fds, sizeof(packed));
+	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
+		fds[i] = mask & 1U << i ? packed[nr++] : -1;
+	while (nr < UB_MESSAGE_MAX_FDS)
+		ub_close(&packed[nr++]);
+}
+
 int ub_message_send_type(int sock, enum ub_message_type type)
 {
 	struct ub_msg_header header = { .type = (uint16_t)type, .len_bytes = sizeof(header) };

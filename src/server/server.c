@@ -1,25 +1,33 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The server's main thread: takes the keeper's messages, opens the back end and the device, and waits
- * while the queue threads serve. It does nothing on its own account: when the keeper goes before the
- * device is live it ends, afterwards it serves on.
+ * while the queue threads serve. It does nothing on its own account.
+ *
+ *   NEW ──CONFIG──► OPEN ──SERVE──► READY ──TAKE──► SERVING ──LIVE──► LIVE        OVER: it ends
+ *
+ * When the keeper goes before the device is live the server ends; a live one serves on, and so does one that recovers
+ * it. A standby waits: it may be the last one who has what the device is made of.
  */
 #include "server/server.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <ublk-bridge/message.h>
 
 #include "backend/registry.h"
+#include "backend/sockets.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -31,18 +39,25 @@
 
 #define SERVER_LAST_WORDS 3 /* messages of a visitor that are read before the next one takes its place */
 
-enum server_phase { SERVER_NEW, SERVER_OPEN, SERVER_SERVING, SERVER_LIVE, SERVER_OVER };
+#define SERVER_STALE_MS	  1000 /* how often a standby without a keeper looks whether there is still a device */
+
+enum server_phase { SERVER_NEW, SERVER_OPEN, SERVER_READY, SERVER_SERVING, SERVER_LIVE, SERVER_OVER };
 
 struct server {
 	struct ub_loop loop;
 	enum server_phase phase;
 	int status;
-	int keeper_fd;
+	int keeper_fd; /* always UB_SERVER_SOCKET_FD, also while nobody is at the other end */
+	bool has_keeper;
+	pid_t served_pid; /* a standby's: of the server before it; 0: this is the first one */
+	int served_pidfd; /* of that one, once the keeper has gone; -1: it is not watched */
 	int listen_fd; /* server.sock; -1 until SERVE */
 	int visitor_fd; /* one verb at a time; -1: none */
 	bool visitor_greeted;
 	int store_fd;
-	bool said_fetching;
+	int stats_fd;
+	int arena_fd;
+	bool said_ready, said_fetching;
 	struct ub_backend backend;
 	struct ub_device device;
 	struct ub_stats_page *stats;
@@ -100,13 +115,23 @@ static void server_over(struct server *s, int status)
 	s->status = status;
 }
 
+/* A connection that the back end has made, or (-1) closed. Any thread; the keeper fences it when we are gone. */
+static void server_tell_socket(uint32_t id, int fd)
+{
+	struct ub_msg_link msg = { .header = { .len_bytes = sizeof(msg) }, .id = id };
+
+	msg.header.type = fd >= 0 ? UB_MSG_LINK : UB_MSG_UNLINK;
+	ub_message_send(UB_SERVER_SOCKET_FD, &msg.header, &fd, fd >= 0, MSG_DONTWAIT);
+}
+
 static void server_fail(struct server *s, const struct ub_err *err)
 {
 	struct ub_msg_text msg = { .header = { .type = UB_MSG_FAILED, .len_bytes = sizeof(msg) } };
 
 	msg.value = (uint32_t)err->code;
 	snprintf(msg.text, sizeof(msg.text), "%s", err->text);
-	ub_message_send(s->keeper_fd, &msg.header, NULL, 0, 0);
+	ub_log(UB_LOG_DEBUG, "the server gives up: %s", err->text);
+	ub_message_send(s->keeper_fd, &msg.header, NULL, 0, MSG_DONTWAIT);
 	server_over(s, UB_EXIT_FAILED);
 }
 
@@ -119,7 +144,7 @@ static void server_health_changed(void *arg)
 
 	eventfd_read(server_health.event_fd, &ignored);
 	if (server_get_health(err.text, sizeof(err.text)) == UB_HEALTH_FAILED &&
-	    (s->phase == SERVER_OPEN || s->phase == SERVER_SERVING))
+	    !s->served_pid && s->phase > SERVER_NEW && s->phase < SERVER_LIVE)
 		server_fail(s, &err);
 }
 
@@ -149,14 +174,49 @@ static void server_drop_mounts(const struct ub_backend_config *cfg)
 
 /* ---- messages -------------------------------------------------------------------------------------- */
 
+/* Whether all of these bytes are so many strings, one behind the other, each with its 0. */
+static bool server_is_strings(const char *bytes, size_t len, unsigned nr)
+{
+	for (; nr; nr--) {
+		const char *end = memchr(bytes, '\0', len);
+
+		if (!end)
+			return false;
+		len -= (size_t)(end + 1 - bytes);
+		bytes = end + 1;
+	}
+	return len == 0;
+}
+
+/* What the next server is to know of what was opened goes with the limits. */
+static int server_send_limits(struct server *s, struct ub_err *err)
+{
+	const struct ub_backend_ops *ops = s->backend.ops;
+	cleanup_free char *identity = ops->get_identity ? ops->get_identity(&s->backend) : strdup("");
+	size_t text_bytes = identity ? strlen(identity) + 1 : 0;
+	struct ub_msg_limits *reply = calloc(1, sizeof(*reply) + text_bytes);
+	cleanup_free void *free_reply = reply;
+	int ret;
+
+	if (!identity || !reply)
+		return ub_err_errno(err, ENOMEM, "the message to the keeper");
+	reply->header.type = UB_MSG_LIMITS;
+	reply->header.len_bytes = (uint32_t)(sizeof(*reply) + text_bytes);
+	reply->limits = s->backend.limits;
+	reply->caps = ops->caps;
+	memcpy(reply->identity, identity, text_bytes);
+	ret = ub_message_send(s->keeper_fd, &reply->header, NULL, 0, 0);
+	return ret ? ub_err_errno(err, -ret, "the message to the keeper") : 0;
+}
+
 static int server_configure(struct server *s, struct ub_msg_config *msg, int fds[], struct ub_err *err)
 {
 	struct ub_backend_config cfg = { .kind = msg->kind, .options = msg->options };
-	struct ub_msg_limits reply = { .header = { .type = UB_MSG_LIMITS, .len_bytes = sizeof(reply) } };
 	size_t len = msg->header.len_bytes;
 	int ret;
 
-	if (s->phase != SERVER_NEW || len <= sizeof(*msg) || ((const char *)msg)[len - 1] != '\0')
+	if (s->phase != SERVER_NEW || len <= sizeof(*msg) || msg->options_bytes == 0 ||
+	    msg->options_bytes > len - sizeof(*msg) || !server_is_strings(msg->options, len - sizeof(*msg), 2))
 		return ub_err_set(err, EPROTO, "an unexpected CONFIG message");
 	msg->kind[sizeof(msg->kind) - 1] = '\0';
 	ub_log_set_level(msg->log_level);
@@ -168,6 +228,7 @@ static int server_configure(struct server *s, struct ub_msg_config *msg, int fds
 	cfg.read_only = msg->read_only;
 	cfg.fd = s->store_fd;
 	cfg.cancel_fd = s->keeper_fd;
+	cfg.identity = msg->options[msg->options_bytes] ? msg->options + msg->options_bytes : NULL;
 	server_drop_mounts(&cfg);
 	ret = ub_isolate_lock_memory(err);
 	if (ret == 0)
@@ -175,13 +236,12 @@ static int server_configure(struct server *s, struct ub_msg_config *msg, int fds
 	if (ret)
 		return ret;
 	s->phase = SERVER_OPEN;
-	reply.limits = s->backend.limits;
-	reply.caps = s->backend.ops->caps;
-	return ub_message_send(s->keeper_fd, &reply.header, NULL, 0, 0);
+	return server_send_limits(s, err);
 }
 
-static int server_map_stats(struct server *s, int fd, unsigned nr_queues, struct ub_err *err)
+static int server_map_stats(struct server *s, unsigned nr_queues, struct ub_err *err)
 {
+	int fd = s->stats_fd;
 	struct stat st;
 
 	s->stats_bytes = ub_stats_bytes(nr_queues);
@@ -216,30 +276,56 @@ static int server_serve(struct server *s, const struct ub_msg_serve *msg, int fd
 		.depth = msg->depth,
 		.max_io_bytes = msg->max_io_bytes,
 		.data_path = msg->data_path,
+		.scans_partitions = msg->scans_partitions,
 	};
 	int ret;
 
+	ub_message_unpack_fds(fds, msg->header.len_bytes < sizeof(*msg) ? 0 : msg->has_fd);
 	if (s->phase != SERVER_OPEN || msg->header.len_bytes < sizeof(*msg) || msg->nr_queues == 0 ||
 	    msg->nr_queues > UBLK_MAX_NR_QUEUES || msg->mask_bytes > UB_CPU_MASK_BYTES ||
 	    msg->header.len_bytes != sizeof(*msg) + (size_t)msg->nr_queues * msg->mask_bytes ||
-	    msg->data_path == UB_DATA_PATH_AUTO || msg->data_path >= UB_NR_DATA_PATHS || fds[0] < 0)
+	    msg->data_path == UB_DATA_PATH_AUTO || msg->data_path >= UB_NR_DATA_PATHS ||
+	    fds[UB_FD_STATS] < 0)
 		return ub_err_set(err, EPROTO, "an unexpected SERVE message");
-	s->listen_fd = ub_steal_fd(&fds[1]);
-	ret = server_map_stats(s, fds[0], msg->nr_queues, err);
+	s->stats_fd = ub_steal_fd(&fds[UB_FD_STATS]);
+	s->listen_fd = ub_steal_fd(&fds[UB_FD_LISTEN]);
+	s->arena_fd = ub_steal_fd(&fds[UB_FD_ARENA]);
+	s->served_pid = msg->served_pid;
+	ret = server_map_stats(s, msg->nr_queues, err);
 	if (ret == 0)
 		ret = server_copy_masks(s, msg, err);
 	if (ret)
 		return ret;
 	config.stats = s->stats;
 	config.affinity = (const uint8_t (*)[UB_CPU_MASK_BYTES])s->affinity;
-	s->phase = SERVER_SERVING;
-	ret = ub_device_open(&s->device, &config, &s->backend, err);
+	config.arena_fd = s->arena_fd;
+	s->phase = SERVER_READY;
+	ret = ub_device_prepare(&s->device, &config, &s->backend, err);
 	if (ret)
 		return ret;
 	ub_loop_add(&s->loop, s->device.event_fd, server_device_event, s);
+	return 0;
+}
+
+/* From now on it is this server that is meant by server.sock. */
+static void server_listen(struct server *s)
+{
+	ub_loop_remove(&s->loop, s->listen_fd);
 	if (s->listen_fd >= 0)
 		ub_loop_add(&s->loop, s->listen_fd, server_visitor_arrives, s);
-	return 0;
+}
+
+static int server_take(struct server *s, struct ub_err *err)
+{
+	int ret;
+
+	if (s->phase != SERVER_READY)
+		return ub_err_set(err, EPROTO, "an unexpected TAKE message");
+	s->phase = SERVER_SERVING;
+	ret = ub_device_take(&s->device, err);
+	if (ret == 0)
+		server_listen(s);
+	return ret;
 }
 
 static void server_device_event(void *arg)
@@ -248,6 +334,11 @@ static void server_device_event(void *arg)
 	struct ub_err err = { 0 };
 
 	switch (ub_device_state(&s->device)) {
+	case UB_QUEUE_READY:
+		if (!s->said_ready)
+			ub_message_send_type(s->keeper_fd, UB_MSG_READY);
+		s->said_ready = true;
+		break;
 	case UB_QUEUE_FETCHING:
 		if (s->said_fetching)
 			break;
@@ -276,6 +367,8 @@ static int server_handle(struct server *s, struct ub_msg_header *header, int fds
 		return server_configure(s, (struct ub_msg_config *)header, fds, err);
 	case UB_MSG_SERVE:
 		return server_serve(s, (struct ub_msg_serve *)header, fds, err);
+	case UB_MSG_TAKE:
+		return server_take(s, err);
 	case UB_MSG_LIVE:
 		if (s->backend.ops->set_live && s->backend.ops->set_live(&s->backend, err) != 0)
 			return -err->code;
@@ -306,6 +399,39 @@ static void server_close_fds(int fds[])
 		ub_close(&fds[i]);
 }
 
+static void server_before_me_died(void *arg)
+{
+	struct server *s = arg;
+
+	ub_loop_remove(&s->loop, s->served_pidfd);
+	ub_close(&s->served_pidfd);
+	server_listen(s);
+}
+
+/* A standby alone: once the server before it is dead, it is who knows what the device is made of. */
+static void server_stand_alone(struct server *s)
+{
+	s->served_pidfd = pidfd_open(s->served_pid, 0);
+	if (s->served_pidfd >= 0)
+		ub_loop_add(&s->loop, s->served_pidfd, server_before_me_died, s);
+	else
+		server_listen(s);
+}
+
+/* The keeper is gone; another one may adopt this server. */
+static void server_keeper_left(struct server *s)
+{
+	s->has_keeper = false;
+	ub_loop_remove(&s->loop, s->keeper_fd);
+	ub_sockets_set_listener(NULL);
+	if (s->phase == SERVER_LIVE || (s->phase == SERVER_SERVING && s->served_pid))
+		return;
+	if (s->phase == SERVER_READY && s->served_pid)
+		server_stand_alone(s);
+	else
+		server_over(s, UB_EXIT_FAILED);
+}
+
 static void server_keeper_event(void *arg)
 {
 	struct server *s = arg;
@@ -316,10 +442,7 @@ static void server_keeper_event(void *arg)
 	if (ret == -EAGAIN)
 		return;
 	if (ret < 0) {
-		/* The keeper is gone. A live device is served on; another keeper may adopt it. */
-		ub_loop_remove(&s->loop, s->keeper_fd);
-		if (s->phase != SERVER_LIVE)
-			server_over(s, UB_EXIT_FAILED);
+		server_keeper_left(s);
 		return;
 	}
 	ret = server_handle(s, (struct ub_msg_header *)s->inbox, fds, &err);
@@ -344,6 +467,38 @@ static void server_tell_health(const struct server *s)
 	ub_message_send(s->visitor_fd, &msg.header, NULL, 0, MSG_DONTWAIT);
 }
 
+/* A keeper comes, and gets all that its predecessor had. */
+static int server_adopt(struct server *s)
+{
+	struct ub_msg_adopted msg = { .header = { .type = UB_MSG_ADOPTED, .len_bytes = sizeof(msg) } };
+	const int all[UB_NR_SERVE_FDS] = { [UB_FD_STATS] = s->stats_fd, [UB_FD_LISTEN] = s->listen_fd,
+					   [UB_FD_ARENA] = s->arena_fd, [UB_FD_STORE] = s->store_fd };
+	int packed[UB_MESSAGE_MAX_FDS];
+	unsigned nr;
+
+	if (s->has_keeper)
+		return -EBUSY;
+	msg.state = s->phase == SERVER_LIVE    ? UB_ADOPTED_LIVE :
+		    s->phase == SERVER_SERVING ? UB_ADOPTED_FETCHING :
+						 UB_ADOPTED_STANDBY;
+	/* All that speaks to the keeper, on whichever thread, goes on with the number it knows. */
+	if (dup3(s->visitor_fd, UB_SERVER_SOCKET_FD, O_CLOEXEC) < 0)
+		return -errno;
+	server_visitor_leaves(s);
+	nr = ub_message_pack_fds(all, packed, &msg.has_fd);
+	if (ub_message_send(s->keeper_fd, &msg.header, packed, nr, MSG_DONTWAIT) < 0)
+		return 0; /* it has gone already, and the loop will find that out */
+	s->has_keeper = true;
+	ub_loop_add(&s->loop, s->keeper_fd, server_keeper_event, s);
+	ub_loop_remove(&s->loop, s->served_pidfd);
+	ub_close(&s->served_pidfd);
+	if (msg.state == UB_ADOPTED_STANDBY)
+		ub_loop_remove(&s->loop, s->listen_fd);
+	ub_sockets_set_listener(server_tell_socket);
+	ub_log(UB_LOG_NOTICE, "the server (pid %d) has a keeper again", getpid());
+	return 0;
+}
+
 /* Takes one message of a visitor's. False: there is none now, or the visitor is gone. */
 static bool server_visitor_hear(struct server *s)
 {
@@ -365,6 +520,10 @@ static bool server_visitor_hear(struct server *s)
 		ub_message_send_type(s->visitor_fd, UB_MSG_CANCEL);
 	} else if (ret == 0 && header->type == UB_MSG_HEALTH && s->visitor_greeted) {
 		server_tell_health(s);
+	} else if (ret == 0 && header->type == UB_MSG_ADOPT && s->visitor_greeted) {
+		ret = server_adopt(s);
+		if (ret == 0)
+			return false;
 	} else {
 		ret = -EPROTO;
 	}
@@ -412,6 +571,28 @@ static void server_destroy(struct server *s)
 	ub_close(&s->visitor_fd);
 	ub_close(&s->listen_fd);
 	ub_close(&s->store_fd);
+	ub_close(&s->stats_fd);
+	ub_close(&s->arena_fd);
+	ub_close(&s->served_pidfd);
+}
+
+/* A standby without a keeper: when the device is gone, nobody will come for it. */
+static void server_look_whether_stale(struct server *s)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/dev/ublkc%u", s->device.config.dev_id);
+	if (access(path, F_OK) < 0 && errno == ENOENT)
+		server_over(s, UB_EXIT_DONE);
+}
+
+static void server_wait(struct server *s)
+{
+	bool is_alone = !s->has_keeper && s->phase == SERVER_READY;
+
+	ub_loop_once(&s->loop, is_alone ? SERVER_STALE_MS : -1);
+	if (is_alone && s->phase == SERVER_READY && !s->has_keeper)
+		server_look_whether_stale(s);
 }
 
 int ub_server_main(void)
@@ -421,10 +602,12 @@ int ub_server_main(void)
 	struct ub_err err = { 0 };
 
 	s->keeper_fd = UB_SERVER_SOCKET_FD;
-	s->listen_fd = s->visitor_fd = s->store_fd = -1;
+	s->has_keeper = true;
+	s->listen_fd = s->visitor_fd = s->store_fd = s->stats_fd = s->arena_fd = s->served_pidfd = -1;
 	server_log_fd = s->keeper_fd;
 	ub_log_to_sink(server_log);
 	ub_backend_set_reporter(server_report);
+	ub_sockets_set_listener(server_tell_socket);
 	ub_loop_init(&s->loop);
 	server_health.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	prctl(PR_SET_NAME, UB_SERVER_COMM);
@@ -439,7 +622,7 @@ int ub_server_main(void)
 	else if (ub_message_send_type(s->keeper_fd, UB_MSG_HELLO) < 0)
 		return UB_EXIT_FAILED;
 	while (s->phase != SERVER_OVER)
-		ub_loop_once(&s->loop, -1);
+		server_wait(s);
 	server_destroy(s);
 	return s->status;
 }

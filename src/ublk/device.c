@@ -59,17 +59,21 @@ static int device_cannot_lock(const struct ub_device *dev, int code, struct ub_e
 
 /*
  * The tag buffers. They are locked, because memory may be short just when the kernel waits for this
- * device to take its pages; not so where the back end names its store and they are hardly used.
+ * device to take its pages; not so where the back end names its store and they are hardly used. Those that are
+ * locked are the next server's, too: it is there already, and would need as many again.
  */
 static int device_make_arena(struct ub_device *dev, struct ub_err *err)
 {
 	const struct ub_device_config *c = &dev->config;
-	bool locked = ub_device_locks_arena(dev);
+	bool locked = ub_device_locks_arena(dev), shared = locked && c->arena_fd >= 0;
 	void *p;
 
 	dev->arena_bytes = ub_device_arena_bytes(c->nr_queues, c->depth, c->max_io_bytes);
-	p = mmap(NULL, dev->arena_bytes, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (shared)
+		p = mmap(NULL, dev->arena_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, c->arena_fd, 0);
+	else
+		p = mmap(NULL, dev->arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+			 -1, 0);
 	if (p == MAP_FAILED && errno == EAGAIN) /* what is mapped is locked: mlockall(MCL_FUTURE) */
 		return device_cannot_lock(dev, errno, err);
 	if (p == MAP_FAILED)
@@ -85,8 +89,8 @@ static int device_make_arena(struct ub_device *dev, struct ub_err *err)
 	return 0;
 }
 
-int ub_device_open(struct ub_device *dev, const struct ub_device_config *config,
-		   struct ub_backend *backend, struct ub_err *err)
+int ub_device_prepare(struct ub_device *dev, const struct ub_device_config *config, struct ub_backend *backend,
+		      struct ub_err *err)
 {
 	int ret;
 
@@ -100,11 +104,7 @@ int ub_device_open(struct ub_device *dev, const struct ub_device_config *config,
 	dev->queues = calloc(config->nr_queues, sizeof(struct ub_queue *));
 	if (!dev->queues)
 		return ub_err_errno(err, ENOMEM, "%u queues", config->nr_queues);
-	ret = ub_step("device-open", err);
-	if (ret == 0)
-		ret = device_open_node(dev, err);
-	if (ret == 0)
-		ret = ub_step("device-arena", err);
+	ret = ub_step("device-arena", err);
 	if (ret == 0)
 		ret = device_make_arena(dev, err);
 	for (unsigned i = 0; i < config->nr_queues && ret == 0; i++)
@@ -112,6 +112,22 @@ int ub_device_open(struct ub_device *dev, const struct ub_device_config *config,
 	for (unsigned i = 0; i < config->nr_queues && ret == 0; i++)
 		ret = ub_queue_start_thread(dev->queues[i], err);
 	return ret;
+}
+
+int ub_device_take(struct ub_device *dev, struct ub_err *err)
+{
+	int ret = ub_step("device-open", err);
+
+	if (ret == 0)
+		ret = device_open_node(dev, err);
+	for (unsigned i = 0; i < dev->config.nr_queues && ret == 0; i++)
+		ret = ub_queue_map(dev->queues[i], err);
+	if (ret)
+		return ret;
+	dev->is_taken = true;
+	for (unsigned i = 0; i < dev->config.nr_queues; i++)
+		ub_queue_go(dev->queues[i]);
+	return 0;
 }
 
 enum ub_queue_state ub_device_state(struct ub_device *dev)
@@ -188,7 +204,8 @@ static void device_cancel_all(struct ub_device *dev)
 
 void ub_device_close(struct ub_device *dev)
 {
-	device_cancel_all(dev);
+	if (dev->is_taken)
+		device_cancel_all(dev);
 	for (unsigned i = 0; dev->queues && i < dev->config.nr_queues; i++)
 		ub_queue_destroy(dev->queues[i]);
 	free(dev->queues);

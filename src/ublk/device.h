@@ -30,6 +30,8 @@ struct ub_device_config {
 	enum ub_data_path data_path;
 	struct ub_stats_page *stats; /* mapped, of nr_queues queues; the caller's */
 	const uint8_t (*affinity)[UB_CPU_MASK_BYTES]; /* one CPU mask a queue; the caller's */
+	int arena_fd; /* a memfd of ub_device_arena_bytes() that the next server uses, too; -1: none. The caller's */
+	bool scans_partitions; /* the driver may, where it does so by itself */
 };
 
 struct ub_device {
@@ -39,12 +41,14 @@ struct ub_device {
 	int event_fd; /* readable when a queue's state has changed */
 	void *arena;  /* the tag buffers */
 	size_t arena_bytes;
+	bool is_taken; /* ub_device_take() let the threads go on */
 	struct ub_queue **queues;
 };
 
 /* The life of a queue's thread, in order. */
 enum ub_queue_state {
 	UB_QUEUE_STARTING,
+	UB_QUEUE_READY,	   /* it waits for ub_device_take() */
 	UB_QUEUE_FETCHING, /* every tag was given to the driver */
 	UB_QUEUE_ENDED,	   /* every tag came back, or it was told to quit */
 	UB_QUEUE_FAILED,   /* it never got as far as fetching: ub_device_error() says why */
@@ -54,11 +58,17 @@ enum ub_queue_state {
 size_t ub_device_arena_bytes(unsigned nr_queues, unsigned depth, uint32_t max_io_bytes);
 
 /*
- * Opens /dev/ublkcN, maps its descriptors, makes buffers and queues and starts the threads, which fetch
- * every tag. 0 or -errno with *err; on failure ub_device_close() cleans up.
+ * Makes buffers, queues and threads, all but what needs the device itself: the threads wait in READY. Everything
+ * that takes memory is done here. 0 or -errno with *err; on failure ub_device_close() cleans up.
  */
-int ub_device_open(struct ub_device *dev, const struct ub_device_config *config,
-		   struct ub_backend *backend, struct ub_err *err);
+int ub_device_prepare(struct ub_device *dev, const struct ub_device_config *config, struct ub_backend *backend,
+		      struct ub_err *err);
+
+/*
+ * Opens /dev/ublkcN, maps its descriptors and lets the threads fetch every tag. Once, after
+ * ub_device_prepare(). 0 or -errno with *err.
+ */
+int ub_device_take(struct ub_device *dev, struct ub_err *err);
 
 /* The state that every queue has reached at least; FAILED if one has. Drains event_fd. */
 enum ub_queue_state ub_device_state(struct ub_device *dev);

@@ -11,6 +11,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -19,6 +20,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <time.h>
 
 #include "base/cleanup.h"
@@ -433,12 +435,54 @@ static int queue_ring_setup(struct ub_queue *q)
 		return ub_err_errno(&q->err, -ret, "queue %u: cannot make its ring", q->qid);
 	io_uring_ring_dontfork(&q->ring);
 	io_uring_register_ring_fd(&q->ring); /* best effort: it saves a look-up a turn */
-	ret = io_uring_register_files(&q->ring, &q->dev->cdev_fd, 1);
-	if (ret < 0) {
-		io_uring_queue_exit(&q->ring);
-		return ub_err_errno(&q->err, -ret, "queue %u: cannot register the device", q->qid);
-	}
 	return 0;
+}
+
+/* Until the device is there. False: it is not to be served after all. */
+static bool queue_await_go(struct ub_queue *q)
+{
+	while (sem_wait(&q->go) < 0 && errno == EINTR)
+		;
+	return !q->must_not_go;
+}
+
+/*
+ * Linux 6.12 scans partitions inside START, with the device's mutex held, and for ever when the server dies then and
+ * its requests wait for the next one. It does not where a queue's thread may not administrate.
+ */
+static void queue_drop_admin(void)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+
+	if (syscall(SYS_capget, &header, data) < 0)
+		return;
+	for (unsigned i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
+		uint32_t keep = i == CAP_TO_INDEX(CAP_SYS_ADMIN) ? ~CAP_TO_MASK(CAP_SYS_ADMIN) : ~0U;
+
+		data[i].effective &= keep;
+		data[i].permitted &= keep;
+		data[i].inheritable &= keep;
+	}
+	if (syscall(SYS_capset, &header, data) < 0)
+		ub_log(UB_LOG_DEBUG, "cannot drop CAP_SYS_ADMIN: %s", strerror(errno));
+}
+
+/* Takes the device into the ring and fetches every tag. */
+static int queue_take(struct ub_queue *q)
+{
+	int ret = io_uring_register_files(&q->ring, &q->dev->cdev_fd, 1);
+
+	if (ret < 0)
+		return ub_err_errno(&q->err, -ret, "queue %u: cannot register the device", q->qid);
+	if (!q->dev->config.scans_partitions)
+		queue_drop_admin();
+	queue_arm_wake(q);
+	queue_fetch_all(q);
+	ret = io_uring_submit(&q->ring);
+	if (ret < 0)
+		return ub_err_errno(&q->err, -ret, "queue %u: cannot fetch", q->qid);
+	return ub_step("queue-fetch", &q->err);
 }
 
 /* To the CPUs whose requests come to this queue; a mask that cannot be set is no reason to fail. */
@@ -472,12 +516,13 @@ static void *queue_main(void *arg)
 		queue_set_state(q, UB_QUEUE_FAILED);
 		return NULL;
 	}
-	queue_arm_wake(q);
-	queue_fetch_all(q);
-	ret = io_uring_submit(&q->ring);
-	if (ret < 0 || ub_step("queue-fetch", &q->err)) {
-		if (ret < 0)
-			ub_err_errno(&q->err, -ret, "queue %u: cannot fetch", q->qid);
+	queue_set_state(q, UB_QUEUE_READY);
+	if (!queue_await_go(q)) {
+		io_uring_queue_exit(&q->ring);
+		queue_set_state(q, UB_QUEUE_ENDED);
+		return NULL;
+	}
+	if (queue_take(q)) {
 		io_uring_queue_exit(&q->ring);
 		queue_set_state(q, UB_QUEUE_FAILED);
 		return NULL;
@@ -500,7 +545,7 @@ static void *queue_main(void *arg)
 
 /* ---- making and ending: the main thread's ----------------------------------------------------------- */
 
-static int queue_map_descs(struct ub_queue *q, struct ub_err *err)
+int ub_queue_map(struct ub_queue *q, struct ub_err *err)
 {
 	size_t page = (size_t)sysconf(_SC_PAGESIZE);
 	void *p;
@@ -565,12 +610,10 @@ int ub_queue_create(struct ub_queue **out, struct ub_device *dev, uint16_t qid, 
 	q->stats = &dev->config.stats->queues[qid];
 	q->done_last = &q->done_first;
 	q->wake.fn = queue_woken;
+	sem_init(&q->go, 0, 0);
 	q->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (q->wake_fd < 0)
 		return ub_err_errno(err, errno, "queue %u: an event descriptor", qid);
-	ret = queue_map_descs(q, err);
-	if (ret)
-		return ret;
 	ret = queue_make_reqs(q, err);
 	if (ret)
 		return ret;
@@ -626,6 +669,11 @@ int ub_queue_start_thread(struct ub_queue *q, struct ub_err *err)
 	return ret;
 }
 
+void ub_queue_go(struct ub_queue *q)
+{
+	sem_post(&q->go);
+}
+
 void ub_queue_cancel(struct ub_queue *q)
 {
 	if (q->cancel_error)
@@ -647,7 +695,10 @@ void ub_queue_destroy(struct ub_queue *q)
 	if (!q)
 		return;
 	if (q->has_thread) {
-		if (atomic_load_explicit(&q->state, memory_order_acquire) < UB_QUEUE_ENDED) {
+		if (!q->dev->is_taken) {
+			q->must_not_go = true;
+			ub_queue_go(q);
+		} else if (atomic_load_explicit(&q->state, memory_order_acquire) < UB_QUEUE_ENDED) {
 			q->quit_msg.fn = queue_quit;
 			ub_queue_post(q, &q->quit_msg);
 		}

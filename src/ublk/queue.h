@@ -17,6 +17,7 @@
 
 #include <liburing.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 
 #include <ublk-bridge/backend.h>
@@ -87,7 +88,8 @@ struct ub_queue {
 
 	/* The main thread's. */
 	pthread_t thread;
-	bool has_thread, has_backend_queue;
+	sem_t go; /* posted when the device is there, or never will be */
+	bool has_thread, has_backend_queue, must_not_go;
 	void *stack;
 	size_t desc_bytes;
 };
@@ -98,6 +100,9 @@ bool ub_device_locks_arena(const struct ub_device *dev);
 /* Makes a queue and its part of the back end. Main thread. 0 or -errno with *err. */
 int ub_queue_create(struct ub_queue **out, struct ub_device *dev, uint16_t qid, struct ub_err *err);
 int ub_queue_start_thread(struct ub_queue *q, struct ub_err *err);
+/* Once the device is open: maps the queue's descriptors; has its thread fetch. Main thread. */
+int ub_queue_map(struct ub_queue *q, struct ub_err *err);
+void ub_queue_go(struct ub_queue *q);
 /* Fails all that is in flight, and all that still comes, with -EIO. Queue thread. */
 void ub_queue_cancel(struct ub_queue *q);
 void ub_queue_destroy(struct ub_queue *q); /* ends its thread first; NULL: nothing */

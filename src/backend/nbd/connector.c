@@ -58,12 +58,14 @@ struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handl
 	link->max_payload_bytes = export->max_payload_bytes;
 	link->made_ms = ub_now_ms();
 	link->is_tcp = nbd_session_tune(fd, conn->be->options.stall_timeout_ms, conn->be->send_bytes);
+	link->held_id = ub_backend_hold_socket(fd);
 	return link;
 }
 
 void nbd_link_free(struct nbd_link *link)
 {
 	nbd.close(link->handle);
+	ub_backend_drop_socket(link->held_id);
 	close(link->fd);
 	free(link);
 }
@@ -451,12 +453,27 @@ static bool connector_has_queues(struct nbd_backend *be)
 	return nr && nr == atomic_load_explicit(&be->nr_queues, memory_order_acquire);
 }
 
+/* Until it is connected again it is as offline as it would be after an outage. */
+static void connector_say_recovered(struct nbd_backend *be)
+{
+	char text[256];
+
+	be->is_recovered = false;
+	be->offline_since_ms = ub_now_ms();
+	snprintf(text, sizeof(text), "%s: offline: this server process is new; I/O waits, connecting", be->server);
+	ub_backend_report(be->backend, UB_HEALTH_OFFLINE, text);
+	if (be->options.transport == NBD_SOCKET && !be->options.restarts)
+		connector_fail(be, "its connection was handed over ready made, and cannot be made again");
+}
+
 static void connector_start_attempts(struct nbd_backend *be)
 {
 	uint64_t now = ub_now_ms();
 
 	if (!connector_has_queues(be) || atomic_load_explicit(&be->has_failed, memory_order_acquire))
 		return;
+	if (be->is_recovered)
+		connector_say_recovered(be);
 	if (be->options.transport == NBD_SOCKET && atomic_load(&be->next_socket) >= 0)
 		be->conns[0].attempt.not_before_ms = 0;
 	for (unsigned i = 0; i < be->nr_conns; i++) {

@@ -122,23 +122,33 @@ static int open_first(struct nbd_backend *be, int socket_fd, struct nbd_handle *
 	return ret ? ub_err_wrap(err, "%s", be->server) : 0;
 }
 
+static int open_make_conns(struct nbd_backend *be, unsigned nr, struct ub_err *err)
+{
+	be->nr_conns = nr;
+	be->conns = calloc(nr, sizeof(*be->conns));
+	if (!be->conns)
+		return ub_err_errno(err, ENOMEM, "%u connections", nr);
+	for (unsigned i = 0; i < nr; i++) {
+		be->conns[i].be = be;
+		be->conns[i].index = i;
+	}
+	return 0;
+}
+
 static int open_conns(struct nbd_backend *be, struct nbd_handle *first, struct ub_err *err)
 {
 	unsigned wanted = be->options.nr_connections ? be->options.nr_connections : OPEN_DEFAULT_CONNECTIONS;
+	unsigned nr = be->first.multi_conn && be->options.transport != NBD_SOCKET ? wanted : 1;
+	int ret;
 
-	be->nr_conns = be->first.multi_conn && be->options.transport != NBD_SOCKET ? wanted : 1;
-	if (be->nr_conns < wanted)
+	if (nr < wanted)
 		ub_log(UB_LOG_NOTICE, "%s: one connection is used, not %u: %s", be->server, wanted,
 		       be->first.multi_conn ? "there is only one socket" :
 					      "the server does not say that several are safe (multi-conn)");
-	be->conns = calloc(be->nr_conns, sizeof(*be->conns));
-	if (!be->conns) {
+	ret = open_make_conns(be, nr, err);
+	if (ret) {
 		nbd.close(first);
-		return ub_err_errno(err, ENOMEM, "%u connections", be->nr_conns);
-	}
-	for (unsigned i = 0; i < be->nr_conns; i++) {
-		be->conns[i].be = be;
-		be->conns[i].index = i;
+		return ret;
 	}
 	be->conns[0].given = nbd_link_create(&be->conns[0], first, &be->first);
 	return be->conns[0].given ? 0 : ub_err_errno(err, ENOMEM, "the first connection");
@@ -184,22 +194,86 @@ static unsigned nbd_get_paths(const struct ub_backend_config *cfg, char *paths[]
 
 /*
  * What making all connections again takes is in the heap before it is needed: the old ones may still be
- * there when the new ones are made. How much that is has just been seen; certificates make it megabytes.
+ * there when the new ones are made. How much that is has just been seen; certificates make it megabytes. heap: of
+ * ub_heap_keep() before the first one was made; NULL: be->heap_bytes says it.
  */
-static int open_reserve(const struct nbd_backend *be, const void *heap, struct ub_err *err)
+static int open_reserve(struct nbd_backend *be, const void *heap, struct ub_err *err)
 {
-	if (ub_heap_reserve(ub_heap_growth(heap) + OPEN_SPARE_BYTES) < 0)
+	if (heap)
+		be->heap_bytes = ub_heap_growth(heap) + OPEN_SPARE_BYTES;
+	if (ub_heap_reserve(be->heap_bytes) < 0)
 		return ub_err_errno(err, ENOMEM, "%s: memory for making connections again", be->server);
 	nbd_library_lock();
 	return 0;
+}
+
+static int open_new(struct nbd_backend *be, const struct ub_backend_config *cfg, const void *heap,
+		    struct ub_err *err)
+{
+	int socket_fd = cfg->fd >= 0 ? fcntl(cfg->fd, F_DUPFD_CLOEXEC, 0) : -1;
+	struct nbd_handle *handle = NULL;
+	int ret = open_first(be, socket_fd, &handle, err);
+
+	if (ret == 0)
+		ret = open_conns(be, handle, err);
+	if (ret == 0)
+		ret = nbd_export_limits(&be->first, cfg->logical_block_bytes, &be->limits, err);
+	if (ret)
+		return ret;
+	be->limits.read_only |= cfg->read_only;
+	open_look_at_watermarks(be);
+	ret = open_others(be, err);
+	return ret ? ret : open_reserve(be, heap, err);
+}
+
+/*
+ * For a device that has been live with another server process: nothing is connected before its queues run, and what
+ * answers then must be what it was made from.
+ */
+static int open_again(struct nbd_backend *be, const struct ub_backend_config *cfg, struct ub_err *err)
+{
+	json_t *identity = json_loads(cfg->identity, 0, NULL);
+	json_int_t nr_conns = 0, heap_bytes = 0;
+	json_t *export;
+	int ret;
+
+	if (json_unpack(identity, "{s:I, s:I, s:o}", "connections", &nr_conns, "heap_bytes", &heap_bytes, "export",
+			&export) < 0 ||
+	    nr_conns < 1 || nr_conns > NBD_MAX_CONNECTIONS)
+		ret = ub_err_set(err, EBADMSG, "%s: what is known of the export cannot be understood", be->server);
+	else
+		ret = nbd_export_from_json(&be->first, export, err);
+	json_decref(identity);
+	if (ret == 0)
+		ret = nbd_export_limits(&be->first, cfg->logical_block_bytes, &be->limits, err);
+	if (ret == 0)
+		ret = open_make_conns(be, (unsigned)nr_conns, err);
+	if (ret)
+		return ret;
+	be->limits.read_only |= cfg->read_only;
+	be->is_recovered = true;
+	be->phase = NBD_LIVE;
+	be->heap_bytes = (size_t)heap_bytes;
+	open_look_at_watermarks(be);
+	return open_reserve(be, NULL, err);
+}
+
+static char *nbd_get_identity(struct ub_backend *backend)
+{
+	struct nbd_backend *be = backend->priv;
+	json_t *json = json_pack("{s:I, s:I, s:o}", "connections", (json_int_t)be->nr_conns, "heap_bytes",
+				 (json_int_t)be->heap_bytes, "export", nbd_export_to_json(&be->first));
+	char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+
+	json_decref(json);
+	return text;
 }
 
 static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *cfg, struct ub_err *err)
 {
 	const void *heap = ub_heap_keep();
 	struct nbd_backend *be = calloc(1, sizeof(*be));
-	struct nbd_handle *handle = NULL;
-	int socket_fd, ret;
+	int ret;
 
 	if (!be)
 		return ub_err_errno(err, ENOMEM, "the NBD back end");
@@ -216,19 +290,7 @@ static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *
 	be->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (be->wake_fd < 0)
 		return ub_err_errno(err, errno, "an event descriptor");
-	socket_fd = cfg->fd >= 0 ? fcntl(cfg->fd, F_DUPFD_CLOEXEC, 0) : -1;
-	ret = open_first(be, socket_fd, &handle, err);
-	if (ret == 0)
-		ret = open_conns(be, handle, err);
-	if (ret == 0)
-		ret = nbd_export_limits(&be->first, cfg->logical_block_bytes, &be->limits, err);
-	if (ret)
-		return ret;
-	be->limits.read_only |= cfg->read_only;
-	open_look_at_watermarks(be);
-	ret = open_others(be, err);
-	if (ret == 0)
-		ret = open_reserve(be, heap, err);
+	ret = cfg->identity ? open_again(be, cfg, err) : open_new(be, cfg, heap, err);
 	return ret ? ret : nbd_connector_start(be, err);
 }
 
@@ -247,7 +309,7 @@ static int nbd_set_live(struct ub_backend *backend, struct ub_err *err)
 	struct nbd_backend *be = backend->priv;
 	int phase = NBD_ATTACHING;
 
-	if (atomic_compare_exchange_strong(&be->phase, &phase, NBD_LIVE))
+	if (atomic_compare_exchange_strong(&be->phase, &phase, NBD_LIVE) || phase == NBD_LIVE)
 		return 0;
 	return ub_err_set(err, EIO, "%s: the server went away while the device was being attached", be->server);
 }
@@ -401,6 +463,7 @@ const struct ub_backend_ops ub_backend_nbd = {
 	.get_paths = nbd_get_paths,
 	.open = nbd_open,
 	.get_limits = nbd_get_limits,
+	.get_identity = nbd_get_identity,
 	.set_live = nbd_set_live,
 	.take_socket = nbd_take_socket,
 	.queue_init = nbd_queue_init,

@@ -53,6 +53,7 @@ struct nbd_link {
 	struct nbd_conn *conn;
 	struct nbd_handle *handle;
 	int fd; /* a duplicate: it outlives libnbd's, for the fence */
+	uint32_t held_id; /* under which the keeper knows it */
 	bool is_tls, is_tcp, has_structured_replies;
 	uint32_t max_payload_bytes;
 
@@ -142,6 +143,7 @@ struct nbd_backend {
 	struct nbd_export first;
 	struct ub_limits limits;
 	uint64_t short_bytes; /* memory is short when less than this is free */
+	size_t heap_bytes; /* that making the connections took */
 	uint64_t send_bytes; /* a connection's socket may hold so much to be sent */
 	int cancel_fd; /* readable: give up opening; -1: none */
 	unsigned nr_conns;
@@ -163,6 +165,7 @@ struct nbd_backend {
 	struct nbd_link *_Atomic retired; /* by queue threads */
 	struct nbd_link *fencing;	  /* all that were retired and are not freed yet */
 	uint64_t offline_since_ms;	  /* 0: online */
+	bool is_recovered; /* the device had another server process before this one */
 	bool said_stalled, said_slow, said_grown;
 	unsigned nr_again;
 	char last_why[NBD_WHY_BYTES];

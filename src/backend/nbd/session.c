@@ -241,6 +241,72 @@ static int export_block(const struct nbd_export *e, uint32_t wanted, uint32_t *b
 	return 0;
 }
 
+/* What a server says need not be UTF-8, and JSON must be: in hexadecimal, then. */
+static json_t *export_text_to_json(const char *text)
+{
+	char hex[2 * NBD_NAME_BYTES + 1] = "";
+
+	for (size_t i = 0; text[i]; i++)
+		snprintf(hex + 2 * i, 3, "%02x", (unsigned char)text[i]);
+	return json_string(hex);
+}
+
+static void export_text_from_json(char *text, const char *hex)
+{
+	size_t len = strlen(hex) / 2;
+	unsigned byte;
+
+	memset(text, 0, NBD_NAME_BYTES);
+	for (size_t i = 0; i < len && i < NBD_NAME_BYTES - 1 && sscanf(hex + 2 * i, "%2x", &byte) == 1; i++)
+		text[i] = (char)byte;
+}
+
+json_t *nbd_export_to_json(const struct nbd_export *e)
+{
+	return json_pack("{s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:o, s:o}", "size_bytes",
+			 (json_int_t)e->size_bytes, "min_block_bytes", (json_int_t)e->min_block_bytes,
+			 "preferred_block_bytes", (json_int_t)e->preferred_block_bytes, "max_payload_bytes",
+			 (json_int_t)e->max_payload_bytes, "read_only", e->read_only, "rotational", e->rotational,
+			 "can_flush", e->can_flush, "can_fua", e->can_fua, "can_trim", e->can_trim, "can_zero",
+			 e->can_zero, "multi_conn", e->multi_conn, "has_tls", e->has_tls, "has_structured_replies",
+			 e->has_structured_replies, "name_hex", export_text_to_json(e->name), "description_hex",
+			 export_text_to_json(e->description));
+}
+
+int nbd_export_from_json(struct nbd_export *e, json_t *json, struct ub_err *err)
+{
+	json_int_t size, min, preferred, max;
+	int read_only, rotational, flush, fua, trim, zero, multi_conn, tls, structured;
+	const char *name, *description;
+	json_error_t why;
+
+	if (json_unpack_ex(json, &why, 0, "{s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:b, s:s, s:s}",
+			   "size_bytes", &size, "min_block_bytes", &min, "preferred_block_bytes", &preferred,
+			   "max_payload_bytes", &max, "read_only", &read_only, "rotational", &rotational, "can_flush",
+			   &flush, "can_fua", &fua, "can_trim", &trim, "can_zero", &zero, "multi_conn", &multi_conn,
+			   "has_tls", &tls, "has_structured_replies", &structured, "name_hex", &name,
+			   "description_hex", &description) < 0)
+		return ub_err_set(err, EBADMSG, "what is known of the export: %s", why.text);
+	*e = (struct nbd_export){
+		.size_bytes = (uint64_t)size,
+		.min_block_bytes = (uint32_t)min,
+		.preferred_block_bytes = (uint32_t)preferred,
+		.max_payload_bytes = (uint32_t)max,
+		.read_only = read_only,
+		.rotational = rotational,
+		.can_flush = flush,
+		.can_fua = fua,
+		.can_trim = trim,
+		.can_zero = zero,
+		.multi_conn = multi_conn,
+		.has_tls = tls,
+		.has_structured_replies = structured,
+	};
+	export_text_from_json(e->name, name);
+	export_text_from_json(e->description, description);
+	return 0;
+}
+
 int nbd_export_limits(const struct nbd_export *e, uint32_t block_bytes, struct ub_limits *l, struct ub_err *err)
 {
 	uint32_t preferred = session_is_block(e->preferred_block_bytes) ? e->preferred_block_bytes : 4096;

@@ -10,6 +10,7 @@
 #ifndef UB_BACKEND_NBD_SESSION_H
 #define UB_BACKEND_NBD_SESSION_H
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -63,6 +64,13 @@ bool nbd_session_error_is_ours(int code);
  * sockets. Whether it is TCP.
  */
 bool nbd_session_tune(int fd, uint64_t stall_timeout_ms, uint64_t send_bytes);
+
+/*
+ * The export in words, for whoever opens it when the server cannot be asked; and back. No secrets. The caller's to
+ * json_decref(), NULL: no memory. 0 or -errno with *err.
+ */
+json_t *nbd_export_to_json(const struct nbd_export *export);
+int nbd_export_from_json(struct nbd_export *export, json_t *json, struct ub_err *err);
 
 /* Turns it into limits. block_bytes: what --block-size asks for, or 0. 0 or -errno with *err. */
 int nbd_export_limits(const struct nbd_export *export, uint32_t block_bytes, struct ub_limits *limits,

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The back end's connections, as its keeper shall know them. Any thread. */
+#include "backend/sockets.h"
+
+#include <pthread.h>
+
+#include <ublk-bridge/backend.h>
+
+
+#define SOCKETS_MAX 256 /* of those beyond nobody is told: whoever comes next then waits as long as it must */
+
+static struct {
+	pthread_mutex_t lock;
+	ub_sockets_tell *tell;
+	uint32_t last_id;
+	struct {
+		uint32_t id; /* 0: free */
+		int fd;
+	} held[SOCKETS_MAX];
+} sockets = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+void ub_sockets_set_listener(ub_sockets_tell *tell)
+{
+	pthread_mutex_lock(&sockets.lock);
+	sockets.tell = tell;
+	for (unsigned i = 0; i < SOCKETS_MAX && tell; i++) {
+		if (sockets.held[i].id)
+			tell(sockets.held[i].id, sockets.held[i].fd);
+	}
+	pthread_mutex_unlock(&sockets.lock);
+}
+
+uint32_t ub_backend_hold_socket(int fd)
+{
+	uint32_t id = 0;
+
+	pthread_mutex_lock(&sockets.lock);
+	for (unsigned i = 0; i < SOCKETS_MAX && !id; i++) {
+		if (sockets.held[i].id)
+			continue;
+		id = ++sockets.last_id ? sockets.last_id : ++sockets.last_id;
+		sockets.held[i].id = id;
+		sockets.held[i].fd = fd;
+		if (sockets.tell)
+			sockets.tell(id, fd);
+	}
+	pthread_mutex_unlock(&sockets.lock);
+	return id;
+}
+
+void ub_backend_drop_socket(uint32_t id)
+{
+	pthread_mutex_lock(&sockets.lock);
+	for (unsigned i = 0; i < SOCKETS_MAX && id; i++) {
+		if (sockets.held[i].id != id)
+			continue;
+		sockets.held[i].id = 0;
+		if (sockets.tell)
+			sockets.tell(id, -1);
+	}
+	pthread_mutex_unlock(&sockets.lock);
+}

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The connections that a back end has told of (ub_backend_hold_socket()), for the server to tell its keeper of: the
+ * one it has, and each that adopts it. Any thread; a lock, never taken by a queue's thread.
+ */
+#ifndef UB_BACKEND_SOCKETS_H
+#define UB_BACKEND_SOCKETS_H
+
+#include <stdint.h>
+
+/* fd -1: it is closed. The fd is good during the call alone. */
+typedef void ub_sockets_tell(uint32_t id, int fd);
+
+/* Whom to tell from now on, and at once of all that there are. NULL: nobody. */
+void ub_sockets_set_listener(ub_sockets_tell *tell);
+
+#endif
