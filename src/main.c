@@ -4,6 +4,7 @@
 #include "cli/cli.h"
 
 const struct ub_backend_ops *const ub_backends[] = {
+	&ub_backend_error,
 	&ub_backend_mem,
 	&ub_backend_nbd,
 	&ub_backend_null,

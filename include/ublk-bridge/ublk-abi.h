@@ -43,6 +43,8 @@ struct ublksrv_io_cmd {
 #define UBLK_U_CMD_STOP_DEV	      _IOWR('u', 0x07, struct ublksrv_ctrl_cmd)
 #define UBLK_U_CMD_SET_PARAMS	      _IOWR('u', 0x08, struct ublksrv_ctrl_cmd)
 #define UBLK_U_CMD_GET_PARAMS	      _IOR('u', 0x09, struct ublksrv_ctrl_cmd)
+#define UBLK_U_CMD_START_USER_RECOVERY _IOWR('u', 0x10, struct ublksrv_ctrl_cmd)
+#define UBLK_U_CMD_END_USER_RECOVERY  _IOWR('u', 0x11, struct ublksrv_ctrl_cmd)
 #define UBLK_U_CMD_GET_FEATURES	      _IOR('u', 0x13, struct ublksrv_ctrl_cmd)
 #define UBLK_U_CMD_TRY_STOP_DEV	      _IOWR('u', 0x17, struct ublksrv_ctrl_cmd)
 

@@ -2,7 +2,8 @@
 /*
  * The memory back end: a sparse store in a memfd, mapped once and shared by all queues.
  *
- * A bitmap says which pages the store has. A page is taken with fallocate before it is named or written,
+ * A bitmap says which pages the store has; it lies behind them, so that the server that takes over has it as it is. A
+ * page is taken with fallocate before it is named or written,
  * so that running out of memory is an ENOSPC for that I/O and never a SIGBUS; a READ of what was never
  * written comes from a buffer of zeroes, because touching a hole in the mapping would allocate it.
  * Queue threads, but for open, limits and close; knows the contract, the store and base.
@@ -109,24 +110,15 @@ static int mem_ensure(struct ub_backend *be, struct mem_store *s, uint64_t offse
 
 /*
  * Gives whole pages back. The bits go first: nobody may count on a page that is about to go. (A WRITE that
- * overlaps this one in time and place may end before or after it, sector by sector, as on any disk.)
+ * overlaps this one in time and place may end before or after it, sector by sector, as on any disk.) Pages without a
+ * bit go, too: a server that died between the two steps has left such, and the next one is asked again.
  */
 static int mem_release(struct mem_store *s, uint64_t first, uint64_t end)
 {
-	while (first < end) {
-		bool have;
-		uint64_t run = ub_bitmap_run(&s->pages, first, end - first, &have);
-		int ret = 0;
-
-		if (have) {
-			ub_bitmap_clear(&s->pages, first, run);
-			ret = mem_fallocate(s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first, run);
-		}
-		if (ret)
-			return ret;
-		first += run;
-	}
-	return 0;
+	if (first >= end)
+		return 0;
+	ub_bitmap_clear(&s->pages, first, end - first);
+	return mem_fallocate(s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first, end - first);
 }
 
 /* ---- I/O ---------------------------------------------------------------------------------------- */
@@ -274,43 +266,26 @@ static void mem_submit(struct ub_backend_queue *bq, struct ub_io *io)
 
 /* ---- opening --------------------------------------------------------------------------------------- */
 
-/* A store that an earlier server filled: which pages does it have? 0 or -errno with *err. */
-static int mem_find_pages(struct mem_store *s, struct ub_err *err)
+static int mem_check_size(const struct mem_store *s, struct ub_err *err)
 {
-	uint64_t page = 1ULL << s->page_shift, nr_pages = s->map_bytes >> s->page_shift;
-	uint64_t at = 0;
+	uint64_t needed = s->map_bytes + ub_bitmap_bytes(s->map_bytes >> s->page_shift);
 	struct stat st;
 
 	if (fstat(s->fd, &st) < 0)
 		return ub_err_errno(err, errno, "the memory store");
-	if ((uint64_t)st.st_size < s->size_bytes)
+	if ((uint64_t)st.st_size < needed)
 		return ub_err_set(err, EINVAL, "the memory store has %llu bytes: the device needs %llu",
-				  (unsigned long long)st.st_size, (unsigned long long)s->size_bytes);
-	/* What was preallocated and never written is a hole to SEEK_DATA, but the store has it. */
-	if ((uint64_t)st.st_size <= s->map_bytes && (uint64_t)st.st_blocks * 512 >= s->map_bytes) {
-		ub_bitmap_set(&s->pages, 0, nr_pages);
-		return 0;
-	}
-	while (at < s->map_bytes) {
-		off_t data = lseek(s->fd, (off_t)at, SEEK_DATA);
-		off_t hole = data < 0 ? -1 : lseek(s->fd, data, SEEK_HOLE);
-		uint64_t first, end;
-
-		if (data < 0 && errno == ENXIO)
-			break;
-		/* To go on would be to read zeroes where there is data. */
-		if (hole <= data)
-			return ub_err_errno(err, hole < 0 ? errno : EIO,
-					    "cannot tell which pages the memory store has");
-		first = (uint64_t)data >> s->page_shift;
-		end = ((uint64_t)hole + page - 1) >> s->page_shift;
-		if (end > nr_pages)
-			end = nr_pages; /* the file may be larger than the device */
-		if (first < end)
-			ub_bitmap_set(&s->pages, first, end - first);
-		at = (uint64_t)hole;
-	}
+				  (unsigned long long)st.st_size, (unsigned long long)needed);
 	return 0;
+}
+
+/* What was preallocated is there, though nobody has written it. */
+static void mem_find_preallocated(struct mem_store *s)
+{
+	struct stat st;
+
+	if (fstat(s->fd, &st) == 0 && (uint64_t)st.st_blocks * 512 >= s->map_bytes)
+		ub_bitmap_set(&s->pages, 0, s->map_bytes >> s->page_shift);
 }
 
 static int mem_map(struct mem_store *s, struct ub_err *err)
@@ -351,13 +326,16 @@ static int mem_open(struct ub_backend *be, const struct ub_backend_config *cfg, 
 	s->map_bytes = (cfg->size_bytes + page - 1) & ~(page - 1);
 	s->block_bytes = cfg->logical_block_bytes ? cfg->logical_block_bytes : 512;
 	s->page_shift = (unsigned)__builtin_ctzll(page);
-	ret = mem_map(s, err);
+	ret = mem_check_size(s, err);
+	if (ret == 0)
+		ret = mem_map(s, err);
 	if (ret)
 		return ret;
-	ret = ub_bitmap_init(&s->pages, s->map_bytes >> s->page_shift);
+	ret = ub_bitmap_init(&s->pages, s->map_bytes >> s->page_shift, s->fd, s->map_bytes);
 	if (ret)
 		return ub_err_errno(err, -ret, "the memory store's bitmap");
-	return mem_find_pages(s, err);
+	mem_find_preallocated(s);
+	return 0;
 }
 
 static int mem_get_limits(struct ub_backend *be, struct ub_limits *limits, struct ub_err *err)

@@ -9,6 +9,7 @@
 
 #include "base/err.h"
 
+extern const struct ub_backend_ops ub_backend_error;
 extern const struct ub_backend_ops ub_backend_mem;
 extern const struct ub_backend_ops ub_backend_nbd;
 extern const struct ub_backend_ops ub_backend_null;

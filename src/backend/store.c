@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/bitmap.h"
 #include "base/cleanup.h"
 #include "base/size.h"
 #include "base/text.h"
@@ -167,17 +168,19 @@ static int store_prealloc(int fd, uint64_t size_bytes, struct ub_err *err)
 
 int ub_store_create(uint64_t size_bytes, bool prealloc, struct ub_err *err)
 {
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), data_bytes, bitmap_bytes;
 	cleanup_fd int fd = memfd_create("ublk-bridge-store", MFD_CLOEXEC);
 	char text[32];
 	int ret;
 
 	if (fd < 0)
 		return ub_err_errno(err, errno, "cannot make the memory store");
-	if (size_bytes > INT64_MAX - page)
+	data_bytes = (size_bytes + page - 1) & ~(page - 1);
+	bitmap_bytes = ub_bitmap_bytes(data_bytes / page);
+	if (size_bytes > INT64_MAX - page || data_bytes > INT64_MAX - page - bitmap_bytes)
 		return ub_err_set(err, EFBIG, "--mem: %s is more than a memory file can hold",
 				  ub_size_format(size_bytes, text, sizeof(text)));
-	if (ftruncate(fd, (off_t)((size_bytes + page - 1) & ~(page - 1))) < 0)
+	if (ftruncate(fd, (off_t)(data_bytes + ((bitmap_bytes + page - 1) & ~(page - 1)))) < 0)
 		return ub_err_errno(err, errno, "cannot make a memory store of %s",
 				    ub_size_format(size_bytes, text, sizeof(text)));
 	ret = prealloc ? store_prealloc(fd, size_bytes, err) : 0;

@@ -12,7 +12,10 @@
 
 #include "base/err.h"
 
-/* Makes a store of size_bytes, all zeroes; prealloc takes the memory at once. A descriptor or -errno. */
+/*
+ * Makes a store of size_bytes, all zeroes; prealloc takes the memory at once. A descriptor or -errno. Behind the data,
+ * from the next whole page on, it has room for a bitmap of its pages: base/bitmap.h.
+ */
 int ub_store_create(uint64_t size_bytes, bool prealloc, struct ub_err *err);
 
 /*

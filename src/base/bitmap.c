@@ -8,18 +8,23 @@
 
 #define WORD_BITS 64
 
-int ub_bitmap_init(struct ub_bitmap *map, uint64_t nr_bits)
+size_t ub_bitmap_bytes(uint64_t nr_bits)
 {
-	uint64_t nr_words = nr_bits / WORD_BITS + 1;
+	return (nr_bits / WORD_BITS + 1) * sizeof(uint64_t);
+}
+
+int ub_bitmap_init(struct ub_bitmap *map, uint64_t nr_bits, int fd, uint64_t offset_bytes)
+{
+	int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
 	void *p;
 
-	p = mmap(NULL, nr_words * sizeof(uint64_t), PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	p = mmap(NULL, ub_bitmap_bytes(nr_bits), PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, fd,
+		 (off_t)offset_bytes);
 	if (p == MAP_FAILED)
 		return -errno;
 	map->words = p;
 	map->nr_bits = nr_bits;
-	map->map_bytes = nr_words * sizeof(uint64_t);
+	map->map_bytes = ub_bitmap_bytes(nr_bits);
 	return 0;
 }
 

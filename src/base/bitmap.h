@@ -19,8 +19,13 @@ struct ub_bitmap {
 	size_t map_bytes;
 };
 
-/* Control plane. 0 or -errno (-ENOMEM: no address space for it). */
-int ub_bitmap_init(struct ub_bitmap *map, uint64_t nr_bits);
+/*
+ * Control plane. Its words are in fd from offset_bytes on (whole pages, and ub_bitmap_bytes() of them), where other
+ * processes see them, too, and what is there counts; fd -1: in memory of its own, all clear. 0 or -errno (-ENOMEM: no
+ * address space for it).
+ */
+int ub_bitmap_init(struct ub_bitmap *map, uint64_t nr_bits, int fd, uint64_t offset_bytes);
+size_t ub_bitmap_bytes(uint64_t nr_bits);
 void ub_bitmap_destroy(struct ub_bitmap *map); /* also a zeroed one */
 
 /* Any thread; [first, first + count) lies within the map. They never allocate, but touch pages. */

@@ -35,7 +35,7 @@ enum {
 	OPT_SCHEDULER,
 	OPT_PREALLOC,
 	OPT_TIMEOUT,
-	OPT_CORE,
+	OPT_CORE, OPT_NO_RECOVERY,
 };
 
 static const struct argp_option attach_options[] = {
@@ -61,6 +61,7 @@ static const struct argp_option attach_options[] = {
 	{ "daemon", 'd', NULL, 0, "Return when the device takes I/O, and serve in the background", 5 },
 	{ "timeout", OPT_TIMEOUT, "SECONDS", 0,
 	  "How long opening, starting and stopping may last (default: 60)", 5 },
+	{ "no-recovery", OPT_NO_RECOVERY, NULL, 0, "When the server dies, the device goes and its I/O fails", 5 },
 	{ "core", OPT_CORE, NULL, 0, "Let a crash of the server dump core", 5 },
 	{ "verbose", 'v', NULL, 0, "Say more on stderr", 5 },
 	{ 0 },
@@ -202,6 +203,9 @@ static error_t attach_parse(int key, char *arg, struct argp_state *state)
 		break;
 	case OPT_CORE:
 		a->out.core_dump = true;
+		break;
+	case OPT_NO_RECOVERY:
+		a->out.no_recovery = true;
 		break;
 	case 'r':
 		a->out.read_only = true;

@@ -33,6 +33,7 @@
 #define HELLO_TIMEOUT_MS  10000
 #define SETTLE_TIMEOUT_MS 30000
 #define RETRY_RELEASE_MS  1000
+#define SETTLE_MIN_REQUESTS 4 /* fewer the block layer does not allow */
 
 /* ---- signals ------------------------------------------------------------------------------------------- */
 
@@ -88,12 +89,15 @@ static void keeper_harden(struct ub_keeper *k)
 }
 
 /* The message that says what is to be served. *msg is the caller's to free(). */
-static int keeper_make_config(struct ub_keeper *k, struct ub_msg_config **msg, struct ub_err *err)
+static int keeper_make_config(struct ub_keeper *k, bool is_standby, struct ub_msg_config **msg, struct ub_err *err)
 {
 	const struct ub_attach_options *o = k->opts;
 	cleanup_free char *json = o->nbd ? nbd_options_to_json(o->nbd) : NULL;
 	const char *options = json ? json : o->options;
-	size_t len = sizeof(**msg) + strlen(options) + 1;
+	const char *identity = is_standby && k->identity ? k->identity : "";
+	const char *kind = k->recovery.has_failed ? "error" : o->kind;
+	size_t options_bytes = strlen(options) + 1, identity_bytes = strlen(identity) + 1;
+	size_t len = sizeof(**msg) + options_bytes + identity_bytes;
 
 	if ((o->nbd && !json) || !(*msg = calloc(1, len)))
 		return ub_err_errno(err, ENOMEM, "the message to the server");
@@ -101,48 +105,61 @@ static int keeper_make_config(struct ub_keeper *k, struct ub_msg_config **msg, s
 		return ub_err_set(err, E2BIG, "the options of the back end are too long");
 	(*msg)->header.type = UB_MSG_CONFIG;
 	(*msg)->header.len_bytes = (uint32_t)len;
-	(*msg)->size_bytes = o->size_bytes;
-	(*msg)->logical_block_bytes = o->logical_block_bytes;
+	(*msg)->size_bytes = is_standby ? k->limits.size_bytes : o->size_bytes;
+	(*msg)->logical_block_bytes = is_standby ? k->limits.logical_block_bytes : o->logical_block_bytes;
 	(*msg)->nr_queues = o->nr_queues ? o->nr_queues : 1;
 	(*msg)->read_only = o->read_only;
 	(*msg)->has_fd = k->store_fd >= 0;
 	(*msg)->core_dump = o->core_dump;
 	(*msg)->log_level = (uint8_t)ub_log_get_level();
-	snprintf((*msg)->kind, sizeof((*msg)->kind), "%s", o->kind);
-	memcpy((*msg)->options, options, strlen(options) + 1);
+	(*msg)->options_bytes = (uint32_t)options_bytes;
+	snprintf((*msg)->kind, sizeof((*msg)->kind), "%s", kind);
+	memcpy((*msg)->options, options, options_bytes);
+	memcpy((*msg)->options + options_bytes, identity, identity_bytes);
 	return 0;
+}
+
+int ub_keeper_send_config(struct ub_keeper *k, struct ub_server *server, struct ub_err *err)
+{
+	cleanup_free struct ub_msg_config *msg = NULL;
+	int ret = keeper_make_config(k, server == k->standby, &msg, err);
+
+	if (ret)
+		return ret;
+	ret = ub_message_send(server->fd, &msg->header, &k->store_fd, k->store_fd >= 0, 0);
+	return ret ? ub_err_errno(err, -ret, "the server cannot be reached") : 0;
 }
 
 static int keeper_configure_server(struct ub_keeper *k, struct ub_err *err)
 {
 	const struct ub_attach_options *o = k->opts;
 	int64_t limit_ms = (int64_t)o->timeout_s * 1000 + (o->nbd ? (int64_t)o->nbd->wait_ms : 0);
-	cleanup_free struct ub_msg_config *msg = NULL;
-	int ret = keeper_make_config(k, &msg, err);
+	int ret = ub_keeper_await(k->server, UB_MSG_HELLO, HELLO_TIMEOUT_MS, "it said hello", err);
 
 	if (ret == 0)
-		ret = ub_keeper_await(k, UB_MSG_HELLO, HELLO_TIMEOUT_MS, "it said hello", err);
+		ret = ub_keeper_send_config(k, k->server, err);
 	if (ret)
 		return ret;
-	ret = ub_message_send(k->server_fd, &msg->header, &k->store_fd, k->store_fd >= 0, 0);
-	if (ret)
-		return ub_err_errno(err, -ret, "the server cannot be reached");
 	if (o->nbd)
 		ub_close(&k->store_fd); /* the server's alone: its end is to be seen at the other side */
-	ret = ub_keeper_await(k, UB_MSG_LIMITS, limit_ms, "it had opened the back end", err);
+	ret = ub_keeper_await(k->server, UB_MSG_LIMITS, limit_ms, "it had opened the back end", err);
+	if (ret == 0 && !k->identity)
+		ret = ub_err_set(err, EPROTO, "the server did not say what it has opened");
 	return ret ? ret : ub_limits_check(&k->limits, err);
 }
 
 /* ---- [ COMMAND ] ------------------------------------------------------------------------------------------ */
 
 /* --command was started again: its new socket is the server's. */
-static void keeper_command_reconnected(void *arg)
+void ub_keeper_hand_over_socket(void *arg)
 {
 	struct ub_keeper *k = arg;
 	struct ub_msg_header header = { .type = UB_MSG_SOCKET, .len_bytes = sizeof(header) };
 
-	if (k->server_fd >= 0)
-		ub_message_send(k->server_fd, &header, &k->command.socket_fd, 1, MSG_DONTWAIT);
+	/* While there is no server it waits for the next one. */
+	if (k->server->fd < 0 || k->server->gone || k->recovery.is_running)
+		return;
+	ub_message_send(k->server->fd, &header, &k->command.socket_fd, 1, MSG_DONTWAIT);
 	ub_close(&k->command.socket_fd);
 }
 
@@ -159,7 +176,7 @@ static int keeper_start_command(struct ub_keeper *k, struct ub_err *err)
 	c->restarts = o->restart_command;
 	c->is_daemon = o->daemon;
 	c->loop = &k->loop;
-	c->reconnected = keeper_command_reconnected;
+	c->reconnected = ub_keeper_hand_over_socket;
 	c->arg = k;
 	ret = ub_command_start(c, err);
 	if (ret)
@@ -189,29 +206,36 @@ static bool keeper_interrupted(void *arg)
 {
 	const struct ub_keeper *k = arg;
 
-	return k->nr_signals > 0 || k->server_gone || k->server_err.code;
+	return k->nr_signals > 0 || k->server->gone || k->server->err.code;
 }
 
 /* After START: the node opens, partitions are there, the scheduler is set. */
 static int keeper_settle(struct ub_keeper *k, struct ub_err *err)
 {
-	char id[16], said[256], fate[96];
+	char id[16], requests[16] = "0", said[256], fate[96];
+	bool may_add = k->recovery.is_on; /* its queues' threads may not administrate: the driver does not scan */
 	const char *args[] = { "settle", id, k->opts->scheduler,
-			       k->info.flags & UBLK_F_NO_AUTO_PART_SCAN ? "1" : "0", NULL };
+			       k->info.flags & UBLK_F_NO_AUTO_PART_SCAN ? UB_HELPER_SCAN :
+			       may_add				       ? UB_HELPER_ADD :
+									 UB_HELPER_NO_SCAN,
+			       requests, NULL };
 	int ret = ub_step("settle", err);
 
 	if (ret)
 		return ret;
 	snprintf(id, sizeof(id), "%u", k->info.dev_id);
+	/* Drivers that let go of each tag by itself notice a death by themselves, too. */
+	if (k->recovery.is_on && !(k->features & UBLK_F_PER_IO_DAEMON) && k->info.queue_depth > SETTLE_MIN_REQUESTS)
+		snprintf(requests, sizeof(requests), "%u", k->info.queue_depth - 1U);
 	ret = ub_helper_run(&k->loop, args, "the first look at the device", said, sizeof(said),
 			    SETTLE_TIMEOUT_MS, keeper_interrupted, k);
-	if (k->server_err.code) {
-		*err = k->server_err;
+	if (k->server->err.code) {
+		*err = k->server->err;
 		return -ECHILD;
 	}
-	if (k->server_gone)
+	if (k->server->gone)
 		return ub_err_set(err, ECHILD, "the server %s while the device settled",
-				  ub_keeper_server_fate(k, fate, sizeof(fate)));
+				  ub_keeper_server_fate(k->server, fate, sizeof(fate)));
 	if (ret == -EINTR)
 		return ub_err_set(err, EINTR, "interrupted while the device settled");
 	if (ret < 0)
@@ -238,7 +262,7 @@ static int keeper_attach(struct ub_keeper *k, struct ub_err *err)
 	if (ret == 0)
 		ret = keeper_start_command(k, err);
 	if (ret == 0)
-		ret = ub_keeper_spawn_server(k, err);
+		ret = ub_keeper_spawn(k, k->server, err);
 	if (ret == 0)
 		ret = keeper_configure_server(k, err);
 	if (ret == 0)
@@ -250,9 +274,9 @@ static int keeper_attach(struct ub_keeper *k, struct ub_err *err)
 	if (ret == 0)
 		ret = keeper_settle(k, err);
 	/* Until here an outage fails the attach, and a server without a keeper ends. */
-	if (ret == 0 && ub_message_send_type(k->server_fd, UB_MSG_LIVE) < 0)
+	if (ret == 0 && ub_message_send_type(k->server->fd, UB_MSG_LIVE) < 0)
 		ub_log(UB_LOG_DEBUG, "the server is gone already"); /* and that is found out now */
-	return ret ? ret : ub_keeper_await(k, UB_MSG_LIVE, HELLO_TIMEOUT_MS, "it knew that it is live", err);
+	return ret ? ret : ub_keeper_await(k->server, UB_MSG_LIVE, HELLO_TIMEOUT_MS, "it knew that it is live", err);
 }
 
 /* ---- serving ------------------------------------------------------------------------------------------------- */
@@ -261,7 +285,13 @@ static bool keeper_insisted(void *arg)
 {
 	const struct ub_keeper *k = arg;
 
-	return k->nr_signals > 1 || k->server_gone;
+	return k->nr_signals > 1 || k->server->gone;
+}
+
+/* There is nothing to be written back any more, or somebody does not care. */
+static bool keeper_must_go(const struct ub_keeper *k)
+{
+	return k->nr_signals > 1 || (k->server->gone && !k->recovery.is_on);
 }
 
 /*
@@ -280,8 +310,10 @@ static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 		ret = ub_helper_run(&k->loop, (const char *const[]){ "release", id, NULL },
 				    "writing back before the device goes", said, sizeof(said), -1,
 				    keeper_insisted, k);
-	if (keeper_insisted(k) || (ret == UB_EXIT_DONE && ub_keeper_try_stop(k)))
+	if (keeper_must_go(k) || (ret == UB_EXIT_DONE && ub_keeper_try_stop(k)))
 		return true;
+	if (k->server->gone)
+		return false; /* which is another story */
 	if (ret == UB_EXIT_DONE)
 		snprintf(said, sizeof(said), "somebody has it open");
 	if (ret < 0)
@@ -295,19 +327,29 @@ static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 	return false;
 }
 
-/* Returns when the device is to be taken away, or its server is gone. */
+/* Returns when the device is to be taken away, or its server is gone for good. */
 static void keeper_watch(struct ub_keeper *k)
 {
+	struct ub_err err = { 0 };
 	char told[512] = "";
+	int wait_ms, ret;
 
-	while (!k->server_gone) {
-		if (!k->nr_signals) {
-			ub_loop_once(&k->loop, -1);
-			continue;
+	for (;;) {
+		if (k->server->gone) {
+			ret = k->recovery.is_on ? ub_keeper_recover(k, &err) : -ENODEV;
+			if (ret && ret != -ENODEV && err.code)
+				ub_log(UB_LOG_ERROR, "/dev/ublkb%u cannot be recovered: %s", k->info.dev_id, err.text);
+			if (ret)
+				return;
 		}
-		if (keeper_may_go(k, told, sizeof(told)))
-			return;
-		ub_loop_once(&k->loop, RETRY_RELEASE_MS);
+		wait_ms = ub_keeper_tend_standby(k);
+		if (k->nr_signals) {
+			if (keeper_may_go(k, told, sizeof(told)))
+				return;
+			wait_ms = RETRY_RELEASE_MS;
+		}
+		if (!k->server->gone)
+			ub_loop_once(&k->loop, wait_ms);
 	}
 }
 
@@ -344,13 +386,13 @@ static bool keeper_detach_terminal(int ready_fd)
 
 static int keeper_finish(struct ub_keeper *k)
 {
-	bool died = k->server_gone && k->server_status != 0;
+	bool died = k->server->gone && k->server->status != 0;
 	char fate[96];
 
 	if (died)
 		ub_log(UB_LOG_ERROR, "/dev/ublkb%u: the server %s: the device is taken away", k->info.dev_id,
-		       ub_keeper_server_fate(k, fate, sizeof(fate)));
-	else if (k->server_gone && !k->nr_signals)
+		       ub_keeper_server_fate(k->server, fate, sizeof(fate)));
+	else if (k->server->gone && !k->nr_signals)
 		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u was stopped by somebody else", k->info.dev_id);
 	ub_keeper_teardown(k, k->nr_signals > 1);
 	return died ? UB_EXIT_FAILED : UB_EXIT_DONE;
@@ -363,11 +405,15 @@ static int keeper_main(const struct ub_attach_options *opts, int ready_fd)
 	struct ub_err err = { 0 };
 	int ret;
 
-	*k = (struct ub_keeper){ .opts = opts, .server_pidfd = -1, .server_fd = -1, .rundir = UB_RUNDIR_NONE,
+	*k = (struct ub_keeper){ .opts = opts, .rundir = UB_RUNDIR_NONE,
 				.control = UB_CONTROL_NONE };
+	k->server = &k->servers[0];
+	k->standby = &k->servers[1];
+	*k->server = *k->standby = (struct ub_server)UB_SERVER_NONE;
+	k->server->keeper = k->standby->keeper = k;
 	k->command = (struct ub_command)UB_COMMAND_NONE_YET;
 	k->store_fd = opts->fd;
-	k->stats_fd = k->signal_fd = -1;
+	k->stats_fd = k->arena_fd = k->signal_fd = -1;
 	ub_loop_init(&k->loop);
 	ret = keeper_take_signals(k, &err);
 	if (ret == 0) {

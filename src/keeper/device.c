@@ -5,6 +5,7 @@
  *   ADD_DEV ─ SET_PARAMS ─ SERVE ─(FETCHING)─ START_DEV ─ LIVE ─ … ─ STOP_DEV ─(server ends)─ DEL_DEV
  *
  * Every step that fails leads to ub_keeper_teardown(), which undoes those before it, whichever they were.
+ * What happens when the server dies in between is recover.c's.
  * The keeper's main thread.
  */
 #include <errno.h>
@@ -26,6 +27,7 @@
 #include "ublk/device.h"
 #include "ublk/params.h"
 
+#define RECOVERY_FLAGS	   (UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE)
 #define FETCH_TIMEOUT_MS   30000
 #define SYNC_TIMEOUT_MS	   2000
 #define EXIT_TIMEOUT_MS	   5000
@@ -69,6 +71,9 @@ static int keeper_check_added(struct ub_keeper *k, uint64_t wanted, unsigned nr_
 		return ub_err_set(err, EOPNOTSUPP,
 				  "the kernel did not grant the data path %s: try --data-path copy",
 				  ub_data_path_name(k->data_path));
+	if (k->recovery.is_on && (info->flags & RECOVERY_FLAGS) != RECOVERY_FLAGS)
+		return ub_err_set(err, EOPNOTSUPP,
+				  "the kernel did not grant the device's recovery: try --no-recovery");
 	if (info->nr_hw_queues == 0 || info->queue_depth == 0 || info->max_io_buf_bytes < UB_MIN_IO_BYTES)
 		return ub_err_set(err, EPROTO, "the kernel granted %u queues, depth %u, I/O of %u bytes",
 				  info->nr_hw_queues, info->queue_depth, info->max_io_buf_bytes);
@@ -114,13 +119,17 @@ int ub_keeper_add(struct ub_keeper *k, struct ub_err *err)
 	if (ret)
 		return ret;
 	wanted = ub_data_path_flag(k->data_path);
+	k->recovery.is_on = !k->opts->no_recovery && (k->features & RECOVERY_FLAGS) == RECOVERY_FLAGS;
+	if (!k->recovery.is_on && !k->opts->no_recovery)
+		ub_log(UB_LOG_WARNING, "this kernel cannot recover devices: the device goes when its server dies");
 	k->info = (struct ublksrv_ctrl_dev_info){
 		.nr_hw_queues = (uint16_t)nr_queues,
 		.queue_depth = (uint16_t)depth,
 		.max_io_buf_bytes = keeper_max_io(k, nr_queues, depth),
 		.dev_id = k->opts->id < 0 ? UINT32_MAX : (uint32_t)k->opts->id,
 		/* The helper scans, once and before the device is announced, where the kernel lets it. */
-		.flags = wanted | (k->features & UBLK_F_NO_AUTO_PART_SCAN),
+		.flags = wanted | (k->features & UBLK_F_NO_AUTO_PART_SCAN) |
+			 (k->recovery.is_on ? RECOVERY_FLAGS : 0),
 		.ublksrv_flags = ub_cookie_make(),
 	};
 	ret = ub_ctrl_add(&k->ctrl, &k->info, err);
@@ -173,13 +182,13 @@ static int keeper_get_masks(struct ub_keeper *k, struct ub_msg_serve *msg, struc
 	return 0;
 }
 
-static int keeper_write_state(struct ub_keeper *k, struct ub_err *err)
+int ub_keeper_write_state(struct ub_keeper *k, struct ub_err *err)
 {
 	struct ub_state state = {
 		.dev_id = k->info.dev_id,
 		.cookie = k->info.ublksrv_flags,
 		.keeper_pid = getpid(),
-		.server_pid = k->server_pid,
+		.server_pid = k->server->pid,
 	};
 
 	snprintf(state.name, sizeof(state.name), "%s", k->rundir.name);
@@ -219,41 +228,69 @@ static int keeper_make_rundir(struct ub_keeper *k, struct ub_err *err)
 	if (ret)
 		return ret;
 	ub_control_open(&k->control, k, &k->loop, ub_steal_fd(&k->rundir.control_fd));
-	return keeper_write_state(k, err);
+	return ub_keeper_write_state(k, err);
 }
 
-int ub_keeper_serve(struct ub_keeper *k, struct ub_err *err)
+/* Where the tag buffers are locked, the next server has the same ones. */
+static int keeper_make_arena(struct ub_keeper *k, struct ub_err *err)
+{
+	size_t len = ub_device_arena_bytes(k->info.nr_hw_queues, k->info.queue_depth, k->info.max_io_buf_bytes);
+
+	if (!k->recovery.is_on || ((k->caps & UB_CAP_PLACE) && k->data_path != UB_DATA_PATH_COPY))
+		return 0;
+	k->arena_fd = memfd_create("ublk-bridge-buffers", MFD_CLOEXEC);
+	if (k->arena_fd < 0 || ftruncate(k->arena_fd, (off_t)len) < 0)
+		return ub_err_errno(err, errno, "tag buffers of %zu bytes", len);
+	return 0;
+}
+
+int ub_keeper_send_serve(struct ub_keeper *k, struct ub_server *server, struct ub_err *err)
 {
 	struct ub_msg_serve *msg = (struct ub_msg_serve *)calloc(1, UB_MESSAGE_MAX_BYTES);
+	const int all[UB_MESSAGE_MAX_FDS] = { [UB_FD_STATS] = k->stats_fd, [UB_FD_LISTEN] = k->rundir.listen_fd,
+					      [UB_FD_ARENA] = k->arena_fd, [UB_FD_STORE] = -1 };
 	cleanup_free void *free_msg = msg;
-	int fds[2], ret;
+	int packed[UB_MESSAGE_MAX_FDS], ret;
+	unsigned nr;
 
 	if (!msg)
 		return ub_err_errno(err, ENOMEM, "the message to the server");
-	ret = keeper_make_rundir(k, err);
-	if (ret == 0)
-		ret = keeper_make_stats(k, err);
-	if (ret)
-		return ret;
 	msg->header.type = UB_MSG_SERVE;
 	msg->dev_id = k->info.dev_id;
 	msg->nr_queues = k->info.nr_hw_queues;
 	msg->depth = k->info.queue_depth;
 	msg->max_io_bytes = k->info.max_io_buf_bytes;
 	msg->data_path = k->data_path;
+	msg->served_pid = server == k->standby ? k->server->pid : 0;
+	msg->scans_partitions = !k->recovery.is_on || (k->info.flags & UBLK_F_NO_AUTO_PART_SCAN);
 	ret = keeper_get_masks(k, msg, err);
 	if (ret)
 		return ret;
 	msg->header.len_bytes = (uint32_t)(sizeof(*msg) + (size_t)msg->mask_bytes * msg->nr_queues);
-	fds[0] = k->stats_fd;
-	fds[1] = k->rundir.listen_fd;
-	ret = ub_step("serve", err);
+	nr = ub_message_pack_fds(all, packed, &msg->has_fd);
+	ret = ub_message_send(server->fd, &msg->header, packed, nr, 0);
+	return ret ? ub_err_errno(err, -ret, "the server cannot be reached") : 0;
+}
+
+int ub_keeper_serve(struct ub_keeper *k, struct ub_err *err)
+{
+	int ret = keeper_make_rundir(k, err);
+
+	if (ret == 0)
+		ret = keeper_make_stats(k, err);
+	if (ret == 0)
+		ret = keeper_make_arena(k, err);
+	if (ret == 0)
+		ret = ub_step("serve", err);
+	if (ret == 0)
+		ret = ub_keeper_send_serve(k, k->server, err);
+	if (ret == 0)
+		ret = ub_keeper_await(k->server, UB_MSG_READY, FETCH_TIMEOUT_MS, "its queues were made", err);
 	if (ret)
 		return ret;
-	ret = ub_message_send(k->server_fd, &msg->header, fds, 2, 0);
-	if (ret)
-		return ub_err_errno(err, -ret, "the server cannot be reached");
-	return ub_keeper_await(k, UB_MSG_FETCHING, FETCH_TIMEOUT_MS, "it had fetched every tag", err);
+	if (ub_message_send_type(k->server->fd, UB_MSG_TAKE) < 0)
+		ub_log(UB_LOG_DEBUG, "the server is gone already"); /* and that is found out now */
+	return ub_keeper_await(k->server, UB_MSG_FETCHING, FETCH_TIMEOUT_MS, "it had fetched every tag", err);
 }
 
 /* ---- START_DEV ------------------------------------------------------------------------------------------------------ */
@@ -262,11 +299,10 @@ static bool keeper_must_stop_waiting(void *arg)
 {
 	const struct ub_keeper *k = arg;
 
-	return k->server_gone || k->nr_signals > 0;
+	return k->server->gone || k->nr_signals > 0;
 }
 
-/* Sends START, STOP or DEL and waits for it. */
-static int keeper_long_cmd(struct ub_keeper *k, struct ub_ctrl_cmd *cmd, uint32_t op, uint64_t data,
+int ub_keeper_long_cmd(struct ub_keeper *k, struct ub_ctrl_cmd *cmd, uint32_t op, uint64_t data,
 			   const char *what, int64_t timeout_ms, bool (*until)(void *))
 {
 	int ret;
@@ -290,15 +326,15 @@ int ub_keeper_start(struct ub_keeper *k, struct ub_err *err)
 	 * reads, nobody answers, and STOP and DEL wait for the same mutex until the machine is restarted.
 	 * One that is dying is as good as dead: its queues' threads may have ended.
 	 */
-	lives = ub_keeper_server_lives(k, EXIT_TIMEOUT_MS);
-	if (k->server_err.code) {
-		*err = k->server_err;
+	lives = ub_keeper_server_lives(k->server, EXIT_TIMEOUT_MS);
+	if (k->server->err.code) {
+		*err = k->server->err;
 		return -ECHILD;
 	}
 	if (!lives)
 		return ub_err_set(err, ECHILD, "the server %s before START_DEV",
-				  ub_keeper_server_fate(k, fate, sizeof(fate)));
-	ret = keeper_long_cmd(k, &k->start_cmd, UBLK_U_CMD_START_DEV, (uint64_t)k->server_pid, "START_DEV",
+				  ub_keeper_server_fate(k->server, fate, sizeof(fate)));
+	ret = ub_keeper_long_cmd(k, &k->start_cmd, UBLK_U_CMD_START_DEV, (uint64_t)k->server->pid, "START_DEV",
 			      keeper_timeout_ms(k), keeper_must_stop_waiting);
 	if (ret == 0) {
 		k->started = true;
@@ -306,13 +342,13 @@ int ub_keeper_start(struct ub_keeper *k, struct ub_err *err)
 	}
 	/* It may have been on its way all the same: then there is a disk to be stopped. */
 	k->started = true;
-	if (k->server_err.code) {
-		*err = k->server_err;
+	if (k->server->err.code) {
+		*err = k->server->err;
 		return ret;
 	}
-	if (k->server_gone)
+	if (k->server->gone)
 		return ub_err_set(err, ECHILD, "the server %s during START_DEV",
-				  ub_keeper_server_fate(k, fate, sizeof(fate)));
+				  ub_keeper_server_fate(k->server, fate, sizeof(fate)));
 	if (ret == -EINTR)
 		return ub_err_set(err, EINTR, "interrupted during START_DEV");
 	return ub_err_errno(err, -ret, "START_DEV");
@@ -320,8 +356,7 @@ int ub_keeper_start(struct ub_keeper *k, struct ub_err *err)
 
 /* ---- taking it away --------------------------------------------------------------------------------------------------- */
 
-/* False when somebody deleted our device already, and the id may be another's by now. */
-static bool keeper_still_ours(struct ub_keeper *k)
+bool ub_keeper_still_ours(struct ub_keeper *k)
 {
 	struct ublksrv_ctrl_dev_info info;
 	struct ub_err ignored;
@@ -347,8 +382,8 @@ static void keeper_unstick(struct ub_keeper *k)
 {
 	struct ub_err err;
 
-	if (!k->server_gone)
-		kill(k->server_pid, SIGKILL);
+	if (!k->server->gone)
+		kill(k->server->pid, SIGKILL);
 	ub_ctrl_close(&k->ctrl);
 	if (ub_ctrl_open(&k->ctrl, &err) != 0)
 		ub_log(UB_LOG_ERROR, "%s", err.text);
@@ -358,10 +393,10 @@ bool ub_keeper_try_stop(struct ub_keeper *k)
 {
 	int ret;
 
-	if (!(k->features & UBLK_F_SAFE_STOP_DEV) || !keeper_still_ours(k))
+	if (!(k->features & UBLK_F_SAFE_STOP_DEV) || !ub_keeper_still_ours(k))
 		return true;
 	keeper_unmake_step("stop-dev");
-	ret = keeper_long_cmd(k, &k->stop_cmd, UBLK_U_CMD_TRY_STOP_DEV, 0, "TRY_STOP_DEV",
+	ret = ub_keeper_long_cmd(k, &k->stop_cmd, UBLK_U_CMD_TRY_STOP_DEV, 0, "TRY_STOP_DEV",
 			      keeper_timeout_ms(k), NULL);
 	if (ret == 0)
 		k->started = false;
@@ -375,19 +410,19 @@ static void keeper_stop(struct ub_keeper *k, bool force)
 
 	keeper_unmake_step("stop-dev");
 	snprintf(id, sizeof(id), "%u", k->info.dev_id);
-	if (force && !k->server_gone) {
+	if (force && !k->server->gone) {
 		if (!ub_rundir_is_offline(k->rundir.name, scrap, sizeof(scrap)))
 			ub_helper_run(&k->loop, (const char *const[]){ "sync", id, NULL }, "writing back",
 				      scrap, sizeof(scrap), SYNC_TIMEOUT_MS, NULL, NULL);
-		ub_message_send_type(k->server_fd, UB_MSG_CANCEL);
+		ub_message_send_type(k->server->fd, UB_MSG_CANCEL);
 	}
-	ret = keeper_long_cmd(k, &k->stop_cmd, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV", keeper_timeout_ms(k),
+	ret = ub_keeper_long_cmd(k, &k->stop_cmd, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV", keeper_timeout_ms(k),
 			      NULL);
 	if (ret && ret != -ENODEV) {
 		ub_log(UB_LOG_WARNING, "STOP_DEV: %s: the server is killed", strerror(-ret));
 		keeper_unstick(k);
 		if (k->ctrl.has_ring)
-			keeper_long_cmd(k, &k->kill_cmd, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV",
+			ub_keeper_long_cmd(k, &k->kill_cmd, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV",
 					KILLED_TIMEOUT_MS, NULL);
 	}
 	k->started = false;
@@ -398,7 +433,7 @@ static void keeper_delete(struct ub_keeper *k)
 	int ret;
 
 	keeper_unmake_step("del-dev");
-	ret = keeper_long_cmd(k, &k->del_cmd, UBLK_U_CMD_DEL_DEV, 0, "DEL_DEV", DEL_TIMEOUT_MS, NULL);
+	ret = ub_keeper_long_cmd(k, &k->del_cmd, UBLK_U_CMD_DEL_DEV, 0, "DEL_DEV", DEL_TIMEOUT_MS, NULL);
 
 	if (ret == -EINTR || ret == -ETIMEDOUT)
 		ub_log(UB_LOG_WARNING,
@@ -438,16 +473,20 @@ void ub_keeper_teardown(struct ub_keeper *k, bool force)
 {
 	if (k->ctrl.stuck)
 		keeper_unstick(k); /* a START that never came back */
-	if (k->started && keeper_still_ours(k))
+	if (k->started && ub_keeper_still_ours(k))
 		keeper_stop(k, force);
 	keeper_unmake_step("end-server");
-	if (k->server_pid && !k->server_gone && k->server_fd >= 0)
-		ub_message_send_type(k->server_fd, UB_MSG_EXIT); /* it may have ended by itself */
-	ub_keeper_end_server(k, EXIT_TIMEOUT_MS);
+	if (k->server->pid && !k->server->gone && k->server->fd >= 0)
+		ub_message_send_type(k->server->fd, UB_MSG_EXIT); /* it may have ended by itself */
+	if (k->standby->pid && !k->standby->gone)
+		ub_message_send_type(k->standby->fd, UB_MSG_EXIT);
+	ub_keeper_end_server(k->server, EXIT_TIMEOUT_MS);
+	ub_keeper_end_server(k->standby, EXIT_TIMEOUT_MS);
+	ub_fence_clear(&k->fence);
 	ub_command_end(&k->command); /* after the last flush */
 	if (k->was_live)
 		keeper_say_served(k); /* what the kernel wrote back at the end included */
-	if (k->added && keeper_still_ours(k))
+	if (k->added && ub_keeper_still_ours(k))
 		keeper_delete(k);
 	k->added = false;
 	ub_control_close(&k->control);
@@ -458,5 +497,8 @@ void ub_keeper_teardown(struct ub_keeper *k, bool force)
 	k->stats = NULL;
 	ub_close(&k->stats_fd);
 	ub_close(&k->store_fd);
+	ub_close(&k->arena_fd);
+	free(k->identity);
+	k->identity = NULL;
 	ub_ctrl_close(&k->ctrl);
 }

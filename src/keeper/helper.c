@@ -64,6 +64,29 @@ static void helper_scan(int fd)
 	printf("partitions were not scanned: %s", strerror(errno));
 }
 
+/* Where the kernel itself refuses to scan: partx(8) reads the table and tells it of each partition. */
+static void helper_add_partitions(const char *id)
+{
+	char path[32], name[] = "partx", update[] = "--update", *argv[] = { name, update, path, NULL };
+	posix_spawn_file_actions_t actions;
+	int status = -1, ret;
+	pid_t pid;
+
+	snprintf(path, sizeof(path), "/dev/ublkb%.10s", id);
+	posix_spawn_file_actions_init(&actions);
+	/* It complains of each device that has no table, and most have none. */
+	posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+	posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+	ret = posix_spawnp(&pid, "partx", &actions, NULL, argv, environ);
+	posix_spawn_file_actions_destroy(&actions);
+	if (ret) {
+		printf("partitions were not looked for: partx (util-linux): %s", strerror(ret));
+		return;
+	}
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+}
+
 /* True if the scheduler file has `name` in brackets, or alone. */
 static bool helper_scheduler_is(const char *path, const char *name)
 {
@@ -101,9 +124,26 @@ static int helper_set_scheduler(const char *id, const char *name)
 	return UB_EXIT_FAILED;
 }
 
-static int helper_settle(const char *id, const char *scheduler, const char *scan)
+/*
+ * Fewer requests than tags: a queue whose tags are all in a dead server is noticed by Linux 6.12 only when a request
+ * times out. One that stays idle tells at once.
+ */
+static void helper_set_requests(const char *id, const char *nr)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/block/ublkb%.10s/queue/nr_requests", id);
+
+	cleanup_fd int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, nr, strlen(nr)) < 0)
+		printf("%s does not become %s: %s: the death of its server may be noticed late", path, nr, strerror(errno));
+}
+
+static int helper_settle(const char *id, const char *scheduler, const char *scan, const char *nr_requests)
 {
 	cleanup_fd int fd = -1;
+	int ret;
 
 	for (unsigned i = 0; i < HELPER_TRIES; i++) {
 		fd = helper_open(id, O_RDONLY);
@@ -115,9 +155,14 @@ static int helper_settle(const char *id, const char *scheduler, const char *scan
 		printf("/dev/ublkb%s does not open: %s", id, strerror(errno));
 		return UB_EXIT_FAILED;
 	}
-	if (strcmp(scan, "1") == 0)
+	if (strcmp(scan, UB_HELPER_SCAN) == 0)
 		helper_scan(fd);
-	return strcmp(scheduler, "keep") == 0 ? UB_EXIT_DONE : helper_set_scheduler(id, scheduler);
+	if (strcmp(scan, UB_HELPER_ADD) == 0)
+		helper_add_partitions(id);
+	ret = strcmp(scheduler, "keep") == 0 ? UB_EXIT_DONE : helper_set_scheduler(id, scheduler);
+	if (ret == UB_EXIT_DONE && strcmp(nr_requests, "0") != 0)
+		helper_set_requests(id, nr_requests);
+	return ret;
 }
 
 static int helper_sync(const char *id)
@@ -166,8 +211,8 @@ int ub_helper_main(int argc, char **argv)
 	const char *verb = argc > 1 ? argv[1] : "";
 	int ret = UB_EXIT_USAGE;
 
-	if (argc == 5 && strcmp(verb, "settle") == 0)
-		ret = helper_settle(argv[2], argv[3], argv[4]);
+	if (argc == 6 && strcmp(verb, "settle") == 0)
+		ret = helper_settle(argv[2], argv[3], argv[4], argv[5]);
 	else if (argc == 3 && strcmp(verb, "release") == 0)
 		ret = helper_release(argv[2]);
 	else if (argc == 3 && strcmp(verb, "sync") == 0)

@@ -17,10 +17,15 @@
 /* The hidden first argument with which this binary is executed as a helper. */
 #define UB_HELPER_VERB "--helper"
 
+#define UB_HELPER_NO_SCAN "none" /* the driver does */
+#define UB_HELPER_SCAN	  "scan" /* the kernel does, when it is told to */
+#define UB_HELPER_ADD	  "add"	 /* the kernel does not: each is added by hand */
+
 /*
  * What helpers do. Each prints what is to be told on stdout and ends with an exit status of err.h.
- *   settle ID SCHEDULER SCAN   waits until the node opens, has partitions scanned (SCAN 1), sets the
- *                              scheduler and reads it back
+ *   settle ID SCHEDULER PARTITIONS REQUESTS
+ *                              waits until the node opens, has partitions found as UB_HELPER_… says, sets the
+ *                              scheduler and reads it back, and how many requests a queue has (0: as it is)
  *   release ID                 opens the node exclusively and writes back what is dirty: BUSY if somebody
  *                              holds it, and says who
  *   sync ID                    writes back what is dirty, whoever holds it

@@ -10,8 +10,41 @@
 #include "keeper/attach.h"
 #include "keeper/command.h"
 #include "keeper/control.h"
+#include "keeper/fence.h"
 #include "keeper/rundir.h"
 #include "ublk/ctrl.h"
+
+/* How far a standby is. */
+enum ub_standby_stage { UB_STANDBY_NEW, UB_STANDBY_OPENING, UB_STANDBY_PREPARING, UB_STANDBY_READY };
+
+/* A server process: spawn.c. */
+struct ub_server {
+	struct ub_keeper *keeper;
+	pid_t pid; /* 0: none */
+	int pidfd, fd; /* -1: none */
+	bool is_child; /* not adopted: the kernel says how it ends */
+	bool gone;
+	int status; /* of waitpid, once a child is gone */
+	unsigned last_msg; /* enum ub_message_type of the newest that tells how far it is */
+	struct ub_err err; /* what it gave up with */
+	enum ub_standby_stage stage;
+	uint64_t began_ms;
+};
+
+#define UB_SERVER_NONE { .pidfd = -1, .fd = -1 }
+
+/* Recovery: recover.c. */
+struct ub_recovery {
+	bool is_on; /* the device outlives its server */
+	bool is_running;
+	bool has_failed; /* too many deaths: the `error` back end serves */
+	unsigned nr_deaths; /* in a row, each soon after the one before */
+	unsigned nr_done;
+	uint64_t done_ms;   /* when the last one was over */
+	uint64_t standby_not_before_ms;
+	uint64_t standby_delay_ms;
+	struct ub_ctrl_cmd start_cmd, end_cmd;
+};
 
 struct ub_keeper {
 	const struct ub_attach_options *opts;
@@ -23,16 +56,13 @@ struct ub_keeper {
 
 	struct ub_command command;
 
-	/* The server. */
-	pid_t server_pid; /* 0: none */
-	int server_pidfd;
-	int server_fd;
-	bool server_gone;
-	int server_status; /* of waitpid, once gone */
-	unsigned last_msg; /* enum ub_message_type of the newest but LOG */
-	struct ub_err server_err;
-	struct ub_limits limits;
+	/* The server, and the one that takes its place when it dies. */
+	struct ub_server *server, *standby; /* both of servers[] */
+	struct ub_server servers[2];
+	struct ub_limits limits; /* what the server said; a standby says the same */
 	uint32_t caps;
+	char *identity; /* likewise: "" where there is none, NULL before it is known */
+	struct ub_fence fence; /* the server's connections */
 
 	/* The device. */
 	struct ublksrv_ctrl_dev_info info; /* as ADD_DEV returned it */
@@ -46,32 +76,64 @@ struct ub_keeper {
 	struct ub_control control;
 	int store_fd;
 	int stats_fd;
+	int arena_fd; /* the tag buffers, of whichever server; -1: each has its own */
+	struct ub_recovery recovery;
 	struct ub_stats_page *stats;
 	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)];
 };
 
-/* ---- spawn.c: the server as a process ----------------------------------------------------------------- */
+/* ---- spawn.c: a server as a process --------------------------------------------------------------------- */
 
-int ub_keeper_spawn_server(struct ub_keeper *k, struct ub_err *err);
+int ub_keeper_spawn(struct ub_keeper *k, struct ub_server *server, struct ub_err *err);
+/* Watches one that runs already: pid's, at the other end of fd, which is the server's from now on. */
+int ub_keeper_watch_server(struct ub_server *server, pid_t pid, int fd, struct ub_err *err);
 /*
  * Waits for a message of this type. 0; -ECHILD: the server failed or died (*err says how), -ETIMEDOUT,
  * -EINTR: a signal asks us to end.
  */
-int ub_keeper_await(struct ub_keeper *k, enum ub_message_type type, int64_t timeout_ms, const char *what,
+int ub_keeper_await(struct ub_server *server, enum ub_message_type type, int64_t timeout_ms, const char *what,
 		    struct ub_err *err);
 /* Whether it lives. One that has begun to end does not, and is waited for, at most timeout_ms. */
-bool ub_keeper_server_lives(struct ub_keeper *k, int64_t timeout_ms);
-/* Waits until the server is gone, at most timeout_ms; then kills it. */
-void ub_keeper_end_server(struct ub_keeper *k, int64_t timeout_ms);
+bool ub_keeper_server_lives(struct ub_server *server, int64_t timeout_ms);
+/* Waits until it is gone, at most timeout_ms; then kills it. */
+void ub_keeper_end_server(struct ub_server *server, int64_t timeout_ms);
+/* Lets go of one that is gone, and of what it said. */
+void ub_keeper_forget_server(struct ub_server *server);
 /* "was killed by signal 9", "ended with status 1" */
-const char *ub_keeper_server_fate(const struct ub_keeper *k, char *buf, size_t len);
+const char *ub_keeper_server_fate(const struct ub_server *server, char *buf, size_t len);
+
+/* ---- attach.c ---------------------------------------------------------------------------------------------- */
+
+/* Tells a server what is to be served; with what is known of it when it is a standby. 0 or -errno with *err. */
+int ub_keeper_send_config(struct ub_keeper *k, struct ub_server *server, struct ub_err *err);
+/* Gives the socket of a --command that was started again to the server, if there is both. arg: the keeper. */
+void ub_keeper_hand_over_socket(void *arg);
+
+/* ---- recover.c: what happens when a server dies ----------------------------------------------------------- */
+
+/* Takes a step towards a standby, if one is missing. Waits for nothing. When to call it again, in ms; -1: never. */
+int ub_keeper_tend_standby(struct ub_keeper *k);
+/*
+ * The server is dead: the standby takes the device over. 0; -ENODEV: the device was stopped, -EINTR: a second signal
+ * insists on the end, or another -errno with *err: it cannot be recovered.
+ */
+int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err);
 
 /* ---- device.c: the kernel's device ---------------------------------------------------------------------- */
 
 /* -EBUSY if another device has this name. */
 int ub_keeper_check_name(struct ub_keeper *k, const char *name, struct ub_err *err);
 int ub_keeper_add(struct ub_keeper *k, struct ub_err *err);
+/* Makes all that servers share, and has the first one fetch. */
 int ub_keeper_serve(struct ub_keeper *k, struct ub_err *err);
+/* The SERVE message. 0 or -errno with *err. */
+int ub_keeper_send_serve(struct ub_keeper *k, struct ub_server *server, struct ub_err *err);
+int ub_keeper_write_state(struct ub_keeper *k, struct ub_err *err);
+/* Sends START, STOP, DEL or one of recovery's, and waits for it, as ub_ctrl_wait() does. */
+int ub_keeper_long_cmd(struct ub_keeper *k, struct ub_ctrl_cmd *cmd, uint32_t op, uint64_t data, const char *what,
+		       int64_t timeout_ms, bool (*until)(void *));
+/* False when somebody deleted our device already, and the id may be another's by now. */
+bool ub_keeper_still_ours(struct ub_keeper *k);
 int ub_keeper_start(struct ub_keeper *k, struct ub_err *err);
 
 /* 7.x: stops it if nobody has it open. False: somebody has. Elsewhere true, and it is not stopped yet. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The server as the keeper sees it: a process, its messages and its end. The keeper's main thread. */
+/* A server as the keeper sees it: a process, its messages and its end. The keeper's main thread. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -22,11 +22,11 @@
 #define SPAWN_STAT_BYTES   512
 #define SPAWN_FLAG_EXITING 0x4 /* of the flags in /proc/PID/stat: it is in do_exit() */
 
-static void keeper_take_text(struct ub_keeper *k, struct ub_msg_text *msg)
+static void server_take_text(struct ub_server *server, struct ub_msg_text *msg)
 {
 	msg->text[sizeof(msg->text) - 1] = '\0';
 	if (msg->header.type == UB_MSG_FAILED) {
-		ub_err_set(&k->server_err, msg->value ? (int)msg->value : EIO, "%.400s", msg->text);
+		ub_err_set(&server->err, msg->value ? (int)msg->value : EIO, "%.400s", msg->text);
 	} else {
 		enum ub_log_level level = msg->value <= UB_LOG_DEBUG ? msg->value : UB_LOG_NOTICE;
 
@@ -34,45 +34,85 @@ static void keeper_take_text(struct ub_keeper *k, struct ub_msg_text *msg)
 	}
 }
 
-static void keeper_take_message(struct ub_keeper *k, struct ub_msg_header *header)
+/* The first server's are the device's; a standby's are made from the same. */
+static void server_take_limits(struct ub_keeper *k, struct ub_msg_limits *msg)
 {
-	if (header->type == UB_MSG_LOG || header->type == UB_MSG_FAILED)
-		keeper_take_text(k, (struct ub_msg_text *)header);
-	if (header->type == UB_MSG_LIMITS && header->len_bytes == sizeof(struct ub_msg_limits)) {
-		k->limits = ((struct ub_msg_limits *)header)->limits;
-		k->caps = ((struct ub_msg_limits *)header)->caps;
-	}
-	if (header->type != UB_MSG_LOG)
-		k->last_msg = header->type;
+	size_t len = msg->header.len_bytes - sizeof(*msg);
+
+	if (k->identity || len == 0 || msg->identity[len - 1] != '\0')
+		return;
+	k->limits = msg->limits;
+	k->caps = msg->caps;
+	k->identity = strdup(msg->identity);
 }
 
-static void keeper_server_says(void *arg)
+static void server_take_message(struct ub_server *server, struct ub_msg_header *header, int fds[])
 {
-	struct ub_keeper *k = arg;
+	struct ub_keeper *k = server->keeper;
+
+	switch (header->type) {
+	case UB_MSG_LOG:
+	case UB_MSG_FAILED:
+		if (header->len_bytes > offsetof(struct ub_msg_text, text))
+			server_take_text(server, (struct ub_msg_text *)header);
+		break;
+	case UB_MSG_LINK:
+		if (header->len_bytes == sizeof(struct ub_msg_link) && fds[0] >= 0)
+			ub_fence_add(&k->fence, ((struct ub_msg_link *)header)->id, ub_steal_fd(&fds[0]));
+		break;
+	case UB_MSG_UNLINK:
+		if (header->len_bytes == sizeof(struct ub_msg_link))
+			ub_fence_drop(&k->fence, ((struct ub_msg_link *)header)->id);
+		break;
+	default:
+		if (header->type == UB_MSG_LIMITS && header->len_bytes > sizeof(struct ub_msg_limits))
+			server_take_limits(k, (struct ub_msg_limits *)header);
+		server->last_msg = header->type;
+		break;
+	}
+}
+
+static void server_says(void *arg)
+{
+	struct ub_server *server = arg;
+	struct ub_keeper *k = server->keeper;
 	int fds[UB_MESSAGE_MAX_FDS];
 	int ret;
 
-	while ((ret = ub_message_receive(k->server_fd, k->inbox, fds, MSG_DONTWAIT)) == 0) {
+	while ((ret = ub_message_receive(server->fd, k->inbox, fds, MSG_DONTWAIT)) == 0) {
+		server_take_message(server, (struct ub_msg_header *)k->inbox, fds);
 		for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
 			ub_close(&fds[i]);
-		keeper_take_message(k, (struct ub_msg_header *)k->inbox);
 	}
 	if (ret != -EAGAIN)
-		ub_loop_remove(&k->loop, k->server_fd); /* its pidfd says the rest */
+		ub_loop_remove(&k->loop, server->fd); /* its pidfd says the rest */
 }
 
-static void keeper_server_died(void *arg)
+static void server_died(void *arg)
 {
-	struct ub_keeper *k = arg;
+	struct ub_server *server = arg;
 
-	if (waitpid(k->server_pid, &k->server_status, WNOHANG) != k->server_pid)
+	if (server->is_child && waitpid(server->pid, &server->status, WNOHANG) != server->pid)
 		return;
-	keeper_server_says(k); /* its last words may be waiting */
-	k->server_gone = true;
-	ub_loop_remove(&k->loop, k->server_pidfd);
+	server_says(server); /* its last words may be waiting */
+	server->gone = true;
+	ub_loop_remove(&server->keeper->loop, server->pidfd);
 }
 
-int ub_keeper_spawn_server(struct ub_keeper *k, struct ub_err *err)
+int ub_keeper_watch_server(struct ub_server *server, pid_t pid, int fd, struct ub_err *err)
+{
+	server->pid = pid;
+	server->fd = fd;
+	server->began_ms = ub_now_ms();
+	server->pidfd = pidfd_open(pid, 0);
+	if (server->pidfd < 0)
+		return ub_err_errno(err, errno, "the server's pidfd");
+	ub_loop_add(&server->keeper->loop, server->fd, server_says, server);
+	ub_loop_add(&server->keeper->loop, server->pidfd, server_died, server);
+	return 0;
+}
+
+int ub_keeper_spawn(struct ub_keeper *k, struct ub_server *server, struct ub_err *err)
 {
 	static const char *const argv[] = { UB_SERVER_VERB, NULL };
 	int pair[2], pid, ret;
@@ -90,49 +130,48 @@ int ub_keeper_spawn_server(struct ub_keeper *k, struct ub_err *err)
 		close(pair[0]);
 		return ub_err_errno(err, -pid, "cannot start the server");
 	}
-	k->server_pid = pid;
-	k->server_fd = pair[0];
-	k->server_pidfd = pidfd_open(pid, 0);
-	if (k->server_pidfd < 0)
-		return ub_err_errno(err, errno, "the server's pidfd");
-	ub_loop_add(&k->loop, k->server_fd, keeper_server_says, k);
-	ub_loop_add(&k->loop, k->server_pidfd, keeper_server_died, k);
-	return 0;
+	*server = (struct ub_server)UB_SERVER_NONE;
+	server->keeper = k;
+	server->is_child = true;
+	return ub_keeper_watch_server(server, pid, pair[0], err);
 }
 
-const char *ub_keeper_server_fate(const struct ub_keeper *k, char *buf, size_t len)
+const char *ub_keeper_server_fate(const struct ub_server *server, char *buf, size_t len)
 {
-	if (WIFSIGNALED(k->server_status))
-		snprintf(buf, len, "was killed by signal %d (%s)", WTERMSIG(k->server_status),
-			 strsignal(WTERMSIG(k->server_status)));
+	if (!server->is_child)
+		snprintf(buf, len, "has ended");
+	else if (WIFSIGNALED(server->status))
+		snprintf(buf, len, "was killed by signal %d (%s)", WTERMSIG(server->status),
+			 strsignal(WTERMSIG(server->status)));
 	else
-		snprintf(buf, len, "ended with status %d", WEXITSTATUS(k->server_status));
+		snprintf(buf, len, "ended with status %d", WEXITSTATUS(server->status));
 	return buf;
 }
 
-int ub_keeper_await(struct ub_keeper *k, enum ub_message_type type, int64_t timeout_ms, const char *what,
+int ub_keeper_await(struct ub_server *server, enum ub_message_type type, int64_t timeout_ms, const char *what,
 		    struct ub_err *err)
 {
 	uint64_t began = ub_now_ms(), say = began + SPAWN_SAY_MS;
+	struct ub_keeper *k = server->keeper;
 	char fate[96];
 
-	while (k->last_msg != type) {
+	while (server->last_msg != type) {
 		uint64_t now = ub_now_ms();
 
-		if (k->server_err.code) {
-			*err = k->server_err;
+		if (server->err.code) {
+			*err = server->err;
 			return -ECHILD;
 		}
-		if (k->server_gone) {
+		if (server->gone) {
 			ub_err_set(err, ECHILD, "the server %s before %s",
-				   ub_keeper_server_fate(k, fate, sizeof(fate)), what);
+				   ub_keeper_server_fate(server, fate, sizeof(fate)), what);
 			return -ECHILD;
 		}
-		if (k->command.fate[0] && !k->command.restarts) {
+		if (k->command.fate[0] && !k->command.restarts && !k->was_live) {
 			ub_err_set(err, ECHILD, "%s %s before %s", k->command.argv[0], k->command.fate, what);
 			return -ECHILD;
 		}
-		if (k->nr_signals) {
+		if (k->nr_signals > k->was_live) {
 			ub_err_set(err, EINTR, "interrupted before %s", what);
 			return -EINTR;
 		}
@@ -151,22 +190,22 @@ int ub_keeper_await(struct ub_keeper *k, enum ub_message_type type, int64_t time
 	return 0;
 }
 
-static void keeper_pump_until_gone(struct ub_keeper *k, int64_t timeout_ms)
+static void server_pump_until_gone(struct ub_server *server, int64_t timeout_ms)
 {
 	uint64_t deadline = ub_now_ms() + (uint64_t)timeout_ms;
 
-	while (!k->server_gone && ub_now_ms() < deadline)
-		ub_loop_once(&k->loop, 100);
+	while (!server->gone && ub_now_ms() < deadline)
+		ub_loop_once(&server->keeper->loop, 100);
 }
 
-/* Whether the server's main thread has begun to end: its pidfd tells only when the last thread has ended. */
-static bool keeper_server_is_ending(const struct ub_keeper *k)
+/* Whether its main thread has begun to end: its pidfd tells only when the last thread has ended. */
+static bool server_is_ending(const struct ub_server *server)
 {
 	char path[32], text[SPAWN_STAT_BYTES], state = '\0';
 	const char *name_end;
 	unsigned flags = 0;
 
-	snprintf(path, sizeof(path), "/proc/%d/stat", k->server_pid);
+	snprintf(path, sizeof(path), "/proc/%d/stat", server->pid);
 	if (ub_text_read_file(path, text, sizeof(text)) <= 0)
 		return false;
 	/* proc_pid_stat(5): the name may have parentheses; then state, five numbers, and the kernel's flags */
@@ -176,29 +215,41 @@ static bool keeper_server_is_ending(const struct ub_keeper *k)
 	return state == 'Z' || state == 'X' || (flags & SPAWN_FLAG_EXITING);
 }
 
-bool ub_keeper_server_lives(struct ub_keeper *k, int64_t timeout_ms)
+bool ub_keeper_server_lives(struct ub_server *server, int64_t timeout_ms)
 {
-	ub_loop_once(&k->loop, 0);
-	if (k->server_gone || !keeper_server_is_ending(k))
-		return !k->server_gone;
-	keeper_pump_until_gone(k, timeout_ms);
+	ub_loop_once(&server->keeper->loop, 0);
+	if (server->gone || !server_is_ending(server))
+		return !server->gone;
+	server_pump_until_gone(server, timeout_ms);
 	return false;
 }
 
-void ub_keeper_end_server(struct ub_keeper *k, int64_t timeout_ms)
+void ub_keeper_forget_server(struct ub_server *server)
 {
-	if (!k->server_pid)
+	struct ub_keeper *k = server->keeper;
+
+	ub_loop_remove(&k->loop, server->fd);
+	ub_loop_remove(&k->loop, server->pidfd);
+	ub_close(&server->fd);
+	ub_close(&server->pidfd);
+	*server = (struct ub_server)UB_SERVER_NONE;
+	server->keeper = k;
+}
+
+void ub_keeper_end_server(struct ub_server *server, int64_t timeout_ms)
+{
+	if (!server->pid)
 		return;
-	keeper_pump_until_gone(k, timeout_ms);
-	if (!k->server_gone) {
-		ub_log(UB_LOG_WARNING, "the server (pid %d) does not end: it is killed", k->server_pid);
-		kill(k->server_pid, SIGKILL);
-		keeper_pump_until_gone(k, 5000);
+	server_pump_until_gone(server, timeout_ms);
+	if (!server->gone) {
+		ub_log(UB_LOG_WARNING, "the server (pid %d) does not end: it is killed", server->pid);
+		kill(server->pid, SIGKILL);
+		server_pump_until_gone(server, 5000);
 	}
-	if (!k->server_gone)
-		ub_log(UB_LOG_ERROR, "the server (pid %d) cannot be killed", k->server_pid);
-	ub_loop_remove(&k->loop, k->server_fd);
-	ub_loop_remove(&k->loop, k->server_pidfd);
-	ub_close(&k->server_fd);
-	ub_close(&k->server_pidfd);
+	if (!server->gone)
+		ub_log(UB_LOG_ERROR, "the server (pid %d) cannot be killed", server->pid);
+	ub_loop_remove(&server->keeper->loop, server->fd);
+	ub_loop_remove(&server->keeper->loop, server->pidfd);
+	ub_close(&server->fd);
+	ub_close(&server->pidfd);
 }

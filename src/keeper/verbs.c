@@ -13,7 +13,7 @@ static const char *verb_state(const struct ub_keeper *k)
 {
 	if (!k->was_live)
 		return "attaching";
-	return k->server_gone ? "ending" : "live";
+	return k->server->gone ? "ending" : "live";
 }
 
 int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,
@@ -28,7 +28,7 @@ int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const jso
 	snprintf(device, sizeof(device), "/dev/ublkb%u", k->info.dev_id);
 	info = json_pack("{s:s, s:s, s:i, s:i, s:i, s:s, s:s, s:I, s:i, s:b, s:i, s:i, s:i, s:s, s:s}", "name",
 			 k->rundir.name, "device", device, "id", (int)k->info.dev_id, "keeper_pid", (int)getpid(),
-			 "server_pid", (int)k->server_pid, "state", verb_state(k), "backend", k->opts->kind,
+			 "server_pid", (int)k->server->pid, "state", verb_state(k), "backend", k->opts->kind,
 			 "size_bytes", (json_int_t)k->limits.size_bytes, "logical_block_bytes",
 			 (int)k->limits.logical_block_bytes, "read_only", (int)k->limits.read_only, "queues",
 			 (int)k->info.nr_hw_queues, "depth", (int)k->info.queue_depth, "max_io_bytes",

@@ -21,7 +21,7 @@ static void a_new_map_is_clear(void **state)
 	struct ub_bitmap map;
 
 	(void)state;
-	assert_int_equal(ub_bitmap_init(&map, 1000), 0);
+	assert_int_equal(ub_bitmap_init(&map, 1000, -1, 0), 0);
 	assert_int_equal(run_of(&map, 0, 1000, false), 1000);
 	ub_bitmap_destroy(&map);
 }
@@ -31,7 +31,7 @@ static void a_run_ends_where_the_value_changes(void **state)
 	struct ub_bitmap map;
 
 	(void)state;
-	assert_int_equal(ub_bitmap_init(&map, 256), 0);
+	assert_int_equal(ub_bitmap_init(&map, 256, -1, 0), 0);
 	ub_bitmap_set(&map, 10, 5);
 	assert_int_equal(run_of(&map, 0, 256, false), 10);
 	assert_int_equal(run_of(&map, 10, 246, true), 5);
@@ -45,7 +45,7 @@ static void a_run_crosses_words(void **state)
 	struct ub_bitmap map;
 
 	(void)state;
-	assert_int_equal(ub_bitmap_init(&map, 512), 0);
+	assert_int_equal(ub_bitmap_init(&map, 512, -1, 0), 0);
 	ub_bitmap_set(&map, 60, 200);
 	assert_int_equal(run_of(&map, 0, 512, false), 60);
 	assert_int_equal(run_of(&map, 60, 452, true), 200);
@@ -63,7 +63,7 @@ static void a_run_is_cut_at_count(void **state)
 	struct ub_bitmap map;
 
 	(void)state;
-	assert_int_equal(ub_bitmap_init(&map, 256), 0);
+	assert_int_equal(ub_bitmap_init(&map, 256, -1, 0), 0);
 	ub_bitmap_set(&map, 0, 256);
 	assert_int_equal(run_of(&map, 0, 1, true), 1);
 	assert_int_equal(run_of(&map, 63, 2, true), 2);
@@ -78,7 +78,7 @@ static void a_word_and_its_neighbours_stay_apart(void **state)
 	struct ub_bitmap map;
 
 	(void)state;
-	assert_int_equal(ub_bitmap_init(&map, 192), 0);
+	assert_int_equal(ub_bitmap_init(&map, 192, -1, 0), 0);
 	ub_bitmap_set(&map, 64, 64);
 	assert_int_equal(run_of(&map, 0, 192, false), 64);
 	assert_int_equal(run_of(&map, 64, 128, true), 64);
@@ -99,7 +99,7 @@ static void random_ranges_match_a_plain_array(void **state)
 	struct ub_bitmap map;
 
 	(void)state;
-	assert_int_equal(ub_bitmap_init(&map, NR), 0);
+	assert_int_equal(ub_bitmap_init(&map, NR, -1, 0), 0);
 	for (unsigned round = 0; round < 5000; round++) {
 		uint64_t first = unit_random(&seed) % NR;
 		uint64_t count = 1 + unit_random(&seed) % (NR - first);
@@ -131,7 +131,7 @@ static void reading_and_clearing_commit_no_memory(void **state)
 
 	(void)state;
 	unit_need_zero_page();
-	assert_int_equal(ub_bitmap_init(&map, nr_bits), 0);
+	assert_int_equal(ub_bitmap_init(&map, nr_bits, -1, 0), 0);
 	before = unit_resident_bytes();
 	assert_int_equal(run_of(&map, 0, nr_bits, false), nr_bits);
 	ub_bitmap_clear(&map, 0, nr_bits);
@@ -149,7 +149,7 @@ static void a_map_larger_than_memory_is_made(void **state)
 	struct ub_bitmap map;
 
 	(void)state;
-	if (ub_bitmap_init(&map, nr_bits) < 0)
+	if (ub_bitmap_init(&map, nr_bits, -1, 0) < 0)
 		skip(); /* a limit on the address space, as in some containers */
 	ub_bitmap_set(&map, nr_bits - 3, 3);
 	assert_int_equal(run_of(&map, nr_bits - 10, 10, false), 7);
@@ -162,7 +162,7 @@ static void a_map_beyond_the_address_space_is_refused(void **state)
 	struct ub_bitmap map;
 
 	(void)state;
-	assert_int_equal(ub_bitmap_init(&map, 1ULL << 60), -ENOMEM);
+	assert_int_equal(ub_bitmap_init(&map, 1ULL << 60, -1, 0), -ENOMEM);
 }
 
 static void destroying_a_zeroed_map_is_fine(void **state)
@@ -191,7 +191,7 @@ static void bad_ranges_trip_an_assertion(void **state)
 	struct ub_bitmap map;
 
 	(void)state;
-	assert_int_equal(ub_bitmap_init(&map, 100), 0);
+	assert_int_equal(ub_bitmap_init(&map, 100, -1, 0), 0);
 	assert_true(unit_aborts(set_beyond_the_end, &map));
 	assert_true(unit_aborts(run_of_nothing, &map));
 	ub_bitmap_destroy(&map);
@@ -234,7 +234,7 @@ static void parallel_setters_lose_no_bit(void **state)
 	struct ub_bitmap map;
 
 	(void)state;
-	assert_int_equal(ub_bitmap_init(&map, NR_SHARED_BITS), 0);
+	assert_int_equal(ub_bitmap_init(&map, NR_SHARED_BITS, -1, 0), 0);
 	for (unsigned i = 0; i < NR_THREADS; i++) {
 		setters[i] = (struct setter){ .map = &map, .index = i };
 		assert_int_equal(pthread_create(&threads[i], NULL, setter_main, &setters[i]), 0);

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The error back end: fails every I/O. It takes over a device whose servers die one after the other, so that what waits
+ * fails instead of hanging. Queue threads; knows the contract alone.
+ */
+#include <errno.h>
+
+#include "backend/registry.h"
+
+#define ERROR_MAX_IO_BYTES    (1U << 20)
+#define ERROR_MAX_RANGE_BYTES (1U << 30)
+
+static int error_open(struct ub_backend *be, const struct ub_backend_config *cfg, struct ub_err *err)
+{
+	(void)err;
+	be->limits.size_bytes = cfg->size_bytes;
+	be->limits.logical_block_bytes = cfg->logical_block_bytes;
+	return 0;
+}
+
+static int error_get_limits(struct ub_backend *be, struct ub_limits *limits, struct ub_err *err)
+{
+	uint32_t block = be->limits.logical_block_bytes ? be->limits.logical_block_bytes : 512;
+
+	(void)err;
+	/* It can do everything: what it could not do the core would answer. */
+	*limits = (struct ub_limits){
+		.size_bytes = be->limits.size_bytes,
+		.logical_block_bytes = block,
+		.physical_block_bytes = 4096,
+		.max_io_bytes = ERROR_MAX_IO_BYTES,
+		.max_discard_bytes = ERROR_MAX_RANGE_BYTES,
+		.max_zeroes_bytes = ERROR_MAX_RANGE_BYTES,
+		.can_flush = 1,
+		.can_fua = 1,
+		.can_trim = 1,
+		.can_zero = 1,
+		.multi_conn = 1,
+	};
+	return 0;
+}
+
+static int error_set_live(struct ub_backend *be, struct ub_err *err)
+{
+	(void)err;
+	ub_backend_report(be, UB_HEALTH_FAILED, "failed: its servers died one after the other; all I/O fails");
+	return 0;
+}
+
+static int error_queue_init(struct ub_backend_queue *bq, unsigned nr_slots, struct ub_err *err)
+{
+	(void)err;
+	bq->nr_slots = nr_slots;
+	return 0;
+}
+
+static void error_queue_destroy(struct ub_backend_queue *bq)
+{
+	(void)bq;
+}
+
+static void error_close(struct ub_backend *be)
+{
+	(void)be;
+}
+
+static void error_submit(struct ub_backend_queue *bq, struct ub_io *io)
+{
+	(void)bq;
+	ub_io_complete(io, -EIO);
+}
+
+const struct ub_backend_ops ub_backend_error = {
+	.name = "error",
+	.open = error_open,
+	.get_limits = error_get_limits,
+	.set_live = error_set_live,
+	.queue_init = error_queue_init,
+	.queue_destroy = error_queue_destroy,
+	.close = error_close,
+	.submit = error_submit,
+};

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Holding a server's connections, and seeing them end. The keeper's main thread. */
+#include "keeper/fence.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <sys/socket.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+
+#define FENCE_READS 64 /* of what the other end still says, at a time: it may never stop */
+
+void ub_fence_add(struct ub_fence *f, uint32_t id, int fd)
+{
+	if (f->nr == UB_FENCE_MAX) {
+		f->has_lost = true;
+		ub_close(&fd);
+		return;
+	}
+	f->held[f->nr].id = id;
+	f->held[f->nr++].fd = fd;
+}
+
+static void fence_remove(struct ub_fence *f, unsigned i)
+{
+	ub_close(&f->held[i].fd);
+	f->held[i] = f->held[--f->nr];
+}
+
+void ub_fence_drop(struct ub_fence *f, uint32_t id)
+{
+	for (unsigned i = 0; i < f->nr; i++) {
+		if (f->held[i].id == id) {
+			fence_remove(f, i);
+			return;
+		}
+	}
+}
+
+void ub_fence_begin(struct ub_fence *f, uint64_t timeout_ms, bool is_blind)
+{
+	f->has_lost |= is_blind;
+	f->deadline_ms = ub_now_ms() + timeout_ms;
+	for (unsigned i = 0; i < f->nr; i++)
+		shutdown(f->held[i].fd, SHUT_WR); /* no half-sent request can be completed any more */
+}
+
+/* Whether the other end has closed its side, or sent a reset. */
+static bool fence_is_closed(int fd)
+{
+	unsigned left = FENCE_READS;
+	char scrap[4096];
+	ssize_t n;
+
+	do {
+		n = recv(fd, scrap, sizeof(scrap), MSG_DONTWAIT);
+	} while ((n > 0 || (n < 0 && errno == EINTR)) && --left);
+	return n == 0 || (n < 0 && (errno == ECONNRESET || errno == EPIPE || errno == ENOTCONN));
+}
+
+bool ub_fence_passed(struct ub_fence *f)
+{
+	static const struct linger reset = { .l_onoff = 1, .l_linger = 0 };
+
+	for (unsigned i = f->nr; i-- > 0;) {
+		if (fence_is_closed(f->held[i].fd))
+			fence_remove(f, i);
+	}
+	if (f->nr == 0 && !f->has_lost)
+		return true;
+	if (ub_now_ms() < f->deadline_ms)
+		return false;
+	if (f->nr)
+		ub_log(UB_LOG_WARNING,
+		       "%u connections of the dead server were not closed by the other end in time: they are reset, and "
+		       "writes that are still executed there may land on newer data",
+		       f->nr);
+	for (unsigned i = 0; i < f->nr; i++)
+		setsockopt(f->held[i].fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	ub_fence_clear(f);
+	return true;
+}
+
+void ub_fence_clear(struct ub_fence *f)
+{
+	while (f->nr)
+		fence_remove(f, f->nr - 1);
+	f->has_lost = false;
+}

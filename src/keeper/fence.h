@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The connections of a server process, as its keeper holds them: when the server dies, what it had sent may still be
+ * executed at the other ends. Before the next server sends anything, each of them must have closed its side.
+ *
+ * The keeper's main thread. Nothing is allocated.
+ */
+#ifndef UB_KEEPER_FENCE_H
+#define UB_KEEPER_FENCE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/loop.h"
+
+#define UB_FENCE_MAX 160 /* two of each connection that a back end may have, and some */
+
+struct ub_fence {
+	unsigned nr;
+	struct {
+		uint32_t id;
+		int fd;
+	} held[UB_FENCE_MAX];
+	bool has_lost; /* there were more than that: the time must pass */
+	uint64_t deadline_ms;
+};
+
+void ub_fence_add(struct ub_fence *f, uint32_t id, int fd); /* fd is the fence's from now on */
+void ub_fence_drop(struct ub_fence *f, uint32_t id);
+
+/* The server is dead: closes our side of all of them. is_blind: there may be some that nobody knows of. */
+void ub_fence_begin(struct ub_fence *f, uint64_t timeout_ms, bool is_blind);
+/* True when no other end can execute anything any more, or the time is over. Waits for nothing. */
+bool ub_fence_passed(struct ub_fence *f);
+void ub_fence_clear(struct ub_fence *f);
+
+#endif

@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What happens when a server dies: its standby takes the device over.
+ *
+ *   standby:   spawn ─(HELLO)─ CONFIG ─(LIMITS)─ SERVE ─(READY)─ and waits
+ *   recovery:  the server is gone ─ START_USER_RECOVERY ─ TAKE ─(FETCHING)─ END_USER_RECOVERY ─ LIVE
+ *                     └─ its connections are fenced ───────┘
+ *
+ * The standby is there before it is needed, because while the device stands still the kernel may be waiting for it to
+ * get memory: nothing is spawned, loaded or allocated then. The keeper's main thread.
+ * Specification: Documentation/block/ublk.rst, "User recovery feature description".
+ */
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/step.h"
+#include "keeper/keeper.h"
+
+#define RECOVER_STANDBY_MS	30000 /* to get ready */
+#define RECOVER_TEND_MS		500
+#define RECOVER_MIN_DELAY_MS	100 /* before a standby is tried again, and before a second death is mended */
+#define RECOVER_MAX_DELAY_MS	5000
+#define RECOVER_STABLE_MS	1000 /* a server that lived so long did not die of what killed the one before it */
+#define RECOVER_MAX_DEATHS	10 /* in a row */
+#define RECOVER_RETRY_MS	2
+#define RECOVER_SLOW_RETRY_MS	50
+#define RECOVER_QUICK_MS	1000 /* for so long is asked often whether the kernel has noticed the death */
+#define RECOVER_SAY_MS		10000
+#define RECOVER_CMD_MS		5000
+#define RECOVER_FETCH_MS	30000
+#define RECOVER_LIVE_MS		10000
+
+/* ---- the standby ---------------------------------------------------------------------------------------- */
+
+static void standby_failed(struct ub_keeper *k, const char *why)
+{
+	struct ub_recovery *r = &k->recovery;
+
+	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: there is no standby server now: %s; retrying", k->info.dev_id, why);
+	if (k->standby->pid && !k->standby->gone)
+		kill(k->standby->pid, SIGKILL); /* it is forgotten when it is gone */
+	r->standby_delay_ms = r->standby_delay_ms ? 2 * r->standby_delay_ms : RECOVER_MIN_DELAY_MS;
+	if (r->standby_delay_ms > RECOVER_MAX_DELAY_MS)
+		r->standby_delay_ms = RECOVER_MAX_DELAY_MS;
+	r->standby_not_before_ms = ub_now_ms() + r->standby_delay_ms;
+}
+
+static int standby_step(struct ub_keeper *k, struct ub_server *s, struct ub_err *err)
+{
+	switch (s->stage) {
+	case UB_STANDBY_NEW:
+		if (s->last_msg != UB_MSG_HELLO)
+			return 0;
+		s->stage = UB_STANDBY_OPENING;
+		return ub_keeper_send_config(k, s, err);
+	case UB_STANDBY_OPENING:
+		if (s->last_msg != UB_MSG_LIMITS)
+			return 0;
+		s->stage = UB_STANDBY_PREPARING;
+		return ub_keeper_send_serve(k, s, err);
+	case UB_STANDBY_PREPARING:
+		if (s->last_msg != UB_MSG_READY)
+			return 0;
+		s->stage = UB_STANDBY_READY;
+		k->recovery.standby_delay_ms = 0;
+		ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: a standby server (pid %d) is ready", k->info.dev_id, s->pid);
+		return ub_keeper_write_state(k, err);
+	default:
+		return 0;
+	}
+}
+
+int ub_keeper_tend_standby(struct ub_keeper *k)
+{
+	struct ub_server *s = k->standby;
+	struct ub_err err = { 0 };
+	char fate[96];
+	int ret;
+
+	if (!k->recovery.is_on)
+		return -1;
+	if (s->pid && s->gone) {
+		ub_keeper_server_fate(s, fate, sizeof(fate));
+		if (ub_now_ms() >= k->recovery.standby_not_before_ms)
+			standby_failed(k, s->err.code ? s->err.text : fate);
+		ub_keeper_forget_server(s);
+	}
+	if (!s->pid) {
+		if (ub_now_ms() < k->recovery.standby_not_before_ms)
+			return RECOVER_TEND_MS;
+		ret = ub_keeper_spawn(k, s, &err);
+		if (ret) {
+			standby_failed(k, err.text);
+			return RECOVER_TEND_MS;
+		}
+	}
+	if (s->stage == UB_STANDBY_READY)
+		return -1;
+	ret = standby_step(k, s, &err);
+	if (ret)
+		standby_failed(k, err.text);
+	else if (ub_now_ms() - s->began_ms > RECOVER_STANDBY_MS && !s->gone)
+		standby_failed(k, "it did not get ready");
+	return RECOVER_TEND_MS;
+}
+
+/* ---- recovery --------------------------------------------------------------------------------------------- */
+
+/* Whether somebody wants it no more: 0, or what ub_keeper_recover() returns. */
+static int recover_check(struct ub_keeper *k)
+{
+	struct ublksrv_ctrl_dev_info info;
+	struct ub_err ignored;
+	int ret;
+
+	if (k->nr_signals > 1)
+		return -EINTR;
+	ret = ub_ctrl_get_info(&k->ctrl, k->info.dev_id, &info, &ignored);
+	if (ret == -ENODEV || (ret == 0 && (info.ublksrv_flags != k->info.ublksrv_flags ||
+					    info.state == UBLK_S_DEV_DEAD)))
+		return -ENODEV;
+	return 0;
+}
+
+/* Turns of the loop until the time is over. 0, -ENODEV or -EINTR. */
+static int recover_pause(struct ub_keeper *k, uint64_t ms)
+{
+	uint64_t until = ub_now_ms() + ms, now;
+	int ret = 0;
+
+	while (ret == 0 && (now = ub_now_ms()) < until) {
+		ub_loop_once(&k->loop, until - now > RECOVER_TEND_MS ? RECOVER_TEND_MS : (int)(until - now));
+		ret = recover_check(k);
+	}
+	return ret;
+}
+
+static int recover_await_standby(struct ub_keeper *k)
+{
+	uint64_t say = ub_now_ms() + RECOVER_SAY_MS;
+	int ret = 0;
+
+	while (ret == 0) {
+		ub_keeper_tend_standby(k);
+		if (k->standby->stage == UB_STANDBY_READY && ub_keeper_server_lives(k->standby, 0))
+			return 0;
+		if (ub_now_ms() >= say) {
+			ub_log(UB_LOG_WARNING, "/dev/ublkb%u: I/O still waits for a server", k->info.dev_id);
+			say = ub_now_ms() + RECOVER_SAY_MS;
+		}
+		ub_loop_once(&k->loop, RECOVER_RETRY_MS);
+		ret = recover_check(k);
+	}
+	return ret;
+}
+
+/* The kernel has to notice the death first: Linux 6.12 may take half a minute. */
+static int recover_start(struct ub_keeper *k, struct ub_err *err)
+{
+	uint64_t began = ub_now_ms(), say = began + RECOVER_SAY_MS;
+	int ret = ub_step("start-recovery", err);
+
+	while (ret == 0) {
+		uint64_t waited;
+
+		ret = ub_keeper_long_cmd(k, &k->recovery.start_cmd, UBLK_U_CMD_START_USER_RECOVERY, 0,
+					 "START_USER_RECOVERY", RECOVER_CMD_MS, NULL);
+		if (ret != -EBUSY)
+			break;
+		waited = ub_now_ms() - began;
+		if (ub_now_ms() >= say) {
+			ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: the kernel has not noticed its server's death for %llu s",
+			       k->info.dev_id, (unsigned long long)waited / 1000);
+			say += RECOVER_SAY_MS;
+		}
+		ret = recover_pause(k, waited < RECOVER_QUICK_MS ? RECOVER_RETRY_MS : RECOVER_SLOW_RETRY_MS);
+		if (ret)
+			return ret;
+	}
+	return ret ? ub_err_errno(err, -ret, "START_USER_RECOVERY") : 0;
+}
+
+/* No write of the dead server's may land on one of the next. */
+static int recover_await_fence(struct ub_keeper *k)
+{
+	int ret = 0;
+
+	while (ret == 0 && !ub_fence_passed(&k->fence))
+		ret = recover_pause(k, RECOVER_RETRY_MS);
+	return ret;
+}
+
+static bool recover_must_stop_waiting(void *arg)
+{
+	const struct ub_keeper *k = arg;
+
+	return k->standby->gone || k->nr_signals > 1;
+}
+
+/* The standby fetches; then what waits in the kernel comes. */
+static int recover_hand_over(struct ub_keeper *k, struct ub_err *err)
+{
+	struct ub_server *s = k->standby;
+	int ret = ub_step("take", err);
+
+	if (ret)
+		return ret;
+	if (ub_message_send_type(s->fd, UB_MSG_TAKE) < 0)
+		ub_log(UB_LOG_DEBUG, "the standby is gone already"); /* and that is found out now */
+	ret = ub_keeper_await(s, UB_MSG_FETCHING, RECOVER_FETCH_MS, "it had fetched every tag", err);
+	if (ret == 0)
+		ret = ub_step("end-recovery", err);
+	if (ret)
+		return ret;
+	ret = ub_keeper_long_cmd(k, &k->recovery.end_cmd, UBLK_U_CMD_END_USER_RECOVERY, (uint64_t)s->pid,
+				 "END_USER_RECOVERY", RECOVER_FETCH_MS, recover_must_stop_waiting);
+	if (ret)
+		return ub_err_errno(err, -ret, "END_USER_RECOVERY");
+	ret = ub_step("recovered", err);
+	if (ret == 0 && ub_message_send_type(s->fd, UB_MSG_LIVE) < 0)
+		ub_log(UB_LOG_DEBUG, "the server is gone already");
+	return ret ? ret : ub_keeper_await(s, UB_MSG_LIVE, RECOVER_LIVE_MS, "it knew that it is live", err);
+}
+
+/* The standby is the server now, whether it lives or has died of it. */
+static void recover_swap(struct ub_keeper *k)
+{
+	struct ub_server *dead = k->server;
+
+	ub_keeper_forget_server(dead);
+	k->server = k->standby;
+	k->standby = dead;
+}
+
+/* How many servers have died in a row, and what follows from that. 0, or as recover_check(). */
+static int recover_count_death(struct ub_keeper *k)
+{
+	struct ub_recovery *r = &k->recovery;
+	uint64_t delay = RECOVER_MIN_DELAY_MS;
+
+	if (r->done_ms && ub_now_ms() - r->done_ms >= RECOVER_STABLE_MS)
+		r->nr_deaths = 0;
+	r->nr_deaths++;
+	if (r->nr_deaths == RECOVER_MAX_DEATHS && !r->has_failed) {
+		ub_log(UB_LOG_ERROR,
+		       "/dev/ublkb%u: %u servers died one after the other: from now on all I/O fails (detach the device, "
+		       "and attach it anew)",
+		       k->info.dev_id, r->nr_deaths);
+		r->has_failed = true;
+		if (k->standby->pid) { /* it is one of those */
+			kill(k->standby->pid, SIGKILL);
+			r->standby_not_before_ms = ub_now_ms() + 1;
+		}
+	}
+	if (r->nr_deaths < 2)
+		return 0;
+	for (unsigned i = 2; i < r->nr_deaths && delay < RECOVER_MAX_DELAY_MS; i++)
+		delay *= 2;
+	return recover_pause(k, delay < RECOVER_MAX_DELAY_MS ? delay : RECOVER_MAX_DELAY_MS);
+}
+
+static uint64_t recover_fence_ms(const struct ub_keeper *k)
+{
+	return k->opts->nbd ? k->opts->nbd->fence_timeout_ms : 0;
+}
+
+/* One attempt: 0, or -errno with *err. -ENODEV and -EINTR: no other is to follow. */
+static int recover_once(struct ub_keeper *k, struct ub_err *err)
+{
+	int ret;
+
+	ub_fence_begin(&k->fence, recover_fence_ms(k), false);
+	ret = recover_count_death(k);
+	if (ret == 0)
+		ret = recover_start(k, err);
+	if (ret == 0)
+		ret = recover_await_fence(k);
+	if (ret == 0)
+		ret = recover_await_standby(k);
+	return ret ? ret : recover_hand_over(k, err);
+}
+
+int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
+{
+	struct ub_recovery *r = &k->recovery;
+	uint64_t began = ub_now_ms();
+	char fate[96];
+	int ret = recover_check(k);
+
+	if (ret)
+		return ret;
+	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: the server (pid %d) %s: I/O waits until the next one has taken over",
+	       k->info.dev_id, k->server->pid, ub_keeper_server_fate(k->server, fate, sizeof(fate)));
+	r->is_running = true;
+	for (;;) {
+		*err = (struct ub_err){ 0 };
+		ret = recover_once(k, err);
+		if (ret == 0 || ret == -ENODEV || ret == -EINTR)
+			break;
+		if (!k->standby->gone && k->standby->pid && k->standby->last_msg != UB_MSG_LIVE)
+			break; /* the kernel refuses, and not the server */
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: recovery: %s; trying again", k->info.dev_id, err->text);
+		recover_swap(k);
+	}
+	r->is_running = false;
+	if (ret)
+		return ret;
+	recover_swap(k);
+	r->done_ms = ub_now_ms();
+	r->nr_done++;
+	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: recovered after %llu.%03llu s: the server is pid %d now", k->info.dev_id,
+	       (unsigned long long)(r->done_ms - began) / 1000, (unsigned long long)(r->done_ms - began) % 1000,
+	       k->server->pid);
+	if (k->command.socket_fd >= 0)
+		ub_keeper_hand_over_socket(k);
+	if (ub_keeper_write_state(k, err) != 0)
+		ub_log(UB_LOG_WARNING, "%s", err->text);
+	return 0;
+}
