@@ -12,7 +12,7 @@
 require fio
 
 for path in copy get-data user-copy; do
-	attach --mem 16M --queues 2 --data-path $path
+	attach --no-recovery --mem 16M --queues 2 --data-path $path
 	start_fio
 	kill -KILL "$(child_of "$KEEPER")"
 	ends_with 1
@@ -23,7 +23,7 @@ done
 
 rm -f /run/ub-faulty-go
 for depth in 1 4; do
-	attach_hanging 4M --depth $depth
+	attach_hanging 4M --no-recovery --depth $depth
 	start_readers $depth
 	began=$SECONDS
 	kill -KILL "$(child_of "$KEEPER")"
