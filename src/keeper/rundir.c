@@ -175,10 +175,10 @@ int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, s
 
 	snprintf(cookie, sizeof(cookie), "%016llx", (unsigned long long)state->cookie);
 	snprintf(device, sizeof(device), "/dev/ublkb%u", state->dev_id);
-	json = json_pack("{s:i, s:s, s:i, s:s, s:s, s:i, s:i, s:s}", "version", RUNDIR_STATE_VERSION,
+	json = json_pack("{s:i, s:s, s:i, s:s, s:s, s:i, s:i, s:i, s:s}", "version", RUNDIR_STATE_VERSION,
 			 "name", state->name, "id", (int)state->dev_id, "device", device, "cookie",
 			 cookie, "keeper_pid", (int)state->keeper_pid, "server_pid",
-			 (int)state->server_pid, "backend", state->backend);
+			 (int)state->server_pid, "standby_pid", (int)state->standby_pid, "backend", state->backend);
 	text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
 	json_decref(json);
 	if (!text)
@@ -230,12 +230,12 @@ static int rundir_open(const char *name)
 static int state_from_json(json_t *json, struct ub_state *state)
 {
 	const char *name, *cookie, *backend;
-	int version, id, keeper, server;
+	int version, id, keeper, server, standby = 0;
 	struct ub_err ignored;
 
-	if (json_unpack(json, "{s:i, s:s, s:i, s:s, s:i, s:i, s:s}", "version", &version, "name", &name,
-			"id", &id, "cookie", &cookie, "keeper_pid", &keeper, "server_pid", &server,
-			"backend", &backend) < 0 ||
+	if (json_unpack(json, "{s:i, s:s, s:i, s:s, s:i, s:i, s?i, s:s}", "version", &version, "name", &name,
+			"id", &id, "cookie", &cookie, "keeper_pid", &keeper, "server_pid", &server, "standby_pid",
+			&standby, "backend", &backend) < 0 ||
 	    version != RUNDIR_STATE_VERSION || id < 0)
 		return -EBADMSG;
 	snprintf(state->name, sizeof(state->name), "%s", name);
@@ -244,6 +244,7 @@ static int state_from_json(json_t *json, struct ub_state *state)
 	state->cookie = strtoull(cookie, NULL, 16);
 	state->keeper_pid = keeper;
 	state->server_pid = server;
+	state->standby_pid = standby;
 	return ub_name_check(state->name, &ignored) ? -EBADMSG : 0;
 }
 

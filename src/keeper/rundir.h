@@ -28,6 +28,7 @@ struct ub_state {
 	uint64_t cookie; /* as in the driver's ublksrv_flags: tells our device from a later one */
 	pid_t keeper_pid;
 	pid_t server_pid;
+	pid_t standby_pid; /* 0: none is ready */
 	char backend[16];
 };
 
