@@ -131,6 +131,8 @@ enum ub_adopted { UB_ADOPTED_LIVE, UB_ADOPTED_FETCHING, UB_ADOPTED_STANDBY };
 struct ub_msg_adopted {
 	struct ub_msg_header header;
 	uint32_t state; /* enum ub_adopted */
+	int32_t pid; /* the server's */
+	uint32_t reserved;
 	uint32_t has_fd; /* as in SERVE */
 };
 

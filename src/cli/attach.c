@@ -302,7 +302,7 @@ int ub_cli_attach(int argc, char **argv)
 	    attach_check(&a) != 0)
 		status = ub_cli_error(&a.err, UB_EXIT_USAGE);
 	else
-		status = ub_attach_run(&a.out);
+		status = ub_attach_run(&a.out, NULL);
 	ub_cli_nbd_destroy(&a.nbd);
 	return status;
 }

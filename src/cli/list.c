@@ -168,7 +168,8 @@ static const char *list_remedy(const struct list_row *row)
 	if (row->info.state == UBLK_S_DEV_DEAD && !row->has_keeper)
 		return "nobody serves it: detach it";
 	if (row->has_state && !row->has_keeper)
-		return "its keeper is gone: it is served until it is detached";
+		return row->info.state == UBLK_S_DEV_LIVE ? "its keeper is gone: recover it" :
+							    "nobody serves it: recover it, or detach it with --force";
 	return NULL;
 }
 
@@ -189,7 +190,8 @@ static void list_print(const struct list_row *row)
 	if (row->has_health && row->health != UB_HEALTH_ONLINE)
 		printf("  %s\n", row->why); /* which begins with the server's name, and how it is */
 	if (remedy)
-		printf("  %s (ublk-bridge detach %u)\n", remedy, row->info.dev_id);
+		printf("  %s (ublk-bridge %s %u)\n", remedy,
+		       row->info.state == UBLK_S_DEV_DEAD ? "detach" : "recover", row->info.dev_id);
 }
 
 static json_t *list_json(const struct list_row *row)

@@ -33,6 +33,7 @@ static const struct {
 	{ "detach", ub_cli_detach },
 	{ "list", ub_cli_list },
 	{ "info", ub_cli_info },
+	{ "recover", ub_cli_recover },
 	{ "features", ub_cli_features },
 };
 

@@ -398,15 +398,32 @@ static int keeper_finish(struct ub_keeper *k)
 	return died ? UB_EXIT_FAILED : UB_EXIT_DONE;
 }
 
-static int keeper_main(const struct ub_attach_options *opts, int ready_fd)
+/* Serves until the end, once the device is live. An exit status. */
+static int keeper_serve_on(struct ub_keeper *k, int ready_fd)
+{
+	int ret;
+
+	k->was_live = true;
+	keeper_announce(k);
+	if (ready_fd >= 0 && !keeper_detach_terminal(ready_fd)) {
+		ub_log(UB_LOG_NOTICE, "whoever started this daemon was interrupted: the device goes");
+		k->nr_signals++;
+	}
+	keeper_watch(k);
+	ret = keeper_finish(k);
+	ub_log_flush();
+	return ret;
+}
+
+/* name: of the device that is recovered; NULL: a new one is made. */
+static int keeper_main(const struct ub_attach_options *opts, const char *name, int ready_fd)
 {
 	static struct ub_keeper keeper;
 	struct ub_keeper *k = &keeper;
 	struct ub_err err = { 0 };
 	int ret;
 
-	*k = (struct ub_keeper){ .opts = opts, .rundir = UB_RUNDIR_NONE,
-				.control = UB_CONTROL_NONE };
+	*k = (struct ub_keeper){ .opts = opts, .rundir = UB_RUNDIR_NONE, .control = UB_CONTROL_NONE };
 	k->server = &k->servers[0];
 	k->standby = &k->servers[1];
 	*k->server = *k->standby = (struct ub_server)UB_SERVER_NONE;
@@ -423,23 +440,16 @@ static int keeper_main(const struct ub_attach_options *opts, int ready_fd)
 	}
 	keeper_harden(k);
 	if (ret == 0)
-		ret = keeper_attach(k, &err);
-	if (ret) {
+		ret = name ? ub_keeper_adopt(k, name, &err) : keeper_attach(k, &err);
+	if (ret == 0)
+		return keeper_serve_on(k, ready_fd);
+	if (name)
+		ub_keeper_let_go(k);
+	else
 		ub_keeper_teardown(k, true);
-		ub_log(UB_LOG_ERROR, "%s", err.text);
-		ub_log_flush();
-		return err.code == EBUSY ? UB_EXIT_BUSY : UB_EXIT_FAILED;
-	}
-	k->was_live = true;
-	keeper_announce(k);
-	if (ready_fd >= 0 && !keeper_detach_terminal(ready_fd)) {
-		ub_log(UB_LOG_NOTICE, "whoever started this daemon was interrupted: the device goes");
-		k->nr_signals++;
-	}
-	keeper_watch(k);
-	ret = keeper_finish(k);
+	ub_log(UB_LOG_ERROR, "%s", err.text);
 	ub_log_flush();
-	return ret;
+	return err.code == EBUSY ? UB_EXIT_BUSY : UB_EXIT_FAILED;
 }
 
 /* The parent of a daemon: ends when the child is ready or gone. */
@@ -475,13 +485,13 @@ static void keeper_close_others(int keep)
 	close_range((unsigned)keep + 1, ~0U, 0);
 }
 
-int ub_attach_run(const struct ub_attach_options *opts)
+int ub_attach_run(const struct ub_attach_options *opts, const char *name)
 {
 	int ready[2];
 	pid_t pid;
 
 	if (!opts->daemon)
-		return keeper_main(opts, -1);
+		return keeper_main(opts, name, -1);
 	/* A daemon outlives whoever started it: their locks, pipes and files must not live on in it. */
 	keeper_close_others(opts->fd);
 	if (pipe2(ready, O_CLOEXEC) < 0) {
@@ -500,5 +510,6 @@ int ub_attach_run(const struct ub_attach_options *opts)
 	}
 	close(ready[0]);
 	setsid();
-	return keeper_main(opts, ready[1]);
+	/* exit() and not a return: whoever called may have more to do, and that is the parent's. */
+	exit(keeper_main(opts, name, ready[1]));
 }

@@ -35,7 +35,10 @@ struct ub_attach_options {
 	bool restart_command;
 };
 
-/* Serves until it is told to end. An exit status of err.h; errors have been printed. */
-int ub_attach_run(const struct ub_attach_options *opts);
+/*
+ * Serves until it is told to end. An exit status of err.h; errors have been printed. name: of a device that is there
+ * already and has no keeper; opts are what its state.json says. NULL: a new one is made.
+ */
+int ub_attach_run(const struct ub_attach_options *opts, const char *name);
 
 #endif

@@ -59,15 +59,14 @@ int ub_command_main(int argc, char **argv)
 
 /* ---- the keeper's side ------------------------------------------------------------------------------------------ */
 
+/* At c->path, where the server's requests come. */
 static int command_listen(struct ub_command *c, struct ub_err *err)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	mode_t mask;
 	int ret;
 
-	ret = ub_rundir_socket_path(c->path, sizeof(c->path), err);
-	if (ret)
-		return ret;
+	unlink(c->path);
 	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", c->path);
 	c->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	mask = umask(0177);
@@ -112,6 +111,7 @@ static int command_spawn(struct ub_command *c)
 	}
 	ub_close(&c->socket_fd);
 	c->socket_fd = pair[0];
+	c->is_adopted = false;
 	c->started_ms = ub_now_ms();
 	c->pid_fd = pidfd_open(c->pid, 0);
 	if (c->pid_fd < 0)
@@ -123,12 +123,16 @@ static int command_spawn(struct ub_command *c)
 static void command_restart(void *arg)
 {
 	struct ub_command *c = arg;
+	struct ub_err err;
 	uint64_t ignored;
 	int ret;
 
 	if (read(c->timer_fd, &ignored, sizeof(ignored)) < 0)
 		return;
-	ret = command_spawn(c);
+	/* The socket of the keeper before went with that one, and with the command. */
+	ret = !c->is_connected && c->listen_fd < 0 ? command_listen(c, &err) : 0;
+	if (ret == 0)
+		ret = command_spawn(c);
 	if (ret)
 		ub_log(UB_LOG_ERROR, "%s cannot be started again: %s", c->argv[0], strerror(-ret));
 	else if (c->is_connected)
@@ -153,11 +157,13 @@ static void command_died(void *arg)
 {
 	struct ub_command *c = arg;
 	enum ub_log_level level = UB_LOG_WARNING;
-	int status;
+	int status = -1;
 
-	if (waitpid(c->pid, &status, WNOHANG) != c->pid)
+	if (!c->is_adopted && waitpid(c->pid, &status, WNOHANG) != c->pid)
 		return;
-	if (WIFSIGNALED(status))
+	if (c->is_adopted)
+		snprintf(c->fate, sizeof(c->fate), "has ended");
+	else if (WIFSIGNALED(status))
 		snprintf(c->fate, sizeof(c->fate), "was killed by signal %d (%s)", WTERMSIG(status),
 			 strsignal(WTERMSIG(status)));
 	else
@@ -186,12 +192,34 @@ int ub_command_start(struct ub_command *c, struct ub_err *err)
 		return ub_err_errno(err, errno, "a timer");
 	ub_loop_add(c->loop, c->timer_fd, command_restart, c);
 	if (!c->is_connected) {
-		ret = command_listen(c, err);
+		ret = ub_rundir_socket_path(c->path, sizeof(c->path), err);
+		if (ret == 0)
+			ret = command_listen(c, err);
 		if (ret)
 			return ret;
 	}
 	ret = command_spawn(c);
 	return ret ? ub_err_errno(err, -ret, "cannot start %s", c->argv[0]) : 0;
+}
+
+int ub_command_adopt(struct ub_command *c, struct ub_loop *loop, pid_t pid, struct ub_err *err)
+{
+	if (!c->argv)
+		return 0;
+	c->loop = loop;
+	c->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (c->timer_fd < 0)
+		return ub_err_errno(err, errno, "a timer");
+	ub_loop_add(c->loop, c->timer_fd, command_restart, c);
+	c->pid_fd = pid > 1 ? pidfd_open(pid, 0) : -1;
+	if (c->pid_fd >= 0) {
+		c->pid = pid;
+		c->is_adopted = true;
+		ub_loop_add(c->loop, c->pid_fd, command_died, c);
+	} else if (c->restarts) {
+		command_schedule(c);
+	}
+	return 0;
 }
 
 static void command_await_end(struct ub_command *c)

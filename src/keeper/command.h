@@ -32,6 +32,7 @@ struct ub_command {
 	void (*reconnected)(void *arg); /* socket_fd is a new one */
 	void *arg;
 	pid_t pid; /* 0: it does not run */
+	bool is_adopted; /* not our child: nobody says how it ends */
 	int pid_fd;
 	int timer_fd; /* of a restart */
 	unsigned delay_ms;
@@ -44,6 +45,12 @@ struct ub_command {
 
 /* Makes the socket, and starts it. The fields above listen_fd are set. 0 or -errno with *err. */
 int ub_command_start(struct ub_command *c, struct ub_err *err);
+
+/*
+ * Watches one that another keeper has started, with the fields above listen_fd and the path set; 0: it does not run.
+ * 0 or -errno with *err.
+ */
+int ub_command_adopt(struct ub_command *c, struct ub_loop *loop, pid_t pid, struct ub_err *err);
 
 /* Ends it: SIGTERM, and SIGKILL after a while. Also one that was not started. */
 void ub_command_end(struct ub_command *c);

@@ -115,11 +115,22 @@ static int detach_offline(struct detach *d, const char *why, struct ub_err *err)
 	return UB_EXIT_FAILED;
 }
 
+/* Its server is dead, and the kernel waits for the next one. */
+static int detach_unserved(struct detach *d, struct ub_err *err)
+{
+	ub_err_set(err, EIO,
+		   "/dev/ublkb%s has no server: 'ublk-bridge recover %s' goes on with it, --force gives up what is not written",
+		   d->id, d->id);
+	return UB_EXIT_FAILED;
+}
+
 static int detach_stop(struct detach *d, struct ub_err *err)
 {
 	char said[512];
 	int ret;
 
+	if (d->info.state == UBLK_S_DEV_QUIESCED && !(d->has_state && ub_rundir_is_held(d->state.name)))
+		return detach_unserved(d, err);
 	if (d->has_state && ub_rundir_is_offline(d->state.name, said, sizeof(said)))
 		return detach_offline(d, said, err);
 	ret = ub_helper_run(&d->loop, (const char *const[]){ "release", d->id, NULL },

@@ -19,11 +19,13 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "base/size.h"
 #include "base/step.h"
 #include "keeper/cookie.h"
 #include "keeper/helper.h"
 #include "keeper/keeper.h"
+#include "keeper/recipe.h"
 #include "ublk/device.h"
 #include "ublk/params.h"
 
@@ -191,10 +193,16 @@ int ub_keeper_write_state(struct ub_keeper *k, struct ub_err *err)
 		.server_pid = k->server->pid,
 		.standby_pid = k->standby->stage == UB_STANDBY_READY ? k->standby->pid : 0,
 	};
+	json_t *recipe;
+	int ret;
 
+	state.standby_started = ub_process_started(state.standby_pid);
 	snprintf(state.name, sizeof(state.name), "%s", k->rundir.name);
 	snprintf(state.backend, sizeof(state.backend), "%s", k->opts->kind);
-	return ub_rundir_write_state(&k->rundir, &state, err);
+	recipe = ub_recipe_make(k);
+	ret = ub_rundir_write_state(&k->rundir, &state, recipe, err);
+	json_decref(recipe);
+	return ret;
 }
 
 /* A name is taken while a keeper holds it, and while the device of a dead keeper lives. */
@@ -273,14 +281,19 @@ int ub_keeper_send_serve(struct ub_keeper *k, struct ub_server *server, struct u
 	return ret ? ub_err_errno(err, -ret, "the server cannot be reached") : 0;
 }
 
+int ub_keeper_make_shared(struct ub_keeper *k, struct ub_err *err)
+{
+	int ret = keeper_make_stats(k, err);
+
+	return ret ? ret : keeper_make_arena(k, err);
+}
+
 int ub_keeper_serve(struct ub_keeper *k, struct ub_err *err)
 {
 	int ret = keeper_make_rundir(k, err);
 
 	if (ret == 0)
-		ret = keeper_make_stats(k, err);
-	if (ret == 0)
-		ret = keeper_make_arena(k, err);
+		ret = ub_keeper_make_shared(k, err);
 	if (ret == 0)
 		ret = ub_step("serve", err);
 	if (ret == 0)

@@ -109,6 +109,16 @@ int ub_keeper_send_config(struct ub_keeper *k, struct ub_server *server, struct 
 /* Gives the socket of a --command that was started again to the server, if there is both. arg: the keeper. */
 void ub_keeper_hand_over_socket(void *arg);
 
+/* ---- adopt.c: a keeper that comes later ------------------------------------------------------------------------ */
+
+/*
+ * Becomes the keeper of a device that has none: of its server, of the standby, or, where both are gone, of what
+ * state.json says. 0 or -errno with *err; then ub_keeper_let_go().
+ */
+int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err);
+/* Is its keeper no more, and leaves all as it is. */
+void ub_keeper_let_go(struct ub_keeper *k);
+
 /* ---- recover.c: what happens when a server dies ----------------------------------------------------------- */
 
 /* Takes a step towards a standby, if one is missing. Waits for nothing. When to call it again, in ms; -1: never. */
@@ -118,13 +128,17 @@ int ub_keeper_tend_standby(struct ub_keeper *k);
  * insists on the end, or another -errno with *err: it cannot be recovered.
  */
 int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err);
+/* A server that has fetched already: the end of a recovery that another keeper began. 0 or -errno with *err. */
+int ub_keeper_finish_recovery(struct ub_keeper *k, struct ub_server *server, struct ub_err *err);
 
 /* ---- device.c: the kernel's device ---------------------------------------------------------------------- */
 
 /* -EBUSY if another device has this name. */
 int ub_keeper_check_name(struct ub_keeper *k, const char *name, struct ub_err *err);
 int ub_keeper_add(struct ub_keeper *k, struct ub_err *err);
-/* Makes all that servers share, and has the first one fetch. */
+/* Makes what servers share: the statistics page, the tag buffers. 0 or -errno with *err. */
+int ub_keeper_make_shared(struct ub_keeper *k, struct ub_err *err);
+/* Makes the run directory and that, and has the first server fetch. */
 int ub_keeper_serve(struct ub_keeper *k, struct ub_err *err);
 /* The SERVE message. 0 or -errno with *err. */
 int ub_keeper_send_serve(struct ub_keeper *k, struct ub_server *server, struct ub_err *err);

@@ -194,34 +194,44 @@ static int recover_await_fence(struct ub_keeper *k)
 
 static bool recover_must_stop_waiting(void *arg)
 {
-	const struct ub_keeper *k = arg;
+	const struct ub_server *server = arg;
 
-	return k->standby->gone || k->nr_signals > 1;
+	return server->gone || server->keeper->nr_signals > 1;
+}
+
+int ub_keeper_finish_recovery(struct ub_keeper *k, struct ub_server *server, struct ub_err *err)
+{
+	struct ub_ctrl_cmd *cmd = &k->recovery.end_cmd;
+	int ret = ub_step("end-recovery", err);
+
+	if (ret)
+		return ret;
+	*cmd = (struct ub_ctrl_cmd){ .op = UBLK_U_CMD_END_USER_RECOVERY, .dev_id = k->info.dev_id };
+	cmd->queue_id = UINT16_MAX;
+	cmd->data = (uint64_t)server->pid;
+	ret = ub_ctrl_send(&k->ctrl, cmd);
+	if (ret == 0)
+		ret = ub_ctrl_wait(&k->ctrl, cmd, &k->loop, "END_USER_RECOVERY", RECOVER_FETCH_MS,
+				   recover_must_stop_waiting, server);
+	if (ret)
+		return ub_err_errno(err, -ret, "END_USER_RECOVERY");
+	ret = ub_step("recovered", err);
+	if (ret == 0 && ub_message_send_type(server->fd, UB_MSG_LIVE) < 0)
+		ub_log(UB_LOG_DEBUG, "the server is gone already");
+	return ret ? ret : ub_keeper_await(server, UB_MSG_LIVE, RECOVER_LIVE_MS, "it knew that it is live", err);
 }
 
 /* The standby fetches; then what waits in the kernel comes. */
 static int recover_hand_over(struct ub_keeper *k, struct ub_err *err)
 {
-	struct ub_server *s = k->standby;
 	int ret = ub_step("take", err);
 
 	if (ret)
 		return ret;
-	if (ub_message_send_type(s->fd, UB_MSG_TAKE) < 0)
+	if (ub_message_send_type(k->standby->fd, UB_MSG_TAKE) < 0)
 		ub_log(UB_LOG_DEBUG, "the standby is gone already"); /* and that is found out now */
-	ret = ub_keeper_await(s, UB_MSG_FETCHING, RECOVER_FETCH_MS, "it had fetched every tag", err);
-	if (ret == 0)
-		ret = ub_step("end-recovery", err);
-	if (ret)
-		return ret;
-	ret = ub_keeper_long_cmd(k, &k->recovery.end_cmd, UBLK_U_CMD_END_USER_RECOVERY, (uint64_t)s->pid,
-				 "END_USER_RECOVERY", RECOVER_FETCH_MS, recover_must_stop_waiting);
-	if (ret)
-		return ub_err_errno(err, -ret, "END_USER_RECOVERY");
-	ret = ub_step("recovered", err);
-	if (ret == 0 && ub_message_send_type(s->fd, UB_MSG_LIVE) < 0)
-		ub_log(UB_LOG_DEBUG, "the server is gone already");
-	return ret ? ret : ub_keeper_await(s, UB_MSG_LIVE, RECOVER_LIVE_MS, "it knew that it is live", err);
+	ret = ub_keeper_await(k->standby, UB_MSG_FETCHING, RECOVER_FETCH_MS, "it had fetched every tag", err);
+	return ret ? ret : ub_keeper_finish_recovery(k, k->standby, err);
 }
 
 /* The standby is the server now, whether it lives or has died of it. */

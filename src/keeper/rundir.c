@@ -25,11 +25,12 @@
 
 #define RUNDIR_DEFAULT	     "/run/ublk-bridge"
 #define RUNDIR_STATE_VERSION 1
-#define RUNDIR_STATE_BYTES   16384
+#define RUNDIR_STATE_BYTES   65536
 #define RUNDIR_TRIES	     10 /* a verb that looks whether it is held has the lock for a moment */
 #define RUNDIR_PAUSE_MS	     10
 #define RUNDIR_ANSWER_MS     500
 #define RUNDIR_BACKLOG	     16
+#define RUNDIR_ADOPT_S	     5
 
 int ub_name_check(const char *name, struct ub_err *err)
 {
@@ -93,11 +94,14 @@ static int rundir_listen(const struct ub_rundir *dir, const char *file, int type
 	return ub_steal_fd(&fd);
 }
 
-static int rundir_listen_all(struct ub_rundir *dir, struct ub_err *err)
+int ub_rundir_listen_server(struct ub_rundir *dir, struct ub_err *err)
 {
 	dir->listen_fd = rundir_listen(dir, "server.sock", SOCK_SEQPACKET, err);
-	if (dir->listen_fd < 0)
-		return dir->listen_fd;
+	return dir->listen_fd < 0 ? dir->listen_fd : 0;
+}
+
+int ub_rundir_listen_control(struct ub_rundir *dir, struct ub_err *err)
+{
 	dir->control_fd = rundir_listen(dir, "control.sock", SOCK_STREAM, err);
 	return dir->control_fd < 0 ? dir->control_fd : 0;
 }
@@ -137,7 +141,7 @@ static int rundir_try_lock(struct ub_rundir *dir, int base, struct ub_err *err)
 	return 0;
 }
 
-int ub_rundir_create(struct ub_rundir *dir, const char *name, struct ub_err *err)
+int ub_rundir_lock(struct ub_rundir *dir, const char *name, struct ub_err *err)
 {
 	const struct timespec pause = { .tv_nsec = RUNDIR_PAUSE_MS * 1000000L };
 	cleanup_fd int base = rundir_open_base(true, err);
@@ -162,10 +166,27 @@ int ub_rundir_create(struct ub_rundir *dir, const char *name, struct ub_err *err
 		return ub_err_set(err, EBUSY,
 				  "the name '%s' is taken: choose another --name, or detach that device",
 				  name);
-	return ret ? ret : rundir_listen_all(dir, err);
+	return ret;
 }
 
-int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, struct ub_err *err)
+int ub_rundir_create(struct ub_rundir *dir, const char *name, struct ub_err *err)
+{
+	int ret = ub_rundir_lock(dir, name, err);
+
+	if (ret == 0)
+		ret = ub_rundir_listen_server(dir, err);
+	return ret ? ret : ub_rundir_listen_control(dir, err);
+}
+
+void ub_rundir_let_go(struct ub_rundir *dir)
+{
+	ub_close(&dir->listen_fd);
+	ub_close(&dir->control_fd);
+	ub_close(&dir->lock_fd);
+	ub_close(&dir->dir_fd);
+}
+
+int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, json_t *recipe, struct ub_err *err)
 {
 	char cookie[17], device[32];
 	cleanup_free char *text = NULL;
@@ -175,10 +196,15 @@ int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, s
 
 	snprintf(cookie, sizeof(cookie), "%016llx", (unsigned long long)state->cookie);
 	snprintf(device, sizeof(device), "/dev/ublkb%u", state->dev_id);
-	json = json_pack("{s:i, s:s, s:i, s:s, s:s, s:i, s:i, s:i, s:s}", "version", RUNDIR_STATE_VERSION,
+	json = json_pack("{s:i, s:s, s:i, s:s, s:s, s:i, s:i, s:i, s:I, s:s}", "version", RUNDIR_STATE_VERSION,
 			 "name", state->name, "id", (int)state->dev_id, "device", device, "cookie",
 			 cookie, "keeper_pid", (int)state->keeper_pid, "server_pid",
-			 (int)state->server_pid, "standby_pid", (int)state->standby_pid, "backend", state->backend);
+			 (int)state->server_pid, "standby_pid", (int)state->standby_pid, "standby_started",
+			 (json_int_t)state->standby_started, "backend", state->backend);
+	if (!recipe || json_object_set(json, "recipe", recipe) < 0) {
+		json_decref(json);
+		json = NULL;
+	}
 	text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
 	json_decref(json);
 	if (!text)
@@ -207,10 +233,7 @@ void ub_rundir_remove(struct ub_rundir *dir)
 {
 	if (dir->dir_fd >= 0 && dir->lock_fd >= 0)
 		rundir_unlink(dir->dir_fd, dir->name);
-	ub_close(&dir->listen_fd);
-	ub_close(&dir->control_fd);
-	ub_close(&dir->lock_fd);
-	ub_close(&dir->dir_fd);
+	ub_rundir_let_go(dir);
 }
 
 /* ---- other keepers' directories ------------------------------------------------------------------ */
@@ -231,11 +254,12 @@ static int state_from_json(json_t *json, struct ub_state *state)
 {
 	const char *name, *cookie, *backend;
 	int version, id, keeper, server, standby = 0;
+	json_int_t started = 0;
 	struct ub_err ignored;
 
-	if (json_unpack(json, "{s:i, s:s, s:i, s:s, s:i, s:i, s?i, s:s}", "version", &version, "name", &name,
+	if (json_unpack(json, "{s:i, s:s, s:i, s:s, s:i, s:i, s?i, s?I, s:s}", "version", &version, "name", &name,
 			"id", &id, "cookie", &cookie, "keeper_pid", &keeper, "server_pid", &server, "standby_pid",
-			&standby, "backend", &backend) < 0 ||
+			&standby, "standby_started", &started, "backend", &backend) < 0 ||
 	    version != RUNDIR_STATE_VERSION || id < 0)
 		return -EBADMSG;
 	snprintf(state->name, sizeof(state->name), "%s", name);
@@ -245,44 +269,88 @@ static int state_from_json(json_t *json, struct ub_state *state)
 	state->keeper_pid = keeper;
 	state->server_pid = server;
 	state->standby_pid = standby;
+	state->standby_started = (uint64_t)started;
 	return ub_name_check(state->name, &ignored) ? -EBADMSG : 0;
+}
+
+/* NAME's state.json as it is. 0 or -errno. */
+static int state_load(const char *name, json_t **json)
+{
+	cleanup_fd int dir = rundir_open(name);
+	cleanup_fd int fd = dir < 0 ? -1 : openat(dir, "state.json", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	cleanup_free char *text = malloc(RUNDIR_STATE_BYTES);
+	ssize_t n;
+
+	if (fd < 0)
+		return dir < 0 ? dir : -errno;
+	if (!text)
+		return -ENOMEM;
+	n = read(fd, text, RUNDIR_STATE_BYTES);
+	if (n < 0)
+		return -errno;
+	*json = json_loadb(text, (size_t)n, 0, NULL);
+	return *json ? 0 : -EBADMSG;
 }
 
 int ub_state_read(const char *name, struct ub_state *state)
 {
-	cleanup_fd int dir = rundir_open(name);
-	cleanup_fd int fd = dir < 0 ? -1 : openat(dir, "state.json", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	char text[RUNDIR_STATE_BYTES];
-	ssize_t n;
-	json_t *json;
-	int ret;
+	json_t *json = NULL;
+	int ret = state_load(name, &json);
 
-	if (fd < 0)
-		return dir < 0 ? dir : -errno;
-	n = read(fd, text, sizeof(text));
-	if (n < 0)
-		return -errno;
-	json = json_loadb(text, (size_t)n, 0, NULL);
-	ret = json ? state_from_json(json, state) : -EBADMSG;
+	if (ret == 0)
+		ret = state_from_json(json, state);
 	json_decref(json);
 	return ret;
 }
 
-int ub_state_find(uint64_t cookie, struct ub_state *state)
+int ub_state_read_recipe(const char *name, json_t **recipe)
+{
+	json_t *json = NULL;
+	int ret = state_load(name, &json);
+
+	*recipe = json_incref(json_object_get(json, "recipe"));
+	json_decref(json);
+	return ret == 0 && !*recipe ? -EBADMSG : ret;
+}
+
+int ub_state_for_each(int (*fn)(const struct ub_state *state, void *arg), void *arg)
 {
 	DIR *dir = opendir(rundir_base());
 	struct dirent *entry;
-	int ret = -ENOENT;
+	struct ub_state state;
+	int ret = 0;
 
 	if (!dir)
-		return -errno;
-	while (ret && (entry = readdir(dir))) {
-		if (entry->d_name[0] != '.' && ub_state_read(entry->d_name, state) == 0 &&
-		    state->cookie == cookie)
-			ret = 0;
+		return errno == ENOENT ? 0 : -errno;
+	while (ret == 0 && (entry = readdir(dir))) {
+		if (entry->d_name[0] != '.' && ub_state_read(entry->d_name, &state) == 0)
+			ret = fn(&state, arg);
 	}
 	closedir(dir);
 	return ret;
+}
+
+struct state_search {
+	uint64_t cookie;
+	struct ub_state *state;
+};
+
+static int state_is_it(const struct ub_state *state, void *arg)
+{
+	struct state_search *search = arg;
+
+	if (state->cookie != search->cookie)
+		return 0;
+	*search->state = *state;
+	return 1;
+}
+
+int ub_state_find(uint64_t cookie, struct ub_state *state)
+{
+	struct state_search search = { cookie, state };
+	int ret = ub_state_for_each(state_is_it, &search);
+
+	return ret == 1 ? 0 : ret ? ret : -ENOENT;
 }
 
 bool ub_rundir_is_held(const char *name)
@@ -325,6 +393,42 @@ int ub_rundir_connect(const char *name)
 int ub_rundir_connect_control(const char *name)
 {
 	return rundir_connect(name, "control.sock", SOCK_STREAM);
+}
+
+int ub_rundir_adopt(const char *name, struct ub_adoption *a)
+{
+	static const struct timeval limit = { .tv_sec = RUNDIR_ADOPT_S };
+	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)] = { 0 };
+	struct ub_msg_adopted *answer = (struct ub_msg_adopted *)inbox;
+	static const struct timeval forever = { 0 };
+	cleanup_fd int fd = ub_rundir_connect(name);
+	socklen_t len = sizeof(struct ucred);
+	struct ucred peer;
+	int ret;
+
+	if (fd < 0)
+		return fd;
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	ret = ub_message_send_type(fd, UB_MSG_HELLO);
+	if (ret == 0)
+		ret = ub_message_send_type(fd, UB_MSG_ADOPT);
+	do {
+		if (ret == 0)
+			ret = ub_message_receive(fd, inbox, a->fds, 0);
+	} while (ret == 0 && answer->header.type == UB_MSG_HELLO);
+	if (ret == 0 && (answer->header.type != UB_MSG_ADOPTED || answer->header.len_bytes != sizeof(*answer)))
+		ret = -EPROTO;
+	if (ret)
+		return ret == -EAGAIN ? -ETIMEDOUT : ret;
+	ub_message_unpack_fds(a->fds, answer->has_fd);
+	/* As whoever bound the socket is named, and not who answers: the server says it itself. */
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 || peer.uid != geteuid())
+		return -EPERM;
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &forever, sizeof(forever));
+	a->state = answer->state;
+	a->pid = answer->pid;
+	a->fd = ub_steal_fd(&fd);
+	return 0;
 }
 
 /* Asks NAME's server one thing; the answer, of the same type, is in inbox. 0 or -errno. */
@@ -386,6 +490,20 @@ bool ub_rundir_is_offline(const char *name, char *why, size_t len)
 	       (health == UB_HEALTH_OFFLINE || health == UB_HEALTH_FAILED);
 }
 
+/* Whether a device's command listens there still, though the keeper that made the socket is gone. */
+static int socket_is_in_use(const struct ub_state *state, void *arg)
+{
+	const char *name = arg, *path = NULL;
+	json_t *recipe = NULL;
+	int found;
+
+	if (ub_state_read_recipe(state->name, &recipe) == 0)
+		path = json_string_value(json_object_get(json_object_get(recipe, "command"), "socket"));
+	found = path && strstr(path, name);
+	json_decref(recipe);
+	return found;
+}
+
 /* Sockets of processes that are no more. */
 static void rundir_sweep_sockets(int base)
 {
@@ -395,7 +513,8 @@ static void rundir_sweep_sockets(int base)
 	int pid;
 
 	while (dir && (entry = readdir(dir))) {
-		if (sscanf(entry->d_name, ".nbd-%d.sock", &pid) == 1 && kill(pid, 0) < 0 && errno == ESRCH)
+		if (sscanf(entry->d_name, ".nbd-%d.sock", &pid) == 1 && kill(pid, 0) < 0 && errno == ESRCH &&
+		    ub_state_for_each(socket_is_in_use, entry->d_name) == 0)
 			unlinkat(base, entry->d_name, 0);
 	}
 	if (dir)

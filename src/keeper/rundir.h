@@ -12,10 +12,13 @@
 #ifndef UB_KEEPER_RUNDIR_H
 #define UB_KEEPER_RUNDIR_H
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+
+#include <ublk-bridge/message.h>
 
 #include "base/err.h"
 
@@ -29,6 +32,7 @@ struct ub_state {
 	pid_t keeper_pid;
 	pid_t server_pid;
 	pid_t standby_pid; /* 0: none is ready */
+	uint64_t standby_started; /* of ub_process_started() */
 	char backend[16];
 };
 
@@ -45,13 +49,25 @@ struct ub_rundir {
 /* Letters, digits, '.', '_', '-'; at most 64; the first no '.' or '-', and not only digits. */
 int ub_name_check(const char *name, struct ub_err *err);
 
-/* Makes or takes over the directory, locks it and binds server.sock. -EBUSY: a keeper has it. */
+/* Makes or takes over the directory, locks it and binds both sockets. -EBUSY: a keeper has it. */
 int ub_rundir_create(struct ub_rundir *dir, const char *name, struct ub_err *err);
-int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, struct ub_err *err);
+/* The same in steps, for a keeper that comes later: the server may have its socket already. */
+int ub_rundir_lock(struct ub_rundir *dir, const char *name, struct ub_err *err);
+int ub_rundir_listen_server(struct ub_rundir *dir, struct ub_err *err);
+int ub_rundir_listen_control(struct ub_rundir *dir, struct ub_err *err);
+/* recipe: recipe.h; the caller's. */
+int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, json_t *recipe, struct ub_err *err);
 void ub_rundir_remove(struct ub_rundir *dir); /* the files too; idempotent */
+void ub_rundir_let_go(struct ub_rundir *dir); /* they stay: for the next keeper */
 
 /* Reads NAME/state.json. 0 or -errno (-ENOENT: there is none; -EBADMSG: it cannot be understood). */
 int ub_state_read(const char *name, struct ub_state *state);
+
+/* The recipe in NAME/state.json, the caller's to json_decref(). 0 or -errno, likewise. */
+int ub_state_read_recipe(const char *name, json_t **recipe);
+
+/* fn() for each state.json that can be understood, until it does not return 0. That value, or -errno. */
+int ub_state_for_each(int (*fn)(const struct ub_state *state, void *arg), void *arg);
 
 /* The state of the device with this cookie, searched through all names. */
 int ub_state_find(uint64_t cookie, struct ub_state *state);
@@ -67,6 +83,20 @@ void ub_rundir_sweep(const char *name);
  * processes left. 0 or -errno with *err.
  */
 int ub_rundir_socket_path(char *path, size_t len, struct ub_err *err);
+
+/* A server that has a keeper again. The descriptors are the caller's. */
+struct ub_adoption {
+	uint32_t state; /* enum ub_adopted */
+	pid_t pid;
+	int fd;
+	int fds[UB_MESSAGE_MAX_FDS]; /* enum ub_serve_fd */
+};
+
+/*
+ * Becomes the keeper of NAME's server, or of the standby that has outlived it. 0 or -errno: -ENOENT, -ECONNREFUSED:
+ * there is none, -ENOTCONN: it has a keeper, or is ending, -ETIMEDOUT: it does not answer.
+ */
+int ub_rundir_adopt(const char *name, struct ub_adoption *a);
 
 /*
  * Asks NAME's server how its back end is, for at most half a second. 0 with *health (enum ub_health) and

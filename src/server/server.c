@@ -478,6 +478,7 @@ static int server_adopt(struct server *s)
 
 	if (s->has_keeper)
 		return -EBUSY;
+	msg.pid = getpid();
 	msg.state = s->phase == SERVER_LIVE    ? UB_ADOPTED_LIVE :
 		    s->phase == SERVER_SERVING ? UB_ADOPTED_FETCHING :
 						 UB_ADOPTED_STANDBY;

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* ublk-bridge recover: a keeper for devices that have lost theirs. */
+#include <argp.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "cli/cli.h"
+#include "keeper/attach.h"
+#include "keeper/find.h"
+
+enum { OPT_ALL = 256 };
+
+static const struct argp_option recover_options[] = {
+	{ "all", OPT_ALL, NULL, 0, "Every device of this machine that needs it", 0 },
+	{ "foreground", 'f', NULL, 0, "Do not return: serve in the foreground, as attach does", 0 },
+	{ "verbose", 'v', NULL, 0, "Say more on stderr", 0 },
+	{ 0 },
+};
+
+struct recover_args {
+	const char *device;
+	bool all, foreground;
+	struct ub_err err;
+};
+
+static error_t recover_parse(int key, char *arg, struct argp_state *state)
+{
+	struct recover_args *a = state->input;
+
+	switch (key) {
+	case OPT_ALL:
+		a->all = true;
+		return 0;
+	case 'f':
+		a->foreground = true;
+		return 0;
+	case 'v':
+		ub_log_set_level(UB_LOG_DEBUG);
+		return 0;
+	case ARGP_KEY_ARG:
+		if (a->device)
+			return -ub_err_set(&a->err, EINVAL, "recover takes one device, not also '%s': or --all", arg);
+		a->device = arg;
+		return 0;
+	case ARGP_KEY_END:
+		if (!a->device == !a->all)
+			return -ub_err_set(&a->err, EINVAL,
+					   "recover which device? Give a number, /dev/ublkbN, a --name, or --all");
+		if (a->all && a->foreground)
+			return -ub_err_set(&a->err, EINVAL, "--foreground goes with one device");
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static int recover_one(const struct ub_state *state, bool foreground)
+{
+	/* What else there is to know stands in state.json, and is read by the keeper. */
+	const struct ub_attach_options opts = { .daemon = !foreground, .fd = -1, .kind = "" };
+
+	if (ub_rundir_is_held(state->name)) {
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u has its keeper (pid %d): there is nothing to recover", state->dev_id,
+		       state->keeper_pid);
+		return UB_EXIT_DONE;
+	}
+	return ub_attach_run(&opts, state->name);
+}
+
+struct recover_list {
+	struct ub_state *states;
+	unsigned nr;
+};
+
+/* First all names, then one after the other: recovery changes what is read here. */
+static int recover_collect(const struct ub_state *state, void *arg)
+{
+	struct recover_list *list = arg;
+	struct ub_state *more;
+
+	if (ub_rundir_is_held(state->name))
+		return 0;
+	more = realloc(list->states, (list->nr + 1) * sizeof(*more));
+	if (!more)
+		return -ENOMEM;
+	list->states = more;
+	list->states[list->nr++] = *state;
+	return 0;
+}
+
+static int recover_all(struct ub_err *err)
+{
+	struct recover_list list = { 0 };
+	int ret = ub_state_for_each(recover_collect, &list), status = UB_EXIT_DONE;
+
+	if (ret)
+		ub_err_errno(err, -ret, "the run directories");
+	for (unsigned i = 0; i < list.nr && ret == 0; i++) {
+		int one = recover_one(&list.states[i], false);
+
+		status = one ? one : status;
+	}
+	free(list.states);
+	return ret ? UB_EXIT_FAILED : status;
+}
+
+int ub_cli_recover(int argc, char **argv)
+{
+	static const struct argp argp = {
+		.options = recover_options,
+		.parser = recover_parse,
+		.args_doc = "DEVICE|--all",
+		.doc = "Go on with a device whose keeper process is gone, in the background."
+		       "\vDEVICE is a number, /dev/ublkbN or a --name.  A device that has its keeper is left alone."
+		       "  Exit status: 0 done, 1 failed, 2 wrong usage.",
+	};
+	struct recover_args a = { 0 };
+	struct ub_state state;
+	int status;
+
+	if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
+		return ub_cli_error(&a.err, UB_EXIT_USAGE);
+	if (a.all) {
+		status = recover_all(&a.err);
+		return a.err.code ? ub_cli_error(&a.err, status) : status;
+	}
+	if (ub_device_find_state(a.device, &state, &a.err) != 0)
+		return ub_cli_error(&a.err, a.err.code == EINVAL ? UB_EXIT_USAGE : UB_EXIT_FAILED);
+	return recover_one(&state, a.foreground);
+}

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A keeper for a device that has lost its own.
+ *
+ *   the server lives            it gets this keeper, and notices nothing else
+ *   it recovers, half way       likewise, and the recovery is brought to its end
+ *   only its standby lives      likewise, and then the device is recovered as after any death
+ *   none of them lives          what the device was made from is read from state.json; for memory there is nothing left
+ *
+ * The keeper's main thread.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/step.h"
+#include "base/process.h"
+#include "keeper/keeper.h"
+#include "keeper/recipe.h"
+#include "ublk/device.h"
+
+/* Whether there is still what state.json speaks of. */
+static int adopt_find_device(struct ub_keeper *k, const struct ub_state *state, struct ub_err *err)
+{
+	int ret = ub_ctrl_get_info(&k->ctrl, state->dev_id, &k->info, err);
+
+	if (ret == -ENODEV || (ret == 0 && k->info.ublksrv_flags != state->cookie))
+		return ub_err_set(err, ENODEV, "/dev/ublkb%u of '%s' is gone: 'ublk-bridge detach %s' clears what is left",
+				  state->dev_id, state->name, state->name);
+	if (ret == 0 && k->info.state == UBLK_S_DEV_DEAD)
+		return ub_err_set(err, ENODEV,
+				  "/dev/ublkb%u of '%s' was stopped: it cannot be recovered: detach it, and attach it anew",
+				  state->dev_id, state->name);
+	return ret;
+}
+
+/* The standby of a keeper that is gone, which has no part in what comes. */
+static void adopt_end_old_standby(const struct ub_state *state)
+{
+	if (state->standby_started && ub_process_started(state->standby_pid) == state->standby_started)
+		kill(state->standby_pid, SIGKILL);
+}
+
+static int adopt_map_stats(struct ub_keeper *k, struct ub_err *err)
+{
+	size_t len = ub_stats_bytes(k->info.nr_hw_queues);
+	struct stat st;
+	void *page;
+
+	if (fstat(k->stats_fd, &st) < 0 || (size_t)st.st_size < len)
+		return ub_err_set(err, EPROTO, "the server's statistics page is of another size");
+	page = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, k->stats_fd, 0);
+	if (page == MAP_FAILED)
+		return ub_err_errno(err, errno, "the statistics page");
+	k->stats = page;
+	if (k->stats->version != UB_STATS_VERSION)
+		return ub_err_set(err, EPROTO, "the server's statistics are of version %u, not %u", k->stats->version,
+				  UB_STATS_VERSION);
+	return 0;
+}
+
+/* A server, or a standby alone, has taken this keeper. */
+static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struct ub_state *state, struct ub_err *err)
+{
+	struct ub_server *server = a->state == UB_ADOPTED_STANDBY ? k->standby : k->server;
+	int ret;
+
+	k->stats_fd = ub_steal_fd(&a->fds[UB_FD_STATS]);
+	k->arena_fd = ub_steal_fd(&a->fds[UB_FD_ARENA]);
+	k->rundir.listen_fd = ub_steal_fd(&a->fds[UB_FD_LISTEN]);
+	k->store_fd = k->opts->nbd ? -1 : ub_steal_fd(&a->fds[UB_FD_STORE]);
+	ub_close(&a->fds[UB_FD_STORE]);
+	ret = ub_keeper_watch_server(server, a->pid, ub_steal_fd(&a->fd), err);
+	if (ret == 0)
+		ret = adopt_map_stats(k, err);
+	if (ret)
+		return ret;
+	if (a->state == UB_ADOPTED_STANDBY) {
+		server->stage = UB_STANDBY_READY;
+		k->server->pid = state->server_pid;
+		k->server->gone = true;
+		/* Its connections were the dead keeper's to hold. */
+		ub_fence_begin(&k->fence, 0, true);
+		return 0;
+	}
+	adopt_end_old_standby(state);
+	if (a->state == UB_ADOPTED_FETCHING && k->info.state == UBLK_S_DEV_LIVE) {
+		if (ub_message_send_type(server->fd, UB_MSG_LIVE) < 0)
+			ub_log(UB_LOG_DEBUG, "the server is gone already");
+	} else if (a->state == UB_ADOPTED_FETCHING) {
+		ret = ub_keeper_finish_recovery(k, server, err);
+	}
+	return ret;
+}
+
+/* Nobody lives who knows the device: a standby is made from what was written down. */
+static int adopt_from_state(struct ub_keeper *k, const struct ub_state *state, const struct ub_recipe *r,
+			    struct ub_err *err)
+{
+	int ret;
+
+	if (strcmp(k->opts->kind, "mem") == 0)
+		return ub_err_set(err, ESTALE,
+				  "/dev/ublkb%u: its memory went with the last process that held it, and cannot be recovered: "
+				  "detach it with --force",
+				  k->info.dev_id);
+	if (r->has_final_socket)
+		return ub_err_set(err, ESTALE,
+				  "/dev/ublkb%u: its connection was handed over ready made (--fd, --command) and went with its "
+				  "server: detach it with --force",
+				  k->info.dev_id);
+	ret = ub_rundir_listen_server(&k->rundir, err);
+	if (ret == 0)
+		ret = ub_keeper_make_shared(k, err);
+	k->server->pid = state->server_pid;
+	k->server->gone = true;
+	k->fence.has_lost = true;
+	return ret;
+}
+
+static int adopt_server(struct ub_keeper *k, const struct ub_state *state, const struct ub_recipe *r, struct ub_err *err)
+{
+	struct ub_adoption a = { .fd = -1, .fds = { -1, -1, -1, -1 } };
+	int ret = ub_rundir_adopt(state->name, &a);
+
+	if (ret == 0)
+		ret = adopt_process(k, &a, state, err);
+	else if (ret == -ENOENT || ret == -ECONNREFUSED || ret == -ENOTCONN)
+		ret = adopt_from_state(k, state, r, err);
+	else
+		ret = ub_err_errno(err, -ret, "the server of '%s' (pid %d) does not answer: kill it, and try again",
+				   state->name, state->server_pid);
+	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
+		ub_close(&a.fds[i]);
+	ub_close(&a.fd);
+	return ret;
+}
+
+static int adopt_command(struct ub_keeper *k, const json_t *json, struct ub_err *err)
+{
+	pid_t pid = (pid_t)json_integer_value(json_object_get(json, "pid"));
+	uint64_t started = (uint64_t)json_integer_value(json_object_get(json, "started"));
+
+	k->command.reconnected = ub_keeper_hand_over_socket;
+	k->command.arg = k;
+	return ub_command_adopt(&k->command, &k->loop, started && ub_process_started(pid) == started ? pid : 0, err);
+}
+
+int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
+{
+	static struct ub_recipe recipe; /* k->opts are in it: as long as the keeper */
+	struct ub_state state;
+	json_t *json = NULL;
+	int ret = ub_rundir_lock(&k->rundir, name, err);
+
+	if (ret)
+		return ret;
+	if (ub_state_read(name, &state) != 0 || ub_state_read_recipe(name, &json) != 0)
+		return ub_err_set(err, EBADMSG,
+				  "state.json of '%s' is missing or cannot be understood: the device can be detached, by its "
+				  "number, and not recovered",
+				  name);
+	ret = ub_recipe_read(json, &recipe, err);
+	json_decref(json);
+	if (ret)
+		return ret;
+	k->opts = &recipe.opts;
+	ret = ub_ctrl_open(&k->ctrl, err);
+	if (ret == 0)
+		ret = ub_ctrl_get_features(&k->ctrl, &k->features, err);
+	if (ret == 0)
+		ret = ub_recipe_apply(&recipe, k, err);
+	if (ret == 0)
+		ret = adopt_find_device(k, &state, err);
+	if (ret == 0)
+		ret = ub_step("adopt", err);
+	if (ret == 0)
+		ret = adopt_server(k, &state, &recipe, err);
+	if (ret == 0)
+		ret = ub_rundir_listen_control(&k->rundir, err);
+	if (ret)
+		return ret;
+	k->added = k->started = true;
+	ub_control_open(&k->control, k, &k->loop, ub_steal_fd(&k->rundir.control_fd));
+	ret = adopt_command(k, json_object_get(recipe.json, "command"), err);
+	if (ret == 0)
+		ret = ub_keeper_write_state(k, err);
+	if (ret == 0 && k->server->gone) {
+		k->was_live = true;
+		ret = ub_keeper_recover(k, err);
+		if (ret && !err->code)
+			ub_err_errno(err, -ret, "/dev/ublkb%u", k->info.dev_id);
+	}
+	return ret;
+}
+
+void ub_keeper_let_go(struct ub_keeper *k)
+{
+	/* Servers that are live serve on; a standby that was made for this keeper's device waits, or ends. */
+	for (unsigned i = 0; i < UB_ARRAY_SIZE(k->servers); i++) {
+		if (k->servers[i].pid)
+			ub_keeper_forget_server(&k->servers[i]);
+	}
+	ub_fence_clear(&k->fence);
+	ub_control_close(&k->control);
+	ub_rundir_let_go(&k->rundir);
+	if (k->stats)
+		munmap(k->stats, ub_stats_bytes(k->info.nr_hw_queues));
+	k->stats = NULL;
+	ub_close(&k->stats_fd);
+	ub_close(&k->store_fd);
+	ub_close(&k->arena_fd);
+	ub_ctrl_close(&k->ctrl);
+}

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A device's recipe, written and read. Control plane. */
+#include "keeper/recipe.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/cleanup.h"
+#include "base/process.h"
+#include "ublk/params.h"
+
+/* Each field of struct ub_limits, by name. */
+#define RECIPE_LIMIT(field) { #field, offsetof(struct ub_limits, field), sizeof(((struct ub_limits *)NULL)->field) }
+
+static const struct {
+	const char *name;
+	size_t offset, bytes;
+} recipe_limits[] = {
+	RECIPE_LIMIT(size_bytes),
+	RECIPE_LIMIT(logical_block_bytes),
+	RECIPE_LIMIT(physical_block_bytes),
+	RECIPE_LIMIT(optimal_io_bytes),
+	RECIPE_LIMIT(max_io_bytes),
+	RECIPE_LIMIT(discard_granularity_bytes),
+	RECIPE_LIMIT(max_discard_bytes),
+	RECIPE_LIMIT(max_zeroes_bytes),
+	RECIPE_LIMIT(read_only),
+	RECIPE_LIMIT(rotational),
+	RECIPE_LIMIT(can_flush),
+	RECIPE_LIMIT(can_fua),
+	RECIPE_LIMIT(can_trim),
+	RECIPE_LIMIT(can_zero),
+	RECIPE_LIMIT(multi_conn),
+	RECIPE_LIMIT(nr_queues),
+};
+
+static json_t *recipe_limits_to_json(const struct ub_limits *limits)
+{
+	json_t *json = json_object();
+
+	for (unsigned i = 0; i < UB_ARRAY_SIZE(recipe_limits); i++) {
+		uint64_t value = 0;
+
+		memcpy(&value, (const char *)limits + recipe_limits[i].offset, recipe_limits[i].bytes);
+		json_object_set_new(json, recipe_limits[i].name, json_integer((json_int_t)value));
+	}
+	return json;
+}
+
+static int recipe_limits_from_json(const json_t *json, struct ub_limits *limits, struct ub_err *err)
+{
+	*limits = (struct ub_limits){ 0 };
+	for (unsigned i = 0; i < UB_ARRAY_SIZE(recipe_limits); i++) {
+		const json_t *number = json_object_get(json, recipe_limits[i].name);
+		uint64_t value = (uint64_t)json_integer_value(number);
+
+		if (!json_is_integer(number))
+			return ub_err_set(err, EBADMSG, "state.json does not say the device's %s",
+					  recipe_limits[i].name);
+		memcpy((char *)limits + recipe_limits[i].offset, &value, recipe_limits[i].bytes);
+	}
+	return ub_limits_check(limits, err);
+}
+
+static json_t *recipe_command_to_json(const struct ub_keeper *k)
+{
+	const struct ub_command *c = &k->command;
+	json_t *words = json_array();
+
+	if (!c->argv) {
+		json_decref(words);
+		return json_null();
+	}
+	for (unsigned i = 0; c->argv[i]; i++)
+		json_array_append_new(words, json_string(c->argv[i]));
+	return json_pack("{s:o, s:b, s:b, s:s, s:i, s:s, s:i, s:I}", "words", words, "is_connected", c->is_connected,
+			 "restarts", c->restarts, "dir", c->dir, "oom_score", c->oom_score, "socket", c->path, "pid",
+			 (int)c->pid, "started", (json_int_t)ub_process_started(c->pid));
+}
+
+json_t *ub_recipe_make(const struct ub_keeper *k)
+{
+	const struct ub_attach_options *o = k->opts;
+	cleanup_free char *nbd = o->nbd ? nbd_options_to_json(o->nbd) : NULL;
+
+	return json_pack("{s:s, s:s, s:s*, s:I, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:b, s:o, s:o, s:i, s:s, s:b, s:b}",
+			 "kind", o->kind, "options", o->options, "nbd", nbd, "size_bytes", (json_int_t)o->size_bytes,
+			 "block_bytes", (int)o->logical_block_bytes, "queues", (int)o->nr_queues, "read_only",
+			 o->read_only, "core_dump", o->core_dump, "data_path", ub_data_path_name(k->data_path),
+			 "scheduler", o->scheduler, "timeout_s", (int)o->timeout_s, "has_final_socket",
+			 o->nbd && o->nbd->transport == NBD_SOCKET && !o->nbd->restarts, "command",
+			 recipe_command_to_json(k), "limits", recipe_limits_to_json(&k->limits), "caps", (int)k->caps,
+			 "identity", k->identity ? k->identity : "", "recovers", k->recovery.is_on, "has_failed",
+			 k->recovery.has_failed);
+}
+
+static int recipe_read_command(struct ub_recipe *r, const json_t *json, struct ub_err *err)
+{
+	struct ub_attach_options *o = &r->opts;
+	const json_t *words = json_object_get(json, "words");
+	size_t nr = json_array_size(words);
+
+	if (!json_is_object(json))
+		return 0;
+	r->command = calloc(nr + 1, sizeof(*r->command));
+	if (!r->command)
+		return ub_err_errno(err, ENOMEM, "the command's words");
+	for (size_t i = 0; i < nr; i++) {
+		const char *word = json_string_value(json_array_get(words, i));
+
+		if (!word)
+			return ub_err_set(err, EBADMSG, "state.json: the command is no list of words");
+		r->command[i] = (char *)(uintptr_t)word;
+	}
+	if (nr == 0)
+		return ub_err_set(err, EBADMSG, "state.json: the command has no words");
+	o->command = r->command;
+	o->command_is_connected = json_is_true(json_object_get(json, "is_connected"));
+	o->restart_command = json_is_true(json_object_get(json, "restarts"));
+	return 0;
+}
+
+int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err)
+{
+	struct ub_attach_options *o = &r->opts;
+	const char *path, *nbd = NULL;
+	int block, queues, read_only, core, timeout, final, recovers;
+	json_int_t size;
+	json_error_t why;
+	json_t *command;
+
+	*r = (struct ub_recipe){ .json = json_incref(json) };
+	nbd_options_init(&r->nbd);
+	*o = (struct ub_attach_options){ .id = -1, .fd = -1, .daemon = true };
+	if (json_unpack_ex(json, &why, 0, "{s:s, s:s, s?s, s:I, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:b, s:o, s:b}",
+			   "kind", &o->kind, "options", &o->options, "nbd", &nbd, "size_bytes", &size, "block_bytes",
+			   &block, "queues", &queues, "read_only", &read_only, "core_dump", &core, "data_path", &path,
+			   "scheduler", &o->scheduler, "timeout_s", &timeout, "has_final_socket", &final, "command",
+			   &command, "recovers", &recovers) < 0)
+		return ub_err_set(err, EBADMSG, "state.json cannot be understood: %s", why.text);
+	o->size_bytes = (uint64_t)size;
+	o->logical_block_bytes = (uint32_t)block;
+	o->nr_queues = (unsigned)queues;
+	o->read_only = read_only;
+	o->core_dump = core;
+	o->timeout_s = (unsigned)timeout;
+	o->no_recovery = !recovers;
+	r->has_final_socket = final;
+	if (ub_data_path_parse(path, &o->data_path, err) != 0 || o->data_path == UB_DATA_PATH_AUTO)
+		return ub_err_set(err, EBADMSG, "state.json: '%.20s' is no data path", path);
+	if (nbd) {
+		o->nbd = &r->nbd;
+		nbd_options_destroy(&r->nbd);
+		if (nbd_options_from_json(&r->nbd, nbd, err) != 0)
+			return -err->code;
+	}
+	return recipe_read_command(r, command, err);
+}
+
+int ub_recipe_apply(const struct ub_recipe *r, struct ub_keeper *k, struct ub_err *err)
+{
+	const json_t *command = json_object_get(r->json, "command");
+	const char *identity, *dir, *socket;
+	int caps, failed, oom_score, ret;
+	json_t *limits;
+
+	if (json_unpack(r->json, "{s:o, s:i, s:s, s:b}", "limits", &limits, "caps", &caps, "identity", &identity,
+			"has_failed", &failed) < 0)
+		return ub_err_set(err, EBADMSG, "state.json does not say what the device is made of");
+	ret = recipe_limits_from_json(limits, &k->limits, err);
+	if (ret)
+		return ret;
+	k->caps = (uint32_t)caps;
+	k->data_path = r->opts.data_path;
+	k->recovery.is_on = !r->opts.no_recovery;
+	k->recovery.has_failed = failed;
+	k->identity = strdup(identity);
+	if (!k->identity)
+		return ub_err_errno(err, ENOMEM, "what the device is made of");
+	if (!r->command)
+		return 0;
+	if (json_unpack((json_t *)(uintptr_t)command, "{s:s, s:i, s:s}", "dir", &dir, "oom_score", &oom_score, "socket",
+			&socket) < 0)
+		return ub_err_set(err, EBADMSG, "state.json does not say how the command was started");
+	k->command.argv = r->command;
+	k->command.is_connected = r->opts.command_is_connected;
+	k->command.restarts = r->opts.restart_command;
+	k->command.oom_score = oom_score;
+	snprintf(k->command.dir, sizeof(k->command.dir), "%s", dir);
+	snprintf(k->command.path, sizeof(k->command.path), "%s", socket);
+	return 0;
+}
+
+void ub_recipe_destroy(struct ub_recipe *r)
+{
+	nbd_options_destroy(&r->nbd);
+	free(r->command);
+	json_decref(r->json);
+	*r = (struct ub_recipe){ 0 };
+}

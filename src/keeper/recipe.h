@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * All that another keeper must know to go on with a device: a part of state.json. It has names of files and no
+ * secrets. Control plane.
+ */
+#ifndef UB_KEEPER_RECIPE_H
+#define UB_KEEPER_RECIPE_H
+
+#include <jansson.h>
+
+#include "keeper/keeper.h"
+
+/* What a recipe was read into. */
+struct ub_recipe {
+	struct ub_attach_options opts; /* its strings are here */
+	struct nbd_options nbd;
+	json_t *json; /* holds the strings */
+	char **command;
+	bool has_final_socket; /* --fd: what stood behind it was handed over once */
+};
+
+/* The keeper's, as it is now. NULL: no memory. */
+json_t *ub_recipe_make(const struct ub_keeper *k);
+
+/*
+ * Reads it: what was asked for into r, which outlives the keeper's use of it, and what came of that into k. 0 or -errno
+ * with *err. ub_recipe_destroy() in either case.
+ */
+int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err);
+int ub_recipe_apply(const struct ub_recipe *r, struct ub_keeper *k, struct ub_err *err);
+void ub_recipe_destroy(struct ub_recipe *r);
+
+#endif
