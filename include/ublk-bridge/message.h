@@ -78,6 +78,10 @@ struct ub_msg_limits {
 	uint32_t reserved;
 };
 
+enum {
+	UB_SERVE_NO_STATS = 1 << 0, /* no clock and no histograms: --no-stats */
+};
+
 struct ub_msg_serve {
 	struct ub_msg_header header;
 	uint32_t dev_id;
@@ -85,6 +89,7 @@ struct ub_msg_serve {
 	uint32_t depth;
 	uint32_t max_io_bytes;
 	uint32_t data_path; /* enum ub_data_path */
+	uint32_t flags; /* UB_SERVE_* */
 	uint32_t mask_bytes; /* of each queue's CPU mask: they follow, one a queue, cut behind the last CPU */
 	uint8_t masks[];
 };

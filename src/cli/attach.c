@@ -36,6 +36,7 @@ enum {
 	OPT_PREALLOC,
 	OPT_TIMEOUT,
 	OPT_CORE,
+	OPT_NO_STATS,
 };
 
 static const struct argp_option attach_options[] = {
@@ -62,6 +63,7 @@ static const struct argp_option attach_options[] = {
 	{ "timeout", OPT_TIMEOUT, "SECONDS", 0,
 	  "How long opening, starting and stopping may last (default: 60)", 5 },
 	{ "core", OPT_CORE, NULL, 0, "Let a crash of the server dump core", 5 },
+	{ "no-stats", OPT_NO_STATS, NULL, 0, "Measure no latencies: what is counted is still counted", 5 },
 	{ "verbose", 'v', NULL, 0, "Say more on stderr", 5 },
 	{ 0 },
 };
@@ -203,6 +205,9 @@ static error_t attach_parse(int key, char *arg, struct argp_state *state)
 	case OPT_CORE:
 		a->out.core_dump = true;
 		break;
+	case OPT_NO_STATS:
+		a->out.no_stats = true;
+		break;
 	case 'r':
 		a->out.read_only = true;
 		break;
@@ -277,7 +282,7 @@ int ub_cli_attach(int argc, char **argv)
 		.args_doc = "[NBD-URI | [ COMMAND ARGS... ]]",
 		.children = children,
 		.doc = "Serve a block device, /dev/ublkbN, from userspace: memory, or an NBD export."
-		       "\vOther verbs: detach, list, features (ublk-bridge VERB --help)."
+		       "\vOther verbs: detach, list, info, stats, features (ublk-bridge VERB --help)."
 		       "  SIZE is in bytes, or has one of K M G T P E behind it (powers of 1024)."
 		       "  Exit status: 0 done, 1 failed, 2 wrong usage, 3 busy.",
 	};

@@ -192,6 +192,13 @@ static int server_map_stats(struct server *s, int fd, unsigned nr_queues, struct
 		s->stats = NULL;
 		return ub_err_errno(err, errno, "the statistics page");
 	}
+	/* What is mapped is locked on its first use only; the queues' threads must not wait for that. */
+	if (mlock(s->stats, s->stats_bytes) < 0)
+		return ub_err_errno(err, errno,
+				    "cannot lock a statistics page of %zu bytes (raise RLIMIT_MEMLOCK, or give "
+				    "CAP_IPC_LOCK)",
+				    s->stats_bytes);
+	s->backend.stats = &s->stats->backend;
 	return 0;
 }
 
@@ -216,6 +223,7 @@ static int server_serve(struct server *s, const struct ub_msg_serve *msg, int fd
 		.depth = msg->depth,
 		.max_io_bytes = msg->max_io_bytes,
 		.data_path = msg->data_path,
+		.no_clock = msg->flags & UB_SERVE_NO_STATS,
 	};
 	int ret;
 
