@@ -7,7 +7,7 @@ _ublk_bridge() {
 	COMPREPLY=()
 	for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
 		case $word in
-		attach | detach | list | info | stats | features) verb=$word && break ;;
+		attach | detach | list | info | stats | metrics | features) verb=$word && break ;;
 		esac
 	done
 	case $current in
@@ -28,7 +28,7 @@ _ublk_bridge() {
 			mapfile -t COMPREPLY < <(compgen -W "$devices" -- "$current")
 			;;
 		attach) [ "$COMP_CWORD" -gt 1 ] ||
-			mapfile -t COMPREPLY < <(compgen -W "attach detach list info stats features" -- "$current") ;;
+			mapfile -t COMPREPLY < <(compgen -W "attach detach list info stats metrics features" -- "$current") ;;
 		esac
 		;;
 	esac

@@ -267,21 +267,43 @@ int ub_state_read(const char *name, struct ub_state *state)
 	return ret;
 }
 
-int ub_state_find(uint64_t cookie, struct ub_state *state)
+void ub_state_each(bool (*take)(const struct ub_state *state, void *arg), void *arg)
 {
 	DIR *dir = opendir(rundir_base());
 	struct dirent *entry;
-	int ret = -ENOENT;
+	struct ub_state state;
+	bool goes_on = true;
 
-	if (!dir)
-		return -errno;
-	while (ret && (entry = readdir(dir))) {
-		if (entry->d_name[0] != '.' && ub_state_read(entry->d_name, state) == 0 &&
-		    state->cookie == cookie)
-			ret = 0;
+	while (dir && goes_on && (entry = readdir(dir))) {
+		if (entry->d_name[0] != '.' && ub_state_read(entry->d_name, &state) == 0)
+			goes_on = take(&state, arg);
 	}
-	closedir(dir);
-	return ret;
+	if (dir)
+		closedir(dir);
+}
+
+struct state_search {
+	uint64_t cookie;
+	struct ub_state *state;
+	bool is_found;
+};
+
+static bool state_matches(const struct ub_state *state, void *arg)
+{
+	struct state_search *search = arg;
+
+	search->is_found = state->cookie == search->cookie;
+	if (search->is_found)
+		*search->state = *state;
+	return !search->is_found;
+}
+
+int ub_state_find(uint64_t cookie, struct ub_state *state)
+{
+	struct state_search search = { .cookie = cookie, .state = state };
+
+	ub_state_each(state_matches, &search);
+	return search.is_found ? 0 : -ENOENT;
 }
 
 bool ub_rundir_is_held(const char *name)

@@ -52,6 +52,9 @@ void ub_rundir_remove(struct ub_rundir *dir); /* the files too; idempotent */
 /* Reads NAME/state.json. 0 or -errno (-ENOENT: there is none; -EBADMSG: it cannot be understood). */
 int ub_state_read(const char *name, struct ub_state *state);
 
+/* Calls take() with each state that can be read, in no order, until it returns false. */
+void ub_state_each(bool (*take)(const struct ub_state *state, void *arg), void *arg);
+
 /* The state of the device with this cookie, searched through all names. */
 int ub_state_find(uint64_t cookie, struct ub_state *state);
 

@@ -183,6 +183,7 @@ static bool req_fits(const struct ub_queue *q, const struct ub_req *req)
 /* True when the core answered it by itself. */
 static bool req_answer(struct ub_queue *q, struct ub_req *req)
 {
+	ub_queue_look_at_clock(q); /* no batch is given back here */
 	if (q->cancel_error)
 		req_finish(q, req, q->cancel_error);
 	else if (req->op == UB_OP_FLUSH && !q->limits.can_flush)

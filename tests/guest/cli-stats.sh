@@ -71,7 +71,8 @@ jq -e '.name == "five" and .device == "/dev/ublkb5" and .id == 5 and .kind == "m
 # the clocks: this machine's, and no more than the time since the attach
 assert_le "$(jq '.uptime_seconds | floor' json)" $((SECONDS + 1)) "seconds of uptime"
 since=$(jq .since json)
-[ "$since" -le "$(date +%s)" ] && [ "$since" -ge $(($(date +%s) - SECONDS - 2)) ] || fail "since $since"
+assert_le "$since" "$(date +%s)" "since"
+assert_le $(($(date +%s) - SECONDS - 2)) "$since" "the earliest time that since can be"
 
 # --- a batch: many at once come back in fewer turns
 batches=$(value five .batch.count) commits=$(value five '[.operations[].ios] | add')
@@ -90,10 +91,11 @@ assert_eq "$(value 6 '[.operations[].latency | .count, .sum_ns, .max_ns, .p50_ns
 assert_eq "$(($(value 6 .syscalls.copy) - copies))" 25 "calls that copy"
 
 # --- in flight: I/Os that hang; errors
+three_hang() { [ "$(value 7 .in_flight)" = 3 ]; }
 attach_hanging 16M --id 7
 seven=$KEEPER
 start_readers 3
-await 10 eval '[ "$(value 7 .in_flight)" = 3 ]'
+await 10 three_hang
 errors=$(value 7 .operations.read.errors)
 "$UB" detach 7 --force &
 readers_fail 30
@@ -113,7 +115,8 @@ timeout 3 "$UB" stats five --watch=1 >watched || assert_eq $? 124 "the watcher's
 wait $!
 assert_le 2 "$(grep -c '^OPERATION' watched)" "tables"
 read -r ios rate <<<"$(grep '^read ' watched | sed -n 2p | awk '{ print $2, $6 }')"
-[ "$rate" -gt 0 ] && [ "$rate" -le "$ios" ] || fail "a rate of $rate with $ios reads"
+assert_le 1 "$rate" "the least rate of reads"
+assert_le "$rate" "$ios" "the rate of reads in a second"
 timeout 2 "$UB" stats five --watch=0.5 --json >watched || assert_eq $? 124 "the watcher's exit status"
 assert_eq "$(jq -s 'length >= 2 and .[1].time_ns - .[0].time_ns >= 500000000' watched)" true "what --watch --json prints"
 
