@@ -183,6 +183,7 @@ static int server_configure(struct server *s, struct ub_msg_config *msg, int fds
 static int server_map_stats(struct server *s, int fd, unsigned nr_queues, struct ub_err *err)
 {
 	struct stat st;
+	int ret = 0;
 
 	s->stats_bytes = ub_stats_bytes(nr_queues);
 	if (fstat(fd, &st) < 0 || (size_t)st.st_size < s->stats_bytes)
@@ -190,11 +191,13 @@ static int server_map_stats(struct server *s, int fd, unsigned nr_queues, struct
 	s->stats = mmap(NULL, s->stats_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (s->stats == MAP_FAILED) {
 		s->stats = NULL;
-		return ub_err_errno(err, errno, "the statistics page");
+		ret = -errno;
 	}
 	/* What is mapped is locked on its first use only; the queues' threads must not wait for that. */
-	if (mlock(s->stats, s->stats_bytes) < 0)
-		return ub_err_errno(err, errno,
+	if (s->stats && mlock(s->stats, s->stats_bytes) < 0)
+		ret = -errno;
+	if (ret)
+		return ub_err_errno(err, -ret,
 				    "cannot lock a statistics page of %zu bytes (raise RLIMIT_MEMLOCK, or give "
 				    "CAP_IPC_LOCK)",
 				    s->stats_bytes);
