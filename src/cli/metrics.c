@@ -175,9 +175,10 @@ static void metrics_print_operations(const struct metrics *m, const char *name, 
 		json_t *operations = json_object_get(m->devices[i].stats, "operations"), *value;
 		const char *op;
 
-		json_object_foreach(operations, op, value)
+		json_object_foreach(operations, op, value) {
 			printf("%s%s_total{%s,op=\"%s\"} %lld\n", METRICS_PREFIX, name, m->devices[i].labels, op,
 			       (long long)json_integer_value(json_object_get(value, key)));
+		}
 	}
 }
 
@@ -188,9 +189,10 @@ static void metrics_print_syscalls(const struct metrics *m)
 		json_t *syscalls = json_object_get(m->devices[i].stats, "syscalls"), *value;
 		const char *call;
 
-		json_object_foreach(syscalls, call, value)
+		json_object_foreach(syscalls, call, value) {
 			printf("%ssyscalls_total{%s,call=\"%s\"} %lld\n", METRICS_PREFIX, m->devices[i].labels, call,
 			       (long long)json_integer_value(value));
+		}
 	}
 }
 
@@ -201,10 +203,11 @@ static void metrics_print_histogram(const char *labels, const char *op, const js
 	json_t *pair;
 	size_t i;
 
-	json_array_foreach(json_object_get(latency, "buckets"), i, pair)
+	json_array_foreach(json_object_get(latency, "buckets"), i, pair) {
 		printf("%s_bucket{%s,op=\"%s\",le=\"%.12g\"} %lld\n", name, labels, op,
 		       (double)json_integer_value(json_array_get(pair, 0)) / 1e9,
 		       (long long)json_integer_value(json_array_get(pair, 1)));
+	}
 	printf("%s_bucket{%s,op=\"%s\",le=\"+Inf\"} %lld\n", name, labels, op, count);
 	printf("%s_count{%s,op=\"%s\"} %lld\n", name, labels, op, count);
 	printf("%s_sum{%s,op=\"%s\"} %.9f\n", name, labels, op,
@@ -222,8 +225,9 @@ static void metrics_print_latencies(const struct metrics *m)
 
 		if (!json_is_true(json_object_get(stats, "has_latencies")))
 			continue;
-		json_object_foreach(json_object_get(stats, "operations"), op, value)
+		json_object_foreach(json_object_get(stats, "operations"), op, value) {
 			metrics_print_histogram(m->devices[i].labels, op, json_object_get(value, "latency"));
+		}
 	}
 }
 

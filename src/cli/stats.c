@@ -143,8 +143,9 @@ static void stats_print_table(const json_t *now, const json_t *before)
 	       (unsigned long long)stats_get(now, "in_flight"));
 	printf("%-12s %12s %10s %8s %10s %12s %9s %9s %9s %9s\n", "OPERATION", "IOS", "BYTES", "ERRORS", "IOS/S", "BYTES/S",
 	       "P50", "P99", "P99.9", "MAX");
-	json_object_foreach(json_object_get(now, "operations"), op, value)
+	json_object_foreach(json_object_get(now, "operations"), op, value) {
 		stats_print_operation(op, value, json_object_get(json_object_get(before, "operations"), op), seconds);
+	}
 	printf("turns: %llu, system calls: %llu and %llu to copy, in a batch: %.1f on average, %llu at the most\n",
 	       (unsigned long long)stats_get(now, "turns"), (unsigned long long)stats_get(syscalls, "io_uring_enter"),
 	       (unsigned long long)stats_get(syscalls, "copy"), json_number_value(json_object_get(batch, "mean")),

@@ -271,7 +271,7 @@ void ub_state_each(bool (*take)(const struct ub_state *state, void *arg), void *
 {
 	DIR *dir = opendir(rundir_base());
 	struct dirent *entry;
-	struct ub_state state;
+	struct ub_state state = { 0 };
 	bool goes_on = true;
 
 	while (dir && goes_on && (entry = readdir(dir))) {

@@ -61,13 +61,13 @@ static json_t *stats_latency(const struct ub_histogram_copy *copy, bool buckets)
 	return json;
 }
 
-static json_t *stats_operation(const struct ub_stats_page *page, unsigned op, struct ub_histogram_copy *copy,
-			       bool buckets)
+static json_t *stats_operation(const struct ub_stats_page *page, unsigned nr_queues, unsigned op,
+			       struct ub_histogram_copy *copy, bool buckets)
 {
 	uint64_t ios = 0, bytes = 0, errors = 0;
 
 	*copy = (struct ub_histogram_copy){ 0 };
-	for (unsigned i = 0; i < page->nr_queues; i++) {
+	for (unsigned i = 0; i < nr_queues; i++) {
 		const struct ub_queue_stats *q = &page->queues[i];
 
 		/* What is counted last is read first: no error is of an I/O that is not counted. */
@@ -80,19 +80,19 @@ static json_t *stats_operation(const struct ub_stats_page *page, unsigned op, st
 			 (json_int_t)errors, "latency", stats_latency(copy, buckets));
 }
 
-static json_t *stats_operations(const struct ub_stats_page *page, bool buckets)
+static json_t *stats_operations(const struct ub_stats_page *page, unsigned nr_queues, bool buckets)
 {
 	struct ub_histogram_copy *copy = malloc(sizeof(*copy));
 	cleanup_free void *free_copy = copy;
 	json_t *json = json_object();
 
 	for (unsigned op = 0; copy && op < UB_NR_OPS; op++)
-		json_object_set_new(json, stats_ops[op], stats_operation(page, op, copy, buckets));
+		json_object_set_new(json, stats_ops[op], stats_operation(page, nr_queues, op, copy, buckets));
 	return json;
 }
 
 /* How much was given back in one go: turns with commits, and those by the power of two they begin with. */
-static json_t *stats_batch(const struct ub_stats_page *page)
+static json_t *stats_batch(const struct ub_stats_page *page, unsigned nr_queues)
 {
 	json_t *json = json_object(), *sizes = json_object();
 	uint64_t count = 0, max = 0, commits = 0;
@@ -101,13 +101,13 @@ static json_t *stats_batch(const struct ub_stats_page *page)
 		uint64_t nr = 0;
 		char name[16];
 
-		for (unsigned i = 0; i < page->nr_queues; i++)
+		for (unsigned i = 0; i < nr_queues; i++)
 			nr += ub_stat_read(&page->queues[i].batches[size]);
 		snprintf(name, sizeof(name), "%u", 1U << size);
 		json_object_set_new(sizes, name, stats_integer(nr));
 		count += nr;
 	}
-	for (unsigned i = 0; i < page->nr_queues; i++) {
+	for (unsigned i = 0; i < nr_queues; i++) {
 		uint64_t most = ub_stat_read(&page->queues[i].max_batch);
 
 		max = most > max ? most : max;
@@ -121,12 +121,12 @@ static json_t *stats_batch(const struct ub_stats_page *page)
 	return json;
 }
 
-static json_t *stats_backend(const struct ub_stats_page *page, uint64_t now_ns)
+static json_t *stats_backend(const struct ub_stats_page *page, unsigned nr_queues, uint64_t now_ns)
 {
 	const struct ub_backend_stats *be = &page->backend;
 	uint64_t reconnects = 0, retries = 0, requests = 0, wait_ns = 0, online = 0;
 
-	for (unsigned i = 0; i < page->nr_queues; i++) {
+	for (unsigned i = 0; i < nr_queues; i++) {
 		const struct ub_backend_queue_stats *q = &page->queues[i].backend;
 
 		online += ub_stat_read(&q->nr_online);
@@ -144,11 +144,11 @@ static json_t *stats_backend(const struct ub_stats_page *page, uint64_t now_ns)
 			 stats_seconds(ub_stat_outage_ns(be, now_ns)), "wait_seconds", stats_seconds(wait_ns));
 }
 
-json_t *ub_stats_to_json(const struct ub_stats_page *page, uint64_t now_ns, bool buckets)
+json_t *ub_stats_to_json(const struct ub_stats_page *page, unsigned nr_queues, uint64_t now_ns, bool buckets)
 {
 	uint64_t in_flight = 0, turns = 0, submits = 0, copies = 0;
 
-	for (unsigned i = 0; i < page->nr_queues; i++) {
+	for (unsigned i = 0; i < nr_queues; i++) {
 		in_flight += ub_stat_read(&page->queues[i].in_flight);
 		turns += ub_stat_read(&page->queues[i].nr_turns);
 		submits += ub_stat_read(&page->queues[i].nr_submits);
@@ -156,10 +156,10 @@ json_t *ub_stats_to_json(const struct ub_stats_page *page, uint64_t now_ns, bool
 	}
 	return json_pack("{s:I, s:o, s:I, s:o, s:I, s:I, s:{s:I, s:I}, s:o, s:o}", "time_ns", (json_int_t)now_ns,
 			 "uptime_seconds", stats_seconds(now_ns - page->start_ns), "since",
-			 (json_int_t)page->start_unix_s, "operations", stats_operations(page, buckets), "in_flight",
+			 (json_int_t)page->start_unix_s, "operations", stats_operations(page, nr_queues, buckets), "in_flight",
 			 (json_int_t)in_flight, "turns", (json_int_t)turns, "syscalls", "io_uring_enter",
-			 (json_int_t)(turns + submits), "copy", (json_int_t)copies, "batch", stats_batch(page), "backend",
-			 stats_backend(page, now_ns));
+			 (json_int_t)(turns + submits), "copy", (json_int_t)copies, "batch", stats_batch(page, nr_queues),
+			 "backend", stats_backend(page, nr_queues, now_ns));
 }
 
 int ub_verb_stats(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,
@@ -182,7 +182,7 @@ int ub_verb_stats(struct ub_keeper *k, struct ub_control_caller caller, const js
 	json_object_set_new(reply, "data_path", json_string(ub_data_path_name(k->data_path)));
 	json_object_set_new(reply, "queues", json_integer(k->info.nr_hw_queues));
 	json_object_set_new(reply, "has_latencies", json_boolean(!k->opts->no_stats));
-	stats = ub_stats_to_json(k->stats, (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec,
+	stats = ub_stats_to_json(k->stats, k->info.nr_hw_queues, (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec,
 				 json_is_true(json_object_get(args, "buckets")));
 	json_object_update(reply, stats);
 	json_decref(stats);

@@ -15,10 +15,11 @@
 #define UB_STATS_LAST_BUCKET_BITS  37
 
 /*
- * All queues together, as ublk-bridge-control(7) specifies it. now_ns: of the monotonic clock. buckets: each latency has
- * its coarse buckets, too: pairs of an upper bound in ns and how many were shorter. The caller's to json_decref().
+ * All queues together, as ublk-bridge(8) specifies it. nr_queues: as the page was made for; what the server wrote is not
+ * asked. now_ns: of the monotonic clock. buckets: each latency has its coarse buckets, too: pairs of an upper bound in ns
+ * and how many were shorter. The caller's to json_decref().
  */
-json_t *ub_stats_to_json(const struct ub_stats_page *page, uint64_t now_ns, bool buckets);
+json_t *ub_stats_to_json(const struct ub_stats_page *page, unsigned nr_queues, uint64_t now_ns, bool buckets);
 
 /* The verb of control.sock. */
 ub_control_verb ub_verb_stats;

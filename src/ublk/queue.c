@@ -404,11 +404,12 @@ static void queue_end_batch(struct ub_queue *q)
 static void queue_count_batch(struct ub_queue *q)
 {
 	struct ub_queue_stats *stats = q->stats;
+	unsigned size = 31 - (unsigned)__builtin_clz(q->nr_commits | 1);
 
 	ub_stat_set(&stats->in_flight, q->nr_owned);
 	if (!q->nr_commits)
 		return;
-	ub_stat_add(&stats->batches[31 - __builtin_clz(q->nr_commits)], 1);
+	ub_stat_add(&stats->batches[size < UB_STATS_BATCH_SIZES ? size : UB_STATS_BATCH_SIZES - 1], 1);
 	if (q->nr_commits > ub_stat_read(&stats->max_batch))
 		ub_stat_set(&stats->max_batch, q->nr_commits);
 	q->nr_commits = 0;

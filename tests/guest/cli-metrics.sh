@@ -16,7 +16,9 @@ take() {
 	parse text >samples || fail "OpenMetrics that are none"
 }
 # sample NAME{LABELS}: its value, or nothing
-sample() { want="$1 " awk 'index($0, ENVIRON["want"]) == 1 { print substr($0, length(ENVIRON["want"]) + 1) }' samples; }
+sample() {
+	want="$1 " awk 'index($0, ENVIRON["want"]) == 1 { print substr($0, length(ENVIRON["want"]) + 1) }' samples
+}
 value() { "$UB" stats "$1" --json | jq -r "$2"; }
 idle() {
 	local before
@@ -110,7 +112,8 @@ state=$UBLK_BRIDGE_RUNDIR/five/state.json
 cp "$state" saved
 sed -i 's/"backend": "mem"/"backend": "m\\"e\\\\m"/' "$state"
 take
-assert_eq "$(sample "ublk_bridge_info{$labels,backend=\"m\\\"e\\\\m\",data_path=\"get-data\",queues=\"1\"}")" 1 "escaped info"
+assert_eq "$(sample "ublk_bridge_info{$labels,backend=\"m\\\"e\\\\m\",data_path=\"get-data\",queues=\"1\"}")" 1 \
+	"info with a label that is escaped"
 cp saved "$state"
 
 # --- a keeper that does not answer
