@@ -44,9 +44,9 @@ assert_eq "$(grep -cE ' (Read|Write|Flush|Trim|Zero) .*\.\.\.$' "$TEST_DIR/reque
 
 # --- three reads are in flight when the server dies
 kill -STOP "$SERVER"
+began=$(now_ms)
 start_readers 3
 await 10 three_wait
-began=$(now_ms)
 nap 1
 unserve
 died=$(now_ms)
@@ -67,9 +67,14 @@ lasted=$(($(now_ms) - died))
 waited=$(($(now_ms) - began))
 
 "$UB" stats "$ID" --json >after
-jq -e '.backend | .reconnects == 2 and .retries == 3 and .outages == 1 and .is_online and .failed_connects >= 1' after \
+jq -e '.backend | .reconnects == 2 and .outages == 1 and .is_online and .failed_connects >= 1' after \
 	>/dev/null || fail "afterwards: $(jq -c .backend after)"
-assert_eq "$(($(jq .backend.requests after) - $(jq .backend.requests before)))" 6 "requests sent for three reads"
+# at least those three were sent again; one of them twice, if it met the other connection before that had ended, too
+retries=$(jq .backend.retries after)
+assert_le 3 "$retries" "the least number of requests sent again"
+assert_le "$retries" 6 "requests sent again"
+assert_eq "$(($(jq .backend.requests after) - $(jq .backend.requests before)))" $((3 + retries)) \
+	"requests sent for three reads"
 assert_eq "$(($(jq .operations.read.ios after) - $(jq .operations.read.ios before)))" 3 "reads"
 outage=$(jq '.backend.outage_seconds * 1000 | floor' after)
 assert_le 2000 "$outage" "the shortest that an outage of 2 s can last, in ms,"
@@ -86,12 +91,12 @@ assert_le "$(jq '.operations.read.latency.max_ns / 1000000 | floor' after)" $((w
 # --- the same in metrics and in the table
 metrics
 assert_eq "$(sample up) $(sample connections) $(sample connections_wanted)" "1 2 2" "up and connections"
-assert_eq "$(sample reconnects_total) $(sample retries_total) $(sample outages_total)" "2 3 1" \
+assert_eq "$(sample reconnects_total) $(sample retries_total) $(sample outages_total)" "2 $retries 1" \
 	"reconnects, retries, outages"
 assert_eq "$(sample outage_seconds_total)" $((outage / 1000)) "the outage in s"
 "$UB" stats "$ID" >table
 assert_match "$(tail -n 1 table)" \
-	'^server: online, 2 of 2 connections, 2 reconnects, 1 outages \([0-9.]+ s\), [0-9]+ requests \(3 sent again\), '
+	"^server: online, 2 of 2 connections, 2 reconnects, 1 outages \\([0-9.]+ s\\), [0-9]+ requests \\($retries sent again\\), "
 
 # --- one that is silent, not gone, is an outage too, from when it fell silent
 detach

@@ -303,9 +303,9 @@ static void a_killed_server_costs_no_io(void **state)
 		for (unsigned i = 0; i < NR_IOS; i++)
 			assert_int_equal(io_result(i), IO_BYTES);
 		/* Each was answered once: what was sent more often was sent again, over one that died, too, perhaps. */
-		assert_int_equal(STAT_SUM(requests), (round + 1) * NR_IOS + STAT_SUM(retries));
-		assert_in_range(STAT_SUM(retries), 1, 3 * (round + 1) * NR_IOS);
-		assert_in_range(STAT_SUM(reconnects), round + 1, 3 * (round + 1));
+		assert_int_equal(STAT_SUM(requests), (uint64_t)(round + 1) * NR_IOS + STAT_SUM(retries));
+		assert_in_range(STAT_SUM(retries), 1, (uint64_t)(round + 1) * 3 * NR_IOS);
+		assert_in_range(STAT_SUM(reconnects), round + 1, (uint64_t)(round + 1) * 3);
 	}
 	assert_true(atomic_load(&core_nr_reports[UB_HEALTH_OFFLINE]) > 0);
 	core_close(&core);
