@@ -19,6 +19,8 @@
 #include "io.h"
 
 struct ub_err;
+struct ub_backend_stats;
+struct ub_backend_queue_stats;
 
 /*
  * What a back end can do. Filled by get_limits(), checked once by ub_limits_check(), and turned into
@@ -67,6 +69,7 @@ struct ub_backend {
 	const struct ub_backend_ops *ops;
 	struct ub_limits limits; /* as checked */
 	void *priv;		 /* the back end's */
+	struct ub_backend_stats *stats; /* stats.h: set, and zeroed, before the first queue_init() */
 };
 
 /* A back end's part on one queue. */
@@ -76,6 +79,7 @@ struct ub_backend_queue {
 	unsigned qid;
 	unsigned nr_slots;
 	void *priv;
+	struct ub_backend_queue_stats *stats; /* stats.h: the queue's thread counts there */
 };
 
 struct ub_backend_ops {

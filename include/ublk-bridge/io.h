@@ -89,6 +89,12 @@ struct ub_timer {
 /* (Re)arms it to expire in delay_ms; 0 disarms. Queue thread. */
 void ub_timer_set(struct ub_timer *timer, uint64_t delay_ms);
 
+/*
+ * The monotonic clock as of the beginning of this turn of the queue's loop, in nanoseconds: it costs nothing. 0 where
+ * nothing is measured (--no-stats). Queue thread.
+ */
+uint64_t ub_queue_turn_ns(const struct ub_queue *q);
+
 /* Something to be run on a queue's thread. Embed it; it is the poster's again when fn runs. */
 struct ub_msg {
 	void (*fn)(struct ub_msg *, struct ub_queue *);

@@ -104,6 +104,10 @@ struct ub_msg_limits {
 enum ub_serve_fd { UB_FD_STATS, UB_FD_LISTEN, UB_FD_ARENA, UB_FD_STORE, UB_NR_SERVE_FDS };
 _Static_assert(UB_NR_SERVE_FDS <= UB_MESSAGE_MAX_FDS, "as many as a message carries");
 
+enum {
+	UB_SERVE_NO_STATS = 1 << 0, /* no clock and no histograms: --no-stats */
+};
+
 struct ub_msg_serve {
 	struct ub_msg_header header;
 	uint32_t dev_id;
@@ -115,6 +119,7 @@ struct ub_msg_serve {
 	uint32_t has_fd; /* a bit for each of enum ub_serve_fd; those that are there come in this order */
 	uint8_t scans_partitions; /* the driver may, inside START */
 	uint8_t reserved[3];
+	uint32_t flags; /* UB_SERVE_* */
 	uint32_t mask_bytes; /* of each queue's CPU mask: they follow, one a queue, cut behind the last CPU */
 	uint8_t masks[];
 };

@@ -2,8 +2,10 @@
 /*
  * The statistics page: a memfd that the keeper holds and the server's queue threads write.
  *
- * One writer a queue, plain stores of whole words (relaxed atomics): nothing is locked, and whoever has
- * the page reads it without asking anybody. The counters of one queue may be one I/O apart.
+ * Each word has one writer, a queue's thread or the back end's own, and plain stores of whole words: nothing is locked,
+ * no instruction on the data path reads and writes at once, and whoever has the page reads it without asking anybody.
+ * The counters of one queue may be one I/O apart. The page takes 49 KiB a queue, nearly all of it the histograms; the
+ * keeper allocates it and the server locks it before the device is there, so that counting never waits for memory.
  */
 #ifndef UBLK_BRIDGE_STATS_H
 #define UBLK_BRIDGE_STATS_H
@@ -15,13 +17,60 @@
 #include "io.h"
 
 #define UB_STATS_MAGIC	 0x73746c62 /* "blts" */
-#define UB_STATS_VERSION 1
+#define UB_STATS_VERSION 2
+
+/*
+ * A histogram of nanoseconds: 32 buckets for each power of two, up to 2^42 ns (73 minutes), where what is longer counts,
+ * too. A bucket is a thirty-second of its beginning wide, so its middle is at most 1.6 % away from any value in it.
+ * src/base/histogram.h has what is done with it.
+ */
+#define UB_HISTOGRAM_SUB_BITS 5
+#define UB_HISTOGRAM_MAX_BITS 42
+#define UB_HISTOGRAM_BUCKETS  ((UB_HISTOGRAM_MAX_BITS - UB_HISTOGRAM_SUB_BITS + 1) << UB_HISTOGRAM_SUB_BITS)
+
+struct ub_histogram {
+	_Atomic uint64_t sum_ns;
+	_Atomic uint64_t max_ns;
+	_Atomic uint64_t buckets[UB_HISTOGRAM_BUCKETS];
+};
+
+#define UB_STATS_BATCH_SIZES 13 /* 1, 2 and 3, 4 to 7, …, 4096: the powers of two up to the largest depth */
+
+/* A back end's part on one queue. Its thread writes. */
+struct ub_backend_queue_stats {
+	_Atomic uint64_t reconnects; /* connections that took the place of an earlier one */
+	_Atomic uint64_t retries;    /* requests that were sent again */
+	_Atomic uint64_t requests;   /* sent to the server, those that were sent again included */
+	_Atomic uint64_t wait_ns;    /* from each one's sending to its answer, or to the end of its connection */
+	_Atomic uint64_t nr_online;  /* a gauge: connections of this queue that work now */
+};
+
+/* A back end's, beside its queues. One thread of its own writes, such as the connector of nbd. */
+struct ub_backend_stats {
+	_Atomic uint64_t nr_connections; /* a gauge: how many there shall be */
+	_Atomic uint64_t nr_outages;	 /* times when none worked, the present one included */
+	_Atomic uint64_t failed_attempts; /* to make a connection */
+	/*
+	 * The nanoseconds of all outages together; during one, with UB_STATS_IN_OUTAGE, the time of the monotonic clock
+	 * from which the sum is to be counted. One word, so that a reader never sees half of a change.
+	 */
+	_Atomic uint64_t outage;
+};
+
+#define UB_STATS_IN_OUTAGE (1ULL << 63)
 
 struct ub_queue_stats {
 	_Atomic uint64_t ios[UB_NR_OPS]; /* completed, with or without an error */
 	_Atomic uint64_t bytes[UB_NR_OPS];
 	_Atomic uint64_t errors[UB_NR_OPS];
-	_Atomic uint64_t nr_turns; /* how often the thread woke up */
+	_Atomic uint64_t nr_turns;   /* how often the thread woke up: an io_uring_enter each */
+	_Atomic uint64_t nr_submits; /* io_uring_enter calls beside them */
+	_Atomic uint64_t nr_copies;  /* pread and pwrite calls of the user-copy data path */
+	_Atomic uint64_t in_flight;  /* a gauge, as of the end of the last turn */
+	_Atomic uint64_t max_batch;  /* the most commits of one turn */
+	_Atomic uint64_t batches[UB_STATS_BATCH_SIZES]; /* turns by their number of commits, those without one left out */
+	struct ub_backend_queue_stats backend;
+	struct ub_histogram latency[UB_NR_OPS]; /* from arrival to commit; empty with --no-stats */
 } __attribute__((aligned(64)));
 
 struct ub_stats_page {
@@ -29,6 +78,9 @@ struct ub_stats_page {
 	uint32_t version;
 	uint32_t nr_queues;
 	uint32_t reserved;
+	uint64_t start_ns;     /* of the monotonic clock: when counting began */
+	uint64_t start_unix_s; /* the same in seconds since 1970 */
+	struct ub_backend_stats backend;
 	struct ub_queue_stats queues[];
 };
 
@@ -37,16 +89,48 @@ static inline size_t ub_stats_bytes(unsigned nr_queues)
 	return sizeof(struct ub_stats_page) + nr_queues * sizeof(struct ub_queue_stats);
 }
 
-/* The owner's increment: no read-modify-write instruction is needed with one writer. */
-static inline void ub_stat_add(_Atomic uint64_t *counter, uint64_t n)
+/* The owner's: no read-modify-write instruction is needed with one writer. */
+static inline void ub_stat_set(_Atomic uint64_t *word, uint64_t value)
 {
-	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + n,
-			      memory_order_relaxed);
+	atomic_store_explicit(word, value, memory_order_release);
 }
 
-static inline uint64_t ub_stat_read(const _Atomic uint64_t *counter)
+static inline void ub_stat_add(_Atomic uint64_t *counter, uint64_t n)
 {
-	return atomic_load_explicit(counter, memory_order_relaxed);
+	ub_stat_set(counter, atomic_load_explicit(counter, memory_order_relaxed) + n);
+}
+
+/* Anybody's. */
+static inline uint64_t ub_stat_read(const _Atomic uint64_t *word)
+{
+	return atomic_load_explicit(word, memory_order_acquire);
+}
+
+/* The owner's: an outage begins (one that has begun goes on), or ends. Times of the monotonic clock. */
+static inline void ub_stat_outage_begins(struct ub_backend_stats *stats, uint64_t since_ns)
+{
+	uint64_t sum = ub_stat_read(&stats->outage);
+
+	if (sum & UB_STATS_IN_OUTAGE)
+		return;
+	ub_stat_add(&stats->nr_outages, 1);
+	ub_stat_set(&stats->outage, UB_STATS_IN_OUTAGE | (since_ns - sum));
+}
+
+static inline void ub_stat_outage_ends(struct ub_backend_stats *stats, uint64_t now_ns)
+{
+	uint64_t word = ub_stat_read(&stats->outage);
+
+	if (word & UB_STATS_IN_OUTAGE)
+		ub_stat_set(&stats->outage, now_ns - (word & ~UB_STATS_IN_OUTAGE));
+}
+
+/* Anybody's: the length of all outages until now_ns. */
+static inline uint64_t ub_stat_outage_ns(const struct ub_backend_stats *stats, uint64_t now_ns)
+{
+	uint64_t word = ub_stat_read(&stats->outage);
+
+	return word & UB_STATS_IN_OUTAGE ? now_ns - (word & ~UB_STATS_IN_OUTAGE) : word;
 }
 
 #endif

@@ -35,7 +35,9 @@ enum {
 	OPT_SCHEDULER,
 	OPT_PREALLOC,
 	OPT_TIMEOUT,
-	OPT_CORE, OPT_NO_RECOVERY,
+	OPT_CORE,
+	OPT_NO_RECOVERY,
+	OPT_NO_STATS,
 };
 
 static const struct argp_option attach_options[] = {
@@ -63,6 +65,7 @@ static const struct argp_option attach_options[] = {
 	  "How long opening, starting and stopping may last (default: 60)", 5 },
 	{ "no-recovery", OPT_NO_RECOVERY, NULL, 0, "When the server dies, the device goes and its I/O fails", 5 },
 	{ "core", OPT_CORE, NULL, 0, "Let a crash of the server dump core", 5 },
+	{ "no-stats", OPT_NO_STATS, NULL, 0, "Measure no latencies: what is counted is still counted", 5 },
 	{ "verbose", 'v', NULL, 0, "Say more on stderr", 5 },
 	{ 0 },
 };
@@ -207,6 +210,9 @@ static error_t attach_parse(int key, char *arg, struct argp_state *state)
 	case OPT_NO_RECOVERY:
 		a->out.no_recovery = true;
 		break;
+	case OPT_NO_STATS:
+		a->out.no_stats = true;
+		break;
 	case 'r':
 		a->out.read_only = true;
 		break;
@@ -281,7 +287,7 @@ int ub_cli_attach(int argc, char **argv)
 		.args_doc = "[NBD-URI | [ COMMAND ARGS... ]]",
 		.children = children,
 		.doc = "Serve a block device, /dev/ublkbN, from userspace: memory, or an NBD export."
-		       "\vOther verbs: detach, list, features (ublk-bridge VERB --help)."
+		       "\vOther verbs: detach, list, info, stats, metrics, features (ublk-bridge VERB --help)."
 		       "  SIZE is in bytes, or has one of K M G T P E behind it (powers of 1024)."
 		       "  Exit status: 0 done, 1 failed, 2 wrong usage, 3 busy.",
 	};

@@ -11,6 +11,8 @@ int ub_cli_detach(int argc, char **argv);
 int ub_cli_list(int argc, char **argv);
 int ub_cli_info(int argc, char **argv);
 int ub_cli_recover(int argc, char **argv);
+int ub_cli_stats(int argc, char **argv);
+int ub_cli_metrics(int argc, char **argv);
 int ub_cli_features(int argc, char **argv);
 
 /* The whole program: finds the verb (attach when none is named) and runs it. */

@@ -34,6 +34,8 @@ static const struct {
 	{ "list", ub_cli_list },
 	{ "info", ub_cli_info },
 	{ "recover", ub_cli_recover },
+	{ "stats", ub_cli_stats },
+	{ "metrics", ub_cli_metrics },
 	{ "features", ub_cli_features },
 };
 

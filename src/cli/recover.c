@@ -73,38 +73,41 @@ static int recover_one(const struct ub_state *state, bool foreground)
 struct recover_list {
 	struct ub_state *states;
 	unsigned nr;
+	bool is_cut; /* no memory for more */
 };
 
 /* First all names, then one after the other: recovery changes what is read here. */
-static int recover_collect(const struct ub_state *state, void *arg)
+static bool recover_collect(const struct ub_state *state, void *arg)
 {
 	struct recover_list *list = arg;
 	struct ub_state *more;
 
 	if (ub_rundir_is_held(state->name))
-		return 0;
+		return true;
 	more = realloc(list->states, (list->nr + 1) * sizeof(*more));
+	list->is_cut = !more;
 	if (!more)
-		return -ENOMEM;
+		return false;
 	list->states = more;
 	list->states[list->nr++] = *state;
-	return 0;
+	return true;
 }
 
 static int recover_all(struct ub_err *err)
 {
 	struct recover_list list = { 0 };
-	int ret = ub_state_for_each(recover_collect, &list), status = UB_EXIT_DONE;
+	int status = UB_EXIT_DONE;
 
-	if (ret)
-		ub_err_errno(err, -ret, "the run directories");
-	for (unsigned i = 0; i < list.nr && ret == 0; i++) {
+	ub_state_each(recover_collect, &list);
+	if (list.is_cut)
+		ub_err_errno(err, ENOMEM, "the list of devices");
+	for (unsigned i = 0; i < list.nr; i++) {
 		int one = recover_one(&list.states[i], false);
 
 		status = one ? one : status;
 	}
 	free(list.states);
-	return ret ? UB_EXIT_FAILED : status;
+	return list.is_cut ? UB_EXIT_FAILED : status;
 }
 
 int ub_cli_recover(int argc, char **argv)

@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "keeper/stats.h"
 #include "keeper/verbs.h"
 
 #define CONTROL_SEND_BYTES (512 << 10) /* of answers that a client has not read; more, and it is let go */
@@ -19,6 +20,7 @@ static const struct {
 	ub_control_verb *run;
 } control_verbs[] = {
 	{ "info", ub_verb_info },
+	{ "stats", ub_verb_stats },
 };
 
 static void control_leave(struct ub_control_client *client)

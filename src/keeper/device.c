@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -152,8 +153,9 @@ static int keeper_make_stats(struct ub_keeper *k, struct ub_err *err)
 	void *page;
 
 	k->stats_fd = memfd_create("ublk-bridge-stats", MFD_CLOEXEC);
-	if (k->stats_fd < 0 || ftruncate(k->stats_fd, (off_t)len) < 0)
-		return ub_err_errno(err, errno, "the statistics page");
+	/* Its pages are there from now on: whoever counts never waits for memory. */
+	if (k->stats_fd < 0 || fallocate(k->stats_fd, 0, 0, (off_t)len) < 0)
+		return ub_err_errno(err, errno, "the statistics page of %zu bytes", len);
 	page = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, k->stats_fd, 0);
 	if (page == MAP_FAILED)
 		return ub_err_errno(err, errno, "the statistics page");
@@ -161,6 +163,8 @@ static int keeper_make_stats(struct ub_keeper *k, struct ub_err *err)
 	k->stats->magic = UB_STATS_MAGIC;
 	k->stats->version = UB_STATS_VERSION;
 	k->stats->nr_queues = k->info.nr_hw_queues;
+	k->stats->start_ns = ub_now_ms() * 1000000;
+	k->stats->start_unix_s = (uint64_t)time(NULL);
 	return 0;
 }
 
@@ -272,6 +276,7 @@ int ub_keeper_send_serve(struct ub_keeper *k, struct ub_server *server, struct u
 	msg->data_path = k->data_path;
 	msg->served_pid = server == k->standby ? k->server->pid : 0;
 	msg->scans_partitions = !k->recovery.is_on || (k->info.flags & UBLK_F_NO_AUTO_PART_SCAN);
+	msg->flags = k->opts->no_stats ? UB_SERVE_NO_STATS : 0;
 	ret = keeper_get_masks(k, msg, err);
 	if (ret)
 		return ret;

@@ -313,44 +313,43 @@ int ub_state_read_recipe(const char *name, json_t **recipe)
 	return ret == 0 && !*recipe ? -EBADMSG : ret;
 }
 
-int ub_state_for_each(int (*fn)(const struct ub_state *state, void *arg), void *arg)
+void ub_state_each(bool (*take)(const struct ub_state *state, void *arg), void *arg)
 {
 	DIR *dir = opendir(rundir_base());
 	struct dirent *entry;
-	struct ub_state state;
-	int ret = 0;
+	struct ub_state state = { 0 };
+	bool goes_on = true;
 
-	if (!dir)
-		return errno == ENOENT ? 0 : -errno;
-	while (ret == 0 && (entry = readdir(dir))) {
+	while (dir && goes_on && (entry = readdir(dir))) {
 		if (entry->d_name[0] != '.' && ub_state_read(entry->d_name, &state) == 0)
-			ret = fn(&state, arg);
+			goes_on = take(&state, arg);
 	}
-	closedir(dir);
-	return ret;
+	if (dir)
+		closedir(dir);
 }
 
 struct state_search {
 	uint64_t cookie;
 	struct ub_state *state;
+	bool is_found;
 };
 
-static int state_is_it(const struct ub_state *state, void *arg)
+static bool state_matches(const struct ub_state *state, void *arg)
 {
 	struct state_search *search = arg;
 
-	if (state->cookie != search->cookie)
-		return 0;
-	*search->state = *state;
-	return 1;
+	search->is_found = state->cookie == search->cookie;
+	if (search->is_found)
+		*search->state = *state;
+	return !search->is_found;
 }
 
 int ub_state_find(uint64_t cookie, struct ub_state *state)
 {
-	struct state_search search = { cookie, state };
-	int ret = ub_state_for_each(state_is_it, &search);
+	struct state_search search = { .cookie = cookie, .state = state };
 
-	return ret == 1 ? 0 : ret ? ret : -ENOENT;
+	ub_state_each(state_matches, &search);
+	return search.is_found ? 0 : -ENOENT;
 }
 
 bool ub_rundir_is_held(const char *name)
@@ -490,18 +489,31 @@ bool ub_rundir_is_offline(const char *name, char *why, size_t len)
 	       (health == UB_HEALTH_OFFLINE || health == UB_HEALTH_FAILED);
 }
 
+struct socket_search {
+	const char *name;
+	bool is_found;
+};
+
 /* Whether a device's command listens there still, though the keeper that made the socket is gone. */
-static int socket_is_in_use(const struct ub_state *state, void *arg)
+static bool socket_is_not_its(const struct ub_state *state, void *arg)
 {
-	const char *name = arg, *path = NULL;
+	struct socket_search *search = arg;
+	const char *path = NULL;
 	json_t *recipe = NULL;
-	int found;
 
 	if (ub_state_read_recipe(state->name, &recipe) == 0)
 		path = json_string_value(json_object_get(json_object_get(recipe, "command"), "socket"));
-	found = path && strstr(path, name);
+	search->is_found = path && strstr(path, search->name);
 	json_decref(recipe);
-	return found;
+	return !search->is_found;
+}
+
+static bool socket_is_in_use(const char *name)
+{
+	struct socket_search search = { .name = name };
+
+	ub_state_each(socket_is_not_its, &search);
+	return search.is_found;
 }
 
 /* Sockets of processes that are no more. */
@@ -514,7 +526,7 @@ static void rundir_sweep_sockets(int base)
 
 	while (dir && (entry = readdir(dir))) {
 		if (sscanf(entry->d_name, ".nbd-%d.sock", &pid) == 1 && kill(pid, 0) < 0 && errno == ESRCH &&
-		    ub_state_for_each(socket_is_in_use, entry->d_name) == 0)
+		    !socket_is_in_use(entry->d_name))
 			unlinkat(base, entry->d_name, 0);
 	}
 	if (dir)

@@ -66,8 +66,8 @@ int ub_state_read(const char *name, struct ub_state *state);
 /* The recipe in NAME/state.json, the caller's to json_decref(). 0 or -errno, likewise. */
 int ub_state_read_recipe(const char *name, json_t **recipe);
 
-/* fn() for each state.json that can be understood, until it does not return 0. That value, or -errno. */
-int ub_state_for_each(int (*fn)(const struct ub_state *state, void *arg), void *arg);
+/* Calls take() with each state that can be read, in no order, until it returns false. */
+void ub_state_each(bool (*take)(const struct ub_state *state, void *arg), void *arg);
 
 /* The state of the device with this cookie, searched through all names. */
 int ub_state_find(uint64_t cookie, struct ub_state *state);

@@ -243,6 +243,7 @@ static int server_map_stats(struct server *s, unsigned nr_queues, struct ub_err 
 {
 	int fd = s->stats_fd;
 	struct stat st;
+	int ret = 0;
 
 	s->stats_bytes = ub_stats_bytes(nr_queues);
 	if (fstat(fd, &st) < 0 || (size_t)st.st_size < s->stats_bytes)
@@ -250,8 +251,17 @@ static int server_map_stats(struct server *s, unsigned nr_queues, struct ub_err 
 	s->stats = mmap(NULL, s->stats_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (s->stats == MAP_FAILED) {
 		s->stats = NULL;
-		return ub_err_errno(err, errno, "the statistics page");
+		ret = -errno;
 	}
+	/* What is mapped is locked on its first use only; the queues' threads must not wait for that. */
+	if (s->stats && mlock(s->stats, s->stats_bytes) < 0)
+		ret = -errno;
+	if (ret)
+		return ub_err_errno(err, -ret,
+				    "cannot lock a statistics page of %zu bytes (raise RLIMIT_MEMLOCK, or give "
+				    "CAP_IPC_LOCK)",
+				    s->stats_bytes);
+	s->backend.stats = &s->stats->backend;
 	return 0;
 }
 
@@ -277,6 +287,7 @@ static int server_serve(struct server *s, const struct ub_msg_serve *msg, int fd
 		.max_io_bytes = msg->max_io_bytes,
 		.data_path = msg->data_path,
 		.scans_partitions = msg->scans_partitions,
+		.no_clock = msg->flags & UB_SERVE_NO_STATS,
 	};
 	int ret;
 

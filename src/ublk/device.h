@@ -28,6 +28,7 @@ struct ub_device_config {
 	unsigned depth;
 	uint32_t max_io_bytes;
 	enum ub_data_path data_path;
+	bool no_clock; /* nothing is timed: the histograms stay empty */
 	struct ub_stats_page *stats; /* mapped, of nr_queues queues; the caller's */
 	const uint8_t (*affinity)[UB_CPU_MASK_BYTES]; /* one CPU mask a queue; the caller's */
 	int arena_fd; /* a memfd of ub_device_arena_bytes() that the next server uses, too; -1: none. The caller's */

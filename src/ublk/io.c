@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/histogram.h"
 #include "ublk/queue.h"
 
 #define SECTOR_SHIFT 9
@@ -34,6 +35,7 @@ static int req_user_copy(struct ub_queue *q, struct ub_req *req)
 	ssize_t n;
 
 	do {
+		ub_stat_add(&q->stats->nr_copies, 1);
 		n = req->op == UB_OP_WRITE ?
 			    pread(q->dev->cdev_fd, req->data, req->len_bytes, at) :
 			    pwrite(q->dev->cdev_fd, req->data, req->len_bytes, at);
@@ -52,6 +54,8 @@ static void req_count(struct ub_queue *q, const struct ub_req *req, int32_t res)
 		ub_stat_add(&q->stats->bytes[req->op], req->len_bytes);
 	else
 		ub_stat_add(&q->stats->errors[req->op], 1);
+	if (q->done_ns)
+		ub_histogram_record(&q->stats->latency[req->op], q->done_ns - req->arrived_ns);
 }
 
 /* Gives the request back to the driver: res is its full length or a negative errno. */
@@ -62,6 +66,7 @@ static void req_finish(struct ub_queue *q, struct ub_req *req, int32_t res)
 
 		if (ret)
 			res = ret;
+		ub_queue_look_at_clock(q); /* the copy is a system call: it took time, and the clock hardly any more */
 	}
 	req_count(q, req, res);
 	ub_queue_commit(q, req, res);
@@ -178,6 +183,7 @@ static bool req_fits(const struct ub_queue *q, const struct ub_req *req)
 /* True when the core answered it by itself. */
 static bool req_answer(struct ub_queue *q, struct ub_req *req)
 {
+	ub_queue_look_at_clock(q); /* no batch is given back here */
 	if (q->cancel_error)
 		req_finish(q, req, q->cancel_error);
 	else if (req->op == UB_OP_FLUSH && !q->limits.can_flush)
@@ -283,6 +289,7 @@ void ub_req_arrived(struct ub_queue *q, struct ub_req *req)
 {
 	int ret = req_decode(q, req);
 
+	req->arrived_ns = q->turn_ns;
 	q->nr_owned++;
 	req->state = UB_REQ_BACKEND;
 	if (ret == 0 && req->op <= UB_OP_WRITE) {
@@ -303,6 +310,7 @@ void ub_req_arrived(struct ub_queue *q, struct ub_req *req)
 void *ub_req_wants_data(struct ub_queue *q, struct ub_req *req)
 {
 	req->error = req_decode(q, req);
+	req->arrived_ns = q->turn_ns;
 	if (req->error == 0)
 		req->error = q->cancel_error ? q->cancel_error : req_place(q, req);
 	if (req->error)

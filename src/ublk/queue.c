@@ -59,6 +59,7 @@ static struct io_uring_sqe *queue_get_sqe(struct ub_queue *q)
 	if (__builtin_expect(!sqe, 0)) {
 		int ret = io_uring_submit(&q->ring);
 
+		ub_stat_add(&q->stats->nr_submits, 1);
 		sqe = io_uring_get_sqe(&q->ring);
 		if (!sqe)
 			queue_fatal(q, "cannot submit", ret < 0 ? -ret : EAGAIN);
@@ -101,6 +102,17 @@ static uint64_t queue_now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t ub_queue_turn_ns(const struct ub_queue *q)
+{
+	return q->turn_ns;
+}
+
+void ub_queue_look_at_clock(struct ub_queue *q)
+{
+	if (!q->dev->config.no_clock)
+		q->done_ns = queue_now_ns();
 }
 
 static void handler_ignore(struct ub_cqe_handler *handler, int32_t res, uint32_t flags)
@@ -294,6 +306,7 @@ static void queue_drop_used_bufs(struct ub_queue *q)
 	struct ub_req *req;
 	int ret = io_uring_submit(&q->ring);
 
+	ub_stat_add(&q->stats->nr_submits, 1);
 	if (ret < 0 && ret != -EINTR && ret != -EAGAIN && ret != -EBUSY)
 		queue_fatal(q, "cannot commit", -ret);
 	/* If not all of it went, these keep their memory until they are used again. */
@@ -315,6 +328,7 @@ void ub_queue_commit(struct ub_queue *q, struct ub_req *req, int32_t res)
 	req->state = UB_REQ_KERNEL;
 	assert(q->nr_owned > 0);
 	q->nr_owned--;
+	q->nr_commits++;
 	queue_send_io_cmd(q, UBLK_U_IO_COMMIT_AND_FETCH_REQ, req, res, addr);
 	if (__builtin_expect(q->has_spare_bufs && req->data == req->tag_buf, 0)) {
 		req->next_used = q->used_bufs;
@@ -361,6 +375,8 @@ static void queue_fetch_all(struct ub_queue *q)
 
 static void queue_run_done(struct ub_queue *q)
 {
+	if (q->done_first)
+		ub_queue_look_at_clock(q);
 	/* done() may submit a next part, and that may complete here: the list grows at its end. */
 	while (q->done_first) {
 		struct ub_io *io = q->done_first;
@@ -386,6 +402,21 @@ static void queue_end_batch(struct ub_queue *q)
 	}
 }
 
+/* The end of a turn: how much was given back in one go, and what is left. */
+static void queue_count_batch(struct ub_queue *q)
+{
+	struct ub_queue_stats *stats = q->stats;
+	unsigned size = 31 - (unsigned)__builtin_clz(q->nr_commits | 1);
+
+	ub_stat_set(&stats->in_flight, q->nr_owned);
+	if (!q->nr_commits)
+		return;
+	ub_stat_add(&stats->batches[size < UB_STATS_BATCH_SIZES ? size : UB_STATS_BATCH_SIZES - 1], 1);
+	if (q->nr_commits > ub_stat_read(&stats->max_batch))
+		ub_stat_set(&stats->max_batch, q->nr_commits);
+	q->nr_commits = 0;
+}
+
 static void queue_turn(struct ub_queue *q)
 {
 	struct io_uring_cqe *cqe;
@@ -396,6 +427,8 @@ static void queue_turn(struct ub_queue *q)
 	if (__builtin_expect(ret < 0 && ret != -EINTR && ret != -EAGAIN && ret != -EBUSY, 0))
 		queue_fatal(q, "cannot wait for I/O", -ret);
 	ub_stat_add(&q->stats->nr_turns, 1);
+	ub_queue_look_at_clock(q);
+	q->turn_ns = q->done_ns;
 	io_uring_for_each_cqe(&q->ring, head, cqe) {
 		uint64_t data = cqe->user_data;
 
@@ -410,6 +443,7 @@ static void queue_turn(struct ub_queue *q)
 	}
 	io_uring_cq_advance(&q->ring, nr);
 	queue_end_batch(q);
+	queue_count_batch(q);
 	if (__builtin_expect(q->used_bufs != NULL, 0))
 		queue_drop_used_bufs(q);
 }
@@ -619,6 +653,7 @@ int ub_queue_create(struct ub_queue **out, struct ub_device *dev, uint16_t qid, 
 		return ret;
 	q->bq = (struct ub_backend_queue){ .backend = dev->backend, .queue = q, .qid = qid };
 	q->bq.nr_slots = q->depth;
+	q->bq.stats = &q->stats->backend;
 	q->has_backend_queue = true;
 	ret = dev->backend->ops->queue_init(&q->bq, q->depth, err);
 	q->limits = dev->backend->limits;

@@ -38,6 +38,7 @@ struct ub_req {
 	void *tag_buf; /* its own buffer in the arena */
 	void *data;    /* where the whole request's data lies: tag_buf, or in the store */
 	uint64_t offset_bytes;
+	uint64_t arrived_ns; /* turn_ns when it came */
 	uint32_t len_bytes;
 	uint32_t done_bytes; /* by the parts that were sent so far: requests that the core splits */
 	int32_t error;	     /* GET_DATA: fail with this as soon as the data has come */
@@ -60,6 +61,9 @@ struct ub_queue {
 	enum ub_data_path path;
 	uint16_t qid;
 	unsigned depth, nr_gone;
+	/* The clock is read once a turn, and again before a batch is given back; 0 with no_clock. */
+	uint64_t turn_ns, done_ns;
+	unsigned nr_commits; /* of this turn */
 	unsigned nr_owned; /* requests that are ours: in BACKEND or GET_DATA state */
 	int32_t cancel_error; /* not 0: every I/O fails with it */
 	bool quit;
@@ -111,6 +115,9 @@ void ub_queue_destroy(struct ub_queue *q); /* ends its thread first; NULL: nothi
 void ub_req_arrived(struct ub_queue *q, struct ub_req *req);
 void *ub_req_wants_data(struct ub_queue *q, struct ub_req *req); /* where the driver shall put it */
 void ub_req_has_data(struct ub_queue *q, struct ub_req *req);
+
+/* queue.c: reads the clock for what is given back from now on. */
+void ub_queue_look_at_clock(struct ub_queue *q);
 
 /* queue.c: puts a COMMIT_AND_FETCH into the batch; res: the full length or -errno. */
 void ub_queue_commit(struct ub_queue *q, struct ub_req *req, int32_t res);

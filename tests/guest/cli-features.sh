@@ -15,7 +15,7 @@ assert_eq "$(jq -r 'keys | join(" ")' json)" \
 	'backends data_paths kernel libnbd liburing ublk ublk_features version' "the keys"
 assert_eq "ublk-bridge $(jq -r .version json)" "$("$UB" --version)" "the version"
 assert_eq "$(jq -r .kernel json)" "$(uname -r)" "the kernel"
-assert_eq "$(jq -c .backends json)" '["mem","nbd","null"]' "the back ends that ship"
+assert_eq "$(jq -c .backends json)" '["error","mem","nbd","null"]' "the back ends that ship"
 assert_eq "$(jq '[.ublk[] | select(. == true or . == false | not)] | length' json)" 0 "what is no yes or no"
 case $(uname -r) in
 6.12.*) assert_eq "$(jq .ublk_features json)" $((0x1fe)) "the features of 6.12" ;;

@@ -31,6 +31,7 @@ struct ub_queue {
 	struct ub_io *_Atomic foreign_done;
 	struct ub_io *done_first, **done_last;
 	unsigned nr_owned; /* by the back end */
+	uint64_t turn_ns;
 	bool quit;
 	struct ub_msg quit_msg;
 	struct core_watch {
@@ -93,6 +94,12 @@ void ub_timer_set(struct ub_timer *timer, uint64_t delay_ms)
 		return;
 	assert(q->nr_timers < CORE_MAX_TIMERS);
 	q->timers[q->nr_timers++] = timer;
+}
+
+uint64_t ub_queue_turn_ns(const struct ub_queue *q)
+{
+	assert(q == this_queue);
+	return q->turn_ns;
 }
 
 static void queue_wake(struct ub_queue *q)
@@ -252,6 +259,7 @@ static void queue_turn(struct ub_queue *q)
 	fds[nr] = (struct pollfd){ .fd = q->wake_fd, .events = POLLIN };
 	if (poll(fds, nr + 1, queue_timeout_ms(q)) < 0)
 		return;
+	q->turn_ns = core_now_ns();
 	queue_run_watches(q, fds);
 	if (fds[nr].revents) {
 		eventfd_read(q->wake_fd, &ignored);
@@ -312,7 +320,7 @@ static int core_make_queue(struct core *c, unsigned qid, struct ub_err *err)
 	q->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	assert(q->wake_fd >= 0);
 	q->bq = (struct ub_backend_queue){
-		.backend = &c->backend, .queue = q, .qid = qid, .nr_slots = c->depth
+		.backend = &c->backend, .queue = q, .qid = qid, .nr_slots = c->depth, .stats = &c->queue_stats[qid]
 	};
 	return c->backend.ops->queue_init(&q->bq, c->depth, err);
 }
@@ -333,6 +341,7 @@ int core_open(struct core *c, const struct ub_backend_config *cfg, unsigned dept
 		atomic_store(&core_nr_reports[i], 0);
 	atomic_store(&core_health, UB_HEALTH_ONLINE);
 	ret = ub_backend_open(&c->backend, cfg, err);
+	c->backend.stats = &c->stats;
 	for (unsigned i = 0; ret == 0 && i < cfg->nr_queues; i++) {
 		c->nr_queues++;
 		ret = core_make_queue(c, i, err);

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include <ublk-bridge/backend.h>
+#include <ublk-bridge/stats.h>
 
 #include "base/err.h"
 
@@ -30,6 +31,8 @@ struct core_io {
 
 struct core {
 	struct ub_backend backend;
+	struct ub_backend_stats stats;
+	struct ub_backend_queue_stats queue_stats[CORE_MAX_QUEUES];
 	struct ub_queue *queues[CORE_MAX_QUEUES];
 	unsigned nr_queues, depth;
 	unsigned nr_started; /* under the lock */

@@ -200,6 +200,18 @@ static void run_batch(uint64_t *seed, unsigned nr)
 	}
 }
 
+/* A word of all queues together. */
+static uint64_t stat_sum(size_t offset)
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < core.nr_queues; i++)
+		sum += ub_stat_read((_Atomic uint64_t *)(void *)((char *)&core.queue_stats[i] + offset));
+	return sum;
+}
+
+#define STAT_SUM(field) stat_sum(offsetof(struct ub_backend_queue_stats, field))
+
 static void assert_disk_is_model(void)
 {
 	static uint8_t disk[DISK_BYTES];
@@ -223,7 +235,14 @@ static void io_matches_a_model(void **state)
 		run_batch(&seed, NR_IOS);
 	io_start(0, UB_OP_DISCARD, 0, DISK_BYTES / 2, 0);
 	assert_int_equal(io_result(0), DISK_BYTES / 2);
+	assert_int_equal(STAT_SUM(requests), 20 * NR_IOS + 1);
+	assert_int_equal(STAT_SUM(retries) + STAT_SUM(reconnects), 0);
+	assert_int_equal(STAT_SUM(nr_online), 1);
+	assert_true(STAT_SUM(wait_ns) > 0);
 	core_close(&core);
+	assert_int_equal(ub_stat_read(&core.stats.nr_connections), 1);
+	assert_int_equal(ub_stat_read(&core.stats.nr_outages), 0);
+	assert_int_equal(ub_stat_outage_ns(&core.stats, UINT64_MAX), 0);
 	memset(model, 0, DISK_BYTES / 2); /* a file's trimmed part reads as zeroes */
 	assert_disk_is_model();
 }
@@ -283,6 +302,10 @@ static void a_killed_server_costs_no_io(void **state)
 		server_start(slow);
 		for (unsigned i = 0; i < NR_IOS; i++)
 			assert_int_equal(io_result(i), IO_BYTES);
+		/* Each was answered once: what was sent more often was sent again, over one that died, too, perhaps. */
+		assert_int_equal(STAT_SUM(requests), (uint64_t)(round + 1) * NR_IOS + STAT_SUM(retries));
+		assert_in_range(STAT_SUM(retries), 1, (uint64_t)(round + 1) * 3 * NR_IOS);
+		assert_in_range(STAT_SUM(reconnects), round + 1, (uint64_t)(round + 1) * 3);
 	}
 	assert_true(atomic_load(&core_nr_reports[UB_HEALTH_OFFLINE]) > 0);
 	core_close(&core);
@@ -329,6 +352,11 @@ static void an_outage_longer_than_its_limit_fails_io_and_ends(void **state)
 	await("health", &core_health, UB_HEALTH_ONLINE);
 	io_start(0, UB_OP_READ, 0, 512, 0);
 	assert_int_equal(io_result(0), 512);
+	/* The outage lasted as long as the limit at least, and is over. */
+	assert_int_equal(ub_stat_read(&core.stats.nr_outages), 1);
+	assert_true(ub_stat_read(&core.stats.failed_attempts) > 0);
+	assert_in_range(ub_stat_read(&core.stats.outage), 140000000, 20000000000);
+	assert_int_equal(STAT_SUM(reconnects), 1);
 	core_close(&core);
 }
 

@@ -17,6 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <ublk-bridge/stats.h>
+
 #include "backend/nbd/nbd.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -28,6 +30,7 @@
 
 #define CONNECTOR_STACK_BYTES	(512U << 10)
 #define CONNECTOR_ATTEMPT_MS	15000 /* to connect and to negotiate */
+#define NS_PER_MS		1000000ULL
 #define CONNECTOR_MIN_DELAY_MS	100
 #define CONNECTOR_MAX_DELAY_MS	5000
 #define CONNECTOR_SHORT_LIFE_MS	1000 /* of a connection that was lost without having been of any use */
@@ -97,6 +100,15 @@ static unsigned connector_nr_given(const struct nbd_backend *be)
 	return nr;
 }
 
+/* An outage begins, or goes on. */
+static void connector_is_offline(struct nbd_backend *be, uint64_t since_ms)
+{
+	if (be->offline_since_ms)
+		return;
+	be->offline_since_ms = since_ms;
+	ub_stat_outage_begins(be->backend->stats, since_ms * NS_PER_MS);
+}
+
 /* All I/O fails from now on: there is nothing to wait for. */
 static void connector_fail(struct nbd_backend *be, const char *why)
 {
@@ -104,6 +116,7 @@ static void connector_fail(struct nbd_backend *be, const char *why)
 
 	snprintf(text, sizeof(text), "%s: failed: %s", be->server, why);
 	atomic_store_explicit(&be->has_failed, true, memory_order_release);
+	connector_is_offline(be, ub_now_ms()); /* for good */
 	ub_backend_report(be->backend, UB_HEALTH_FAILED, text);
 	for (unsigned i = 0; i < be->nr_conns; i++)
 		nbd_engine_kick(&be->conns[i]);
@@ -128,8 +141,7 @@ static void connector_say_lost(struct nbd_backend *be, const struct nbd_link *li
 		       be->server, link->conn->index + 1, be->nr_conns, link->why);
 		return;
 	}
-	if (!be->offline_since_ms)
-		be->offline_since_ms = ub_now_ms();
+	connector_is_offline(be, ub_now_ms());
 	snprintf(text, sizeof(text), "%s: offline: %s; I/O waits, retrying", be->server, link->why);
 	ub_backend_report(be->backend, UB_HEALTH_OFFLINE, text);
 }
@@ -143,6 +155,7 @@ static void connector_say_online(struct nbd_backend *be)
 		return;
 	ms = ub_now_ms() - be->offline_since_ms;
 	be->offline_since_ms = 0;
+	ub_stat_outage_ends(be->backend->stats, ub_now_ms() * NS_PER_MS);
 	be->last_why[0] = '\0';
 	snprintf(text, sizeof(text), "%s: online again after %llu.%llu s; %u requests were sent again",
 		 be->server, (unsigned long long)(ms / 1000), (unsigned long long)(ms % 1000 / 100),
@@ -175,8 +188,7 @@ static void connector_say_stalled(struct nbd_backend *be)
 	if (stalled && !be->said_stalled) {
 		snprintf(text, sizeof(text), "%s: stalled: no answer for %llu s; another connection is tried",
 			 be->server, (unsigned long long)be->options.stall_timeout_ms / 1000);
-		if (!be->offline_since_ms)
-			be->offline_since_ms = ub_now_ms() - be->options.stall_timeout_ms;
+		connector_is_offline(be, ub_now_ms() - be->options.stall_timeout_ms);
 		ub_backend_report(be->backend, UB_HEALTH_OFFLINE, text);
 	}
 	if (!stalled && be->said_stalled && connector_nr_given(be) > 0)
@@ -349,6 +361,7 @@ static void connector_attempt_failed(struct nbd_conn *conn, const char *why)
 	if (a->handle)
 		nbd.close(a->handle);
 	a->handle = NULL;
+	ub_stat_add(&be->backend->stats->failed_attempts, 1);
 	connector_back_off(conn);
 	if (connector_nr_given(be) == 0 || be->said_stalled)
 		connector_say_why(be, why);
@@ -459,7 +472,7 @@ static void connector_say_recovered(struct nbd_backend *be)
 	char text[256];
 
 	be->is_recovered = false;
-	be->offline_since_ms = ub_now_ms();
+	connector_is_offline(be, ub_now_ms());
 	snprintf(text, sizeof(text), "%s: offline: this server process is new; I/O waits, connecting", be->server);
 	ub_backend_report(be->backend, UB_HEALTH_OFFLINE, text);
 	if (be->options.transport == NBD_SOCKET && !be->options.restarts)

@@ -18,6 +18,8 @@
 #include <sys/socket.h>
 #include <sys/sysinfo.h>
 
+#include <ublk-bridge/stats.h>
+
 #include "backend/nbd/nbd.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -241,6 +243,26 @@ static bool cmd_has_all(const struct nbd_cmd *cmd)
 	return cmd->seen_bytes == cmd->part_bytes && cmd->seen_edges == read_edge(cmd->part_bytes) - read_edge(0);
 }
 
+static struct ub_backend_queue_stats *conn_stats(const struct nbd_conn *conn)
+{
+	return conn->home->bq->stats;
+}
+
+static void cmd_count_sent(struct nbd_cmd *cmd, const struct nbd_conn *conn)
+{
+	ub_stat_add(&conn_stats(conn)->requests, 1);
+	if (cmd->is_again)
+		ub_stat_add(&conn_stats(conn)->retries, 1);
+	cmd->is_again = false;
+	cmd->sent_ns = ub_queue_turn_ns(conn->home->bq->queue);
+}
+
+/* Its answer is there, or none will come. */
+static void cmd_count_wait(const struct nbd_cmd *cmd, const struct nbd_conn *conn)
+{
+	ub_stat_add(&conn_stats(conn)->wait_ns, ub_queue_turn_ns(conn->home->bq->queue) - cmd->sent_ns);
+}
+
 /* libnbd: a command was answered, or its connection ended. Returns 1: libnbd may forget it. */
 static int cmd_answered(void *arg, int *error)
 {
@@ -265,6 +287,7 @@ static int cmd_answered(void *arg, int *error)
 			return 1;
 		}
 	}
+	cmd_count_wait(cmd, link->conn);
 	list_remove(&link->in_flight, cmd);
 	link->nr_in_flight--;
 	cmd->link = NULL;
@@ -353,6 +376,7 @@ static void link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 	if (!link->conn->is_ticking)
 		conn_start_ticking(link->conn);
 	link_count_sent(link);
+	cmd_count_sent(cmd, link->conn);
 	if (link_call(link, cmd) >= 0 || link_is_dead(link))
 		return; /* of a dead one it stays in the list, to be sent again */
 	list_remove(&link->in_flight, cmd);
@@ -484,6 +508,17 @@ static void conn_look_at_waiting(struct nbd_conn *conn)
 		conn_fail_waiting(conn, error);
 }
 
+static void conn_set_works(struct nbd_conn *conn, bool works)
+{
+	const struct nbd_queue *nq = conn->home;
+	unsigned nr = 0;
+
+	atomic_store_explicit(&conn->is_online, works, memory_order_release);
+	for (unsigned i = 0; i < nq->nr_own; i++)
+		nr += atomic_load_explicit(&nq->own[i]->is_online, memory_order_relaxed);
+	ub_stat_set(&conn_stats(conn)->nr_online, nr);
+}
+
 static void conn_set_quiet(struct nbd_conn *conn)
 {
 	uint64_t limit = conn->be->options.outage_limit_ms;
@@ -528,12 +563,14 @@ static void conn_retire(struct nbd_conn *conn, struct nbd_link *link)
 		ub_timer_set(&conn->drain, 0);
 	} else {
 		conn->link = NULL;
-		atomic_store_explicit(&conn->is_online, false, memory_order_release);
+		conn_set_works(conn, false);
 		atomic_store_explicit(&conn->is_stalled, false, memory_order_relaxed);
 		conn_set_quiet(conn);
 	}
 	for (struct nbd_cmd *cmd = link->in_flight.first; cmd; cmd = cmd->next) {
 		cmd->link = NULL;
+		cmd->is_again = true;
+		cmd_count_wait(cmd, conn);
 		link->nr_again++;
 	}
 	link->nr_in_flight = 0;
@@ -595,7 +632,7 @@ static void conn_set_online(struct nbd_conn *conn)
 	struct nbd_backend *be = conn->be;
 
 	atomic_store_explicit(&conn->is_stalled, false, memory_order_release);
-	atomic_store_explicit(&conn->is_online, true, memory_order_release);
+	conn_set_works(conn, true);
 	conn->quiet_since_ms = 0;
 	ub_timer_set(&conn->outage, 0);
 	for (unsigned i = 0; i < be->nr_conns; i++) {
@@ -750,7 +787,7 @@ static void conn_tick(struct ub_timer *timer)
 	if (conn->quiet_ticks != ENGINE_TICKS)
 		return;
 	/* A slow server is not cut for nothing: that waits until another connection stands. */
-	atomic_store_explicit(&conn->is_online, false, memory_order_release);
+	conn_set_works(conn, false);
 	atomic_store_explicit(&conn->is_stalled, true, memory_order_release);
 	conn_set_quiet(conn);
 	nbd_connector_wake(conn->be);
@@ -795,6 +832,9 @@ static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
 			conn_drain(conn);
 	}
 	conn->link = link;
+	if (conn->had_link)
+		ub_stat_add(&conn_stats(conn)->reconnects, 1);
+	conn->had_link = true;
 	conn->quiet_ticks = 0;
 	conn->has_progress = true;
 	conn_set_online(conn);
@@ -849,6 +889,7 @@ void nbd_engine_submit(struct nbd_queue *nq, struct ub_io *io)
 
 	cmd->io = io;
 	cmd->link = NULL;
+	cmd->is_again = false;
 	cmd->done_bytes = 0;
 	queue_look_at_memory(nq);
 	queue_route(nq, cmd);

@@ -11,6 +11,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <ublk-bridge/stats.h>
+
 #include "backend/registry.h"
 #include "base/cleanup.h"
 #include "base/heap.h"
@@ -349,6 +351,7 @@ static int nbd_queue_init(struct ub_backend_queue *bq, unsigned nr_slots, struct
 	nq->own = calloc(be->nr_conns, sizeof(struct nbd_conn *));
 	if (!nq->cmds || !nq->own)
 		return ub_err_errno(err, ENOMEM, "queue %u of the NBD back end", bq->qid);
+	ub_stat_set(&bq->backend->stats->nr_connections, be->nr_conns); /* before any thread counts */
 	nr = atomic_load_explicit(&be->nr_queues, memory_order_relaxed);
 	be->queues[nr++] = nq;
 	/* Right when the last queue is there, and that is before the first thread starts. */

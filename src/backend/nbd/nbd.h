@@ -39,6 +39,8 @@ struct nbd_cmd {
 	uint32_t done_bytes;   /* by the parts that were answered: what a server's maximum makes us split */
 	uint32_t part_bytes, seen_bytes; /* of the part in flight; of a READ's data, how much came */
 	uint64_t seen_edges;		 /* … and where its pieces begin and end: engine.c */
+	uint64_t sent_ns; /* for the statistics */
+	bool is_again;	  /* it was sent, and its connection ended */
 	struct nbd_cmd *prev, *next;	 /* in in_flight or waiting */
 	struct nbd_cmd *posted;		 /* in an inbox */
 };
@@ -103,6 +105,7 @@ struct nbd_conn {
 	struct nbd_link *link; /* NULL: offline */
 	struct nbd_link *draining; /* the one before it, whose writes the server may still execute; NULL: none */
 	struct nbd_list waiting;
+	bool had_link; /* it is not its first one */
 	bool must_issue; /* waiting ones may go at the end of the batch */
 	struct ub_timer tick, outage, drain;
 	bool is_ticking, has_progress;
