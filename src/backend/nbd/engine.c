@@ -812,7 +812,8 @@ static void conn_kicked(struct ub_msg *msg, struct ub_queue *q)
 	struct nbd_conn *conn = ub_container_of(msg, struct nbd_conn, kick_msg);
 
 	(void)q;
-	atomic_store_explicit(&conn->is_kicked, false, memory_order_release);
+	/* An exchange: what was changed before a kick that this one stands for is seen below. */
+	atomic_exchange_explicit(&conn->is_kicked, false, memory_order_acq_rel);
 	conn_look_at_waiting(conn);
 }
 
