@@ -16,6 +16,8 @@
  *        │── LIVE ────────────────────────►│  from now on it serves without a keeper too
  *        │ ◄──────────────── LIVE ─────────│
  *        │── SOCKET + socket ─────────────►│  the command was started again
+ *        │── SET ─────────────────────────►│  changes what can be changed
+ *        │ ◄────────────────── SET ────────│  done, or why not; in the order of the SETs
  *        │── CANCEL ──────────────────────►│  fails all I/O: a forced detach
  *        │── EXIT ────────────────────────►│  ends, whatever it holds (not for a live device)
  *        │ ◄──────────────── FAILED, LOG ──│  at any time
@@ -49,6 +51,7 @@ enum ub_message_type {
 	UB_MSG_LOG,
 	UB_MSG_HEALTH,
 	UB_MSG_SOCKET, /* descriptors: the next connected socket, of a command that was started again */
+	UB_MSG_SET, /* the answer is a text */
 };
 
 struct ub_msg_header {
@@ -89,9 +92,14 @@ struct ub_msg_serve {
 	uint8_t masks[];
 };
 
+struct ub_msg_set {
+	struct ub_msg_header header;
+	struct ub_settings settings;
+};
+
 struct ub_msg_text {
 	struct ub_msg_header header;
-	uint32_t value; /* LOG: the level; FAILED: the errno; HEALTH: enum ub_health */
+	uint32_t value; /* LOG: the level; FAILED: the errno; HEALTH: enum ub_health; SET: the errno, 0: done */
 	char text[508];
 };
 

@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/text.h"
 
 #define LOG_NR_LINES	128
@@ -54,6 +55,26 @@ void ub_log_set_level(enum ub_log_level level)
 enum ub_log_level ub_log_get_level(void)
 {
 	return (enum ub_log_level)atomic_load_explicit(&logger.level, memory_order_relaxed);
+}
+
+static const char *const log_level_names[] = {
+	[UB_LOG_ERROR] = "error", [UB_LOG_WARNING] = "warning", [UB_LOG_NOTICE] = "notice", [UB_LOG_DEBUG] = "debug",
+};
+
+const char *ub_log_level_name(enum ub_log_level level)
+{
+	return log_level_names[level];
+}
+
+int ub_log_level_parse(const char *name, enum ub_log_level *level)
+{
+	for (unsigned i = 0; i < UB_ARRAY_SIZE(log_level_names); i++) {
+		if (strcmp(name, log_level_names[i]) == 0) {
+			*level = i;
+			return 0;
+		}
+	}
+	return -EINVAL;
 }
 
 static void log_write(enum ub_log_level level, const char *text)

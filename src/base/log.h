@@ -25,6 +25,11 @@ void ub_log(enum ub_log_level level, const char *fmt, ...) __attribute__((format
 void ub_log_set_level(enum ub_log_level level); /* the most talkative one that is kept */
 enum ub_log_level ub_log_get_level(void);
 
+/* "error", "warning", "notice", "debug". */
+const char *ub_log_level_name(enum ub_log_level level);
+/* The reverse. 0, or -EINVAL: no such level. */
+int ub_log_level_parse(const char *name, enum ub_log_level *level);
+
 /* Starts the writing thread, towards stderr. 0 or -errno. Once a process. */
 int ub_log_start_thread(void);
 

@@ -10,6 +10,7 @@ int ub_cli_attach(int argc, char **argv);
 int ub_cli_detach(int argc, char **argv);
 int ub_cli_list(int argc, char **argv);
 int ub_cli_info(int argc, char **argv);
+int ub_cli_set(int argc, char **argv);
 int ub_cli_features(int argc, char **argv);
 
 /* The whole program: finds the verb (attach when none is named) and runs it. */

@@ -66,6 +66,8 @@ static void info_print(const char *prefix, json_t *object)
 			printf("%-22s %lld\n", name, (long long)json_integer_value(value));
 		} else if (json_is_boolean(value)) {
 			printf("%-22s %s\n", name, json_is_true(value) ? "yes" : "no");
+		} else if (json_is_null(value)) {
+			printf("%-22s none\n", name);
 		}
 	}
 }

@@ -33,6 +33,7 @@ static const struct {
 	{ "detach", ub_cli_detach },
 	{ "list", ub_cli_list },
 	{ "info", ub_cli_info },
+	{ "set", ub_cli_set },
 	{ "features", ub_cli_features },
 };
 

@@ -19,6 +19,7 @@ static const struct {
 	ub_control_verb *run;
 } control_verbs[] = {
 	{ "info", ub_verb_info },
+	{ "set", ub_verb_set },
 };
 
 static void control_leave(struct ub_control_client *client)

@@ -11,6 +11,7 @@
 #include "keeper/command.h"
 #include "keeper/control.h"
 #include "keeper/rundir.h"
+#include "keeper/settings.h"
 #include "ublk/ctrl.h"
 
 struct ub_keeper {
@@ -44,6 +45,7 @@ struct ub_keeper {
 	struct ub_ctrl_cmd start_cmd, stop_cmd, kill_cmd, del_cmd;
 	struct ub_rundir rundir;
 	struct ub_control control;
+	struct ub_keeper_settings settings;
 	int store_fd;
 	int stats_fd;
 	struct ub_stats_page *stats;

@@ -42,7 +42,9 @@ static void keeper_take_message(struct ub_keeper *k, struct ub_msg_header *heade
 		k->limits = ((struct ub_msg_limits *)header)->limits;
 		k->caps = ((struct ub_msg_limits *)header)->caps;
 	}
-	if (header->type != UB_MSG_LOG)
+	if (header->type == UB_MSG_SET && header->len_bytes == sizeof(struct ub_msg_text))
+		ub_settings_answered(k, (struct ub_msg_text *)header);
+	if (header->type != UB_MSG_LOG && header->type != UB_MSG_SET)
 		k->last_msg = header->type;
 }
 
@@ -70,6 +72,7 @@ static void keeper_server_died(void *arg)
 	keeper_server_says(k); /* its last words may be waiting */
 	k->server_gone = true;
 	ub_loop_remove(&k->loop, k->server_pidfd);
+	ub_settings_server_gone(k);
 }
 
 int ub_keeper_spawn_server(struct ub_keeper *k, struct ub_err *err)

@@ -36,5 +36,6 @@ int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const jso
 			 "program_version", PACKAGE_VERSION);
 	json_object_update(reply, info);
 	json_decref(info);
+	ub_settings_show(k, reply);
 	return 0;
 }

@@ -6,5 +6,6 @@
 #include "keeper/control.h"
 
 ub_control_verb ub_verb_info; /* what is served, by whom, how it is */
+ub_control_verb ub_verb_set; /* changes settings: settings.c */
 
 #endif

@@ -19,19 +19,19 @@ options_of() { "$bridge" "$1" --help | grep -oE '^ +(-[a-zA-Z], )?--[a-z-]+' | g
 # argp's own, of every program
 common='--help --usage --version'
 
-for verb in attach detach list features; do
+for verb in attach detach list info set features; do
 	[ -n "$(options_of "$verb")" ] || complain "$verb --help has no options"
 	for option in $(options_of "$verb"); do
 		[[ " $common " == *" $option "* ]] || grep -qF "B<$option>" "$man" ||
 			complain "the man page does not know $verb's $option"
 	done
 done
-all=$(for verb in attach detach list features; do options_of "$verb"; done)
+all=$(for verb in attach detach list info set features; do options_of "$verb"; done)
 while read -r option; do
 	grep -qxF -- "$option" <<<"$all" || complain "the man page has $option, and no verb's --help has"
 done < <(grep -oE '^=item .*B<--[a-z-]+' "$man" | grep -oE -- 'B<--[a-z-]+' | cut -c 3- | sort -u)
 # what the completion offers for an option that has a few values
-for values in 'data-path auto copy get-data user-copy' 'tls off allow require'; do
+for values in 'log-level error warning notice debug' 'data-path auto copy get-data user-copy' 'tls off allow require'; do
 	read -r option words <<<"$values"
 	grep -qE -- "--$option=.*$words" "$srcdir/contrib/ublk-bridge.bash" ||
 		complain "the completion of --$option is not: $words"
