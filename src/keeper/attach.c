@@ -24,6 +24,7 @@
 #include "base/step.h"
 #include "keeper/helper.h"
 #include "keeper/keeper.h"
+#include "keeper/verbs.h"
 #include "ublk/params.h"
 
 #ifndef PR_SET_IO_FLUSHER
@@ -261,15 +262,16 @@ static bool keeper_insisted(void *arg)
 {
 	const struct ub_keeper *k = arg;
 
-	return k->nr_signals > 1 || k->server_gone;
+	return k->nr_signals > 1 || k->detach.is_forced || k->server_gone;
 }
 
 /*
- * A signal asks for the end. True when the device may go: nobody holds it and all is written back, or
- * somebody insists.
+ * A signal, or a client of control.sock, asks for the end. True when the device may go: nobody holds it and all is
+ * written back, or somebody insists.
  */
 static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 {
+	struct ub_err err = { 0 };
 	char id[16], said[512];
 	int ret;
 
@@ -286,7 +288,11 @@ static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 		snprintf(said, sizeof(said), "somebody has it open");
 	if (ret < 0)
 		snprintf(said, sizeof(said), "%s", strerror(-ret));
-	if (strcmp(said, told) != 0) {
+	/* Who asks by the socket is told, and asks again; a signal is remembered. */
+	ub_err_set(&err, ret == UB_EXIT_DONE || ret == UB_EXIT_BUSY ? EBUSY : EIO, "/dev/ublkb%u stays: %.400s",
+		   k->info.dev_id, said);
+	ub_verb_detach_answer(k, &err);
+	if (k->nr_signals && strcmp(said, told) != 0) {
 		ub_log(UB_LOG_WARNING,
 		       "/dev/ublkb%u stays: %s; it goes when it is free (signal again to take it away now)",
 		       k->info.dev_id, said);
@@ -301,13 +307,15 @@ static void keeper_watch(struct ub_keeper *k)
 	char told[512] = "";
 
 	while (!k->server_gone) {
-		if (!k->nr_signals) {
+		if (!k->nr_signals && !k->detach.nr_callers && !k->detach.is_forced) {
 			ub_loop_once(&k->loop, -1);
 			continue;
 		}
-		if (keeper_may_go(k, told, sizeof(told)))
+		k->detach.is_going = keeper_may_go(k, told, sizeof(told));
+		if (k->detach.is_going)
 			return;
-		ub_loop_once(&k->loop, RETRY_RELEASE_MS);
+		if (k->nr_signals)
+			ub_loop_once(&k->loop, RETRY_RELEASE_MS);
 	}
 }
 
@@ -350,9 +358,9 @@ static int keeper_finish(struct ub_keeper *k)
 	if (died)
 		ub_log(UB_LOG_ERROR, "/dev/ublkb%u: the server %s: the device is taken away", k->info.dev_id,
 		       ub_keeper_server_fate(k, fate, sizeof(fate)));
-	else if (k->server_gone && !k->nr_signals)
+	else if (k->server_gone && !k->nr_signals && !k->detach.is_going)
 		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u was stopped by somebody else", k->info.dev_id);
-	ub_keeper_teardown(k, k->nr_signals > 1);
+	ub_keeper_teardown(k, k->nr_signals > 1 || k->detach.is_forced);
 	return died ? UB_EXIT_FAILED : UB_EXIT_DONE;
 }
 

@@ -23,6 +23,7 @@
 #include "keeper/cookie.h"
 #include "keeper/helper.h"
 #include "keeper/keeper.h"
+#include "keeper/verbs.h"
 #include "ublk/device.h"
 #include "ublk/params.h"
 
@@ -450,6 +451,7 @@ void ub_keeper_teardown(struct ub_keeper *k, bool force)
 	if (k->added && keeper_still_ours(k))
 		keeper_delete(k);
 	k->added = false;
+	ub_verb_detach_answer(k, &(struct ub_err){ .code = 0 });
 	ub_control_close(&k->control);
 	keeper_unmake_step("remove-rundir");
 	ub_rundir_remove(&k->rundir);

@@ -14,6 +14,14 @@
 #include "keeper/settings.h"
 #include "ublk/ctrl.h"
 
+/* The verb `detach`: who waits for its answer. */
+struct ub_keeper_detach {
+	struct ub_control_caller callers[UB_CONTROL_MAX_CLIENTS];
+	unsigned nr_callers;
+	bool is_forced;
+	bool is_going; /* it was done */
+};
+
 struct ub_keeper {
 	const struct ub_attach_options *opts;
 	struct ub_loop loop;
@@ -46,6 +54,7 @@ struct ub_keeper {
 	struct ub_rundir rundir;
 	struct ub_control control;
 	struct ub_keeper_settings settings;
+	struct ub_keeper_detach detach;
 	int store_fd;
 	int stats_fd;
 	struct ub_stats_page *stats;

@@ -2,6 +2,7 @@
 /* What a keeper answers. Nothing here waits for anything. */
 #include "keeper/verbs.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -38,4 +39,47 @@ int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const jso
 	json_decref(info);
 	ub_settings_show(k, reply);
 	return 0;
+}
+
+/* ---- detach -------------------------------------------------------------------------------------------------- */
+
+/* Those that have gone make room. */
+static void verb_forget_callers(struct ub_keeper *k)
+{
+	struct ub_keeper_detach *d = &k->detach;
+	unsigned nr = 0;
+
+	for (unsigned i = 0; i < d->nr_callers; i++) {
+		if (ub_control_is_awaited(&k->control, d->callers[i]))
+			d->callers[nr++] = d->callers[i];
+	}
+	d->nr_callers = nr;
+}
+
+int ub_verb_detach(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,
+		   struct ub_err *err)
+{
+	const json_t *force = json_object_get(args, "force");
+
+	(void)reply;
+	if (force && !json_is_boolean(force))
+		return ub_err_set(err, EINVAL, "force: it is true or false");
+	if (!k->was_live)
+		return ub_err_set(err, EAGAIN, "the device is not live yet: try again");
+	verb_forget_callers(k);
+	if (k->detach.nr_callers == UB_CONTROL_MAX_CLIENTS)
+		return ub_err_set(err, EBUSY, "%u others wait for it already", UB_CONTROL_MAX_CLIENTS);
+	k->detach.callers[k->detach.nr_callers++] = caller;
+	k->detach.is_forced |= json_is_true(force);
+	return 1; /* keeper_watch() sees it */
+}
+
+void ub_verb_detach_answer(struct ub_keeper *k, const struct ub_err *err)
+{
+	struct ub_keeper_detach asked = k->detach;
+
+	/* An answer may be followed by the next request. */
+	k->detach.nr_callers = 0;
+	for (unsigned i = 0; i < asked.nr_callers; i++)
+		ub_control_answer(&k->control, asked.callers[i], NULL, err);
 }
