@@ -92,7 +92,7 @@ static int set_run(struct set_args *a)
 	struct ub_state state;
 	json_t *reply;
 
-	if (ub_device_find_state(a->device, &state, &a->err) != 0)
+	if (ub_device_find_state(a->device, &state, NULL, &a->err) != 0)
 		return a->err.code == EINVAL ? UB_EXIT_USAGE : UB_EXIT_FAILED;
 	json_object_set_new(a->request, "verb", json_string("set"));
 	if (ub_control_ask(state.name, json_incref(a->request), &reply, SET_TIMEOUT_MS, &a->err) != 0)

@@ -55,11 +55,14 @@ int ub_state_read(const char *name, struct ub_state *state);
 /* The state of the device with this cookie, searched through all names. */
 int ub_state_find(uint64_t cookie, struct ub_state *state);
 
+/* The names of all run directories, sorted; *names and each is to be freed. How many, or -errno. */
+int ub_rundir_names(char ***names);
+
 /* True while a keeper holds NAME's lock. */
 bool ub_rundir_is_held(const char *name);
 
-/* Removes what a dead keeper left of NAME; nothing while it is held. */
-void ub_rundir_sweep(const char *name);
+/* Removes what a dead keeper left of NAME. 0, -EBUSY while it is held, -ENOENT, or another -errno if something is left. */
+int ub_rundir_sweep(const char *name);
 
 /*
  * A path for a socket of this process, beside the devices' directories, and removes those that dead

@@ -285,6 +285,31 @@ static void sweep_removes_what_is_dead(void **state)
 	ub_rundir_sweep("disk");
 }
 
+static void names_are_those_of_directories_sorted(void **state)
+{
+	char **names;
+
+	(void)state;
+	assert_int_equal(ub_rundir_names(&names), 0);
+	free(names);
+	assert_int_equal(mkdir(path_of("zebra", NULL), 0700), 0);
+	assert_int_equal(mkdir(path_of("ape", NULL), 0700), 0);
+	assert_int_equal(mkdir(path_of(".hidden", NULL), 0700), 0);
+	assert_int_equal(ub_rundir_names(&names), 2);
+	assert_string_equal(names[0], "ape");
+	assert_string_equal(names[1], "zebra");
+	free(names[0]);
+	free(names[1]);
+	free(names);
+	assert_int_equal(ub_rundir_sweep("ape"), 0);
+	assert_int_equal(ub_rundir_sweep("ape"), -ENOENT);
+	assert_int_equal(mkdir(path_of("zebra", "foreign"), 0700), 0);
+	assert_int_equal(ub_rundir_sweep("zebra"), -ENOTEMPTY);
+	assert_int_equal(rmdir(path_of("zebra", "foreign")), 0);
+	assert_int_equal(ub_rundir_sweep("zebra"), 0);
+	assert_int_equal(rmdir(path_of(".hidden", NULL)), 0);
+}
+
 static void sweep_spares_what_is_held(void **state)
 {
 	struct ub_rundir dir;
@@ -551,6 +576,7 @@ int main(void)
 		BASE_TEST(two_names_live_side_by_side),
 		BASE_TEST(a_dead_keepers_directory_is_taken_over),
 		BASE_TEST(sweep_removes_what_is_dead),
+		BASE_TEST(names_are_those_of_directories_sorted),
 		BASE_TEST(sweep_spares_what_is_held),
 		BASE_TEST(the_socket_is_reached_by_name),
 		BASE_TEST(a_path_longer_than_a_socket_address_works),
