@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The man page, --help and the completion know the same options.
+# The man pages, --help and the completion know the same options and verbs.
 set -euo pipefail
 
 bridge=./ublk-bridge
@@ -36,4 +36,11 @@ for values in 'log-level error warning notice debug' 'data-path auto copy get-da
 	grep -qE -- "--$option=.*$words" "$srcdir/contrib/ublk-bridge.bash" ||
 		complain "the completion of --$option is not: $words"
 done
+# the verbs of the control socket, and what the page about it describes
+page=$srcdir/man/ublk-bridge-control.pod
+known=$(sed -n '/^} control_verbs/,/^};/s/^\t{ "\([a-z-]*\)".*/\1/p' "$srcdir/src/keeper/control.c" | sort)
+described=$(sed -n '/^=head1 VERBS/,/^=head1 EXAMPLES/s/^=head2 //p' "$page" | sort)
+[ -n "$known" ] || complain "the control socket has no verbs"
+[ "$known" = "$described" ] ||
+	complain "the control socket's verbs are ${known//$'\n'/ }, and its man page has ${described//$'\n'/ }"
 exit $failed
