@@ -379,6 +379,7 @@ static int keeper_main(const struct ub_attach_options *opts, int ready_fd)
 	ub_loop_init(&k->loop);
 	ret = keeper_take_signals(k, &err);
 	if (ret == 0) {
+		ub_log_to_journal();
 		ret = ub_log_start_thread();
 		if (ret)
 			ub_err_errno(&err, -ret, "the log's thread");

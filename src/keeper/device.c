@@ -206,7 +206,7 @@ int ub_keeper_check_name(struct ub_keeper *k, const char *name, struct ub_err *e
 
 static int keeper_make_rundir(struct ub_keeper *k, struct ub_err *err)
 {
-	char name[UB_NAME_BYTES];
+	char name[UB_NAME_BYTES], device[32];
 	int ret = ub_step("rundir", err);
 
 	if (ret)
@@ -214,6 +214,8 @@ static int keeper_make_rundir(struct ub_keeper *k, struct ub_err *err)
 	snprintf(name, sizeof(name), "ublk%u", k->info.dev_id);
 	if (k->opts->name)
 		snprintf(name, sizeof(name), "%s", k->opts->name);
+	snprintf(device, sizeof(device), "/dev/ublkb%u", k->info.dev_id);
+	ub_log_set_device(device, name);
 	ret = ub_keeper_check_name(k, name, err);
 	if (ret == 0)
 		ret = ub_rundir_create(&k->rundir, name, err);

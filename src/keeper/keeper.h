@@ -6,6 +6,7 @@
 #include <ublk-bridge/message.h>
 #include <ublk-bridge/stats.h>
 
+#include "base/log.h"
 #include "base/loop.h"
 #include "keeper/attach.h"
 #include "keeper/command.h"
@@ -40,6 +41,7 @@ struct ub_keeper {
 	int server_status; /* of waitpid, once gone */
 	unsigned last_msg; /* enum ub_message_type of the newest but LOG */
 	struct ub_err server_err;
+	struct ub_log_limit server_log;
 	struct ub_limits limits;
 	uint32_t caps;
 

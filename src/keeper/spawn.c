@@ -22,6 +22,29 @@
 #define SPAWN_STAT_BYTES   512
 #define SPAWN_FLAG_EXITING 0x4 /* of the flags in /proc/PID/stat: it is in do_exit() */
 
+static void keeper_say_dropped(unsigned dropped)
+{
+	if (dropped)
+		ub_log(UB_LOG_WARNING, "%u lines of the server were dropped", dropped);
+}
+
+/* A server that says the same over and over does not fill the journal. What --verbose asks for is all told. */
+static void keeper_log(struct ub_keeper *k, enum ub_log_level level, const char *text)
+{
+	unsigned dropped;
+	bool is_first = false, pass = true;
+
+	if (level != UB_LOG_DEBUG) {
+		pass = ub_log_limit_pass(&k->server_log, ub_now_ms(), &dropped, &is_first);
+		keeper_say_dropped(dropped);
+	}
+	if (pass)
+		ub_log(level, "%.500s", text);
+	if (is_first)
+		ub_log(UB_LOG_WARNING, "the server says more than %u lines in %u s: the others are dropped",
+		       UB_LOG_LIMIT_LINES, UB_LOG_LIMIT_MS / 1000);
+}
+
 static void keeper_take_text(struct ub_keeper *k, struct ub_msg_text *msg)
 {
 	msg->text[sizeof(msg->text) - 1] = '\0';
@@ -30,7 +53,7 @@ static void keeper_take_text(struct ub_keeper *k, struct ub_msg_text *msg)
 	} else {
 		enum ub_log_level level = msg->value <= UB_LOG_DEBUG ? msg->value : UB_LOG_NOTICE;
 
-		ub_log(level, "%.500s", msg->text);
+		keeper_log(k, level, msg->text);
 	}
 }
 
@@ -73,6 +96,8 @@ static void keeper_server_died(void *arg)
 	k->server_gone = true;
 	ub_loop_remove(&k->loop, k->server_pidfd);
 	ub_settings_server_gone(k);
+	keeper_say_dropped(k->server_log.nr_dropped);
+	k->server_log = (struct ub_log_limit){ 0 };
 }
 
 int ub_keeper_spawn_server(struct ub_keeper *k, struct ub_err *err)
