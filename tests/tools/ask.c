@@ -2,16 +2,16 @@
 /*
  * Speaks to a control socket, ublk-bridge-control(7).
  *   ask SOCKET LINE…             sends each line and prints the answer to it; 1 when there is none
- *   ask --flood SOCKET SECONDS   connections, requests and nonsense as fast as they go; prints how many answers came
+ *   ask --flood SOCKET   until SIGTERM: connections, requests and nonsense as fast as they go; prints how many answers came
  */
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #define ASK_PATIENCE_MS 60000
@@ -49,15 +49,15 @@ static int ask_line(int fd, const char *line)
 	return 0;
 }
 
-static double ask_now(void)
-{
-	struct timespec ts;
+static volatile sig_atomic_t ask_must_end;
 
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+static void ask_end(int signal)
+{
+	(void)signal;
+	ask_must_end = 1;
 }
 
-static int ask_flood(const char *path, double seconds)
+static int ask_flood(const char *path)
 {
 	static const char *const lines[] = {
 		"{\"version\":1,\"verb\":\"info\"}\n{\"version\":1,\"verb\":\"info\"}\n{\"version\":1,\"verb\":\"info\"}\n",
@@ -70,10 +70,10 @@ static int ask_flood(const char *path, double seconds)
 	int fds[ASK_NR_CLIENTS];
 	char answers[65536];
 	unsigned long nr_connections = 0, nr_answers = 0;
-	double end = ask_now() + seconds;
 
+	signal(SIGTERM, ask_end);
 	memset(fds, -1, sizeof(fds));
-	for (unsigned i = 0; ask_now() < end; i++) {
+	for (unsigned i = 0; !ask_must_end; i++) {
 		unsigned at = i % ASK_NR_CLIENTS;
 		const char *line = lines[i % 5];
 		ssize_t n;
@@ -104,8 +104,8 @@ int main(int argc, char **argv)
 {
 	int fd, ret = 0;
 
-	if (argc == 4 && strcmp(argv[1], "--flood") == 0)
-		return ask_flood(argv[2], strtod(argv[3], NULL));
+	if (argc == 3 && strcmp(argv[1], "--flood") == 0)
+		return ask_flood(argv[2]);
 	if (argc < 3)
 		return 2;
 	fd = ask_connect(argv[1]);
