@@ -294,6 +294,7 @@ static int list_all(struct ub_ctrl *ctrl, bool json, struct ub_err *err)
 		rows = calloc((size_t)nr, sizeof(*rows));
 	if (nr > 0 && !rows)
 		nr = ub_err_errno(err, ENOMEM, "the list of devices");
+	assert(rows || nr <= 0);
 	for (int i = 0; i < nr; i++) {
 		struct list_row *row = &rows[nr_rows];
 

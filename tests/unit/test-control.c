@@ -271,7 +271,7 @@ static void make_request(char *line, size_t len)
 	int n = snprintf(line, len, "{\"version\":1,\"verb\":\"info\",\"x\":\"");
 
 	memset(line + n, 'x', len - (size_t)n);
-	memcpy(line + len - 3, "\"}\n", 3);
+	memcpy(line + len - 3, "\"}\n", 3); /* NOLINT(bugprone-not-null-terminated-result): a line ends with its newline */
 }
 
 static void a_line_has_a_longest_length(void **state)
@@ -660,7 +660,7 @@ static size_t mutate(char *line, size_t len, uint64_t *seed)
 		case 3: {
 			size_t from = unit_random(seed) % len, n = unit_random(seed) % 32;
 
-			if (from + n <= len && len + n < 2 * UB_CONTROL_REQUEST_BYTES) {
+			if (from + n <= len && len + n < (size_t)2 * UB_CONTROL_REQUEST_BYTES) {
 				memmove(line + len, line + from, n);
 				len += n;
 			}
@@ -689,6 +689,7 @@ static void mutated_requests_are_answered_or_let_go(void **state)
 	static const char *const seeds[] = {
 		INFO,
 		DETACH,
+		/* NOLINTNEXTLINE(bugprone-suspicious-missing-comma): SET is one string */
 		SET("\"outage_limit_ms\":null,\"stall_timeout_ms\":1000,\"log_level\":\"warning\""),
 		"{\"version\":1,\"verb\":\"detach\",\"force\":true}\n",
 		"{\"version\":1,\"verb\":\"info\",\"a\":[1.5e3,{\"b\":[true,false,null,\"\\u00e9\\n\"]}]}\n",
@@ -704,7 +705,7 @@ static void mutated_requests_are_answered_or_let_go(void **state)
 		size_t len = strlen(from);
 		json_t *reply;
 
-		memcpy(line, from, len);
+		memcpy(line, from, len); /* NOLINT(bugprone-not-null-terminated-result): likewise */
 		len = mutate(line, len, &seed);
 		line[len++] = '\n';
 		client_send(fd, line, len);
