@@ -16,6 +16,7 @@ need_build_tools() {
 		pkg-config:pkg-config pod2man:perl '/usr/include/linux/ublk_cmd.h:linux-libc-dev' \
 		/usr/include/ctype.h:libc6-dev /usr/include/liburing.h:liburing-dev \
 		/usr/include/libnbd.h:libnbd-dev /usr/include/cmocka.h:libcmocka-dev /usr/include/jansson.h:libjansson-dev \
+		/usr/include/systemd/sd-journal.h:libsystemd-dev \
 		'/usr/share/aclocal/ax_*.m4:autoconf-archive'
 }
 

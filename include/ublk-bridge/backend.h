@@ -48,6 +48,23 @@ struct ub_limits {
 
 #define UB_BACKEND_MAX_PATHS 16
 
+/*
+ * What can be changed while a device is live. Only the members that `which` names count. Fixed widths: it crosses
+ * from the keeper to the server in a message, too.
+ */
+enum {
+	UB_SET_OUTAGE_LIMIT = 1 << 0,
+	UB_SET_STALL_TIMEOUT = 1 << 1,
+	UB_SET_LOG_LEVEL = 1 << 2, /* the server's own: no back end sees it */
+};
+
+struct ub_settings {
+	uint32_t which;
+	uint32_t log_level;
+	uint64_t outage_limit_ms; /* UINT64_MAX: none */
+	uint64_t stall_timeout_ms;
+};
+
 enum {
 	UB_CAP_PLACE = 1 << 0, /* place() names the store itself: the tag buffers are hardly used */
 };
@@ -114,6 +131,11 @@ struct ub_backend_ops {
 	int (*set_live)(struct ub_backend *be, struct ub_err *err);
 	/* The main thread: nbd: the next connected socket, which is its own from now on. May be NULL. */
 	int (*take_socket)(struct ub_backend *be, int fd);
+	/*
+	 * The main thread, while the queues run: the settings that `which` names are in force when the queues' threads
+	 * have seen them, soon. All of them or none; -errno with *err. NULL: there is nothing to be set.
+	 */
+	int (*set)(struct ub_backend *be, const struct ub_settings *settings, struct ub_err *err);
 
 	/* The queue's thread: neither blocks nor allocates. Those marked may be NULL. */
 	void (*queue_start)(struct ub_backend_queue *bq); /* may be NULL */

@@ -20,6 +20,8 @@
  *        │ ◄─────────── LINK + a socket ───│  a connection with whose server writes may be left over
  *        │ ◄─────────── UNLINK ────────────│  it is closed
  *        │── SOCKET + socket ─────────────►│  the command was started again
+ *        │── SET ─────────────────────────►│  changes what can be changed
+ *        │ ◄────────────────── SET ────────│  done, or why not; in the order of the SETs
  *        │── CANCEL ──────────────────────►│  fails all I/O: a forced detach
  *        │── EXIT ────────────────────────►│  ends, whatever it holds (not for a live device)
  *        │ ◄──────────────── FAILED, LOG ──│  at any time
@@ -70,6 +72,7 @@ enum ub_message_type {
 	UB_MSG_UNLINK,
 	UB_MSG_ADOPT,
 	UB_MSG_ADOPTED, /* descriptors: as SERVE's, and the store */
+	UB_MSG_SET, /* the answer is a text */
 };
 
 struct ub_msg_header {
@@ -141,9 +144,14 @@ struct ub_msg_adopted {
 	uint32_t has_fd; /* as in SERVE */
 };
 
+struct ub_msg_set {
+	struct ub_msg_header header;
+	struct ub_settings settings;
+};
+
 struct ub_msg_text {
 	struct ub_msg_header header;
-	uint32_t value; /* LOG: the level; FAILED: the errno; HEALTH: enum ub_health */
+	uint32_t value; /* LOG: the level; FAILED: the errno; HEALTH: enum ub_health; SET: the errno, 0: done */
 	char text[508];
 };
 

@@ -7,6 +7,7 @@
  */
 #include "log.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -18,6 +19,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
+#include "base/journal.h"
 #include "base/text.h"
 
 #define LOG_NR_LINES	128
@@ -30,7 +33,8 @@ struct log_line {
 
 static struct {
 	_Atomic int level;
-	_Atomic bool to_syslog;
+	_Atomic bool to_syslog, to_journal, has_device;
+	char device[32], name[80]; /* written once, before has_device */
 	_Atomic unsigned nr_dropped;
 	bool (*_Atomic sink)(enum ub_log_level level, const char *line);
 	bool has_thread; /* set before other threads exist */
@@ -56,20 +60,77 @@ enum ub_log_level ub_log_get_level(void)
 	return (enum ub_log_level)atomic_load_explicit(&logger.level, memory_order_relaxed);
 }
 
+static const char *const log_level_names[] = {
+	[UB_LOG_ERROR] = "error", [UB_LOG_WARNING] = "warning", [UB_LOG_NOTICE] = "notice", [UB_LOG_DEBUG] = "debug",
+};
+
+const char *ub_log_level_name(enum ub_log_level level)
+{
+	return log_level_names[level];
+}
+
+int ub_log_level_parse(const char *name, enum ub_log_level *level)
+{
+	for (unsigned i = 0; i < UB_ARRAY_SIZE(log_level_names); i++) {
+		if (strcmp(name, log_level_names[i]) == 0) {
+			*level = i;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+/* Whether the text names the device, and not another whose number begins like it. */
+static bool log_names_device(const char *text)
+{
+	size_t len = strlen(logger.device);
+
+	for (const char *at = strstr(text, logger.device); at; at = strstr(at + len, logger.device)) {
+		if (!isdigit((unsigned char)at[len]))
+			return true;
+	}
+	return false;
+}
+
 static void log_write(enum ub_log_level level, const char *text)
 {
 	static const int priorities[] = { LOG_ERR, LOG_WARNING, LOG_NOTICE, LOG_DEBUG };
+	bool has_device = atomic_load_explicit(&logger.has_device, memory_order_acquire);
+	char line[UB_LOG_LINE_BYTES + sizeof(logger.device) + 32];
+	static const char program[] = "ublk-bridge: ";
+	int len = snprintf(line, sizeof(line), "%s%s", program, text);
 
+	if (has_device && !log_names_device(text))
+		len = snprintf(line, sizeof(line), "%s%s: %s", program, logger.device, text);
+	if (atomic_load(&logger.to_journal) &&
+	    ub_journal_send(priorities[level], line + strlen(program), has_device ? logger.device : NULL,
+			    has_device && logger.name[0] ? logger.name : NULL))
+		return;
 	if (atomic_load(&logger.to_syslog)) {
-		syslog(priorities[level], "%s", text);
+		syslog(priorities[level], "%s", line + strlen(program));
 	} else {
-		char line[UB_LOG_LINE_BYTES + 16];
-		int len = snprintf(line, sizeof(line), "ublk-bridge: %s\n", text);
 		/* One write a line, so that lines of two processes never mix. Lost: nobody to tell. */
-		ssize_t ignored = write(STDERR_FILENO, line, (size_t)len);
+		line[len] = '\n';
+		ssize_t ignored = write(STDERR_FILENO, line, (size_t)len + 1);
 
 		(void)ignored;
 	}
+}
+
+bool ub_log_limit_pass(struct ub_log_limit *limit, uint64_t now_ms, unsigned *dropped, bool *is_first)
+{
+	*dropped = 0;
+	*is_first = false;
+	if (!limit->began_ms || now_ms - limit->began_ms >= UB_LOG_LIMIT_MS) {
+		*dropped = limit->nr_dropped;
+		*limit = (struct ub_log_limit){ .began_ms = now_ms };
+	}
+	if (limit->nr < UB_LOG_LIMIT_LINES) {
+		limit->nr++;
+		return true;
+	}
+	*is_first = limit->nr_dropped++ == 0;
+	return false;
 }
 
 /* Says through sink, or as the writing thread does (NULL), how many lines were lost since the last time. */
@@ -156,8 +217,23 @@ void ub_log_to_sink(bool (*sink)(enum ub_log_level level, const char *line))
 	atomic_store(&logger.sink, sink);
 }
 
+void ub_log_set_device(const char *device, const char *name)
+{
+	snprintf(logger.device, sizeof(logger.device), "%s", device);
+	snprintf(logger.name, sizeof(logger.name), "%s", name);
+	atomic_store_explicit(&logger.has_device, true, memory_order_release);
+}
+
+void ub_log_to_journal(void)
+{
+	if (ub_journal_is_stderr() && ub_journal_open())
+		atomic_store(&logger.to_journal, true);
+}
+
 void ub_log_to_syslog(void)
 {
+	if (ub_journal_open())
+		atomic_store(&logger.to_journal, true);
 	openlog("ublk-bridge", LOG_PID, LOG_DAEMON);
 	atomic_store(&logger.to_syslog, true);
 }

@@ -3,6 +3,9 @@
 #ifndef UB_CLI_CLI_H
 #define UB_CLI_CLI_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 #include "base/err.h"
 
 /* argv[0] is the verb. They print their errors. */
@@ -13,10 +16,16 @@ int ub_cli_info(int argc, char **argv);
 int ub_cli_recover(int argc, char **argv);
 int ub_cli_stats(int argc, char **argv);
 int ub_cli_metrics(int argc, char **argv);
+int ub_cli_set(int argc, char **argv);
 int ub_cli_features(int argc, char **argv);
 
 /* The whole program: finds the verb (attach when none is named) and runs it. */
 int ub_main(int argc, char **argv);
+
+/* A number in /sys/block/ublkb<id>; false: there is no disk. */
+bool ub_cli_sysfs(uint32_t id, const char *name, uint64_t *value);
+/* Which way the bytes go, from the flags that the kernel has of a device. */
+const char *ub_cli_data_path(uint64_t flags);
 
 /* "ublk-bridge: TEXT" on stderr; returns status. */
 int ub_cli_error(const struct ub_err *err, int status);

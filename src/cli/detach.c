@@ -3,10 +3,12 @@
 #include <argp.h>
 #include <errno.h>
 
+#include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
 #include "keeper/detach.h"
 #include "keeper/find.h"
+#include "keeper/rundir.h"
 
 #define DETACH_DEFAULT_TIMEOUT_S 60
 #define DETACH_MAX_TIMEOUT_S	 86400
@@ -50,6 +52,28 @@ static error_t detach_parse(int key, char *arg, struct argp_state *state)
 	}
 }
 
+/*
+ * A name whose device is gone, or whose state cannot be understood, so that nobody knows which it was (*err says so): what
+ * is left of it goes. An exit status; *err stays if there is nothing of that name.
+ */
+static int detach_sweep(const char *name, struct ub_err *err)
+{
+	struct ub_err ignored;
+	int ret = ub_name_check(name, &ignored) == 0 ? ub_rundir_sweep(name) : -ENOENT;
+
+	if (ret == 0) {
+		ub_log(UB_LOG_NOTICE, "'%s' has no device that is known: its run directory is removed", name);
+		return UB_EXIT_DONE;
+	}
+	if (ret == -EBUSY) {
+		ub_err_set(err, EBUSY, "'%s' has no device, but a keeper: it is attaching or ending: try again", name);
+		return UB_EXIT_BUSY;
+	}
+	if (ret != -ENOENT)
+		ub_err_errno(err, -ret, "'%s' has no device, and its run directory cannot be removed", name);
+	return UB_EXIT_FAILED;
+}
+
 int ub_cli_detach(int argc, char **argv)
 {
 	static const struct argp argp = {
@@ -67,8 +91,12 @@ int ub_cli_detach(int argc, char **argv)
 
 	if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
 		return ub_cli_error(&a.err, UB_EXIT_USAGE);
-	if (ub_device_find(a.device, &dev_id, &cookie, &a.err) != 0)
-		return ub_cli_error(&a.err, a.err.code == ENOENT ? UB_EXIT_FAILED : UB_EXIT_USAGE);
-	status = ub_detach_run(dev_id, cookie, a.force, (unsigned)a.timeout_s, &a.err);
+	if (ub_device_find(a.device, &dev_id, &cookie, &a.err) == 0)
+		status = ub_detach_run(dev_id, cookie, a.force, (unsigned)a.timeout_s, &a.err);
+	else
+		status = a.err.code == ENOENT ? UB_EXIT_FAILED : UB_EXIT_USAGE;
+	/* A name that no device has, or that of a device which is gone (a name's has a cookie). */
+	if (status == UB_EXIT_FAILED && (a.err.code == ENOENT || (a.err.code == ENODEV && cookie)))
+		status = detach_sweep(a.device, &a.err);
 	return status == UB_EXIT_DONE ? status : ub_cli_error(&a.err, status);
 }

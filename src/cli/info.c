@@ -6,6 +6,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <ublk-bridge/ublk-abi.h>
+
+#include "base/cleanup.h"
 #include "cli/cli.h"
 #include "keeper/control.h"
 #include "keeper/find.h"
@@ -66,8 +69,55 @@ static void info_print(const char *prefix, json_t *object)
 			printf("%-22s %lld\n", name, (long long)json_integer_value(value));
 		} else if (json_is_boolean(value)) {
 			printf("%-22s %s\n", name, json_is_true(value) ? "yes" : "no");
+		} else if (json_is_null(value)) {
+			printf("%-22s none\n", name);
 		}
 	}
+}
+
+/* Its keeper is gone: what is known without it. NULL: no memory. */
+static json_t *info_of_orphan(const struct ub_state *state, const struct ublksrv_ctrl_dev_info *info)
+{
+	static const char *const healths[] = { "online", "degraded", "offline", "failed" };
+	char device[32], why[256] = "";
+	unsigned health = UB_ARRAY_SIZE(healths);
+	bool has_health = ub_rundir_ask_health(state->name, &health, why, sizeof(why)) == 0 &&
+			  health < UB_ARRAY_SIZE(healths);
+	uint64_t sectors = 0, block = 0, read_only = 0;
+
+	snprintf(device, sizeof(device), "/dev/ublkb%u", info->dev_id);
+	ub_cli_sysfs(info->dev_id, "size", &sectors);
+	ub_cli_sysfs(info->dev_id, "queue/logical_block_size", &block);
+	ub_cli_sysfs(info->dev_id, "ro", &read_only);
+	return json_pack("{s:s, s:s, s:i, s:n, s:o, s:s, s:s, s:I, s:i, s:b, s:i, s:i, s:i, s:s, s:s?, s:s?}", "name",
+			 state->name, "device", device, "id", (int)info->dev_id, "keeper_pid", "server_pid",
+			 info->ublksrv_pid > 0 ? json_integer(info->ublksrv_pid) : json_null(), "state", "orphan",
+			 "backend", state->backend, "size_bytes", (json_int_t)(sectors << 9), "logical_block_bytes",
+			 (int)block, "read_only", (int)(read_only != 0), "queues", (int)info->nr_hw_queues, "depth",
+			 (int)info->queue_depth, "max_io_bytes", (int)info->max_io_buf_bytes, "data_path",
+			 ub_cli_data_path(info->flags), "health", has_health ? healths[health] : NULL, "health_why",
+			 has_health && why[0] ? why : NULL);
+}
+
+static json_t *info_get(struct info_args *a)
+{
+	struct ublksrv_ctrl_dev_info info;
+	struct ub_state state;
+	json_t *reply = NULL;
+
+	if (ub_device_find_state(a->device, &state, &info, &a->err) != 0)
+		return NULL;
+	if (!ub_rundir_is_held(state.name)) {
+		reply = info_of_orphan(&state, &info);
+		if (!reply)
+			ub_err_errno(&a->err, ENOMEM, "%s", a->device);
+		return reply;
+	}
+	if (ub_control_ask(state.name, json_pack("{s:s}", "verb", "info"), &reply, INFO_TIMEOUT_MS, &a->err) != 0)
+		return NULL;
+	json_object_del(reply, "ok");
+	json_object_del(reply, "version");
+	return reply;
 }
 
 int ub_cli_info(int argc, char **argv)
@@ -80,17 +130,13 @@ int ub_cli_info(int argc, char **argv)
 		       "\vDEVICE is a number, /dev/ublkbN or a --name.  Exit status: 0 done, 1 failed, 2 wrong usage.",
 	};
 	struct info_args a = { 0 };
-	struct ub_state state;
 	json_t *reply;
 
 	if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
 		return ub_cli_error(&a.err, UB_EXIT_USAGE);
-	if (ub_device_find_state(a.device, &state, &a.err) != 0)
+	reply = info_get(&a);
+	if (!reply)
 		return ub_cli_error(&a.err, a.err.code == EINVAL ? UB_EXIT_USAGE : UB_EXIT_FAILED);
-	if (ub_control_ask(state.name, json_pack("{s:s}", "verb", "info"), &reply, INFO_TIMEOUT_MS, &a.err) != 0)
-		return ub_cli_error(&a.err, UB_EXIT_FAILED);
-	json_object_del(reply, "ok");
-	json_object_del(reply, "version");
 	if (a.json) {
 		json_dumpf(reply, stdout, JSON_INDENT(2));
 		printf("\n");

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* ublk-bridge list: every ublk device that the kernel knows, ours or not. */
+/* ublk-bridge list: every ublk device that the kernel knows, ours or not, and run directories that have none. */
 #include <argp.h>
 #include <assert.h>
 #include <dirent.h>
@@ -92,8 +92,7 @@ static int list_find(uint32_t **ids, struct ub_err *err)
 	return nr;
 }
 
-/* A number in /sys/block/ublkbN; false: there is no disk. */
-static bool list_sysfs(uint32_t id, const char *name, uint64_t *value)
+bool ub_cli_sysfs(uint32_t id, const char *name, uint64_t *value)
 {
 	char path[64];
 	FILE *file;
@@ -120,9 +119,9 @@ static bool list_get(struct ub_ctrl *ctrl, uint32_t id, struct list_row *row)
 	memset(row, 0, sizeof(*row));
 	if (ub_ctrl_get_info(ctrl, id, &row->info, &ignored) != 0)
 		return false;
-	if (list_sysfs(id, "size", &sectors))
+	if (ub_cli_sysfs(id, "size", &sectors))
 		row->size_bytes = sectors << 9;
-	row->read_only = list_sysfs(id, "ro", &read_only) && read_only;
+	row->read_only = ub_cli_sysfs(id, "ro", &read_only) && read_only;
 	row->has_state = ub_cookie_is_ours(row->info.ublksrv_flags) &&
 			 ub_state_find(row->info.ublksrv_flags, &row->state) == 0;
 	row->has_keeper = row->has_state && ub_rundir_is_held(row->state.name);
@@ -151,10 +150,8 @@ static const char *list_health(const struct list_row *row)
 	return row->has_health && row->health < UB_ARRAY_SIZE(names) ? names[row->health] : NULL;
 }
 
-static const char *list_data_path(const struct list_row *row)
+const char *ub_cli_data_path(uint64_t flags)
 {
-	uint64_t flags = row->info.flags;
-
 	if (flags & (UBLK_F_SUPPORT_ZERO_COPY | UBLK_F_AUTO_BUF_REG))
 		return "zero-copy";
 	if (flags & UBLK_F_USER_COPY)
@@ -173,6 +170,14 @@ static const char *list_remedy(const struct list_row *row)
 	return NULL;
 }
 
+static void list_print_head(bool *has_head)
+{
+	if (!*has_head)
+		printf("%-14s %-16s %-8s %-10s %6s %6s %-9s %8s %s\n", "DEVICE", "NAME", "STATE", "SIZE",
+		       "QUEUES", "DEPTH", "PATH", "SERVER", "BACKEND");
+	*has_head = true;
+}
+
 static void list_print(const struct list_row *row)
 {
 	char device[32], size[32];
@@ -183,7 +188,7 @@ static void list_print(const struct list_row *row)
 	printf("%-14s %-16s %-8s %-10s %6u %6u %-9s %8d %s\n", device,
 	       row->has_state ? row->state.name : "-", list_state(row),
 	       ub_size_format(row->size_bytes, size, sizeof(size)), row->info.nr_hw_queues,
-	       row->info.queue_depth, list_data_path(row), row->info.ublksrv_pid,
+	       row->info.queue_depth, ub_cli_data_path(row->info.flags), row->info.ublksrv_pid,
 	       row->has_state ? row->state.backend :
 	       ours	      ? "(run directory lost)" :
 				"(another program's)");
@@ -204,7 +209,7 @@ static json_t *list_json(const struct list_row *row)
 			 row->has_state ? row->state.name : NULL, "state", list_state(row), "size_bytes",
 			 (json_int_t)row->size_bytes, "read_only", (int)row->read_only, "queues",
 			 (int)row->info.nr_hw_queues, "depth", (int)row->info.queue_depth, "max_io_bytes",
-			 (int)row->info.max_io_buf_bytes, "data_path", list_data_path(row), "server_pid",
+			 (int)row->info.max_io_buf_bytes, "data_path", ub_cli_data_path(row->info.flags), "server_pid",
 			 (int)row->info.ublksrv_pid, "keeper_pid",
 			 row->has_keeper ? json_integer(row->state.keeper_pid) : json_null(), "ours",
 			 (int)ub_cookie_is_ours(row->info.ublksrv_flags), "backend",
@@ -212,32 +217,110 @@ static json_t *list_json(const struct list_row *row)
 			 row->has_health && row->why[0] ? row->why : NULL, "remedy", list_remedy(row));
 }
 
+/* ---- run directories without a device ----------------------------------------------------------------------- */
+
+/* What is wrong with it; NULL: nothing, or it is somebody's who attaches or detaches just now. */
+static const char *list_stale(const char *name, const struct list_row rows[], int nr)
+{
+	struct ub_state state;
+	int ret = ub_state_read(name, &state);
+	bool is_held = ub_rundir_is_held(name);
+
+	/* In the rows by its cookie, even if the name in it is another's. */
+	for (int i = 0; i < nr && ret == 0; i++) {
+		if (rows[i].has_state && rows[i].state.cookie == state.cookie && strcmp(rows[i].state.name, name) == 0)
+			return NULL;
+	}
+	if (is_held)
+		return ret == -EBADMSG ? "its state.json cannot be understood, and a keeper holds it" : NULL;
+	if (ret == 0)
+		return "its device is gone";
+	return ret == -EBADMSG ? "its state.json cannot be understood" : "its state.json cannot be read";
+}
+
+static const char *list_stale_remedy(const char *name)
+{
+	return ub_rundir_is_held(name) ? NULL : "detach it by its name, or attach another device with that name";
+}
+
+static void list_print_stale(const char *name, const char *why)
+{
+	const char *remedy = list_stale_remedy(name);
+
+	printf("%-14s %-16s %-8s %-10s %6s %6s %-9s %8s %s\n", "-", name, "stale", "-", "-", "-", "-", "-", "-");
+	if (remedy)
+		printf("  %s: %s (ublk-bridge detach %s)\n", why, remedy, name);
+	else
+		printf("  %s\n", why);
+}
+
+static json_t *list_stale_json(const char *name, const char *why)
+{
+	return json_pack("{s:n, s:n, s:s, s:s, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:b, s:n, s:n, s:s, s:s?}", "id",
+			 "device", "name", name, "state", "stale", "size_bytes", "read_only", "queues", "depth",
+			 "max_io_bytes", "data_path", "server_pid", "keeper_pid", "ours", 1, "backend", "health",
+			 "health_why", why, "remedy", list_stale_remedy(name));
+}
+
+/* How many there are. */
+static int list_all_stale(const struct list_row rows[], int nr_rows, json_t *array, bool *has_head)
+{
+	char **names;
+	int nr = ub_rundir_names(&names);
+
+	for (int i = 0; i < nr; i++) {
+		const char *why = list_stale(names[i], rows, nr_rows);
+
+		if (why && array)
+			json_array_append_new(array, list_stale_json(names[i], why));
+		else if (why) {
+			list_print_head(has_head);
+			list_print_stale(names[i], why);
+		}
+		free(names[i]);
+	}
+	free(names);
+	return nr;
+}
+
 static int list_all(struct ub_ctrl *ctrl, bool json, struct ub_err *err)
 {
 	json_t *array = json ? json_array() : NULL;
-	uint32_t *ids;
-	int nr = list_find(&ids, err);
+	cleanup_free struct list_row *rows = NULL;
+	cleanup_free uint32_t *ids = NULL;
+	bool has_head = false;
+	int nr = list_find(&ids, err), nr_rows = 0;
 
 	assert(ids || nr <= 0);
-	if (!json && nr > 0)
-		printf("%-14s %-16s %-8s %-10s %6s %6s %-9s %8s %s\n", "DEVICE", "NAME", "STATE", "SIZE",
-		       "QUEUES", "DEPTH", "PATH", "SERVER", "BACKEND");
+	if (nr > 0)
+		rows = calloc((size_t)nr, sizeof(*rows));
+	if (nr > 0 && !rows)
+		nr = ub_err_errno(err, ENOMEM, "the list of devices");
+	assert(rows || nr <= 0);
 	for (int i = 0; i < nr; i++) {
-		struct list_row row;
+		struct list_row *row = &rows[nr_rows];
 
-		if (!list_get(ctrl, ids[i], &row))
+		if (!list_get(ctrl, ids[i], row))
 			continue;
-		if (json)
-			json_array_append_new(array, list_json(&row));
-		else
-			list_print(&row);
+		nr_rows++;
+		if (json) {
+			json_array_append_new(array, list_json(row));
+		} else {
+			list_print_head(&has_head);
+			list_print(row);
+		}
+	}
+	if (nr >= 0) {
+		int ret = list_all_stale(rows, nr_rows, array, &has_head);
+
+		if (ret < 0)
+			nr = ub_err_errno(err, -ret, "the run directories");
 	}
 	if (json && nr >= 0) {
 		json_dumpf(array, stdout, JSON_INDENT(2));
 		printf("\n");
 	}
 	json_decref(array);
-	free(ids);
 	return nr < 0 ? nr : 0;
 }
 

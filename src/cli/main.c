@@ -36,6 +36,7 @@ static const struct {
 	{ "recover", ub_cli_recover },
 	{ "stats", ub_cli_stats },
 	{ "metrics", ub_cli_metrics },
+	{ "set", ub_cli_set },
 	{ "features", ub_cli_features },
 };
 

@@ -33,8 +33,6 @@ enum {
 	NBD_OPT_WAIT,
 };
 
-#define NBD_MIN_STALL_MS 100
-
 static const struct argp_option nbd_argp_options[] = {
 	{ NULL, 0, NULL, 0, "An NBD server, where no URI and no [ COMMAND ] names it:", 1 },
 	{ "tcp", NBD_OPT_TCP, "HOST PORT", 0, "A host and a port", 1 },

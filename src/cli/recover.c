@@ -130,7 +130,7 @@ int ub_cli_recover(int argc, char **argv)
 		status = recover_all(&a.err);
 		return a.err.code ? ub_cli_error(&a.err, status) : status;
 	}
-	if (ub_device_find_state(a.device, &state, &a.err) != 0)
+	if (ub_device_find_state(a.device, &state, NULL, &a.err) != 0)
 		return ub_cli_error(&a.err, a.err.code == EINVAL ? UB_EXIT_USAGE : UB_EXIT_FAILED);
 	return recover_one(&state, a.foreground);
 }

@@ -204,7 +204,7 @@ int ub_cli_stats(int argc, char **argv)
 
 	if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
 		return ub_cli_error(&a.err, UB_EXIT_USAGE);
-	if (ub_device_find_state(a.device, &state, &a.err) != 0)
+	if (ub_device_find_state(a.device, &state, NULL, &a.err) != 0)
 		return ub_cli_error(&a.err, a.err.code == EINVAL ? UB_EXIT_USAGE : UB_EXIT_FAILED);
 	return stats_run(&a, state.name) ? ub_cli_error(&a.err, UB_EXIT_FAILED) : UB_EXIT_DONE;
 }

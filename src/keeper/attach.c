@@ -24,6 +24,7 @@
 #include "base/step.h"
 #include "keeper/helper.h"
 #include "keeper/keeper.h"
+#include "keeper/verbs.h"
 #include "ublk/params.h"
 
 #ifndef PR_SET_IO_FLUSHER
@@ -285,21 +286,22 @@ static bool keeper_insisted(void *arg)
 {
 	const struct ub_keeper *k = arg;
 
-	return k->nr_signals > 1 || k->server->gone;
+	return k->nr_signals > 1 || k->detach.is_forced || k->server->gone;
 }
 
 /* There is nothing to be written back any more, or somebody does not care. */
 static bool keeper_must_go(const struct ub_keeper *k)
 {
-	return k->nr_signals > 1 || (k->server->gone && !k->recovery.is_on);
+	return k->nr_signals > 1 || k->detach.is_forced || (k->server->gone && !k->recovery.is_on);
 }
 
 /*
- * A signal asks for the end. True when the device may go: nobody holds it and all is written back, or
- * somebody insists.
+ * A signal, or a client of control.sock, asks for the end. True when the device may go: nobody holds it and all is
+ * written back, or somebody insists.
  */
 static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 {
+	struct ub_err err = { 0 };
 	char id[16], said[512];
 	int ret;
 
@@ -318,7 +320,11 @@ static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 		snprintf(said, sizeof(said), "somebody has it open");
 	if (ret < 0)
 		snprintf(said, sizeof(said), "%s", strerror(-ret));
-	if (strcmp(said, told) != 0) {
+	/* Who asks by the socket is told, and asks again; a signal is remembered. */
+	ub_err_set(&err, ret == UB_EXIT_DONE || ret == UB_EXIT_BUSY ? EBUSY : EIO, "/dev/ublkb%u stays: %.400s",
+		   k->info.dev_id, said);
+	ub_verb_detach_answer(k, &err);
+	if (k->nr_signals && strcmp(said, told) != 0) {
 		ub_log(UB_LOG_WARNING,
 		       "/dev/ublkb%u stays: %s; it goes when it is free (signal again to take it away now)",
 		       k->info.dev_id, said);
@@ -343,10 +349,11 @@ static void keeper_watch(struct ub_keeper *k)
 				return;
 		}
 		wait_ms = ub_keeper_tend_standby(k);
-		if (k->nr_signals) {
-			if (keeper_may_go(k, told, sizeof(told)))
+		if (k->nr_signals || k->detach.nr_callers || k->detach.is_forced) {
+			k->detach.is_going = keeper_may_go(k, told, sizeof(told));
+			if (k->detach.is_going)
 				return;
-			wait_ms = RETRY_RELEASE_MS;
+			wait_ms = k->nr_signals ? RETRY_RELEASE_MS : wait_ms;
 		}
 		if (!k->server->gone)
 			ub_loop_once(&k->loop, wait_ms);
@@ -392,9 +399,9 @@ static int keeper_finish(struct ub_keeper *k)
 	if (died)
 		ub_log(UB_LOG_ERROR, "/dev/ublkb%u: the server %s: the device is taken away", k->info.dev_id,
 		       ub_keeper_server_fate(k->server, fate, sizeof(fate)));
-	else if (k->server->gone && !k->nr_signals)
+	else if (k->server->gone && !k->nr_signals && !k->detach.is_going)
 		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u was stopped by somebody else", k->info.dev_id);
-	ub_keeper_teardown(k, k->nr_signals > 1);
+	ub_keeper_teardown(k, k->nr_signals > 1 || k->detach.is_forced);
 	return died ? UB_EXIT_FAILED : UB_EXIT_DONE;
 }
 
@@ -434,6 +441,7 @@ static int keeper_main(const struct ub_attach_options *opts, const char *name, i
 	ub_loop_init(&k->loop);
 	ret = keeper_take_signals(k, &err);
 	if (ret == 0) {
+		ub_log_to_journal();
 		ret = ub_log_start_thread();
 		if (ret)
 			ub_err_errno(&err, -ret, "the log's thread");

@@ -28,7 +28,11 @@ struct ub_attach_options {
 	const char *scheduler; /* "keep": the kernel's */
 	unsigned timeout_s;
 	/* nbd */
-	struct nbd_options *nbd; /* instead of `options`; the keeper fills in the path of the command's socket */
+	/*
+	 * Instead of `options`; the keeper fills in the path of the command's socket, and what is set later, so that
+	 * another server gets it.
+	 */
+	struct nbd_options *nbd;
 	int fd;			 /* a connected socket; -1: none */
 	char **command;		 /* NULL: none */
 	bool command_is_connected; /* its stdin and stdout are the connection; else it gets a listening socket */

@@ -3,6 +3,7 @@
 #include "keeper/control.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -21,14 +22,27 @@ static const struct {
 } control_verbs[] = {
 	{ "info", ub_verb_info },
 	{ "stats", ub_verb_stats },
+	{ "set", ub_verb_set },
+	{ "detach", ub_verb_detach },
 };
+
+static void control_heard(void *arg);
+
+static void control_listen(struct ub_control_client *client, bool listen)
+{
+	if (listen && !client->is_heard)
+		ub_loop_add(client->control->loop, client->fd, control_heard, client);
+	if (!listen)
+		ub_loop_remove(client->control->loop, client->fd);
+	client->is_heard = listen;
+}
 
 static void control_leave(struct ub_control_client *client)
 {
-	ub_loop_remove(client->control->loop, client->fd);
+	control_listen(client, false);
 	ub_close(&client->fd);
 	client->generation++;
-	client->is_awaited = false;
+	client->is_awaited = client->has_ended = false;
 	client->len = 0;
 }
 
@@ -66,14 +80,24 @@ static void control_send(struct ub_control_client *client, json_t *reply, const 
 	control_leave(client);
 }
 
+static void control_take_lines(struct ub_control_client *client);
+
+bool ub_control_is_awaited(const struct ub_control *c, struct ub_control_caller caller)
+{
+	const struct ub_control_client *client = &c->clients[caller.place];
+
+	return c->listen_fd >= 0 && client->fd >= 0 && client->is_awaited && client->generation == caller.generation;
+}
+
 void ub_control_answer(struct ub_control *c, struct ub_control_caller caller, json_t *reply, const struct ub_err *err)
 {
 	struct ub_control_client *client = &c->clients[caller.place];
 	json_t *object = reply ? reply : json_object();
 
-	if (c->listen_fd >= 0 && client->fd >= 0 && client->is_awaited && client->generation == caller.generation) {
+	if (ub_control_is_awaited(c, caller)) {
 		client->is_awaited = false;
 		control_send(client, object, err);
+		control_take_lines(client);
 	}
 	json_decref(object);
 }
@@ -105,7 +129,7 @@ static void control_request(struct ub_control_client *client, const char *line, 
 {
 	struct ub_err err = { 0 };
 	uint32_t generation = client->generation;
-	json_t *request = json_loadb(line, len, 0, NULL), *reply = json_object();
+	json_t *request = json_loadb(line, len, JSON_REJECT_DUPLICATES, NULL), *reply = json_object();
 	int ret;
 
 	client->is_awaited = true;
@@ -138,34 +162,67 @@ static bool control_take_line(struct ub_control_client *client)
 	return true;
 }
 
+static void control_refuse_line(struct ub_control_client *client)
+{
+	struct ub_err err = { 0 };
+	json_t *reply = json_object();
+
+	ub_err_set(&err, EMSGSIZE, "a request has at most %d bytes", UB_CONTROL_REQUEST_BYTES - 1);
+	control_send(client, reply, &err);
+	json_decref(reply);
+	if (client->fd >= 0)
+		control_leave(client);
+}
+
+/* Answers the lines that have come, as far as that can be done at once. */
+static void control_take_lines(struct ub_control_client *client)
+{
+	if (client->is_taking) /* a verb has given its answer by itself: whoever called it goes on */
+		return;
+	client->is_taking = true;
+	while (client->fd >= 0 && !client->is_awaited && control_take_line(client))
+		;
+	client->is_taking = false;
+	if (client->fd < 0)
+		return;
+	if (client->is_awaited) /* it is heard only to see it go */
+		control_listen(client, !client->has_ended && client->len < sizeof(client->line));
+	else if (client->len == sizeof(client->line))
+		control_refuse_line(client);
+	else if (client->has_ended)
+		control_leave(client);
+	else
+		control_listen(client, true);
+}
+
+/* Whether nobody reads what is still to come: a socket that was closed, and not for sending alone. */
+static bool control_has_gone(const struct ub_control_client *client)
+{
+	struct pollfd fd = { .fd = client->fd };
+
+	return poll(&fd, 1, 0) == 1 && (fd.revents & (POLLHUP | POLLERR));
+}
+
 static void control_heard(void *arg)
 {
 	struct ub_control_client *client = arg;
-	struct ub_err err = { 0 };
 	ssize_t n;
 
-	/* One that waits for its answer is read only to see it go. */
 	n = recv(client->fd, client->line + client->len, sizeof(client->line) - client->len, MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
-	if (n <= 0) {
+	if (n < 0) {
+		control_leave(client);
+		return;
+	}
+	client->has_ended = n == 0;
+	if (client->has_ended && client->is_awaited && control_has_gone(client)) {
 		control_leave(client);
 		return;
 	}
 	client->heard_ms = ub_now_ms();
 	client->len += (size_t)n;
-	while (client->fd >= 0 && !client->is_awaited && control_take_line(client))
-		;
-	if (client->fd < 0 || client->len < sizeof(client->line))
-		return;
-	ub_err_set(&err, EMSGSIZE, "a request has at most %d bytes", UB_CONTROL_REQUEST_BYTES - 1);
-	json_t *reply = json_object();
-	uint32_t generation = client->generation;
-
-	control_send(client, reply, &err);
-	json_decref(reply);
-	if (client->generation == generation)
-		control_leave(client);
+	control_take_lines(client);
 }
 
 /* ---- clients --------------------------------------------------------------------------------------------------- */
@@ -207,7 +264,7 @@ static void control_arrives(void *arg)
 	client = control_make_room(c);
 	client->fd = ub_steal_fd(&fd);
 	client->heard_ms = ub_now_ms();
-	ub_loop_add(c->loop, client->fd, control_heard, client);
+	control_listen(client, true);
 }
 
 void ub_control_open(struct ub_control *c, struct ub_keeper *k, struct ub_loop *loop, int listen_fd)

@@ -26,6 +26,9 @@ struct ub_control_client {
 	struct ub_control *control;
 	int fd; /* -1: free */
 	bool is_awaited; /* its answer comes later: ub_control_answer() */
+	bool is_heard;	 /* its socket is in the loop */
+	bool has_ended;	 /* it sends no more: it has gone, or reads what is still to come */
+	bool is_taking;	 /* its lines are being taken */
 	uint32_t generation; /* of this place: tells its clients apart */
 	uint64_t heard_ms;
 	size_t len; /* of what has come of a line */
@@ -63,6 +66,9 @@ void ub_control_close(struct ub_control *c); /* clients too; also one that was n
  * if whoever asked has gone.
  */
 void ub_control_answer(struct ub_control *c, struct ub_control_caller caller, json_t *reply, const struct ub_err *err);
+
+/* Whether whoever asked is still there, as far as it is known. */
+bool ub_control_is_awaited(const struct ub_control *c, struct ub_control_caller caller);
 
 /* ---- the other end: a verb of the command line ------------------------------------------------------------- */
 

@@ -27,6 +27,7 @@
 #include "keeper/helper.h"
 #include "keeper/keeper.h"
 #include "keeper/recipe.h"
+#include "keeper/verbs.h"
 #include "ublk/device.h"
 #include "ublk/params.h"
 
@@ -204,6 +205,8 @@ int ub_keeper_write_state(struct ub_keeper *k, struct ub_err *err)
 	snprintf(state.name, sizeof(state.name), "%s", k->rundir.name);
 	snprintf(state.backend, sizeof(state.backend), "%s", k->opts->kind);
 	recipe = ub_recipe_make(k);
+	if (!recipe)
+		return ub_err_errno(err, ENOMEM, "state.json");
 	ret = ub_rundir_write_state(&k->rundir, &state, recipe, err);
 	json_decref(recipe);
 	return ret;
@@ -227,7 +230,7 @@ int ub_keeper_check_name(struct ub_keeper *k, const char *name, struct ub_err *e
 
 static int keeper_make_rundir(struct ub_keeper *k, struct ub_err *err)
 {
-	char name[UB_NAME_BYTES];
+	char name[UB_NAME_BYTES], device[32];
 	int ret = ub_step("rundir", err);
 
 	if (ret)
@@ -235,6 +238,8 @@ static int keeper_make_rundir(struct ub_keeper *k, struct ub_err *err)
 	snprintf(name, sizeof(name), "ublk%u", k->info.dev_id);
 	if (k->opts->name)
 		snprintf(name, sizeof(name), "%s", k->opts->name);
+	snprintf(device, sizeof(device), "/dev/ublkb%u", k->info.dev_id);
+	ub_log_set_device(device, name);
 	ret = ub_keeper_check_name(k, name, err);
 	if (ret == 0)
 		ret = ub_rundir_create(&k->rundir, name, err);
@@ -508,6 +513,7 @@ void ub_keeper_teardown(struct ub_keeper *k, bool force)
 	if (k->added && ub_keeper_still_ours(k))
 		keeper_delete(k);
 	k->added = false;
+	ub_verb_detach_answer(k, &(struct ub_err){ .code = 0 });
 	ub_control_close(&k->control);
 	keeper_unmake_step("remove-rundir");
 	ub_rundir_remove(&k->rundir);

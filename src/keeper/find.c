@@ -37,7 +37,8 @@ int ub_device_find(const char *device, uint32_t *dev_id, uint64_t *cookie, struc
 	return 0;
 }
 
-int ub_device_find_state(const char *device, struct ub_state *state, struct ub_err *err)
+int ub_device_find_state(const char *device, struct ub_state *state, struct ublksrv_ctrl_dev_info *out,
+			 struct ub_err *err)
 {
 	struct ublksrv_ctrl_dev_info info;
 	struct ub_ctrl ctrl = { 0 };
@@ -59,5 +60,7 @@ int ub_device_find_state(const char *device, struct ub_state *state, struct ub_e
 		return ub_err_set(err, EPERM, "/dev/ublkb%u is another program's: see 'ublk-bridge list'", dev_id);
 	if (ub_state_find(info.ublksrv_flags, state) != 0)
 		return ub_err_set(err, ENOENT, "/dev/ublkb%u: its run directory is lost: see 'ublk-bridge list'", dev_id);
+	if (out)
+		*out = info;
 	return 0;
 }

@@ -6,12 +6,14 @@
 #include <ublk-bridge/message.h>
 #include <ublk-bridge/stats.h>
 
+#include "base/log.h"
 #include "base/loop.h"
 #include "keeper/attach.h"
 #include "keeper/command.h"
 #include "keeper/control.h"
 #include "keeper/fence.h"
 #include "keeper/rundir.h"
+#include "keeper/settings.h"
 #include "ublk/ctrl.h"
 
 /* How far a standby is. */
@@ -23,11 +25,13 @@ struct ub_server {
 	pid_t pid; /* 0: none */
 	int pidfd, fd; /* -1: none */
 	bool is_child; /* not adopted: the kernel says how it ends */
+	bool is_dismissed; /* its end is wanted */
 	bool gone;
 	int status; /* of waitpid, once a child is gone */
 	unsigned last_msg; /* enum ub_message_type of the newest that tells how far it is */
 	struct ub_err err; /* what it gave up with */
 	enum ub_standby_stage stage;
+	struct ub_log_limit log;
 	uint64_t began_ms;
 };
 
@@ -44,6 +48,14 @@ struct ub_recovery {
 	uint64_t standby_not_before_ms;
 	uint64_t standby_delay_ms;
 	struct ub_ctrl_cmd start_cmd, end_cmd;
+};
+
+/* The verb `detach`: who waits for its answer. */
+struct ub_keeper_detach {
+	struct ub_control_caller callers[UB_CONTROL_MAX_CLIENTS];
+	unsigned nr_callers;
+	bool is_forced;
+	bool is_going; /* it was done */
 };
 
 struct ub_keeper {
@@ -74,6 +86,8 @@ struct ub_keeper {
 	struct ub_ctrl_cmd start_cmd, stop_cmd, kill_cmd, del_cmd;
 	struct ub_rundir rundir;
 	struct ub_control control;
+	struct ub_keeper_settings settings;
+	struct ub_keeper_detach detach;
 	int store_fd;
 	int stats_fd;
 	int arena_fd; /* the tag buffers, of whichever server; -1: each has its own */
@@ -123,6 +137,8 @@ void ub_keeper_let_go(struct ub_keeper *k);
 
 /* Takes a step towards a standby, if one is missing. Waits for nothing. When to call it again, in ms; -1: never. */
 int ub_keeper_tend_standby(struct ub_keeper *k);
+/* What a standby was told is no longer true: another one is made. */
+void ub_keeper_renew_standby(struct ub_keeper *k);
 /*
  * The server is dead: the standby takes the device over. 0; -ENODEV: the device was stopped, -EINTR: a second signal
  * insists on the end, or another -errno with *err: it cannot be recovered.

@@ -34,13 +34,20 @@
 
 /* ---- the standby ---------------------------------------------------------------------------------------- */
 
+/* It is forgotten when it is gone, and another one made. */
+static void standby_dismiss(struct ub_keeper *k)
+{
+	k->standby->is_dismissed = true;
+	if (k->standby->pid && !k->standby->gone)
+		kill(k->standby->pid, SIGKILL);
+}
+
 static void standby_failed(struct ub_keeper *k, const char *why)
 {
 	struct ub_recovery *r = &k->recovery;
 
 	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: there is no standby server now: %s; retrying", k->info.dev_id, why);
-	if (k->standby->pid && !k->standby->gone)
-		kill(k->standby->pid, SIGKILL); /* it is forgotten when it is gone */
+	standby_dismiss(k);
 	r->standby_delay_ms = r->standby_delay_ms ? 2 * r->standby_delay_ms : RECOVER_MIN_DELAY_MS;
 	if (r->standby_delay_ms > RECOVER_MAX_DELAY_MS)
 		r->standby_delay_ms = RECOVER_MAX_DELAY_MS;
@@ -83,7 +90,7 @@ int ub_keeper_tend_standby(struct ub_keeper *k)
 		return -1;
 	if (s->pid && s->gone) {
 		ub_keeper_server_fate(s, fate, sizeof(fate));
-		if (ub_now_ms() >= k->recovery.standby_not_before_ms)
+		if (!s->is_dismissed)
 			standby_failed(k, s->err.code ? s->err.text : fate);
 		ub_keeper_forget_server(s);
 	}
@@ -96,7 +103,7 @@ int ub_keeper_tend_standby(struct ub_keeper *k)
 			return RECOVER_TEND_MS;
 		}
 	}
-	if (s->stage == UB_STANDBY_READY)
+	if (s->stage == UB_STANDBY_READY || s->is_dismissed)
 		return -1;
 	ret = standby_step(k, s, &err);
 	if (ret)
@@ -104,6 +111,13 @@ int ub_keeper_tend_standby(struct ub_keeper *k)
 	else if (ub_now_ms() - s->began_ms > RECOVER_STANDBY_MS && !s->gone)
 		standby_failed(k, "it did not get ready");
 	return RECOVER_TEND_MS;
+}
+
+void ub_keeper_renew_standby(struct ub_keeper *k)
+{
+	/* Not one that is taking over: it has what was in force when the server died. */
+	if (!k->recovery.is_running)
+		standby_dismiss(k);
 }
 
 /* ---- recovery --------------------------------------------------------------------------------------------- */
@@ -115,7 +129,7 @@ static int recover_check(struct ub_keeper *k)
 	struct ub_err ignored;
 	int ret;
 
-	if (k->nr_signals > 1)
+	if (k->nr_signals > 1 || k->detach.is_forced)
 		return -EINTR;
 	ret = ub_ctrl_get_info(&k->ctrl, k->info.dev_id, &info, &ignored);
 	if (ret == -ENODEV || (ret == 0 && (info.ublksrv_flags != k->info.ublksrv_flags ||
@@ -144,7 +158,7 @@ static int recover_await_standby(struct ub_keeper *k)
 
 	while (ret == 0) {
 		ub_keeper_tend_standby(k);
-		if (k->standby->stage == UB_STANDBY_READY && ub_keeper_server_lives(k->standby, 0))
+		if (k->standby->stage == UB_STANDBY_READY && !k->standby->is_dismissed && ub_keeper_server_lives(k->standby, 0))
 			return 0;
 		if (ub_now_ms() >= say) {
 			ub_log(UB_LOG_WARNING, "/dev/ublkb%u: I/O still waits for a server", k->info.dev_id);
@@ -196,7 +210,7 @@ static bool recover_must_stop_waiting(void *arg)
 {
 	const struct ub_server *server = arg;
 
-	return server->gone || server->keeper->nr_signals > 1;
+	return server->gone || server->keeper->nr_signals > 1 || server->keeper->detach.is_forced;
 }
 
 int ub_keeper_finish_recovery(struct ub_keeper *k, struct ub_server *server, struct ub_err *err)
@@ -259,10 +273,7 @@ static int recover_count_death(struct ub_keeper *k)
 		       "and attach it anew)",
 		       k->info.dev_id, r->nr_deaths);
 		r->has_failed = true;
-		if (k->standby->pid) { /* it is one of those */
-			kill(k->standby->pid, SIGKILL);
-			r->standby_not_before_ms = ub_now_ms() + 1;
-		}
+		standby_dismiss(k); /* it is one of those */
 	}
 	if (r->nr_deaths < 2)
 		return 0;

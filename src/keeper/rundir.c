@@ -201,7 +201,7 @@ int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, j
 			 cookie, "keeper_pid", (int)state->keeper_pid, "server_pid",
 			 (int)state->server_pid, "standby_pid", (int)state->standby_pid, "standby_started",
 			 (json_int_t)state->standby_started, "backend", state->backend);
-	if (!recipe || json_object_set(json, "recipe", recipe) < 0) {
+	if (recipe && json_object_set(json, "recipe", recipe) < 0) {
 		json_decref(json);
 		json = NULL;
 	}
@@ -217,7 +217,8 @@ int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, j
 	return 0;
 }
 
-static void rundir_unlink(int dir_fd, const char *name)
+/* 0 or -errno: it is still there. */
+static int rundir_unlink(int dir_fd, const char *name)
 {
 	static const char *const files[] = { "server.sock", "control.sock", "state.json",
 					     "state.json.new", "lock" };
@@ -225,8 +226,9 @@ static void rundir_unlink(int dir_fd, const char *name)
 
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(files); i++)
 		unlinkat(dir_fd, files[i], 0);
-	if (base >= 0)
-		unlinkat(base, name, AT_REMOVEDIR);
+	if (base < 0)
+		return -errno;
+	return unlinkat(base, name, AT_REMOVEDIR) < 0 ? -errno : 0;
 }
 
 void ub_rundir_remove(struct ub_rundir *dir)
@@ -352,6 +354,41 @@ int ub_state_find(uint64_t cookie, struct ub_state *state)
 	return search.is_found ? 0 : -ENOENT;
 }
 
+static int rundir_compare(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+int ub_rundir_names(char ***names)
+{
+	DIR *dir = opendir(rundir_base());
+	struct ub_err ignored;
+	struct dirent *entry;
+	int nr = 0, ret = 0;
+
+	*names = NULL;
+	if (!dir)
+		return errno == ENOENT ? 0 : -errno;
+	while (ret == 0 && (entry = readdir(dir))) {
+		char **more;
+
+		if (ub_name_check(entry->d_name, &ignored) != 0)
+			continue;
+		more = realloc(*names, ((size_t)nr + 1) * sizeof(**names));
+		ret = more ? 0 : -ENOMEM;
+		if (more) {
+			*names = more;
+			more[nr] = strdup(entry->d_name);
+			ret = more[nr] ? 0 : -ENOMEM;
+			nr += ret == 0;
+		}
+	}
+	closedir(dir);
+	if (nr)
+		qsort(*names, (size_t)nr, sizeof(**names), rundir_compare);
+	return nr;
+}
+
 bool ub_rundir_is_held(const char *name)
 {
 	cleanup_fd int dir = rundir_open(name);
@@ -360,14 +397,16 @@ bool ub_rundir_is_held(const char *name)
 	return lock >= 0 && flock(lock, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK;
 }
 
-void ub_rundir_sweep(const char *name)
+int ub_rundir_sweep(const char *name)
 {
 	cleanup_fd int dir = rundir_open(name);
 	cleanup_fd int lock = dir < 0 ? -1 : openat(dir, "lock", O_RDWR | O_CLOEXEC);
 
-	if (dir < 0 || (lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) < 0))
-		return;
-	rundir_unlink(dir, name);
+	if (dir < 0)
+		return dir;
+	if (lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) < 0)
+		return -EBUSY;
+	return rundir_unlink(dir, name);
 }
 
 static int rundir_connect(const char *name, const char *file, int type)

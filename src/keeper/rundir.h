@@ -55,7 +55,7 @@ int ub_rundir_create(struct ub_rundir *dir, const char *name, struct ub_err *err
 int ub_rundir_lock(struct ub_rundir *dir, const char *name, struct ub_err *err);
 int ub_rundir_listen_server(struct ub_rundir *dir, struct ub_err *err);
 int ub_rundir_listen_control(struct ub_rundir *dir, struct ub_err *err);
-/* recipe: recipe.h; the caller's. */
+/* recipe: recipe.h, the caller's; NULL: without one. */
 int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, json_t *recipe, struct ub_err *err);
 void ub_rundir_remove(struct ub_rundir *dir); /* the files too; idempotent */
 void ub_rundir_let_go(struct ub_rundir *dir); /* they stay: for the next keeper */
@@ -72,11 +72,14 @@ void ub_state_each(bool (*take)(const struct ub_state *state, void *arg), void *
 /* The state of the device with this cookie, searched through all names. */
 int ub_state_find(uint64_t cookie, struct ub_state *state);
 
+/* The names of all run directories, sorted; *names and each is to be freed. How many, or -errno. */
+int ub_rundir_names(char ***names);
+
 /* True while a keeper holds NAME's lock. */
 bool ub_rundir_is_held(const char *name);
 
-/* Removes what a dead keeper left of NAME; nothing while it is held. */
-void ub_rundir_sweep(const char *name);
+/* Removes what a dead keeper left of NAME. 0, -EBUSY while it is held, -ENOENT, or another -errno if something is left. */
+int ub_rundir_sweep(const char *name);
 
 /*
  * A path for a socket of this process, beside the devices' directories, and removes those that dead

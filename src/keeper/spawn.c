@@ -22,6 +22,29 @@
 #define SPAWN_STAT_BYTES   512
 #define SPAWN_FLAG_EXITING 0x4 /* of the flags in /proc/PID/stat: it is in do_exit() */
 
+static void server_say_dropped(unsigned dropped)
+{
+	if (dropped)
+		ub_log(UB_LOG_WARNING, "%u lines of the server were dropped", dropped);
+}
+
+/* A server that says the same over and over does not fill the journal. What --verbose asks for is all told. */
+static void server_log(struct ub_server *server, enum ub_log_level level, const char *text)
+{
+	unsigned dropped;
+	bool is_first = false, pass = true;
+
+	if (level != UB_LOG_DEBUG) {
+		pass = ub_log_limit_pass(&server->log, ub_now_ms(), &dropped, &is_first);
+		server_say_dropped(dropped);
+	}
+	if (pass)
+		ub_log(level, "%.500s", text);
+	if (is_first)
+		ub_log(UB_LOG_WARNING, "the server says more than %u lines in %u s: the others are dropped",
+		       UB_LOG_LIMIT_LINES, UB_LOG_LIMIT_MS / 1000);
+}
+
 static void server_take_text(struct ub_server *server, struct ub_msg_text *msg)
 {
 	msg->text[sizeof(msg->text) - 1] = '\0';
@@ -30,7 +53,7 @@ static void server_take_text(struct ub_server *server, struct ub_msg_text *msg)
 	} else {
 		enum ub_log_level level = msg->value <= UB_LOG_DEBUG ? msg->value : UB_LOG_NOTICE;
 
-		ub_log(level, "%.500s", msg->text);
+		server_log(server, level, msg->text);
 	}
 }
 
@@ -63,6 +86,10 @@ static void server_take_message(struct ub_server *server, struct ub_msg_header *
 	case UB_MSG_UNLINK:
 		if (header->len_bytes == sizeof(struct ub_msg_link))
 			ub_fence_drop(&k->fence, ((struct ub_msg_link *)header)->id);
+		break;
+	case UB_MSG_SET:
+		if (header->len_bytes == sizeof(struct ub_msg_text) && server == k->server)
+			ub_settings_answered(k, (struct ub_msg_text *)header);
 		break;
 	default:
 		if (header->type == UB_MSG_LIMITS && header->len_bytes > sizeof(struct ub_msg_limits))
@@ -97,6 +124,10 @@ static void server_died(void *arg)
 	server_says(server); /* its last words may be waiting */
 	server->gone = true;
 	ub_loop_remove(&server->keeper->loop, server->pidfd);
+	if (server == server->keeper->server)
+		ub_settings_server_gone(server->keeper);
+	server_say_dropped(server->log.nr_dropped);
+	server->log = (struct ub_log_limit){ 0 };
 }
 
 int ub_keeper_watch_server(struct ub_server *server, pid_t pid, int fd, struct ub_err *err)

@@ -2,6 +2,7 @@
 /* What a keeper answers. Nothing here waits for anything. */
 #include "keeper/verbs.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -13,7 +14,11 @@ static const char *verb_state(const struct ub_keeper *k)
 {
 	if (!k->was_live)
 		return "attaching";
-	return k->server->gone ? "ending" : "live";
+	if (k->recovery.is_running)
+		return "recovering";
+	if (k->server->gone)
+		return "ending";
+	return k->recovery.has_failed ? "failed" : "live";
 }
 
 int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,
@@ -26,9 +31,11 @@ int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const jso
 	(void)args;
 	(void)err;
 	snprintf(device, sizeof(device), "/dev/ublkb%u", k->info.dev_id);
-	info = json_pack("{s:s, s:s, s:i, s:i, s:i, s:s, s:s, s:I, s:i, s:b, s:i, s:i, s:i, s:s, s:s}", "name",
+	info = json_pack("{s:s, s:s, s:i, s:i, s:i, s:o, s:i, s:s, s:s, s:I, s:i, s:b, s:i, s:i, s:i, s:s, s:s}", "name",
 			 k->rundir.name, "device", device, "id", (int)k->info.dev_id, "keeper_pid", (int)getpid(),
-			 "server_pid", (int)k->server->pid, "state", verb_state(k), "backend", k->opts->kind,
+			 "server_pid", (int)k->server->pid, "standby_pid",
+			 k->standby->stage == UB_STANDBY_READY ? json_integer(k->standby->pid) : json_null(),
+			 "recoveries", (int)k->recovery.nr_done, "state", verb_state(k), "backend", k->opts->kind,
 			 "size_bytes", (json_int_t)k->limits.size_bytes, "logical_block_bytes",
 			 (int)k->limits.logical_block_bytes, "read_only", (int)k->limits.read_only, "queues",
 			 (int)k->info.nr_hw_queues, "depth", (int)k->info.queue_depth, "max_io_bytes",
@@ -36,5 +43,49 @@ int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const jso
 			 "program_version", PACKAGE_VERSION);
 	json_object_update(reply, info);
 	json_decref(info);
+	ub_settings_show(k, reply);
 	return 0;
+}
+
+/* ---- detach -------------------------------------------------------------------------------------------------- */
+
+/* Those that have gone make room. */
+static void verb_forget_callers(struct ub_keeper *k)
+{
+	struct ub_keeper_detach *d = &k->detach;
+	unsigned nr = 0;
+
+	for (unsigned i = 0; i < d->nr_callers; i++) {
+		if (ub_control_is_awaited(&k->control, d->callers[i]))
+			d->callers[nr++] = d->callers[i];
+	}
+	d->nr_callers = nr;
+}
+
+int ub_verb_detach(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,
+		   struct ub_err *err)
+{
+	const json_t *force = json_object_get(args, "force");
+
+	(void)reply;
+	if (force && !json_is_boolean(force))
+		return ub_err_set(err, EINVAL, "force: it is true or false");
+	if (!k->was_live)
+		return ub_err_set(err, EAGAIN, "the device is not live yet: try again");
+	verb_forget_callers(k);
+	if (k->detach.nr_callers == UB_CONTROL_MAX_CLIENTS)
+		return ub_err_set(err, EBUSY, "%u others wait for it already", UB_CONTROL_MAX_CLIENTS);
+	k->detach.callers[k->detach.nr_callers++] = caller;
+	k->detach.is_forced |= json_is_true(force);
+	return 1; /* keeper_watch() sees it */
+}
+
+void ub_verb_detach_answer(struct ub_keeper *k, const struct ub_err *err)
+{
+	struct ub_keeper_detach asked = k->detach;
+
+	/* An answer may be followed by the next request. */
+	k->detach.nr_callers = 0;
+	for (unsigned i = 0; i < asked.nr_callers; i++)
+		ub_control_answer(&k->control, asked.callers[i], NULL, err);
 }

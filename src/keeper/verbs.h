@@ -6,5 +6,10 @@
 #include "keeper/control.h"
 
 ub_control_verb ub_verb_info; /* what is served, by whom, how it is */
+ub_control_verb ub_verb_set; /* changes settings: settings.c */
+ub_control_verb ub_verb_detach; /* takes the device away, or says who holds it */
+
+/* All who wait for a detach: err->code is 0, and the device is gone, or why it stays. */
+void ub_verb_detach_answer(struct ub_keeper *k, const struct ub_err *err);
 
 #endif

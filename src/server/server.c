@@ -371,6 +371,42 @@ static void server_device_event(void *arg)
 	}
 }
 
+/* Everything that is asked for, or nothing. */
+static int server_apply(struct server *s, const struct ub_settings *settings, struct ub_err *err)
+{
+	const struct ub_backend_ops *ops = s->backend.ops;
+	struct ub_settings of_backend = *settings;
+	int ret = 0;
+
+	if (s->phase != SERVER_LIVE)
+		return ub_err_set(err, EAGAIN, "the device is not live yet");
+	if ((settings->which & UB_SET_LOG_LEVEL) && settings->log_level > UB_LOG_DEBUG)
+		return ub_err_set(err, EINVAL, "there is no log level %u", settings->log_level);
+	of_backend.which &= ~(uint32_t)UB_SET_LOG_LEVEL;
+	if (of_backend.which && !ops->set)
+		return ub_err_set(err, EOPNOTSUPP, "a device of %s has no %s", ops->name,
+				  of_backend.which & UB_SET_OUTAGE_LIMIT ? "outage-limit" : "stall-timeout");
+	if (of_backend.which)
+		ret = ops->set(&s->backend, &of_backend, err);
+	if (ret == 0 && (settings->which & UB_SET_LOG_LEVEL))
+		ub_log_set_level(settings->log_level);
+	return ret;
+}
+
+static int server_set(struct server *s, const struct ub_msg_set *msg, struct ub_err *err)
+{
+	struct ub_msg_text answer = { .header = { .type = UB_MSG_SET, .len_bytes = sizeof(answer) } };
+	struct ub_err refusal = { 0 };
+
+	if (msg->header.len_bytes != sizeof(*msg))
+		return ub_err_set(err, EPROTO, "an unexpected SET message");
+	/* That it cannot be done is an answer, and no reason to end. */
+	answer.value = (uint32_t)-server_apply(s, &msg->settings, &refusal);
+	snprintf(answer.text, sizeof(answer.text), "%s", refusal.text);
+	ub_message_send(s->keeper_fd, &answer.header, NULL, 0, 0);
+	return 0;
+}
+
 static int server_handle(struct server *s, struct ub_msg_header *header, int fds[], struct ub_err *err)
 {
 	switch (header->type) {
@@ -392,6 +428,8 @@ static int server_handle(struct server *s, struct ub_msg_header *header, int fds
 			return ub_err_set(err, EPROTO, "an unexpected SOCKET message");
 		s->backend.ops->take_socket(&s->backend, ub_steal_fd(&fds[0]));
 		return 0;
+	case UB_MSG_SET:
+		return server_set(s, (struct ub_msg_set *)header, err);
 	case UB_MSG_CANCEL:
 		if (s->phase == SERVER_SERVING || s->phase == SERVER_LIVE)
 			ub_device_cancel(&s->device);

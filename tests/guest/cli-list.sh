@@ -68,9 +68,48 @@ echo '{"version": 1, "name"' >"$UBLK_BRIDGE_RUNDIR/broken/state.json"
 : >"$UBLK_BRIDGE_RUNDIR/empty/state.json"
 sed 's/"cookie": "[^"]*"/"cookie": "7562000000000000"/; s/"name": "[^"]*"/"name": "old"/' \
 	"$UBLK_BRIDGE_RUNDIR/twelve/state.json" >"$UBLK_BRIDGE_RUNDIR/old/state.json"
+sed 's/"version": 1/"version": 2/' "$UBLK_BRIDGE_RUNDIR/twelve/state.json" >"$UBLK_BRIDGE_RUNDIR/empty/state.json"
 take_list
 assert_eq "$(field 12 name)" twelve "the name of 12"
-rm -r "$UBLK_BRIDGE_RUNDIR"/{broken,empty,old}
+
+# they are in the list all the same, behind the devices, with what removes them
+stale() { jq -r ".[] | select(.name == \"$1\").$2" json; }
+assert_eq "$(jq -c '[.[].id]' json)" '[3,12,100,null,null,null]' "the devices, and what has none"
+assert_eq "$(jq '[.[] | length] | unique | .[]' json)" 17 "the number of keys of each"
+for name in broken empty old; do
+	assert_eq "$(stale $name 'device') $(stale $name state) $(stale $name ours)" 'null stale true' "the directory $name"
+	assert_match "$(stale $name remedy)" '^detach it by its name, or attach'
+	assert_match "$("$UB" list)" $'\n'"- +$name +stale .*"$'\n'"  its .*\(ublk-bridge detach $name\)"
+done
+assert_eq "$(stale old health_why)" 'its device is gone' "what is wrong with old"
+assert_eq "$(stale broken health_why)" 'its state.json cannot be understood' "what is wrong with broken"
+assert_eq "$(stale empty health_why)" 'its state.json cannot be understood' "what is wrong with one of another version"
+for name in broken old; do
+	run "$UB" detach $name
+	assert_eq "$STATUS" 0 "the status of detach $name"
+	assert_match "$ERR" "'$name' has no device that is known: its run directory is removed"
+done
+assert_fails 1 "no device is named 'broken'" "$UB" detach broken
+# what is not ours in it is not removed, and said
+mkdir "$UBLK_BRIDGE_RUNDIR/empty/foreign"
+assert_fails 1 "'empty' has no device, and its run directory cannot be removed: Directory not empty" "$UB" detach empty
+rmdir "$UBLK_BRIDGE_RUNDIR/empty/foreign"
+# a new device takes the name over
+attach --mem 1M --id 50 --name empty
+take_list
+assert_eq "$(jq -c '[.[].id]' json)" '[3,12,50,100]' "the devices when the directory was taken over"
+detach
+[ ! -e "$UBLK_BRIDGE_RUNDIR/empty" ] || fail "the directory that was taken over stays"
+DEV=/dev/ublkb100
+
+# info of the one without a keeper: what is known without it
+run "$UB" info 100 --json
+assert_eq "$STATUS" 0 "the status of info of an orphan"
+assert_eq "$(jq -c '[.name, .state, .keeper_pid, .size_bytes, .data_path, .backend, .health, .logical_block_bytes]' <<<"$OUT")" \
+	'["ublk100","orphan",null,1048576,"get-data","mem","online",512]' "info of an orphan"
+assert_eq "$(jq .server_pid <<<"$OUT")" "$(field 100 server_pid)" "its server"
+assert_match "$("$UB" info 100)" 'state +orphan'
+assert_fails 1 'there is no device 99' "$UB" info 99
 
 "$UB" detach 100
 KEEPER=$three DEV=/dev/ublkb3 detach

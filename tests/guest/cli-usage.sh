@@ -71,7 +71,7 @@ done
 # back ends
 refused "two back ends are named" --mem 1M --mem 2M
 refused "two back ends are named" --mem 1M --backend null:1M
-refused "there is no back end 'nil': there are mem, nbd, null" --backend nil:1M
+refused "there is no back end 'nil': there are error, mem, nbd, null" --backend nil:1M
 refused "--backend: 'null' is not KIND:SIZE" --backend null
 refused "--backend: ':1M' is not KIND:SIZE" --backend :1M
 refused "--backend: '0' is nothing" --backend null:0

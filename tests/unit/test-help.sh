@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The man page, --help and the completion know the same options.
+# The man pages, --help and the completion know the same options and verbs.
 set -euo pipefail
 
 bridge=./ublk-bridge
@@ -19,21 +19,28 @@ options_of() { "$bridge" "$1" --help | grep -oE '^ +(-[a-zA-Z], )?--[a-z-]+' | g
 # argp's own, of every program
 common='--help --usage --version'
 
-for verb in attach detach list info stats metrics features; do
+for verb in attach detach list info set recover stats metrics features; do
 	[ -n "$(options_of "$verb")" ] || complain "$verb --help has no options"
 	for option in $(options_of "$verb"); do
 		[[ " $common " == *" $option "* ]] || grep -qF "B<$option>" "$man" ||
 			complain "the man page does not know $verb's $option"
 	done
 done
-all=$(for verb in attach detach list info stats metrics features; do options_of "$verb"; done)
+all=$(for verb in attach detach list info set recover stats metrics features; do options_of "$verb"; done)
 while read -r option; do
 	grep -qxF -- "$option" <<<"$all" || complain "the man page has $option, and no verb's --help has"
 done < <(grep -oE '^=item .*B<--[a-z-]+' "$man" | grep -oE -- 'B<--[a-z-]+' | cut -c 3- | sort -u)
 # what the completion offers for an option that has a few values
-for values in 'data-path auto copy get-data user-copy' 'tls off allow require'; do
+for values in 'log-level error warning notice debug' 'data-path auto copy get-data user-copy' 'tls off allow require'; do
 	read -r option words <<<"$values"
 	grep -qE -- "--$option=.*$words" "$srcdir/contrib/ublk-bridge.bash" ||
 		complain "the completion of --$option is not: $words"
 done
+# the verbs of the control socket, and what the page about it describes
+page=$srcdir/man/ublk-bridge-control.pod
+known=$(sed -n '/^} control_verbs/,/^};/s/^\t{ "\([a-z-]*\)".*/\1/p' "$srcdir/src/keeper/control.c" | sort)
+described=$(sed -n '/^=head1 VERBS/,/^=head1 EXAMPLES/s/^=head2 //p' "$page" | sort)
+[ -n "$known" ] || complain "the control socket has no verbs"
+[ "$known" = "$described" ] ||
+	complain "the control socket's verbs are ${known//$'\n'/ }, and its man page has ${described//$'\n'/ }"
 exit $failed

@@ -3,7 +3,9 @@
 #include "unit.h"
 
 #include <errno.h>
+#include <sys/stat.h>
 
+#include "base/journal.h"
 #include "base/log.h"
 
 static struct {
@@ -236,6 +238,100 @@ static void lines_that_a_sink_refused_are_counted(void **state)
 
 #define SINK_TEST(f) cmocka_unit_test_setup_teardown(f, sink_setup, sink_teardown)
 
+/* ---- whose line it is, and how many ---------------------------------------------------------------------------- */
+
+/* In a child: the device stays set. */
+static void log_of_a_device(void)
+{
+	ub_log(UB_LOG_WARNING, "too early");
+	ub_log_set_device("/dev/ublkb1", "one");
+	ub_log(UB_LOG_WARNING, "nbd://host: offline");
+	ub_log(UB_LOG_WARNING, "/dev/ublkb1: served");
+	ub_log(UB_LOG_WARNING, "STOP of /dev/ublkb1");
+	ub_log(UB_LOG_WARNING, "like /dev/ublkb12 it is");
+	ub_log(UB_LOG_WARNING, "neither /dev/ublkb12 nor /dev/ublkb1");
+}
+
+static void lines_that_do_not_name_their_device_begin_with_it(void **state)
+{
+	static struct captured c;
+	int status;
+	pid_t pid;
+
+	(void)state;
+	capture_begin(&c);
+	pid = fork();
+	if (pid == 0) {
+		log_of_a_device();
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	capture_end(&c);
+	assert_string_equal(c.text, "ublk-bridge: too early\n"
+				  "ublk-bridge: /dev/ublkb1: nbd://host: offline\n"
+				  "ublk-bridge: /dev/ublkb1: served\n"
+				  "ublk-bridge: STOP of /dev/ublkb1\n"
+				  "ublk-bridge: /dev/ublkb1: like /dev/ublkb12 it is\n"
+				  "ublk-bridge: neither /dev/ublkb12 nor /dev/ublkb1\n");
+}
+
+static void too_many_lines_are_dropped_and_counted(void **state)
+{
+	struct ub_log_limit limit = { 0 };
+	unsigned dropped;
+	bool is_first;
+
+	(void)state;
+	for (unsigned i = 0; i < UB_LOG_LIMIT_LINES; i++) {
+		assert_true(ub_log_limit_pass(&limit, 1000 + i, &dropped, &is_first));
+		assert_int_equal(dropped, 0);
+		assert_false(is_first);
+	}
+	for (unsigned i = 0; i < 7; i++) {
+		assert_false(ub_log_limit_pass(&limit, 1000 + UB_LOG_LIMIT_MS - 1, &dropped, &is_first));
+		assert_int_equal(dropped, 0);
+		assert_true(is_first == (i == 0));
+	}
+	assert_true(ub_log_limit_pass(&limit, 1000 + UB_LOG_LIMIT_MS, &dropped, &is_first));
+	assert_int_equal(dropped, 7);
+	assert_false(is_first);
+	assert_true(ub_log_limit_pass(&limit, 1000 + UB_LOG_LIMIT_MS, &dropped, &is_first));
+	assert_int_equal(dropped, 0);
+}
+
+static void levels_have_names(void **state)
+{
+	enum ub_log_level level = UB_LOG_ERROR;
+
+	(void)state;
+	for (unsigned i = UB_LOG_ERROR; i <= UB_LOG_DEBUG; i++) {
+		assert_int_equal(ub_log_level_parse(ub_log_level_name(i), &level), 0);
+		assert_int_equal(level, i);
+	}
+	assert_int_equal(ub_log_level_parse("err", &level), -EINVAL);
+	assert_int_equal(ub_log_level_parse("", &level), -EINVAL);
+}
+
+static void stderr_is_the_journals_only_if_it_is_the_one_named(void **state)
+{
+	char text[64];
+	struct stat st;
+
+	(void)state;
+	assert_int_equal(fstat(STDERR_FILENO, &st), 0);
+	snprintf(text, sizeof(text), "%llu:%llu", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
+	unsetenv("JOURNAL_STREAM");
+	assert_false(ub_journal_is_stderr());
+	setenv("JOURNAL_STREAM", text, 1);
+	assert_true(ub_journal_is_stderr());
+	snprintf(text, sizeof(text), "%llu:%llu", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino + 1);
+	setenv("JOURNAL_STREAM", text, 1);
+	assert_false(ub_journal_is_stderr()); /* inherited, and redirected since */
+	setenv("JOURNAL_STREAM", "nonsense", 1);
+	assert_false(ub_journal_is_stderr());
+	unsetenv("JOURNAL_STREAM");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -244,9 +340,13 @@ int main(void)
 		SINK_TEST(the_sink_gets_level_and_text),
 		SINK_TEST(long_lines_are_cut),
 		cmocka_unit_test(without_a_thread_lines_go_out_at_once),
+		cmocka_unit_test(lines_that_do_not_name_their_device_begin_with_it), /* a child, so without a thread, too */
 		cmocka_unit_test(the_thread_writes_lines_in_order),
 		cmocka_unit_test(a_stuck_reader_drops_lines_and_blocks_nobody),
 		cmocka_unit_test(lines_that_a_sink_refused_are_counted),
+		cmocka_unit_test(too_many_lines_are_dropped_and_counted),
+		cmocka_unit_test(levels_have_names),
+		cmocka_unit_test(stderr_is_the_journals_only_if_it_is_the_one_named),
 	};
 
 	return cmocka_run_group_tests_name("log", tests, NULL, NULL);

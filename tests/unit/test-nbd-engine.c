@@ -360,6 +360,41 @@ static void an_outage_longer_than_its_limit_fails_io_and_ends(void **state)
 	core_close(&core);
 }
 
+static int set_outage_limit(uint64_t ms)
+{
+	const struct ub_settings settings = { .which = UB_SET_OUTAGE_LIMIT, .outage_limit_ms = ms };
+	struct ub_err err = { 0 };
+
+	return core.backend.ops->set(&core.backend, &settings, &err);
+}
+
+static void an_outage_limit_set_in_an_outage_counts_from_its_beginning(void **state)
+{
+	(void)state;
+	server_start(NULL);
+	device_open(1, -1);
+	server_kill();
+	await("health", &core_health, UB_HEALTH_OFFLINE);
+	io_start(0, UB_OP_READ, 0, 512, 0);
+	usleep(300000);
+	/* Longer than the outage by now: it goes on waiting. */
+	assert_int_equal(set_outage_limit(600000), 0);
+	assert_false(core_wait_io(&core, &ios[0], 100));
+	/* Over already. */
+	assert_int_equal(set_outage_limit(200), 0);
+	assert_int_equal(io_result(0), -EIO);
+	io_start(0, UB_OP_READ, 0, 512, 0);
+	assert_int_equal(io_result(0), -EIO);
+	/* And none: what comes waits again, until the server is back. */
+	assert_int_equal(set_outage_limit(NBD_NO_LIMIT), 0);
+	usleep(50000);
+	io_start(0, UB_OP_READ, 0, 512, 0);
+	assert_false(core_wait_io(&core, &ios[0], 300));
+	server_start(NULL);
+	assert_int_equal(io_result(0), 512);
+	core_close(&core);
+}
+
 /* ---- servers by script --------------------------------------------------------------------------------------- */
 
 static struct peer_export export;
@@ -439,6 +474,31 @@ static void stall_a_write(struct peer *old, struct peer *new)
 	peer_expect(new, &r, PEER_READ);
 	assert_true(peer_answer(new, &r, 0, bufs[2]));
 	assert_int_equal(io_result(1), 512);
+}
+
+/* With the default nothing would be tried for half a minute. */
+static void a_stall_timeout_set_while_a_request_is_unanswered_holds_for_it(void **state)
+{
+	const struct ub_settings too_short = { .which = UB_SET_STALL_TIMEOUT, .stall_timeout_ms = 99 };
+	const struct ub_settings settings = { .which = UB_SET_STALL_TIMEOUT, .stall_timeout_ms = 100 };
+	struct ub_err err = { 0 };
+	struct peer old, new;
+	struct peer_request r;
+
+	(void)state;
+	peer_open_device(&old);
+	io_start(0, UB_OP_READ, 0, 512, 0);
+	peer_expect(&old, &r, PEER_READ);
+	assert_int_equal(core.backend.ops->set(&core.backend, &too_short, &err), -ERANGE);
+	assert_int_equal(poll(&(struct pollfd){ .fd = listen_fd, .events = POLLIN }, 1, 300), 0);
+	assert_int_equal(core.backend.ops->set(&core.backend, &settings, &err), 0);
+	assert_non_null(peer_accept(&new));
+	peer_expect(&new, &r, PEER_READ);
+	assert_true(peer_answer(&new, &r, 0, bufs[2]));
+	assert_int_equal(io_result(0), 512);
+	core_close(&core);
+	close(old.fd);
+	close(new.fd);
 }
 
 static void answer_a_write(struct peer *peer, unsigned i)
@@ -684,8 +744,10 @@ int main(int argc, char **argv)
 		NBDKIT_TEST(a_killed_server_costs_no_io),
 		NBDKIT_TEST(cancel_completes_what_waits_and_what_comes),
 		NBDKIT_TEST(an_outage_longer_than_its_limit_fails_io_and_ends),
+		NBDKIT_TEST(an_outage_limit_set_in_an_outage_counts_from_its_beginning),
 		SCRIPT_TEST(no_write_is_sent_before_the_old_connection_is_closed),
 		SCRIPT_TEST(no_write_is_sent_before_the_fence_timeout),
+		SCRIPT_TEST(a_stall_timeout_set_while_a_request_is_unanswered_holds_for_it),
 		SCRIPT_TEST(before_it_is_live_a_lost_connection_is_final),
 		SCRIPT_TEST(the_end_of_a_socket_that_was_handed_over_is_final),
 		SCRIPT_TEST(a_server_that_is_quicker_than_we_are_is_no_silent_one),

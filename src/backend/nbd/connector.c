@@ -40,6 +40,11 @@
 
 /* ---- links -------------------------------------------------------------------------------------------- */
 
+static uint64_t connector_stall_ms(const struct nbd_backend *be)
+{
+	return atomic_load_explicit(&be->stall_timeout_ms, memory_order_relaxed);
+}
+
 struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handle,
 				 const struct nbd_export *export)
 {
@@ -60,7 +65,7 @@ struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handl
 	link->has_structured_replies = export->has_structured_replies;
 	link->max_payload_bytes = export->max_payload_bytes;
 	link->made_ms = ub_now_ms();
-	link->is_tcp = nbd_session_tune(fd, conn->be->options.stall_timeout_ms, conn->be->send_bytes);
+	link->is_tcp = nbd_session_tune(fd, connector_stall_ms(conn->be), conn->be->send_bytes);
 	link->held_id = ub_backend_hold_socket(fd);
 	return link;
 }
@@ -181,14 +186,14 @@ static void connector_say_stalled(struct nbd_backend *be)
 		ub_log(UB_LOG_NOTICE,
 		       "%s: connection %u of %u gives no answer for %llu s; the others go on, and it is made again",
 		       be->server, which + 1, be->nr_conns,
-		       (unsigned long long)be->options.stall_timeout_ms / 1000);
+		       (unsigned long long)connector_stall_ms(be) / 1000);
 	be->said_slow = nr_stalled;
 	/* While one of them works it is no outage. */
 	stalled = nr_stalled && !nr_online;
 	if (stalled && !be->said_stalled) {
 		snprintf(text, sizeof(text), "%s: stalled: no answer for %llu s; another connection is tried",
-			 be->server, (unsigned long long)be->options.stall_timeout_ms / 1000);
-		connector_is_offline(be, ub_now_ms() - be->options.stall_timeout_ms);
+			 be->server, (unsigned long long)connector_stall_ms(be) / 1000);
+		connector_is_offline(be, ub_now_ms() - connector_stall_ms(be));
 		ub_backend_report(be->backend, UB_HEALTH_OFFLINE, text);
 	}
 	if (!stalled && be->said_stalled && connector_nr_given(be) > 0)

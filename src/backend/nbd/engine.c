@@ -336,7 +336,7 @@ static void conn_start_ticking(struct nbd_conn *conn)
 	conn->is_ticking = true;
 	conn->has_progress = true;
 	conn->quiet_ticks = 0;
-	ub_timer_set(&conn->tick, conn->be->options.stall_timeout_ms / ENGINE_TICKS + 1);
+	ub_timer_set(&conn->tick, conn->stall_timeout_ms / ENGINE_TICKS + 1);
 }
 
 static void link_cork(struct nbd_link *link, int on)
@@ -422,7 +422,7 @@ static int32_t conn_final_error(const struct nbd_conn *conn)
 /* The error that I/O on an offline conn ends with by now; 0: it waits. */
 static int32_t conn_offline_error(const struct nbd_conn *conn)
 {
-	uint64_t limit = conn->be->options.outage_limit_ms;
+	uint64_t limit = conn->outage_limit_ms;
 	int32_t error = conn_final_error(conn);
 
 	if (error || conn->link || limit == NBD_NO_LIMIT)
@@ -521,7 +521,7 @@ static void conn_set_works(struct nbd_conn *conn, bool works)
 
 static void conn_set_quiet(struct nbd_conn *conn)
 {
-	uint64_t limit = conn->be->options.outage_limit_ms;
+	uint64_t limit = conn->outage_limit_ms;
 
 	if (conn->quiet_since_ms)
 		return;
@@ -781,7 +781,7 @@ static void conn_tick(struct ub_timer *timer)
 	conn->is_ticking = conn->link && conn->link->nr_in_flight;
 	if (!conn->is_ticking)
 		return;
-	ub_timer_set(&conn->tick, conn->be->options.stall_timeout_ms / ENGINE_TICKS + 1);
+	ub_timer_set(&conn->tick, conn->stall_timeout_ms / ENGINE_TICKS + 1);
 	conn->quiet_ticks = conn->has_progress ? 0 : conn->quiet_ticks + 1;
 	conn->has_progress = false;
 	if (conn->quiet_ticks != ENGINE_TICKS)
@@ -847,12 +847,50 @@ void nbd_engine_give(struct nbd_link *link)
 	ub_queue_post(link->conn->home->bq->queue, &link->msg);
 }
 
+static void conn_take_outage_limit(struct nbd_conn *conn, uint64_t limit)
+{
+	uint64_t over;
+
+	conn->outage_limit_ms = limit;
+	if (!conn->quiet_since_ms)
+		return;
+	/* It counts from the beginning of the outage, which may be longer by now. */
+	over = ub_now_ms() - conn->quiet_since_ms;
+	if (limit == NBD_NO_LIMIT)
+		ub_timer_set(&conn->outage, 0);
+	else
+		ub_timer_set(&conn->outage, limit > over ? limit - over + 1 : 1);
+}
+
+/* The time without an answer counts from now. */
+static void conn_take_stall_timeout(struct nbd_conn *conn, uint64_t timeout)
+{
+	conn->stall_timeout_ms = timeout;
+	if (conn->is_ticking && !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))
+		conn_start_ticking(conn);
+	if (conn->link)
+		nbd_session_tune(conn->link->fd, timeout, conn->be->send_bytes);
+}
+
+static void conn_take_settings(struct nbd_conn *conn)
+{
+	uint64_t limit = atomic_load_explicit(&conn->be->outage_limit_ms, memory_order_relaxed);
+	uint64_t timeout = atomic_load_explicit(&conn->be->stall_timeout_ms, memory_order_relaxed);
+
+	if (limit != conn->outage_limit_ms)
+		conn_take_outage_limit(conn, limit);
+	if (timeout != conn->stall_timeout_ms)
+		conn_take_stall_timeout(conn, timeout);
+}
+
 static void conn_kicked(struct ub_msg *msg, struct ub_queue *q)
 {
 	struct nbd_conn *conn = ub_container_of(msg, struct nbd_conn, kick_msg);
 
 	(void)q;
-	atomic_store_explicit(&conn->is_kicked, false, memory_order_release);
+	/* An exchange: what was changed before a kick that this one stands for is seen below. */
+	atomic_exchange_explicit(&conn->is_kicked, false, memory_order_acq_rel);
+	conn_take_settings(conn);
 	conn_look_at_waiting(conn);
 }
 
@@ -872,6 +910,8 @@ void nbd_engine_start(struct nbd_queue *nq)
 		struct nbd_conn *conn = nq->own[i];
 
 		conn->tick = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_tick };
+		conn->outage_limit_ms = atomic_load_explicit(&conn->be->outage_limit_ms, memory_order_relaxed);
+		conn->stall_timeout_ms = atomic_load_explicit(&conn->be->stall_timeout_ms, memory_order_relaxed);
 		conn->outage = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_outage };
 		conn->drain = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_drained };
 		conn_set_quiet(conn);

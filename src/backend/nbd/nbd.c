@@ -288,6 +288,8 @@ static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *
 		ret = nbd_library_load(err);
 	if (ret)
 		return ret;
+	atomic_init(&be->outage_limit_ms, be->options.outage_limit_ms);
+	atomic_init(&be->stall_timeout_ms, be->options.stall_timeout_ms);
 	nbd_options_describe(&be->options, be->server, sizeof(be->server));
 	be->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (be->wake_fd < 0)
@@ -328,6 +330,24 @@ static int nbd_take_socket(struct ub_backend *backend, int fd)
 	old = atomic_exchange_explicit(&be->next_socket, fd, memory_order_acq_rel);
 	ub_close(&old);
 	nbd_connector_wake(be);
+	return 0;
+}
+
+static int nbd_set(struct ub_backend *backend, const struct ub_settings *settings, struct ub_err *err)
+{
+	struct nbd_backend *be = backend->priv;
+
+	if (settings->which & ~(uint32_t)(UB_SET_OUTAGE_LIMIT | UB_SET_STALL_TIMEOUT))
+		return ub_err_set(err, EOPNOTSUPP, "%s: no such setting", be->server);
+	if ((settings->which & UB_SET_STALL_TIMEOUT) && settings->stall_timeout_ms < NBD_MIN_STALL_MS)
+		return ub_err_set(err, ERANGE, "stall-timeout: %llu ms is too short: %d ms is the least",
+				  (unsigned long long)settings->stall_timeout_ms, NBD_MIN_STALL_MS);
+	if (settings->which & UB_SET_OUTAGE_LIMIT)
+		atomic_store_explicit(&be->outage_limit_ms, settings->outage_limit_ms, memory_order_relaxed);
+	if (settings->which & UB_SET_STALL_TIMEOUT)
+		atomic_store_explicit(&be->stall_timeout_ms, settings->stall_timeout_ms, memory_order_relaxed);
+	for (unsigned i = 0; i < be->nr_conns; i++)
+		nbd_engine_kick(&be->conns[i]);
 	return 0;
 }
 
@@ -469,6 +489,7 @@ const struct ub_backend_ops ub_backend_nbd = {
 	.get_identity = nbd_get_identity,
 	.set_live = nbd_set_live,
 	.take_socket = nbd_take_socket,
+	.set = nbd_set,
 	.queue_init = nbd_queue_init,
 	.queue_destroy = nbd_queue_destroy,
 	.close = nbd_close_backend,

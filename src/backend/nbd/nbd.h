@@ -108,6 +108,7 @@ struct nbd_conn {
 	bool had_link; /* it is not its first one */
 	bool must_issue; /* waiting ones may go at the end of the batch */
 	struct ub_timer tick, outage, drain;
+	uint64_t outage_limit_ms, stall_timeout_ms; /* as the timers have them: conn_take_settings() */
 	bool is_ticking, has_progress;
 	unsigned quiet_ticks;
 	uint64_t quiet_since_ms; /* offline or stalled since; 0: it works */
@@ -141,8 +142,10 @@ enum nbd_phase { NBD_ATTACHING, NBD_LIVE, NBD_LOST };
 
 struct nbd_backend {
 	struct ub_backend *backend;
-	struct nbd_options options;
+	struct nbd_options options; /* as it was opened */
 	char server[160]; /* in words */
+	/* Those that can be changed: the main thread sets them, and kicks the conns. */
+	_Atomic uint64_t outage_limit_ms, stall_timeout_ms;
 	struct nbd_export first;
 	struct ub_limits limits;
 	uint64_t short_bytes; /* memory is short when less than this is free */

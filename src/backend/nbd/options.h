@@ -18,6 +18,7 @@
 #define NBD_MAX_CONNECTIONS	  64
 #define NBD_NO_LIMIT		  UINT64_MAX
 #define NBD_DEFAULT_STALL_MS	  30000
+#define NBD_MIN_STALL_MS	  100
 #define NBD_DEFAULT_FENCE_MS	  10000
 
 enum nbd_transport {
