@@ -115,9 +115,24 @@ static int detach_offline(struct detach *d, const char *why, struct ub_err *err)
 	return UB_EXIT_FAILED;
 }
 
-/* Its server is dead, and the kernel waits for the next one. */
+static int detach_stop_by_force(struct detach *d, struct ub_err *err);
+
+/*
+ * Its server is dead, and the kernel waits for the next one. What is not written back is lost: not for the verb to
+ * decide, unless nothing could be done about it any more.
+ */
 static int detach_unserved(struct detach *d, struct ub_err *err)
 {
+	cleanup_fd int fd = d->has_state ? ub_rundir_connect(d->state.name) : -1;
+	char who[512] = "";
+
+	ub_helper_run(&d->loop, (const char *const[]){ "holders", d->id, NULL }, "looking for holders", who,
+		      sizeof(who), DETACH_SYNC_MS, NULL, NULL);
+	if (who[0])
+		return detach_busy(d, who, err);
+	/* Memory that no process holds any more. */
+	if (d->has_state && strcmp(d->state.backend, "nbd") != 0 && fd < 0)
+		return detach_stop_by_force(d, err);
 	ub_err_set(err, EIO,
 		   "/dev/ublkb%s has no server: 'ublk-bridge recover %s' goes on with it, --force gives up what is not written",
 		   d->id, d->id);

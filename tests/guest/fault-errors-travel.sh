@@ -80,7 +80,7 @@ assert_eq "$STATUS" 1 "the status of zeroes that fail"
 detach
 
 # a back end that kills the server half way
-attach --backend faulty:4M:die=2
+attach --no-recovery --backend faulty:4M:die=2
 sector write 1 2>/dev/null
 run sector write 2
 assert_eq "$STATUS" 1 "the status of the write that killed"

@@ -33,7 +33,8 @@ note "they are found when they are written"
 attach --mem 64M --queues 2
 table | sfdisk -q "$DEV"
 [ -b "${DEV}p3" ] || partx -u "$DEV"
-blockdev --rereadpt "$DEV"
+# Linux 6.12 does not scan a device that outlives its server, whoever asks
+! kernel_at_least 7 || blockdev --rereadpt "$DEV"
 await 5 test -b "${DEV}p3"
 assert_eq "$(cat "/sys/block/${DEV#/dev/}/${DEV#/dev/}p2/start")" 18432 "the start of the second partition"
 mkfs.ext4 -q "${DEV}p2"
@@ -43,7 +44,7 @@ fill_tree mnt
 # they do not reach into each other
 e2fsck -fn "${DEV}p3" >check.out 2>&1 || fail "the third partition: $(cat check.out)"
 assert_fails 3 "busy: mounted on .*/mnt" "$UB" detach "$ID"
-assert_fails 1 'Device or resource busy' blockdev --rereadpt "$DEV"
+! kernel_at_least 7 || assert_fails 1 'Device or resource busy' blockdev --rereadpt "$DEV"
 check_tree mnt
 umount mnt
 e2fsck -fn "${DEV}p2" >check.out 2>&1 || fail "the second partition: $(cat check.out)"

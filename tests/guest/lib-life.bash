@@ -74,9 +74,12 @@ ends_with() {
 
 # those that the keeper takes, in their order; those of the server; those on the way down
 KEEPER_STEPS='features store command spawn add-dev added set-params rundir serve start-dev started settle'
-SERVER_STEPS='server-hello backend-open device-open device-arena queue-thread queue-ring queue-fetch
+SERVER_STEPS='server-hello backend-open device-arena queue-thread queue-ring device-open queue-fetch
 	server-fetching server-live'
 DOWN_STEPS='stop-dev end-server del-dev remove-rundir'
+# when a server has died, and when a keeper has
+# shellcheck disable=SC2034 # for the tests
+RECOVERY_STEPS='start-recovery take end-recovery recovered' ADOPT_STEPS='adopt'
 # shellcheck disable=SC2034 # for the tests
 DETACH_STEPS='detach detach-stopped'
 
@@ -104,6 +107,8 @@ detach_all() {
 	for node in /dev/ublkc[0-9]*; do
 		[ -e "$node" ] || continue
 		run "$UB" detach "${node#/dev/ublkc}"
+		# what a standby still holds is not given up unasked
+		[[ ! $ERR =~ "has no server" ]] || run "$UB" detach --force "${node#/dev/ublkc}"
 		# the keeper or another may have been faster
 		[ "$STATUS" = 0 ] || [ ! -e "$node" ] || fail "$1: detach ended with $STATUS: $ERR"
 	done

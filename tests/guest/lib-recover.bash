@@ -5,17 +5,6 @@
 # shellcheck source=tests/guest/lib-stamp.bash
 . "$(dirname "${BASH_SOURCE[0]}")/lib-stamp.bash"
 
-# state_of KEY: a number in the run directory's state.json
-state_of() {
-	[[ $(<"$UBLK_BRIDGE_RUNDIR/ublk$ID/state.json") =~ \"$1\":\ *([0-9]+) ]] && echo "${BASH_REMATCH[1]}"
-}
-
-# other_server PID: the device has another server by now
-other_server() { [ "$(state_of server_pid)" != "$1" ]; }
-
-# has_standby: one stands by
-has_standby() { [[ $(<"$UBLK_BRIDGE_RUNDIR/ublk$ID/state.json") =~ \"standby_pid\":\ *[1-9] ]]; }
-
 # kill_server [SIGNAL]: the device's server dies, and another one takes over
 kill_server() {
 	local pid

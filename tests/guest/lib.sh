@@ -185,6 +185,17 @@ test_pids() {
 	fi
 }
 
+# state_of KEY: a number in the run directory's state.json
+state_of() {
+	[[ $(<"$UBLK_BRIDGE_RUNDIR/ublk$ID/state.json") =~ \"$1\":\ *([0-9]+) ]] && echo "${BASH_REMATCH[1]}"
+}
+
+# other_server PID: the device has another server by now
+other_server() { [ "$(state_of server_pid)" != "$1" ]; }
+
+# has_standby: one stands by
+has_standby() { [[ $(<"$UBLK_BRIDGE_RUNDIR/ublk$ID/state.json") =~ \"standby_pid\":\ *[1-9] ]]; }
+
 # no_d_state: fails when a process of the test stays in uninterruptible sleep for 5 s
 no_d_state() { wait_for 5 none_in_d_state || fail "in D state: $(list_d_state)"; }
 

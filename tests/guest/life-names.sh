@@ -15,7 +15,7 @@ server=$(server_pid 5)
 cp -r "$UBLK_BRIDGE_RUNDIR/old" saved
 kill -KILL "$KEEPER" "$server"
 wait "$KEEPER" || true
-UBLK_BRIDGE_RUNDIR=$PWD/elsewhere "$UB" detach 5
+UBLK_BRIDGE_RUNDIR=$PWD/elsewhere "$UB" detach --force 5
 cp -r saved "$UBLK_BRIDGE_RUNDIR/old"
 attach --mem 1M --name new --id 5
 assert_fails 1 "there is no device 5|no device is named 'old'" "$UB" detach old

@@ -18,7 +18,7 @@ server=$(child_of "$KEEPER")
 printf 'kept' | dd of="$DEV" bs=4k conv=sync oflag=direct status=none
 kill -KILL "$KEEPER"
 ends_with 137
-assert_eq "$(remedy)" 'its keeper is gone: it is served until it is detached' "the remedy"
+assert_eq "$(remedy)" 'its keeper is gone: recover it' "the remedy"
 assert_eq "$(dd if="$DEV" bs=4k count=1 iflag=direct status=none | head -c 4)" kept "its content"
 # its name is not free for another while it lives, whatever the lock says
 run "$UB" --daemon --mem 1M --name orphan
@@ -42,15 +42,15 @@ if modprobe -q ext4 && command -v mkfs.ext4 >/dev/null; then
 	assert_nothing_left "detach of a busy device without a keeper"
 fi
 
-# the server: the keeper says so, takes the device away and ends with 1
-attach --mem 8M
+# the server, without recovery: the keeper says so, takes the device away and ends with 1
+attach --no-recovery --mem 8M
 kill -KILL "$(child_of "$KEEPER")"
 ends_with 1
 assert_match "$(cat "$ATTACH_ERR")" '/dev/ublkb0: the server was killed by signal 9 .*: the device is taken away'
 assert_nothing_left "a server that died"
 
 # both, the keeper first; then both, the server first
-attach --mem 8M --name orphan
+attach --no-recovery --mem 8M --name orphan
 server=$(child_of "$KEEPER")
 kill -KILL "$KEEPER"
 kill -KILL "$server"
@@ -61,7 +61,7 @@ assert_eq "$(remedy)" 'nobody serves it: detach it' "the remedy"
 "$UB" detach orphan
 assert_nothing_left "detach of a dead device"
 
-attach --mem 8M
+attach --no-recovery --mem 8M
 kill -STOP "$KEEPER"
 kill -KILL "$(child_of "$KEEPER")"
 kill -KILL "$KEEPER"

@@ -24,6 +24,8 @@ for path in copy get-data user-copy; do
 	note "$path"
 	attach --mem 256M --data-path "$path"
 	server=$(server_pid)
+	await 20 has_standby # which has the same buffers
+	SHMEM=$(meminfo Shmem)
 	fill
 	assert_holds 64 "writing"
 	rss=$(rss_kib "$server")

@@ -13,7 +13,7 @@ require fio
 for ((round = 1; round <= ${ROUNDS:=1}; round++)); do
 	for path in copy get-data user-copy; do
 		note "round $round, $path: the server"
-		attach --mem 16M --queues 2 --data-path "$path"
+		attach --no-recovery --mem 16M --queues 2 --data-path "$path"
 		work_hard
 		server=$(server_pid)
 		kill -9 "$server"
@@ -26,7 +26,7 @@ for ((round = 1; round <= ${ROUNDS:=1}; round++)); do
 		await 5 no_device "$ID"
 
 		note "round $round, $path: the keeper, then the server"
-		attach --mem 16M --data-path "$path"
+		attach --no-recovery --mem 16M --data-path "$path"
 		work_hard
 		server=$(server_pid)
 		kill -9 "$KEEPER"
