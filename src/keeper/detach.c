@@ -115,6 +115,38 @@ static int detach_offline(struct detach *d, const char *why, struct ub_err *err)
 	return UB_EXIT_FAILED;
 }
 
+/* True if this process has /dev/ublkcN open: a pid that was noted may be another's by now. */
+static bool detach_is_server(const struct detach *d, pid_t pid)
+{
+	char path[64], node[32], link[64];
+	struct dirent *entry;
+	bool found = false;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+	snprintf(node, sizeof(node), "/dev/ublkc%s", d->id);
+	dir = opendir(path);
+	while (dir && !found && (entry = readdir(dir))) {
+		ssize_t n = readlinkat(dirfd(dir), entry->d_name, link, sizeof(link) - 1);
+
+		link[n > 0 ? n : 0] = '\0';
+		found = strcmp(link, node) == 0;
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
+/* Linux 6.12 calls a device live for a while though nobody serves it. */
+static bool detach_is_served(const struct detach *d)
+{
+	pid_t pid = d->has_state ? d->state.server_pid : d->info.ublksrv_pid;
+
+	if (d->info.state != UBLK_S_DEV_LIVE || !(d->info.flags & UBLK_F_USER_RECOVERY))
+		return d->info.state == UBLK_S_DEV_LIVE;
+	return pid > 1 && detach_is_server(d, pid);
+}
+
 static int detach_stop_by_force(struct detach *d, struct ub_err *err);
 
 /*
@@ -144,7 +176,7 @@ static int detach_stop(struct detach *d, struct ub_err *err)
 	char said[512];
 	int ret;
 
-	if (d->info.state == UBLK_S_DEV_QUIESCED && !(d->has_state && ub_rundir_is_held(d->state.name)))
+	if (!detach_is_served(d) && !(d->has_state && ub_rundir_is_held(d->state.name)))
 		return detach_unserved(d, err);
 	if (d->has_state && ub_rundir_is_offline(d->state.name, said, sizeof(said)))
 		return detach_offline(d, said, err);
@@ -173,28 +205,6 @@ static void detach_cancel_io(const struct detach *d)
 	if (ret)
 		ub_log(UB_LOG_NOTICE, "/dev/ublkb%s: its server cannot be asked to fail what it holds: %s", d->id,
 		       strerror(-ret));
-}
-
-/* True if this process has /dev/ublkcN open: a pid that was noted may be another's by now. */
-static bool detach_is_server(const struct detach *d, pid_t pid)
-{
-	char path[64], node[32], link[64];
-	struct dirent *entry;
-	bool found = false;
-	DIR *dir;
-
-	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
-	snprintf(node, sizeof(node), "/dev/ublkc%s", d->id);
-	dir = opendir(path);
-	while (dir && !found && (entry = readdir(dir))) {
-		ssize_t n = readlinkat(dirfd(dir), entry->d_name, link, sizeof(link) - 1);
-
-		link[n > 0 ? n : 0] = '\0';
-		found = strcmp(link, node) == 0;
-	}
-	if (dir)
-		closedir(dir);
-	return found;
 }
 
 /* Kills the process that serves the device, ours or another program's, if there is one. */

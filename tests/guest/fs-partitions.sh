@@ -49,5 +49,6 @@ check_tree mnt
 umount mnt
 e2fsck -fn "${DEV}p2" >check.out 2>&1 || fail "the second partition: $(cat check.out)"
 sfdisk -q --delete "$DEV"
+kernel_at_least 7 || partx -d "$DEV"
 [ ! -e "${DEV}p1" ] || fail "a deleted partition is left"
 detach

@@ -21,10 +21,13 @@ server_pid() {
 
 # work_hard: keeps $DEV busy in the background until it fails; sets WORKER, and returns when it writes
 work_hard() {
+	local stat
+	# whoever looked for partitions may have flushed, and that counts as a write
+	read -ra stat <"/sys/block/${DEV#/dev/}/stat"
 	nice -n 10 fio --name=work --filename="$DEV" --rw=randrw --bs=4k --direct=1 --ioengine=libaio \
 		--iodepth=32 --time_based --runtime=300 >fio.out 2>&1 &
 	WORKER=$!
-	await 20 more_written 0
+	await 20 more_written "${stat[4]}"
 }
 
 # more_written COUNT: $DEV was written more often than that

@@ -16,9 +16,11 @@ cp -r "$UBLK_BRIDGE_RUNDIR/old" saved
 kill -KILL "$KEEPER" "$server"
 wait "$KEEPER" || true
 UBLK_BRIDGE_RUNDIR=$PWD/elsewhere "$UB" detach --force 5
+rm -rf "$UBLK_BRIDGE_RUNDIR/old"
 cp -r saved "$UBLK_BRIDGE_RUNDIR/old"
 attach --mem 1M --name new --id 5
-assert_fails 1 "there is no device 5|no device is named 'old'" "$UB" detach old
+"$UB" detach old
+[ ! -e "$UBLK_BRIDGE_RUNDIR/old" ] || fail "the run directory of a device that is gone is left"
 [ -b /dev/ublkb5 ] || fail "detach by a stale name took another device away"
 detach
 rm -rf "$UBLK_BRIDGE_RUNDIR/old"

@@ -19,7 +19,7 @@ assert_holds() {
 	[ "$kib" -ge $((($1 - 2) * 1024)) ] || fail "only $kib KiB of memory after $2, not $1 MiB"
 }
 
-SHMEM=$(meminfo Shmem)
+BEFORE=$(meminfo Shmem)
 for path in copy get-data user-copy; do
 	note "$path"
 	attach --mem 256M --data-path "$path"
@@ -44,6 +44,7 @@ for path in copy get-data user-copy; do
 	fill
 	assert_holds 64 "writing again"
 	detach
+	SHMEM=$BEFORE
 	assert_holds 0 "detaching"
 done
 
