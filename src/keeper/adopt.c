@@ -85,8 +85,7 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 		server->stage = UB_STANDBY_READY;
 		k->server->pid = state->server_pid;
 		k->server->gone = true;
-		/* Its connections were the dead keeper's to hold. */
-		ub_fence_begin(&k->fence, 0, true);
+		k->fence.has_lost = true; /* its connections were the dead keeper's to hold */
 		return 0;
 	}
 	adopt_end_old_standby(state);
