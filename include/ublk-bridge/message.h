@@ -22,6 +22,7 @@
  *        │── SOCKET + socket ─────────────►│  the command was started again
  *        │── SET ─────────────────────────►│  changes what can be changed
  *        │ ◄────────────────── SET ────────│  done, or why not; in the order of the SETs
+ *        │── YIELD ───────────────────────►│  finishes what it has, and ends: the standby goes on
  *        │── CANCEL ──────────────────────►│  fails all I/O: a forced detach
  *        │── EXIT ────────────────────────►│  ends, whatever it holds (not for a live device)
  *        │ ◄──────────────── FAILED, LOG ──│  at any time
@@ -73,6 +74,7 @@ enum ub_message_type {
 	UB_MSG_ADOPT,
 	UB_MSG_ADOPTED, /* descriptors: as SERVE's, and the store */
 	UB_MSG_SET, /* the answer is a text */
+	UB_MSG_YIELD,
 };
 
 struct ub_msg_header {

@@ -26,6 +26,7 @@ bool ub_journal_is_stderr(void)
 
 #include <dlfcn.h>
 #define SD_JOURNAL_SUPPRESS_LOCATION
+#include <systemd/sd-daemon.h>
 #include <systemd/sd-journal.h>
 
 #define JOURNAL_SOCKET	    "/run/systemd/journal/socket"
@@ -45,6 +46,19 @@ bool ub_journal_open(void)
 	if (library)
 		*(void **)&journal_sendv = dlsym(library, "sd_journal_sendv");
 	return journal_sendv != NULL;
+}
+
+void ub_journal_main_pid(pid_t pid)
+{
+	void *library = getenv("NOTIFY_SOCKET") ? dlopen("libsystemd.so.0", RTLD_NOW | RTLD_LOCAL) : NULL;
+	__typeof__(sd_notify) *notify = NULL;
+	char text[32];
+
+	if (library)
+		*(void **)&notify = dlsym(library, "sd_notify");
+	snprintf(text, sizeof(text), "MAINPID=%d", pid);
+	if (notify)
+		notify(0, text);
 }
 
 static void journal_field(struct iovec *field, char *buf, const char *name, const char *value)
@@ -87,6 +101,11 @@ bool ub_journal_send(int priority, const char *message, const char *device, cons
 bool ub_journal_open(void)
 {
 	return false;
+}
+
+void ub_journal_main_pid(pid_t pid)
+{
+	(void)pid;
 }
 
 bool ub_journal_send(int priority, const char *message, const char *device, const char *name)

@@ -7,6 +7,7 @@
 #define UB_BASE_JOURNAL_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 /* Whether there is a journal to be written to, and libsystemd. Control plane; what is loaded stays. */
 bool ub_journal_open(void);
@@ -16,5 +17,8 @@ bool ub_journal_is_stderr(void);
 
 /* priority: of syslog(3). device, name: NULL where there is none. False: it was not taken, and is to go elsewhere. */
 bool ub_journal_send(int priority, const char *message, const char *device, const char *name);
+
+/* Tells systemd, if it has started this process, which process is the service's from now on: sd_notify(3). */
+void ub_journal_main_pid(pid_t pid);
 
 #endif

@@ -14,6 +14,7 @@ int ub_cli_detach(int argc, char **argv);
 int ub_cli_list(int argc, char **argv);
 int ub_cli_info(int argc, char **argv);
 int ub_cli_recover(int argc, char **argv);
+int ub_cli_upgrade(int argc, char **argv);
 int ub_cli_stats(int argc, char **argv);
 int ub_cli_metrics(int argc, char **argv);
 int ub_cli_set(int argc, char **argv);

@@ -34,6 +34,7 @@ static const struct {
 	{ "list", ub_cli_list },
 	{ "info", ub_cli_info },
 	{ "recover", ub_cli_recover },
+	{ "upgrade", ub_cli_upgrade },
 	{ "stats", ub_cli_stats },
 	{ "metrics", ub_cli_metrics },
 	{ "set", ub_cli_set },

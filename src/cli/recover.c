@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* ublk-bridge recover: a keeper for devices that have lost theirs. */
+/* ublk-bridge recover: a keeper for devices that have lost theirs; upgrade: another version takes over. */
 #include <argp.h>
 #include <errno.h>
 #include <stdio.h>
@@ -23,6 +23,7 @@ static const struct argp_option recover_options[] = {
 struct recover_args {
 	const char *device;
 	bool all, foreground;
+	bool upgrade; /* the verb */
 	struct ub_err err;
 };
 
@@ -42,13 +43,15 @@ static error_t recover_parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case ARGP_KEY_ARG:
 		if (a->device)
-			return -ub_err_set(&a->err, EINVAL, "recover takes one device, not also '%s': or --all", arg);
+			return -ub_err_set(&a->err, EINVAL, "%s takes one device, not also '%s': or --all",
+					   a->upgrade ? "upgrade" : "recover", arg);
 		a->device = arg;
 		return 0;
 	case ARGP_KEY_END:
 		if (!a->device == !a->all)
 			return -ub_err_set(&a->err, EINVAL,
-					   "recover which device? Give a number, /dev/ublkbN, a --name, or --all");
+					   "%s which device? Give a number, /dev/ublkbN, a --name, or --all",
+					   a->upgrade ? "upgrade" : "recover");
 		if (a->all && a->foreground)
 			return -ub_err_set(&a->err, EINVAL, "--foreground goes with one device");
 		return 0;
@@ -57,12 +60,12 @@ static error_t recover_parse(int key, char *arg, struct argp_state *state)
 	}
 }
 
-static int recover_one(const struct ub_state *state, bool foreground)
+static int recover_one(const struct ub_state *state, const struct recover_args *a)
 {
 	/* What else there is to know stands in state.json, and is read by the keeper. */
-	const struct ub_attach_options opts = { .daemon = !foreground, .fd = -1, .kind = "" };
+	const struct ub_attach_options opts = { .daemon = !a->foreground, .fd = -1, .kind = "", .upgrade = a->upgrade };
 
-	if (ub_rundir_is_held(state->name)) {
+	if (!a->upgrade && ub_rundir_is_held(state->name)) {
 		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u has its keeper (pid %d): there is nothing to recover", state->dev_id,
 		       state->keeper_pid);
 		return UB_EXIT_DONE;
@@ -71,6 +74,7 @@ static int recover_one(const struct ub_state *state, bool foreground)
 }
 
 struct recover_list {
+	bool with_held;
 	struct ub_state *states;
 	unsigned nr;
 	bool is_cut; /* no memory for more */
@@ -82,7 +86,7 @@ static bool recover_collect(const struct ub_state *state, void *arg)
 	struct recover_list *list = arg;
 	struct ub_state *more;
 
-	if (ub_rundir_is_held(state->name))
+	if (!list->with_held && ub_rundir_is_held(state->name))
 		return true;
 	more = realloc(list->states, (list->nr + 1) * sizeof(*more));
 	list->is_cut = !more;
@@ -93,21 +97,38 @@ static bool recover_collect(const struct ub_state *state, void *arg)
 	return true;
 }
 
-static int recover_all(struct ub_err *err)
+static int recover_all(struct recover_args *a)
 {
-	struct recover_list list = { 0 };
+	struct recover_list list = { .with_held = a->upgrade };
 	int status = UB_EXIT_DONE;
 
 	ub_state_each(recover_collect, &list);
 	if (list.is_cut)
-		ub_err_errno(err, ENOMEM, "the list of devices");
+		ub_err_errno(&a->err, ENOMEM, "the list of devices");
 	for (unsigned i = 0; i < list.nr; i++) {
-		int one = recover_one(&list.states[i], false);
+		int one = recover_one(&list.states[i], a);
 
 		status = one ? one : status;
 	}
 	free(list.states);
 	return list.is_cut ? UB_EXIT_FAILED : status;
+}
+
+static int recover_run(const struct argp *argp, int argc, char **argv, bool upgrade)
+{
+	struct recover_args a = { .upgrade = upgrade };
+	struct ub_state state;
+	int status;
+
+	if (argp_parse(argp, argc, argv, 0, NULL, &a) != 0)
+		return ub_cli_error(&a.err, UB_EXIT_USAGE);
+	if (a.all) {
+		status = recover_all(&a);
+		return a.err.code ? ub_cli_error(&a.err, status) : status;
+	}
+	if (ub_device_find_state(a.device, &state, NULL, &a.err) != 0)
+		return ub_cli_error(&a.err, a.err.code == EINVAL ? UB_EXIT_USAGE : UB_EXIT_FAILED);
+	return recover_one(&state, &a);
 }
 
 int ub_cli_recover(int argc, char **argv)
@@ -120,17 +141,21 @@ int ub_cli_recover(int argc, char **argv)
 		       "\vDEVICE is a number, /dev/ublkbN or a --name.  A device that has its keeper is left alone."
 		       "  Exit status: 0 done, 1 failed, 2 wrong usage.",
 	};
-	struct recover_args a = { 0 };
-	struct ub_state state;
-	int status;
 
-	if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
-		return ub_cli_error(&a.err, UB_EXIT_USAGE);
-	if (a.all) {
-		status = recover_all(&a.err);
-		return a.err.code ? ub_cli_error(&a.err, status) : status;
-	}
-	if (ub_device_find_state(a.device, &state, NULL, &a.err) != 0)
-		return ub_cli_error(&a.err, a.err.code == EINVAL ? UB_EXIT_USAGE : UB_EXIT_FAILED);
-	return recover_one(&state, a.foreground);
+	return recover_run(&argp, argc, argv, false);
+}
+
+int ub_cli_upgrade(int argc, char **argv)
+{
+	static const struct argp argp = {
+		.options = recover_options,
+		.parser = recover_parse,
+		.args_doc = "DEVICE|--all",
+		.doc = "Have a device that is in use served by this version of the program, in the background."
+		       "\vDEVICE is a number, /dev/ublkbN or a --name.  What is in flight is finished, and what comes meanwhile"
+		       " waits; if this version does not come up, the old one goes on."
+		       "  Exit status: 0 done, 1 failed, 2 wrong usage.",
+	};
+
+	return recover_run(&argp, argc, argv, true);
 }

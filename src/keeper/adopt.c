@@ -88,7 +88,8 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 		k->fence.has_lost = true; /* its connections were the dead keeper's to hold */
 		return 0;
 	}
-	adopt_end_old_standby(state);
+	if (state->standby_pid != a->pid) /* else it has taken over since that was written */
+		adopt_end_old_standby(state);
 	if (a->state == UB_ADOPTED_FETCHING && k->info.state == UBLK_S_DEV_LIVE) {
 		if (ub_message_send_type(server->fd, UB_MSG_LIVE) < 0)
 			ub_log(UB_LOG_DEBUG, "the server is gone already");
@@ -99,8 +100,7 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 }
 
 /* Nobody lives who knows the device: a standby is made from what was written down. */
-static int adopt_from_state(struct ub_keeper *k, const struct ub_state *state, const struct ub_recipe *r,
-			    struct ub_err *err)
+static int adopt_from_state(struct ub_keeper *k, const struct ub_state *state, struct ub_err *err)
 {
 	int ret;
 
@@ -109,7 +109,7 @@ static int adopt_from_state(struct ub_keeper *k, const struct ub_state *state, c
 				  "/dev/ublkb%u: its memory went with the last process that held it, and cannot be recovered: "
 				  "detach it with --force",
 				  k->info.dev_id);
-	if (r->has_final_socket)
+	if (k->opts->nbd && k->opts->nbd->transport == NBD_SOCKET && !k->opts->nbd->restarts)
 		return ub_err_set(err, ESTALE,
 				  "/dev/ublkb%u: its connection was handed over ready made (--fd, --command) and went with its "
 				  "server: detach it with --force",
@@ -123,7 +123,7 @@ static int adopt_from_state(struct ub_keeper *k, const struct ub_state *state, c
 	return ret;
 }
 
-static int adopt_server(struct ub_keeper *k, const struct ub_state *state, const struct ub_recipe *r, struct ub_err *err)
+static int adopt_server(struct ub_keeper *k, const struct ub_state *state, struct ub_err *err)
 {
 	struct ub_adoption a = { .fd = -1, .fds = { -1, -1, -1, -1 } };
 	int ret = ub_rundir_adopt(state->name, &a);
@@ -131,7 +131,7 @@ static int adopt_server(struct ub_keeper *k, const struct ub_state *state, const
 	if (ret == 0)
 		ret = adopt_process(k, &a, state, err);
 	else if (ret == -ENOENT || ret == -ECONNREFUSED || ret == -ENOTCONN)
-		ret = adopt_from_state(k, state, r, err);
+		ret = adopt_from_state(k, state, err);
 	else
 		ret = ub_err_errno(err, -ret, "the server of '%s' (pid %d) does not answer: kill it, and try again",
 				   state->name, state->server_pid);
@@ -139,6 +139,24 @@ static int adopt_server(struct ub_keeper *k, const struct ub_state *state, const
 		ub_close(&a.fds[i]);
 	ub_close(&a.fd);
 	return ret;
+}
+
+/* The device, its processes, and whoever asks for them. */
+static int adopt_device(struct ub_keeper *k, const struct ub_state *state, struct ub_err *err)
+{
+	int ret = adopt_find_device(k, state, err);
+
+	if (ret == 0)
+		ret = ub_step("adopt", err);
+	if (ret == 0)
+		ret = adopt_server(k, state, err);
+	if (ret == 0)
+		ret = ub_rundir_listen_control(&k->rundir, err);
+	if (ret)
+		return ret;
+	k->added = k->started = true;
+	ub_control_open(&k->control, k, &k->loop, ub_steal_fd(&k->rundir.control_fd));
+	return 0;
 }
 
 static int adopt_command(struct ub_keeper *k, const json_t *json, struct ub_err *err)
@@ -176,18 +194,9 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 	if (ret == 0)
 		ret = ub_recipe_apply(&recipe, k, err);
 	if (ret == 0)
-		ret = adopt_find_device(k, &state, err);
+		ret = adopt_device(k, &state, err);
 	if (ret == 0)
-		ret = ub_step("adopt", err);
-	if (ret == 0)
-		ret = adopt_server(k, &state, &recipe, err);
-	if (ret == 0)
-		ret = ub_rundir_listen_control(&k->rundir, err);
-	if (ret)
-		return ret;
-	k->added = k->started = true;
-	ub_control_open(&k->control, k, &k->loop, ub_steal_fd(&k->rundir.control_fd));
-	ret = adopt_command(k, json_object_get(recipe.json, "command"), err);
+		ret = adopt_command(k, json_object_get(recipe.json, "command"), err);
 	if (ret == 0)
 		ret = ub_keeper_write_state(k, err);
 	if (ret == 0 && k->server->gone) {
@@ -197,6 +206,20 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 			ub_err_errno(err, -ret, "/dev/ublkb%u", k->info.dev_id);
 	}
 	return ret;
+}
+
+int ub_keeper_adopt_again(struct ub_keeper *k, const char *name, struct ub_err *err)
+{
+	struct ub_state state;
+	int ret = ub_rundir_lock(&k->rundir, name, err);
+
+	if (ret == 0 && ub_state_read(name, &state) != 0)
+		ret = ub_err_set(err, EBADMSG, "state.json of '%s' is missing or cannot be understood", name);
+	if (ret == 0)
+		ret = ub_ctrl_open(&k->ctrl, err);
+	if (ret == 0)
+		ret = adopt_device(k, &state, err);
+	return ret ? ret : ub_keeper_write_state(k, err);
 }
 
 void ub_keeper_let_go(struct ub_keeper *k)

@@ -88,20 +88,31 @@ static int ask_understand(const char *text, json_t **reply, struct ub_err *err)
 	return ret;
 }
 
-int ub_control_ask(const char *name, json_t *request, json_t **reply, int timeout_ms, struct ub_err *err)
+int ub_control_ask_on(const char *name, json_t *request, json_t **reply, int timeout_ms, int *fd, struct ub_err *err)
 {
 	uint64_t deadline = timeout_ms < 0 ? UINT64_MAX : ub_now_ms() + (uint64_t)timeout_ms;
-	cleanup_fd int fd = ub_rundir_connect_control(name);
+	cleanup_fd int sock = ub_rundir_connect_control(name);
 	cleanup_free char *text = NULL;
-	int ret = fd < 0 ? fd : 0;
+	int ret = sock < 0 ? sock : 0;
 
 	json_object_set_new(request, "version", json_integer(UB_CONTROL_VERSION));
 	if (ret == 0)
-		ret = ask_send(fd, request);
+		ret = ask_send(sock, request);
 	json_decref(request);
 	if (ret == 0)
-		ret = ask_receive(fd, &text, deadline);
+		ret = ask_receive(sock, &text, deadline);
 	if (ret)
 		return ub_err_errno(err, -ret, "the keeper of '%s' does not answer", name);
-	return ask_understand(text, reply, err);
+	ret = ask_understand(text, reply, err);
+	if (ret == 0)
+		*fd = ub_steal_fd(&sock);
+	return ret;
+}
+
+int ub_control_ask(const char *name, json_t *request, json_t **reply, int timeout_ms, struct ub_err *err)
+{
+	int fd = -1, ret = ub_control_ask_on(name, request, reply, timeout_ms, &fd, err);
+
+	ub_close(&fd);
+	return ret;
 }

@@ -24,6 +24,7 @@
 #include "base/step.h"
 #include "keeper/helper.h"
 #include "keeper/keeper.h"
+#include "keeper/upgrade.h"
 #include "keeper/verbs.h"
 #include "ublk/params.h"
 
@@ -349,6 +350,10 @@ static void keeper_watch(struct ub_keeper *k)
 				return;
 		}
 		wait_ms = ub_keeper_tend_standby(k);
+		if (k->handover.is_asked && ub_keeper_hand_over(k)) {
+			k->is_let_go = true;
+			return;
+		}
 		if (k->nr_signals || k->detach.nr_callers || k->detach.is_forced) {
 			k->detach.is_going = keeper_may_go(k, told, sizeof(told));
 			if (k->detach.is_going)
@@ -406,19 +411,34 @@ static int keeper_finish(struct ub_keeper *k)
 }
 
 /* Serves until the end, once the device is live. An exit status. */
-static int keeper_serve_on(struct ub_keeper *k, int ready_fd)
+static int keeper_serve_on(struct ub_keeper *k, bool is_adopted, int ready_fd)
 {
 	int ret;
 
 	k->was_live = true;
 	keeper_announce(k);
-	if (ready_fd >= 0 && !keeper_detach_terminal(ready_fd)) {
+	if (ready_fd >= 0 && !keeper_detach_terminal(ready_fd) && !is_adopted) {
 		ub_log(UB_LOG_NOTICE, "whoever started this daemon was interrupted: the device goes");
 		k->nr_signals++;
 	}
 	keeper_watch(k);
-	ret = keeper_finish(k);
+	ret = k->is_let_go ? UB_EXIT_DONE : keeper_finish(k);
 	ub_log_flush();
+	return ret;
+}
+
+/* Of a device that has no keeper, or whose keeper is asked to hand it over. */
+static int keeper_take_over(struct ub_keeper *k, const char *name, bool is_upgrade, struct ub_err *err)
+{
+	int ret = is_upgrade && ub_rundir_is_held(name) ? ub_upgrade_ask(k, name, err) : 0;
+
+	if (ret == 0)
+		ret = ub_keeper_adopt(k, name, err);
+	if (ret == 0 && is_upgrade) {
+		ret = ub_upgrade_finish(k, err);
+		if (ret && !k->server->gone)
+			ub_keeper_drop_standby(k);
+	}
 	return ret;
 }
 
@@ -437,7 +457,7 @@ static int keeper_main(const struct ub_attach_options *opts, const char *name, i
 	k->server->keeper = k->standby->keeper = k;
 	k->command = (struct ub_command)UB_COMMAND_NONE_YET;
 	k->store_fd = opts->fd;
-	k->stats_fd = k->arena_fd = k->signal_fd = -1;
+	k->stats_fd = k->arena_fd = k->signal_fd = k->handover.old_fd = -1;
 	ub_loop_init(&k->loop);
 	ret = keeper_take_signals(k, &err);
 	if (ret == 0) {
@@ -448,9 +468,9 @@ static int keeper_main(const struct ub_attach_options *opts, const char *name, i
 	}
 	keeper_harden(k);
 	if (ret == 0)
-		ret = name ? ub_keeper_adopt(k, name, &err) : keeper_attach(k, &err);
+		ret = name ? keeper_take_over(k, name, opts->upgrade, &err) : keeper_attach(k, &err);
 	if (ret == 0)
-		return keeper_serve_on(k, ready_fd);
+		return keeper_serve_on(k, name != NULL, ready_fd);
 	if (name)
 		ub_keeper_let_go(k);
 	else

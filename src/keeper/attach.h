@@ -24,6 +24,7 @@ struct ub_attach_options {
 	uint32_t max_io_bytes;	 /* 0: what suits the back end and the arena */
 	uint32_t logical_block_bytes; /* 0: the back end's choice */
 	bool read_only, prealloc, daemon, core_dump, no_recovery, no_stats;
+	bool upgrade; /* of ub_attach_run() with a name: the device has a keeper, which is asked for it */
 	enum ub_data_path data_path;
 	const char *scheduler; /* "keep": the kernel's */
 	unsigned timeout_s;

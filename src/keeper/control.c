@@ -24,6 +24,7 @@ static const struct {
 	{ "stats", ub_verb_stats },
 	{ "set", ub_verb_set },
 	{ "detach", ub_verb_detach },
+	{ "handover", ub_verb_handover },
 };
 
 static void control_heard(void *arg);
@@ -100,6 +101,19 @@ void ub_control_answer(struct ub_control *c, struct ub_control_caller caller, js
 		control_take_lines(client);
 	}
 	json_decref(object);
+}
+
+int ub_control_take(struct ub_control *c, struct ub_control_caller caller)
+{
+	struct ub_control_client *client = &c->clients[caller.place];
+	int fd = -1;
+
+	if (c->listen_fd < 0 || client->fd < 0 || client->generation != caller.generation)
+		return -1;
+	control_listen(client, false);
+	fd = ub_steal_fd(&client->fd);
+	control_leave(client);
+	return fd;
 }
 
 /* ---- requests ------------------------------------------------------------------------------------------------- */

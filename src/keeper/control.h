@@ -67,6 +67,9 @@ void ub_control_close(struct ub_control *c); /* clients too; also one that was n
  */
 void ub_control_answer(struct ub_control *c, struct ub_control_caller caller, json_t *reply, const struct ub_err *err);
 
+/* The caller's connection, which is no client's any more: for what is no request. -1: it has gone. */
+int ub_control_take(struct ub_control *c, struct ub_control_caller caller);
+
 /* Whether whoever asked is still there, as far as it is known. */
 bool ub_control_is_awaited(const struct ub_control *c, struct ub_control_caller caller);
 
@@ -78,5 +81,7 @@ bool ub_control_is_awaited(const struct ub_control *c, struct ub_control_caller 
  * keeper said, or -ECONNREFUSED and -ENOENT where there is no keeper to be asked.
  */
 int ub_control_ask(const char *name, json_t *request, json_t **reply, int timeout_ms, struct ub_err *err);
+/* Likewise, and the connection is kept: in *fd when 0 is returned, the caller's to close. */
+int ub_control_ask_on(const char *name, json_t *request, json_t **reply, int timeout_ms, int *fd, struct ub_err *err);
 
 #endif

@@ -41,6 +41,7 @@ struct ub_server {
 struct ub_recovery {
 	bool is_on; /* the device outlives its server */
 	bool is_running;
+	bool is_planned; /* the server was asked to end */
 	bool has_failed; /* too many deaths: the `error` back end serves */
 	unsigned nr_deaths; /* in a row, each soon after the one before */
 	unsigned nr_done;
@@ -56,6 +57,13 @@ struct ub_keeper_detach {
 	unsigned nr_callers;
 	bool is_forced;
 	bool is_going; /* it was done */
+};
+
+/* An upgrade: upgrade.c. */
+struct ub_keeper_handover {
+	bool is_asked;
+	struct ub_control_caller caller;
+	int old_fd; /* the new keeper's connection to the old one; -1: there is none */
 };
 
 struct ub_keeper {
@@ -82,12 +90,14 @@ struct ub_keeper {
 	bool added;    /* there is a device to be deleted */
 	bool started;  /* there may be a disk to be stopped */
 	bool was_live; /* it was announced */
+	bool is_let_go; /* it is another keeper's */
 	/* What the kernel may answer late lives as long as the ring, and is not used for a second command. */
 	struct ub_ctrl_cmd start_cmd, stop_cmd, kill_cmd, del_cmd;
 	struct ub_rundir rundir;
 	struct ub_control control;
 	struct ub_keeper_settings settings;
 	struct ub_keeper_detach detach;
+	struct ub_keeper_handover handover;
 	int store_fd;
 	int stats_fd;
 	int arena_fd; /* the tag buffers, of whichever server; -1: each has its own */
@@ -130,6 +140,8 @@ void ub_keeper_hand_over_socket(void *arg);
  * state.json says. 0 or -errno with *err; then ub_keeper_let_go().
  */
 int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err);
+/* Likewise, of a device that this keeper has let go of: what it knows of it is still true. */
+int ub_keeper_adopt_again(struct ub_keeper *k, const char *name, struct ub_err *err);
 /* Is its keeper no more, and leaves all as it is. */
 void ub_keeper_let_go(struct ub_keeper *k);
 
@@ -137,6 +149,8 @@ void ub_keeper_let_go(struct ub_keeper *k);
 
 /* Takes a step towards a standby, if one is missing. Waits for nothing. When to call it again, in ms; -1: never. */
 int ub_keeper_tend_standby(struct ub_keeper *k);
+/* Has it end: the device goes to another keeper, who makes its own. */
+void ub_keeper_drop_standby(struct ub_keeper *k);
 /* What a standby was told is no longer true: another one is made. */
 void ub_keeper_renew_standby(struct ub_keeper *k);
 /*
@@ -144,6 +158,11 @@ void ub_keeper_renew_standby(struct ub_keeper *k);
  * insists on the end, or another -errno with *err: it cannot be recovered.
  */
 int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err);
+/*
+ * The standby takes over from a server that lives: what is in flight is finished first. 0 with *pause_ms, how long I/O
+ * stood still, or as ub_keeper_recover().
+ */
+int ub_keeper_switch(struct ub_keeper *k, uint64_t *pause_ms, struct ub_err *err);
 /* A server that has fetched already: the end of a recovery that another keeper began. 0 or -errno with *err. */
 int ub_keeper_finish_recovery(struct ub_keeper *k, struct ub_server *server, struct ub_err *err);
 

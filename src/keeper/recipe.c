@@ -84,12 +84,11 @@ json_t *ub_recipe_make(const struct ub_keeper *k)
 	const struct ub_attach_options *o = k->opts;
 	cleanup_free char *nbd = o->nbd ? nbd_options_to_json(o->nbd) : NULL;
 
-	return json_pack("{s:s, s:s, s:s*, s:I, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:b, s:o, s:o, s:i, s:s, s:b, s:b}",
+	return json_pack("{s:s, s:s, s:s*, s:I, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:o, s:o, s:i, s:s, s:b, s:b}",
 			 "kind", o->kind, "options", o->options, "nbd", nbd, "size_bytes", (json_int_t)o->size_bytes,
 			 "block_bytes", (int)o->logical_block_bytes, "queues", (int)o->nr_queues, "read_only",
 			 o->read_only, "core_dump", o->core_dump, "data_path", ub_data_path_name(k->data_path),
-			 "scheduler", o->scheduler, "timeout_s", (int)o->timeout_s, "has_final_socket",
-			 o->nbd && o->nbd->transport == NBD_SOCKET && !o->nbd->restarts, "command",
+			 "scheduler", o->scheduler, "timeout_s", (int)o->timeout_s, "command",
 			 recipe_command_to_json(k), "limits", recipe_limits_to_json(&k->limits), "caps", (int)k->caps,
 			 "identity", k->identity ? k->identity : "", "recovers", k->recovery.is_on, "has_failed",
 			 k->recovery.has_failed);
@@ -125,7 +124,7 @@ int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err)
 {
 	struct ub_attach_options *o = &r->opts;
 	const char *path, *nbd = NULL;
-	int block, queues, read_only, core, timeout, final, recovers;
+	int block, queues, read_only, core, timeout, recovers;
 	json_int_t size;
 	json_error_t why;
 	json_t *command;
@@ -133,10 +132,10 @@ int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err)
 	*r = (struct ub_recipe){ .json = json_incref(json) };
 	nbd_options_init(&r->nbd);
 	*o = (struct ub_attach_options){ .id = -1, .fd = -1, .daemon = true };
-	if (json_unpack_ex(json, &why, 0, "{s:s, s:s, s?s, s:I, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:b, s:o, s:b}",
+	if (json_unpack_ex(json, &why, 0, "{s:s, s:s, s?s, s:I, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:o, s:b}",
 			   "kind", &o->kind, "options", &o->options, "nbd", &nbd, "size_bytes", &size, "block_bytes",
 			   &block, "queues", &queues, "read_only", &read_only, "core_dump", &core, "data_path", &path,
-			   "scheduler", &o->scheduler, "timeout_s", &timeout, "has_final_socket", &final, "command",
+			   "scheduler", &o->scheduler, "timeout_s", &timeout, "command",
 			   &command, "recovers", &recovers) < 0)
 		return ub_err_set(err, EBADMSG, "state.json cannot be understood: %s", why.text);
 	o->size_bytes = (uint64_t)size;
@@ -146,7 +145,6 @@ int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err)
 	o->core_dump = core;
 	o->timeout_s = (unsigned)timeout;
 	o->no_recovery = !recovers;
-	r->has_final_socket = final;
 	if (ub_data_path_parse(path, &o->data_path, err) != 0 || o->data_path == UB_DATA_PATH_AUTO)
 		return ub_err_set(err, EBADMSG, "state.json: '%.20s' is no data path", path);
 	if (nbd) {

@@ -16,7 +16,6 @@ struct ub_recipe {
 	struct nbd_options nbd;
 	json_t *json; /* holds the strings */
 	char **command;
-	bool has_final_socket; /* --fd: what stood behind it was handed over once */
 };
 
 /* The keeper's, as it is now. NULL: no memory. */

@@ -31,6 +31,8 @@
 #define RECOVER_CMD_MS		5000
 #define RECOVER_FETCH_MS	30000
 #define RECOVER_LIVE_MS		10000
+#define RECOVER_DROP_MS		2000
+#define RECOVER_YIELD_MS	3000 /* more than a server takes for what it has */
 
 /* ---- the standby ---------------------------------------------------------------------------------------- */
 
@@ -111,6 +113,15 @@ int ub_keeper_tend_standby(struct ub_keeper *k)
 	else if (ub_now_ms() - s->began_ms > RECOVER_STANDBY_MS && !s->gone)
 		standby_failed(k, "it did not get ready");
 	return RECOVER_TEND_MS;
+}
+
+void ub_keeper_drop_standby(struct ub_keeper *k)
+{
+	if (!k->standby->pid)
+		return;
+	ub_message_send_type(k->standby->fd, UB_MSG_EXIT);
+	ub_keeper_end_server(k->standby, RECOVER_DROP_MS);
+	ub_keeper_forget_server(k->standby);
 }
 
 void ub_keeper_renew_standby(struct ub_keeper *k)
@@ -264,6 +275,8 @@ static int recover_count_death(struct ub_keeper *k)
 	struct ub_recovery *r = &k->recovery;
 	uint64_t delay = RECOVER_MIN_DELAY_MS;
 
+	if (r->is_planned)
+		return 0;
 	if (r->done_ms && ub_now_ms() - r->done_ms >= RECOVER_STABLE_MS)
 		r->nr_deaths = 0;
 	r->nr_deaths++;
@@ -312,8 +325,10 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 
 	if (ret)
 		return ret;
-	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: the server (pid %d) %s: I/O waits until the next one has taken over",
-	       k->info.dev_id, k->server->pid, ub_keeper_server_fate(k->server, fate, sizeof(fate)));
+	if (!r->is_planned)
+		ub_log(UB_LOG_WARNING,
+		       "/dev/ublkb%u: the server (pid %d) %s: I/O waits until the next one has taken over",
+		       k->info.dev_id, k->server->pid, ub_keeper_server_fate(k->server, fate, sizeof(fate)));
 	r->is_running = true;
 	for (;;) {
 		*err = (struct ub_err){ 0 };
@@ -324,8 +339,9 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 			break; /* the kernel refuses, and not the server */
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: recovery: %s; trying again", k->info.dev_id, err->text);
 		recover_swap(k);
+		r->is_planned = false;
 	}
-	r->is_running = false;
+	r->is_running = r->is_planned = false;
 	if (ret)
 		return ret;
 	recover_swap(k);
@@ -339,4 +355,30 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 	if (ub_keeper_write_state(k, err) != 0)
 		ub_log(UB_LOG_WARNING, "%s", err->text);
 	return 0;
+}
+
+int ub_keeper_switch(struct ub_keeper *k, uint64_t *pause_ms, struct ub_err *err)
+{
+	uint64_t began, deadline;
+	int ret = recover_await_standby(k);
+
+	if (ret)
+		return ret;
+	began = ub_now_ms();
+	deadline = began + RECOVER_YIELD_MS;
+	k->recovery.is_planned = true;
+	if (ub_message_send_type(k->server->fd, UB_MSG_YIELD) < 0)
+		ub_log(UB_LOG_DEBUG, "the server is gone already");
+	while (!k->server->gone && ub_now_ms() < deadline)
+		ub_loop_once(&k->loop, RECOVER_TEND_MS);
+	if (!k->server->gone) {
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: the server (pid %d) does not end: it is killed", k->info.dev_id,
+		       k->server->pid);
+		kill(k->server->pid, SIGKILL);
+		while (!k->server->gone && k->nr_signals < 2)
+			ub_loop_once(&k->loop, RECOVER_TEND_MS);
+	}
+	ret = ub_keeper_recover(k, err);
+	*pause_ms = ub_now_ms() - began;
+	return ret;
 }

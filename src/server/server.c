@@ -39,6 +39,7 @@
 
 #define SERVER_LAST_WORDS 3 /* messages of a visitor that are read before the next one takes its place */
 
+#define SERVER_YIELD_MS	  1000 /* for finishing what it has; what is left then the driver sends again */
 #define SERVER_STALE_MS	  1000 /* how often a standby without a keeper looks whether there is still a device */
 
 enum server_phase { SERVER_NEW, SERVER_OPEN, SERVER_READY, SERVER_SERVING, SERVER_LIVE, SERVER_OVER };
@@ -58,6 +59,7 @@ struct server {
 	int stats_fd;
 	int arena_fd;
 	bool said_ready, said_fetching;
+	uint64_t yield_deadline_ms; /* 0: it was not asked to */
 	struct ub_backend backend;
 	struct ub_device device;
 	struct ub_stats_page *stats;
@@ -359,6 +361,8 @@ static void server_device_event(void *arg)
 		else
 			ub_message_send_type(s->keeper_fd, UB_MSG_FETCHING);
 		break;
+	case UB_QUEUE_YIELDED:
+		_exit(UB_EXIT_DONE); /* the device waits: nothing is taken apart first */
 	case UB_QUEUE_FAILED:
 		ub_device_error(&s->device, &err);
 		server_fail(s, &err);
@@ -430,6 +434,12 @@ static int server_handle(struct server *s, struct ub_msg_header *header, int fds
 		return 0;
 	case UB_MSG_SET:
 		return server_set(s, (struct ub_msg_set *)header, err);
+	case UB_MSG_YIELD:
+		if (s->phase != SERVER_LIVE || !s->device.is_taken)
+			return ub_err_set(err, EPROTO, "an unexpected YIELD message");
+		s->yield_deadline_ms = ub_now_ms() + SERVER_YIELD_MS;
+		ub_device_yield(&s->device);
+		return 0;
 	case UB_MSG_CANCEL:
 		if (s->phase == SERVER_SERVING || s->phase == SERVER_LIVE)
 			ub_device_cancel(&s->device);
@@ -639,8 +649,13 @@ static void server_look_whether_stale(struct server *s)
 static void server_wait(struct server *s)
 {
 	bool is_alone = !s->has_keeper && s->phase == SERVER_READY;
+	uint64_t now = ub_now_ms();
 
-	ub_loop_once(&s->loop, is_alone ? SERVER_STALE_MS : -1);
+	if (s->yield_deadline_ms && now >= s->yield_deadline_ms)
+		_exit(UB_EXIT_DONE);
+	ub_loop_once(&s->loop, s->yield_deadline_ms ? (int)(s->yield_deadline_ms - now) :
+			       is_alone		    ? SERVER_STALE_MS :
+						      -1);
 	if (is_alone && s->phase == SERVER_READY && !s->has_keeper)
 		server_look_whether_stale(s);
 }

@@ -167,6 +167,24 @@ static void device_cancel_queue(struct ub_msg *msg, struct ub_queue *q)
 	atomic_store_explicit(&q->is_cancelled, true, memory_order_release);
 }
 
+static void device_yield_queue(struct ub_msg *msg, struct ub_queue *q)
+{
+	(void)msg;
+	q->is_yielding = true;
+}
+
+void ub_device_yield(struct ub_device *dev)
+{
+	for (unsigned i = 0; i < dev->config.nr_queues; i++) {
+		struct ub_queue *q = dev->queues[i];
+
+		if (q->yield_msg.fn)
+			continue;
+		q->yield_msg.fn = device_yield_queue;
+		ub_queue_post(q, &q->yield_msg);
+	}
+}
+
 static bool device_queue_runs(struct ub_queue *q)
 {
 	return q && q->has_thread && atomic_load_explicit(&q->state, memory_order_acquire) < UB_QUEUE_ENDED;

@@ -51,6 +51,7 @@ enum ub_queue_state {
 	UB_QUEUE_STARTING,
 	UB_QUEUE_READY,	   /* it waits for ub_device_take() */
 	UB_QUEUE_FETCHING, /* every tag was given to the driver */
+	UB_QUEUE_YIELDED,  /* it holds nothing and takes nothing any more: ub_device_yield() */
 	UB_QUEUE_ENDED,	   /* every tag came back, or it was told to quit */
 	UB_QUEUE_FAILED,   /* it never got as far as fetching: ub_device_error() says why */
 };
@@ -76,6 +77,12 @@ enum ub_queue_state ub_device_state(struct ub_device *dev);
 
 /* Why a queue failed. Only after ub_device_state() said FAILED. */
 int ub_device_error(struct ub_device *dev, struct ub_err *err);
+
+/*
+ * For the next server: what is in flight is finished, and what comes from now on is left to whoever takes the device over
+ * (the driver sends it again). The state then becomes YIELDED, and nothing but the process's end may follow.
+ */
+void ub_device_yield(struct ub_device *dev);
 
 /* Fails all I/O that is in flight, and all that still comes, with -EIO. */
 void ub_device_cancel(struct ub_device *dev);

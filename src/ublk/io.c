@@ -287,8 +287,13 @@ static int req_place(struct ub_queue *q, struct ub_req *req)
 /* A new request in KERNEL state: its descriptor is valid, and so is its data where there is a copy. */
 void ub_req_arrived(struct ub_queue *q, struct ub_req *req)
 {
-	int ret = req_decode(q, req);
+	int ret;
 
+	if (__builtin_expect(q->is_yielding, 0)) {
+		req->state = UB_REQ_HELD;
+		return;
+	}
+	ret = req_decode(q, req);
 	req->arrived_ns = q->turn_ns;
 	q->nr_owned++;
 	req->state = UB_REQ_BACKEND;

@@ -349,6 +349,10 @@ static void queue_tag_event(struct ub_queue *q, struct ub_req *req, int32_t res)
 		else
 			queue_fatal(q, "the kernel completed a tag that it did not have", EPROTO);
 	} else if (res == UBLK_IO_RES_NEED_GET_DATA && req->state == UB_REQ_KERNEL) {
+		if (q->is_yielding) {
+			req->state = UB_REQ_HELD;
+			return;
+		}
 		queue_send_io_cmd(q, UBLK_U_IO_NEED_GET_DATA, req, 0, ub_req_wants_data(q, req));
 	} else if (res == -ENODEV || res == -ECANCELED) {
 		if (req->state == UB_REQ_GET_DATA)
@@ -533,6 +537,19 @@ static void queue_set_state(struct ub_queue *q, enum ub_queue_state state)
 	eventfd_write(q->dev->event_fd, 1);
 }
 
+/* All that was taken is finished; it counts once the driver has it. */
+static void queue_say_yielded(struct ub_queue *q)
+{
+	int ret = io_uring_submit(&q->ring);
+
+	if (ret < 0 && ret != -EINTR && ret != -EAGAIN && ret != -EBUSY)
+		queue_fatal(q, "cannot commit", -ret);
+	if (io_uring_sq_ready(&q->ring))
+		return; /* not all of it went: the next turn */
+	q->has_yielded = true;
+	queue_set_state(q, UB_QUEUE_YIELDED);
+}
+
 static void *queue_main(void *arg)
 {
 	struct ub_queue *q = arg;
@@ -565,8 +582,11 @@ static void *queue_main(void *arg)
 		ops->queue_start(&q->bq);
 	queue_set_state(q, UB_QUEUE_FETCHING);
 	/* Told to quit, it still waits for the back end to let go of what it holds. */
-	while ((q->nr_gone < q->depth && !q->quit) || q->nr_owned)
+	while ((q->nr_gone < q->depth && !q->quit) || q->nr_owned) {
 		queue_turn(q);
+		if (__builtin_expect(q->is_yielding && !q->has_yielded && !q->nr_owned, 0))
+			queue_say_yielded(q);
+	}
 	if (ops->queue_stop)
 		ops->queue_stop(&q->bq);
 	/* Linux 6.12 waits here for every command on the file: with a tag still fetched, for ever. */

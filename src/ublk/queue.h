@@ -29,6 +29,7 @@ enum ub_req_state {
 	UB_REQ_KERNEL,	 /* fetched, or committed and fetched again */
 	UB_REQ_GET_DATA, /* the driver was told where to copy a WRITE's data */
 	UB_REQ_BACKEND,	 /* the back end has it, or the core works on its behalf */
+	UB_REQ_HELD,	 /* it came while the queue yields: the next server's */
 	UB_REQ_GONE,	 /* aborted: the device stops */
 };
 
@@ -67,6 +68,7 @@ struct ub_queue {
 	unsigned nr_owned; /* requests that are ours: in BACKEND or GET_DATA state */
 	int32_t cancel_error; /* not 0: every I/O fails with it */
 	bool quit;
+	bool is_yielding, has_yielded;
 	bool has_spare_bufs; /* see below */
 	struct ub_io *done_first, **done_last; /* completed, waiting to be committed */
 
@@ -83,7 +85,7 @@ struct ub_queue {
 	struct ub_cqe_handler wake;
 	struct ub_io *_Atomic foreign_done;
 	struct ub_msg *_Atomic msgs;
-	struct ub_msg cancel_msg, quit_msg; /* the main thread's, posted once */
+	struct ub_msg cancel_msg, quit_msg, yield_msg; /* the main thread's, posted once */
 	_Atomic bool is_cancelled;	    /* nothing is given to the back end any more */
 
 	/* Written by the thread, read by the main thread once it has seen the state. */
