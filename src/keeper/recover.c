@@ -23,7 +23,8 @@
 #define RECOVER_MIN_DELAY_MS	100 /* before a standby is tried again, and before a second death is mended */
 #define RECOVER_MAX_DELAY_MS	5000
 #define RECOVER_STABLE_MS	1000 /* a server that lived so long did not die of what killed the one before it */
-#define RECOVER_MAX_DEATHS	10 /* in a row */
+#define RECOVER_MAX_DEATHS	10 /* in a row: then all I/O fails */
+#define RECOVER_MAX_TRIES	15 /* and then there is nothing more to be tried */
 #define RECOVER_RETRY_MS	2
 #define RECOVER_SLOW_RETRY_MS	50
 #define RECOVER_QUICK_MS	1000 /* for so long is asked often whether the kernel has noticed the death */
@@ -204,6 +205,12 @@ static int recover_start(struct ub_keeper *k, struct ub_err *err)
 		if (ret)
 			return ret;
 	}
+	/*
+	 * Linux 6.12 refuses a second one when no queue was fetched after the first: whoever sent that has died since. What
+	 * it does was done then.
+	 */
+	if (ret == -EINVAL && !(k->features & UBLK_F_PER_IO_DAEMON))
+		ret = 0;
 	return ret ? ub_err_errno(err, -ret, "START_USER_RECOVERY") : 0;
 }
 
@@ -267,6 +274,15 @@ static void recover_swap(struct ub_keeper *k)
 	ub_keeper_forget_server(dead);
 	k->server = k->standby;
 	k->standby = dead;
+}
+
+/* Of an attempt that failed: the next one is another's. */
+static void recover_end_standby(struct ub_keeper *k)
+{
+	if (k->standby->pid && !k->standby->gone)
+		kill(k->standby->pid, SIGKILL);
+	while (k->standby->pid && !k->standby->gone && k->nr_signals < 2)
+		ub_loop_once(&k->loop, RECOVER_TEND_MS);
 }
 
 /* How many servers have died in a row, and what follows from that. 0, or as recover_check(). */
@@ -335,11 +351,13 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 		ret = recover_once(k, err);
 		if (ret == 0 || ret == -ENODEV || ret == -EINTR)
 			break;
-		if (!k->standby->gone && k->standby->pid && k->standby->last_msg != UB_MSG_LIVE)
-			break; /* the kernel refuses, and not the server */
+		if (r->nr_deaths >= RECOVER_MAX_TRIES)
+			break; /* not even one that fails all I/O can serve it: the device goes, and its I/O fails */
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: recovery: %s; trying again", k->info.dev_id, err->text);
-		recover_swap(k);
 		r->is_planned = false;
+		/* The standby died of it, or is of no use after it. */
+		recover_end_standby(k);
+		recover_swap(k);
 	}
 	r->is_running = r->is_planned = false;
 	if (ret)
