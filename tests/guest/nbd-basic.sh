@@ -59,6 +59,9 @@ done
 while read -r -a how; do
 	attach "${how[@]}"
 	assert_eq "$(checksum "$DEV")" "$(sha256sum <"$IMG" | cut -d ' ' -f 1)" "${how[*]}"
+	# the smallest there is would be a write's own bytes, a few at a time
+	[[ ! ${how[*]} =~ 10810 ]] || [[ $(ss -tmn dst 127.0.0.1:10810) =~ ,tb([0-9]+) && ${BASH_REMATCH[1]} -ge 65536 ]] ||
+		fail "the connection's send buffer: $(ss -tmn dst 127.0.0.1:10810)"
 	detach
 done <<END
 --unix $SOCK

@@ -127,6 +127,7 @@ static int open_first(struct nbd_backend *be, int socket_fd, struct nbd_handle *
 static int open_make_conns(struct nbd_backend *be, unsigned nr, struct ub_err *err)
 {
 	be->nr_conns = nr;
+	open_look_at_watermarks(be); /* the first link's socket is bounded, too */
 	be->conns = calloc(nr, sizeof(*be->conns));
 	if (!be->conns)
 		return ub_err_errno(err, ENOMEM, "%u connections", nr);
@@ -223,7 +224,6 @@ static int open_new(struct nbd_backend *be, const struct ub_backend_config *cfg,
 	if (ret)
 		return ret;
 	be->limits.read_only |= cfg->read_only;
-	open_look_at_watermarks(be);
 	ret = open_others(be, err);
 	return ret ? ret : open_reserve(be, heap, err);
 }
@@ -256,7 +256,6 @@ static int open_again(struct nbd_backend *be, const struct ub_backend_config *cf
 	be->is_recovered = true;
 	be->phase = NBD_LIVE;
 	be->heap_bytes = (size_t)heap_bytes;
-	open_look_at_watermarks(be);
 	return open_reserve(be, NULL, err);
 }
 
