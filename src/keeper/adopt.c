@@ -188,8 +188,11 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 	k->added = k->started = true;
 	ub_control_open(&k->control, k, &k->loop, ub_steal_fd(&k->rundir.control_fd));
 	ret = adopt_command(k, json_object_get(recipe.json, "command"), err);
-	if (ret == 0)
-		ret = ub_keeper_write_state(k, err);
+	/* I/O may be waiting: a /run that is full just now must not keep it so. */
+	if (ret == 0 && ub_keeper_write_state(k, err) != 0) {
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err->text);
+		*err = (struct ub_err){ 0 };
+	}
 	if (ret == 0 && k->server->gone) {
 		k->was_live = true;
 		ret = ub_keeper_recover(k, err);

@@ -54,6 +54,15 @@ static void standby_failed(struct ub_keeper *k, const char *why)
 	r->standby_not_before_ms = ub_now_ms() + r->standby_delay_ms;
 }
 
+/* A full or read-only /run is no reason to have no standby, or not to recover. */
+static void recover_note_state(struct ub_keeper *k)
+{
+	struct ub_err err = { 0 };
+
+	if (ub_keeper_write_state(k, &err) != 0)
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err.text);
+}
+
 static int standby_step(struct ub_keeper *k, struct ub_server *s, struct ub_err *err)
 {
 	switch (s->stage) {
@@ -73,7 +82,8 @@ static int standby_step(struct ub_keeper *k, struct ub_server *s, struct ub_err 
 		s->stage = UB_STANDBY_READY;
 		k->recovery.standby_delay_ms = 0;
 		ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: a standby server (pid %d) is ready", k->info.dev_id, s->pid);
-		return ub_keeper_write_state(k, err);
+		recover_note_state(k);
+		return 0;
 	default:
 		return 0;
 	}
@@ -264,8 +274,6 @@ static int recover_count_death(struct ub_keeper *k)
 	struct ub_recovery *r = &k->recovery;
 	uint64_t delay = RECOVER_MIN_DELAY_MS;
 
-	if (r->done_ms && ub_now_ms() - r->done_ms >= RECOVER_STABLE_MS)
-		r->nr_deaths = 0;
 	r->nr_deaths++;
 	if (r->nr_deaths == RECOVER_MAX_DEATHS && !r->has_failed) {
 		ub_log(UB_LOG_ERROR,
@@ -315,6 +323,9 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: the server (pid %d) %s: I/O waits until the next one has taken over",
 	       k->info.dev_id, k->server->pid, ub_keeper_server_fate(k->server, fate, sizeof(fate)));
 	r->is_running = true;
+	/* Here, and not at each attempt: one that fails has had no server that lived, and pauses for longer than this. */
+	if (r->done_ms && began - r->done_ms >= RECOVER_STABLE_MS)
+		r->nr_deaths = 0;
 	for (;;) {
 		*err = (struct ub_err){ 0 };
 		ret = recover_once(k, err);
@@ -336,7 +347,6 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 	       k->server->pid);
 	if (k->command.socket_fd >= 0)
 		ub_keeper_hand_over_socket(k);
-	if (ub_keeper_write_state(k, err) != 0)
-		ub_log(UB_LOG_WARNING, "%s", err->text);
+	recover_note_state(k);
 	return 0;
 }
