@@ -40,10 +40,13 @@ static int adopt_find_device(struct ub_keeper *k, const struct ub_state *state, 
 	return ret;
 }
 
-/* The standby of a keeper that is gone, which has no part in what comes. */
-static void adopt_end_old_standby(const struct ub_state *state)
+/*
+ * The standby of a keeper that is gone, which has no part in what comes. Not when it is the server by now: state.json
+ * is written only when a recovery is over.
+ */
+static void adopt_end_old_standby(const struct ub_state *state, pid_t server_pid)
 {
-	if (state->standby_started && ub_process_started(state->standby_pid) == state->standby_started)
+	if (state->standby_pid != server_pid && state->standby_started && ub_process_started(state->standby_pid) == state->standby_started)
 		kill(state->standby_pid, SIGKILL);
 }
 
@@ -88,7 +91,7 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 		k->fence.has_lost = true; /* its connections were the dead keeper's to hold */
 		return 0;
 	}
-	adopt_end_old_standby(state);
+	adopt_end_old_standby(state, a->pid);
 	if (a->state == UB_ADOPTED_FETCHING && k->info.state == UBLK_S_DEV_LIVE) {
 		if (ub_message_send_type(server->fd, UB_MSG_LIVE) < 0)
 			ub_log(UB_LOG_DEBUG, "the server is gone already");
