@@ -25,6 +25,8 @@
 #include "keeper/recipe.h"
 #include "ublk/device.h"
 
+#define ADOPT_END_MS 5000 /* for a server that has given up */
+
 /* Whether there is still what state.json speaks of. */
 static int adopt_find_device(struct ub_keeper *k, const struct ub_state *state, struct ub_err *err)
 {
@@ -97,6 +99,12 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 			ub_log(UB_LOG_DEBUG, "the server is gone already");
 	} else if (a->state == UB_ADOPTED_FETCHING) {
 		ret = ub_keeper_finish_recovery(k, server, err);
+		/* It died of it. All that it had is here, and would be gone with this keeper. */
+		if (ret && !ub_keeper_server_lives(server, ADOPT_END_MS)) {
+			ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err->text);
+			*err = (struct ub_err){ 0 };
+			ret = 0;
+		}
 	}
 	return ret;
 }

@@ -24,6 +24,7 @@
 #define RECOVER_MAX_DELAY_MS	5000
 #define RECOVER_STABLE_MS	1000 /* a server that lived so long did not die of what killed the one before it */
 #define RECOVER_MAX_DEATHS	10 /* in a row */
+#define RECOVER_END_DEATHS	15 /* of which the last few were not the back end's fault */
 #define RECOVER_RETRY_MS	2
 #define RECOVER_SLOW_RETRY_MS	50
 #define RECOVER_QUICK_MS	1000 /* for so long is asked often whether the kernel has noticed the death */
@@ -191,6 +192,9 @@ static int recover_start(struct ub_keeper *k, struct ub_err *err)
 
 		ret = ub_keeper_long_cmd(k, &k->recovery.start_cmd, UBLK_U_CMD_START_USER_RECOVERY, 0,
 					 "START_USER_RECOVERY", RECOVER_CMD_MS, NULL);
+		/* Linux 6.12, when nothing was fetched since the last one: what that one did is in force still. */
+		if (ret == -EINVAL && !(k->features & UBLK_F_PER_IO_DAEMON))
+			ret = 0;
 		if (ret != -EBUSY)
 			break;
 		waited = ub_now_ms() - began;
@@ -268,8 +272,8 @@ static void recover_swap(struct ub_keeper *k)
 	k->standby = dead;
 }
 
-/* How many servers have died in a row, and what follows from that. 0, or as recover_check(). */
-static int recover_count_death(struct ub_keeper *k)
+/* How many servers have died in a row, and what follows from that. 0, -ENOTRECOVERABLE, or as recover_check(). */
+static int recover_count_death(struct ub_keeper *k, struct ub_err *err)
 {
 	struct ub_recovery *r = &k->recovery;
 	uint64_t delay = RECOVER_MIN_DELAY_MS;
@@ -283,6 +287,11 @@ static int recover_count_death(struct ub_keeper *k)
 		r->has_failed = true;
 		standby_dismiss(k); /* it is one of those */
 	}
+	/* As on Linux 6.12 after one that died between its mmap() and its first FETCH: nobody else may map the device. */
+	if (r->nr_deaths >= RECOVER_END_DEATHS) {
+		ub_err_set(err, ENOTRECOVERABLE, "%u servers died one after the other", r->nr_deaths);
+		return -ENOTRECOVERABLE;
+	}
 	if (r->nr_deaths < 2)
 		return 0;
 	for (unsigned i = 2; i < r->nr_deaths && delay < RECOVER_MAX_DELAY_MS; i++)
@@ -295,13 +304,13 @@ static uint64_t recover_fence_ms(const struct ub_keeper *k)
 	return k->opts->nbd ? k->opts->nbd->fence_timeout_ms : 0;
 }
 
-/* One attempt: 0, or -errno with *err. -ENODEV and -EINTR: no other is to follow. */
+/* One attempt: 0, or -errno with *err. -ENODEV, -EINTR and -ENOTRECOVERABLE: no other is to follow. */
 static int recover_once(struct ub_keeper *k, struct ub_err *err)
 {
 	int ret;
 
 	ub_fence_begin(&k->fence, recover_fence_ms(k), false);
-	ret = recover_count_death(k);
+	ret = recover_count_death(k, err);
 	if (ret == 0)
 		ret = recover_start(k, err);
 	if (ret == 0)
@@ -329,7 +338,7 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 	for (;;) {
 		*err = (struct ub_err){ 0 };
 		ret = recover_once(k, err);
-		if (ret == 0 || ret == -ENODEV || ret == -EINTR)
+		if (ret == 0 || ret == -ENODEV || ret == -EINTR || ret == -ENOTRECOVERABLE)
 			break;
 		if (!k->standby->gone && k->standby->pid && k->standby->last_msg != UB_MSG_LIVE)
 			break; /* the kernel refuses, and not the server */
