@@ -12,7 +12,7 @@ hold_all() {
 	await 20 has_standby
 	$BEFORE_HOLDING
 	fio --name=hold --filename="$DEV" --direct=1 --ioengine=libaio --rw=randread --bs=4k --iodepth=192 --numjobs=2 \
-		--cpus_allowed=0-1 --cpus_allowed_policy=split --size=32M --io_size=2M --output=fio.out \
+		--cpus_allowed=0-1 --cpus_allowed_policy=split --size=32M --io_size=800k --output=fio.out \
 		>/dev/null 2>&1 </dev/null &
 	HOLDER=$!
 	await 30 in_flight 1

@@ -7,6 +7,9 @@
 # timeout: 150
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-recover.bash"
+require qemu-nbd
+
+no_command() { no_nbdkit && ! pgrep -x qemu-nbd >/dev/null; }
 
 make_image 16M
 # through ARGUMENTS…: kills its server, its keeper, and both
@@ -33,10 +36,11 @@ through() {
 	stop_stamp
 	"$UB" detach "$ID"
 	await 10 no_device "$ID"
-	wait_for 10 no_nbdkit || fail "it still runs: $(pgrep -a nbdkit)"
+	await 10 no_command
 	[ -z "$(find "$UBLK_BRIDGE_RUNDIR" -name '.nbd-*' 2>/dev/null)" ] || fail "its socket is left"
 }
-through [ nbdkit file "$IMG" ]
+# nbdkit aborts, now and then, when a connection ends amid requests: see HACKING.md
+through [ qemu-nbd --persistent --shared=8 -f raw -x '' "$IMG" ]
 through --restart-command [ nbdkit file "$IMG" ]
 through --restart-command --command nbdkit -s file "$IMG"
 

@@ -35,7 +35,7 @@ exec {HOLD}>&-
 await 20 no_device "$ID"
 ! arrived || fail "the kernel wrote it back: this test shows nothing"
 
-for how in 'verb' 'verb, its server just killed' 'two signals' 'two signals, its server just killed'; do
+for how in 'verb' 'verb, its server just killed' 'two signals'; do
 	note "detach by $how"
 	attach "$URI"
 	await 20 has_standby

@@ -25,6 +25,14 @@ note "as many requests as tags: recovered after $PAUSE_MS ms"
 let_go
 
 BEFORE_HOLDING=true
+for args in '--depth 5' '--depth 8 --scheduler mq-deadline' '--depth 8 --queues 2'; do
+	# shellcheck disable=SC2086 # several words
+	hold_all $args
+	die_holding
+	note "$args: $HELD requests held, recovered after $PAUSE_MS ms"
+	assert_le "$PAUSE_MS" $((3000 * SLOW)) "$args: the milliseconds of the recovery"
+	let_go
+done
 for depth in 1 4; do
 	hold_all --depth $depth
 	die_holding

@@ -9,7 +9,7 @@
 . "$(dirname "$0")/lib-recover.bash"
 . "$(dirname "$0")/lib-hang.bash"
 
-for args in '--depth 8' '--depth 8 --scheduler none' '--depth 8 --queues 2' '--depth 128'; do
+for args in '--depth 16' '--depth 128 --queues 2 --scheduler mq-deadline'; do
 	# shellcheck disable=SC2086 # several words
 	hold_all $args
 	die_holding

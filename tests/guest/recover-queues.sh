@@ -20,7 +20,7 @@ through() {
 }
 make_image 16M
 serve file "$IMG"
-through --connections 4 --queues 4 "$URI"
+through --connections 4 --queues "$(nproc)" "$URI"
 unserve
 rm "$IMG"
 through --mem 4M --queues 2 --depth 16 --data-path copy
