@@ -249,6 +249,15 @@ int ub_keeper_finish_recovery(struct ub_keeper *k, struct ub_server *server, str
 	return ret ? ret : ub_keeper_await(server, UB_MSG_LIVE, RECOVER_LIVE_MS, "it knew that it is live", err);
 }
 
+/*
+ * When one queue was fetched and another one not, START_USER_RECOVERY of Linux 6.12 follows a null pointer
+ * (ublk_queue_reinit), and whoever asks anything of the device afterwards hangs.
+ */
+static bool recover_is_half_fetched_fatal(const struct ub_keeper *k)
+{
+	return !(k->features & UBLK_F_PER_IO_DAEMON) && k->info.nr_hw_queues > 1;
+}
+
 /* The standby fetches; then what waits in the kernel comes. */
 static int recover_hand_over(struct ub_keeper *k, struct ub_err *err)
 {
@@ -259,6 +268,9 @@ static int recover_hand_over(struct ub_keeper *k, struct ub_err *err)
 	if (ub_message_send_type(k->standby->fd, UB_MSG_TAKE) < 0)
 		ub_log(UB_LOG_DEBUG, "the standby is gone already"); /* and that is found out now */
 	ret = ub_keeper_await(k->standby, UB_MSG_FETCHING, RECOVER_FETCH_MS, "it had fetched every tag", err);
+	if (ret && k->standby->last_msg == UB_MSG_TAKING && recover_is_half_fetched_fatal(k))
+		return ub_err_set(err, ENOTRECOVERABLE,
+				  "a server died while it fetched, and this kernel cannot mend that for several queues");
 	return ret ? ret : ub_keeper_finish_recovery(k, k->standby, err);
 }
 

@@ -103,3 +103,28 @@ both_die_at() {
 	stamp_goes_on
 	end_of "both killed at $1"
 }
+
+# half_fetched: the standby dies when it has fetched a part of its queues. Linux 6.12 cannot mend that: whoever waits gets an
+# error, and the device goes
+half_fetched() {
+	attach_with queue-fetch=kill --mem 8M --queues 2
+	start_stamp
+	: >"$NOW"
+	kill -KILL "$(state_of server_pid)"
+	await 60 was_acted
+	if kernel_at_least 7; then
+		stamp_goes_on
+		end_of "half fetched"
+		return
+	fi
+	await 60 gone_or_goes_on
+	if process_alive "$STAMP"; then
+		note "both queues were fetched"
+		end_of "half fetched"
+		return
+	fi
+	await 60 gone "$KEEPER"
+	grep -q 'cannot be recovered.*a server died while it fetched' "$ATTACH_ERR" || fail "half fetched: $(cat "$ATTACH_ERR")"
+	assert_sweep "half fetched"
+}
+gone_or_goes_on() { gone "$STAMP" || grep -q 'recovered after' "$ATTACH_ERR"; }

@@ -26,6 +26,7 @@ for step in $ADOPT_STEPS $RECOVERY_STEPS; do
 	adopter_dies_at "$step" keeper_pid
 	adopter_dies_at "$step" keeper_pid server_pid
 done
-server_dies_at queue-fetch kill --queues 2
 both_die_at end-recovery
 both_die_at take
+note "half fetched"
+for _ in 1 2 3; do half_fetched; done
