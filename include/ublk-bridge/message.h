@@ -75,6 +75,7 @@ enum ub_message_type {
 	UB_MSG_ADOPTED, /* descriptors: as SERVE's, and the store */
 	UB_MSG_SET, /* the answer is a text */
 	UB_MSG_YIELD,
+	UB_MSG_TAKING, /* it is about to fetch */
 };
 
 struct ub_msg_header {

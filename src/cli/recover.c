@@ -2,14 +2,21 @@
 /* ublk-bridge recover: a keeper for devices that have lost theirs; upgrade: another version takes over. */
 #include <argp.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/log.h"
 #include "cli/cli.h"
 #include "keeper/attach.h"
 #include "keeper/find.h"
+
+#define RECOVER_PATIENCE_MS 10000 /* with one device, before the next one has its turn, too */
 
 enum { OPT_ALL = 256 };
 
@@ -97,21 +104,42 @@ static bool recover_collect(const struct ub_state *state, void *arg)
 	return true;
 }
 
+/* Another process recovers it, so that a device that keeps everybody waiting does not keep the others from it. */
+static pid_t recover_begin(const struct ub_state *state, const struct recover_args *a)
+{
+	pid_t pid = fork();
+	cleanup_fd int pidfd = pid > 0 ? pidfd_open(pid, 0) : -1;
+	struct pollfd pfd = { .fd = pidfd, .events = POLLIN };
+
+	if (pid == 0)
+		exit(recover_one(state, a));
+	if (pid < 0)
+		ub_log(UB_LOG_ERROR, "/dev/ublkb%u: cannot start its keeper: %s", state->dev_id, strerror(errno));
+	else if (poll(&pfd, 1, RECOVER_PATIENCE_MS) == 0)
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u takes long to recover", state->dev_id);
+	return pid;
+}
+
 static int recover_all(struct recover_args *a)
 {
 	struct recover_list list = { .with_held = a->upgrade };
-	int status = UB_EXIT_DONE;
+	int status = UB_EXIT_DONE, one;
+	cleanup_free pid_t *pids = NULL;
 
 	ub_state_each(recover_collect, &list);
-	if (list.is_cut)
+	pids = calloc(list.nr + 1, sizeof(*pids));
+	if (list.is_cut || !pids)
 		ub_err_errno(&a->err, ENOMEM, "the list of devices");
-	for (unsigned i = 0; i < list.nr; i++) {
-		int one = recover_one(&list.states[i], a);
-
-		status = one ? one : status;
+	for (unsigned i = 0; i < list.nr && pids; i++)
+		pids[i] = recover_begin(&list.states[i], a);
+	for (unsigned i = 0; i < list.nr && pids; i++) {
+		if (pids[i] < 0 || waitpid(pids[i], &one, 0) < 0 || !WIFEXITED(one))
+			status = UB_EXIT_FAILED;
+		else if (WEXITSTATUS(one) != UB_EXIT_DONE)
+			status = WEXITSTATUS(one);
 	}
 	free(list.states);
-	return list.is_cut ? UB_EXIT_FAILED : status;
+	return list.is_cut || !pids ? UB_EXIT_FAILED : status;
 }
 
 static int recover_run(const struct argp *argp, int argc, char **argv, bool upgrade)

@@ -25,6 +25,8 @@
 #include "keeper/recipe.h"
 #include "ublk/device.h"
 
+#define ADOPT_END_MS 5000 /* for a server that has given up */
+
 /* Whether there is still what state.json speaks of. */
 static int adopt_find_device(struct ub_keeper *k, const struct ub_state *state, struct ub_err *err)
 {
@@ -40,10 +42,13 @@ static int adopt_find_device(struct ub_keeper *k, const struct ub_state *state, 
 	return ret;
 }
 
-/* The standby of a keeper that is gone, which has no part in what comes. */
-static void adopt_end_old_standby(const struct ub_state *state)
+/*
+ * The standby of a keeper that is gone, which has no part in what comes. Not when it is the server by now: state.json
+ * is written only when a recovery is over.
+ */
+static void adopt_end_old_standby(const struct ub_state *state, pid_t server_pid)
 {
-	if (state->standby_started && ub_process_started(state->standby_pid) == state->standby_started)
+	if (state->standby_pid != server_pid && state->standby_started && ub_process_started(state->standby_pid) == state->standby_started)
 		kill(state->standby_pid, SIGKILL);
 }
 
@@ -88,13 +93,18 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 		k->fence.has_lost = true; /* its connections were the dead keeper's to hold */
 		return 0;
 	}
-	if (state->standby_pid != a->pid) /* else it has taken over since that was written */
-		adopt_end_old_standby(state);
+	adopt_end_old_standby(state, a->pid);
 	if (a->state == UB_ADOPTED_FETCHING && k->info.state == UBLK_S_DEV_LIVE) {
 		if (ub_message_send_type(server->fd, UB_MSG_LIVE) < 0)
 			ub_log(UB_LOG_DEBUG, "the server is gone already");
 	} else if (a->state == UB_ADOPTED_FETCHING) {
 		ret = ub_keeper_finish_recovery(k, server, err);
+		/* It died of it. All that it had is here, and would be gone with this keeper. */
+		if (ret && !ub_keeper_server_lives(server, ADOPT_END_MS)) {
+			ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err->text);
+			*err = (struct ub_err){ 0 };
+			ret = 0;
+		}
 	}
 	return ret;
 }
@@ -197,8 +207,11 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 		ret = adopt_device(k, &state, err);
 	if (ret == 0)
 		ret = adopt_command(k, json_object_get(recipe.json, "command"), err);
-	if (ret == 0)
-		ret = ub_keeper_write_state(k, err);
+	/* I/O may be waiting: a /run that is full just now must not keep it so. */
+	if (ret == 0 && ub_keeper_write_state(k, err) != 0) {
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err->text);
+		*err = (struct ub_err){ 0 };
+	}
 	if (ret == 0 && k->server->gone) {
 		k->was_live = true;
 		ret = ub_keeper_recover(k, err);

@@ -23,8 +23,8 @@
 #define RECOVER_MIN_DELAY_MS	100 /* before a standby is tried again, and before a second death is mended */
 #define RECOVER_MAX_DELAY_MS	5000
 #define RECOVER_STABLE_MS	1000 /* a server that lived so long did not die of what killed the one before it */
-#define RECOVER_MAX_DEATHS	10 /* in a row: then all I/O fails */
-#define RECOVER_MAX_TRIES	15 /* and then there is nothing more to be tried */
+#define RECOVER_MAX_DEATHS	10 /* in a row */
+#define RECOVER_END_DEATHS	15 /* of which the last few were not the back end's fault */
 #define RECOVER_RETRY_MS	2
 #define RECOVER_SLOW_RETRY_MS	50
 #define RECOVER_QUICK_MS	1000 /* for so long is asked often whether the kernel has noticed the death */
@@ -57,6 +57,15 @@ static void standby_failed(struct ub_keeper *k, const char *why)
 	r->standby_not_before_ms = ub_now_ms() + r->standby_delay_ms;
 }
 
+/* A full or read-only /run is no reason to have no standby, or not to recover. */
+static void recover_note_state(struct ub_keeper *k)
+{
+	struct ub_err err = { 0 };
+
+	if (ub_keeper_write_state(k, &err) != 0)
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err.text);
+}
+
 static int standby_step(struct ub_keeper *k, struct ub_server *s, struct ub_err *err)
 {
 	switch (s->stage) {
@@ -76,7 +85,8 @@ static int standby_step(struct ub_keeper *k, struct ub_server *s, struct ub_err 
 		s->stage = UB_STANDBY_READY;
 		k->recovery.standby_delay_ms = 0;
 		ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: a standby server (pid %d) is ready", k->info.dev_id, s->pid);
-		return ub_keeper_write_state(k, err);
+		recover_note_state(k);
+		return 0;
 	default:
 		return 0;
 	}
@@ -193,6 +203,9 @@ static int recover_start(struct ub_keeper *k, struct ub_err *err)
 
 		ret = ub_keeper_long_cmd(k, &k->recovery.start_cmd, UBLK_U_CMD_START_USER_RECOVERY, 0,
 					 "START_USER_RECOVERY", RECOVER_CMD_MS, NULL);
+		/* Linux 6.12, when nothing was fetched since the last one: what that one did is in force still. */
+		if (ret == -EINVAL && !(k->features & UBLK_F_PER_IO_DAEMON))
+			ret = 0;
 		if (ret != -EBUSY)
 			break;
 		waited = ub_now_ms() - began;
@@ -205,12 +218,6 @@ static int recover_start(struct ub_keeper *k, struct ub_err *err)
 		if (ret)
 			return ret;
 	}
-	/*
-	 * Linux 6.12 refuses a second one when no queue was fetched after the first: whoever sent that has died since. What
-	 * it does was done then.
-	 */
-	if (ret == -EINVAL && !(k->features & UBLK_F_PER_IO_DAEMON))
-		ret = 0;
 	return ret ? ub_err_errno(err, -ret, "START_USER_RECOVERY") : 0;
 }
 
@@ -253,6 +260,15 @@ int ub_keeper_finish_recovery(struct ub_keeper *k, struct ub_server *server, str
 	return ret ? ret : ub_keeper_await(server, UB_MSG_LIVE, RECOVER_LIVE_MS, "it knew that it is live", err);
 }
 
+/*
+ * When one queue was fetched and another one not, START_USER_RECOVERY of Linux 6.12 follows a null pointer
+ * (ublk_queue_reinit), and whoever asks anything of the device afterwards hangs.
+ */
+static bool recover_is_half_fetched_fatal(const struct ub_keeper *k)
+{
+	return !(k->features & UBLK_F_PER_IO_DAEMON) && k->info.nr_hw_queues > 1;
+}
+
 /* The standby fetches; then what waits in the kernel comes. */
 static int recover_hand_over(struct ub_keeper *k, struct ub_err *err)
 {
@@ -263,6 +279,9 @@ static int recover_hand_over(struct ub_keeper *k, struct ub_err *err)
 	if (ub_message_send_type(k->standby->fd, UB_MSG_TAKE) < 0)
 		ub_log(UB_LOG_DEBUG, "the standby is gone already"); /* and that is found out now */
 	ret = ub_keeper_await(k->standby, UB_MSG_FETCHING, RECOVER_FETCH_MS, "it had fetched every tag", err);
+	if (ret && k->standby->last_msg == UB_MSG_TAKING && recover_is_half_fetched_fatal(k))
+		return ub_err_set(err, ENOTRECOVERABLE,
+				  "a server died while it fetched, and this kernel cannot mend that for several queues");
 	return ret ? ret : ub_keeper_finish_recovery(k, k->standby, err);
 }
 
@@ -285,16 +304,14 @@ static void recover_end_standby(struct ub_keeper *k)
 		ub_loop_once(&k->loop, RECOVER_TEND_MS);
 }
 
-/* How many servers have died in a row, and what follows from that. 0, or as recover_check(). */
-static int recover_count_death(struct ub_keeper *k)
+/* How many servers have died in a row, and what follows from that. 0, -ENOTRECOVERABLE, or as recover_check(). */
+static int recover_count_death(struct ub_keeper *k, struct ub_err *err)
 {
 	struct ub_recovery *r = &k->recovery;
 	uint64_t delay = RECOVER_MIN_DELAY_MS;
 
 	if (r->is_planned)
 		return 0;
-	if (r->done_ms && ub_now_ms() - r->done_ms >= RECOVER_STABLE_MS)
-		r->nr_deaths = 0;
 	r->nr_deaths++;
 	if (r->nr_deaths == RECOVER_MAX_DEATHS && !r->has_failed) {
 		ub_log(UB_LOG_ERROR,
@@ -303,6 +320,11 @@ static int recover_count_death(struct ub_keeper *k)
 		       k->info.dev_id, r->nr_deaths);
 		r->has_failed = true;
 		standby_dismiss(k); /* it is one of those */
+	}
+	/* As on Linux 6.12 after one that died between its mmap() and its first FETCH: nobody else may map the device. */
+	if (r->nr_deaths >= RECOVER_END_DEATHS) {
+		ub_err_set(err, ENOTRECOVERABLE, "%u servers died one after the other", r->nr_deaths);
+		return -ENOTRECOVERABLE;
 	}
 	if (r->nr_deaths < 2)
 		return 0;
@@ -316,13 +338,13 @@ static uint64_t recover_fence_ms(const struct ub_keeper *k)
 	return k->opts->nbd ? k->opts->nbd->fence_timeout_ms : 0;
 }
 
-/* One attempt: 0, or -errno with *err. -ENODEV and -EINTR: no other is to follow. */
+/* One attempt: 0, or -errno with *err. -ENODEV, -EINTR and -ENOTRECOVERABLE: no other is to follow. */
 static int recover_once(struct ub_keeper *k, struct ub_err *err)
 {
 	int ret;
 
 	ub_fence_begin(&k->fence, recover_fence_ms(k), false);
-	ret = recover_count_death(k);
+	ret = recover_count_death(k, err);
 	if (ret == 0)
 		ret = recover_start(k, err);
 	if (ret == 0)
@@ -346,13 +368,14 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 		       "/dev/ublkb%u: the server (pid %d) %s: I/O waits until the next one has taken over",
 		       k->info.dev_id, k->server->pid, ub_keeper_server_fate(k->server, fate, sizeof(fate)));
 	r->is_running = true;
+	/* Here, and not at each attempt: one that fails has had no server that lived, and pauses for longer than this. */
+	if (r->done_ms && began - r->done_ms >= RECOVER_STABLE_MS)
+		r->nr_deaths = 0;
 	for (;;) {
 		*err = (struct ub_err){ 0 };
 		ret = recover_once(k, err);
-		if (ret == 0 || ret == -ENODEV || ret == -EINTR)
+		if (ret == 0 || ret == -ENODEV || ret == -EINTR || ret == -ENOTRECOVERABLE)
 			break;
-		if (r->nr_deaths >= RECOVER_MAX_TRIES)
-			break; /* not even one that fails all I/O can serve it: the device goes, and its I/O fails */
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: recovery: %s; trying again", k->info.dev_id, err->text);
 		r->is_planned = false;
 		/* The standby died of it, or is of no use after it. */
@@ -370,8 +393,7 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 	       k->server->pid);
 	if (k->command.socket_fd >= 0)
 		ub_keeper_hand_over_socket(k);
-	if (ub_keeper_write_state(k, err) != 0)
-		ub_log(UB_LOG_WARNING, "%s", err->text);
+	recover_note_state(k);
 	return 0;
 }
 

@@ -336,9 +336,13 @@ static int server_take(struct server *s, struct ub_err *err)
 		return ub_err_set(err, EPROTO, "an unexpected TAKE message");
 	s->phase = SERVER_SERVING;
 	ret = ub_device_take(&s->device, err);
-	if (ret == 0)
-		server_listen(s);
-	return ret;
+	if (ret)
+		return ret;
+	/* Before: a keeper that hears nothing of it must be able to take it for granted that nothing was fetched. */
+	ub_message_send_type(s->keeper_fd, UB_MSG_TAKING);
+	ub_device_fetch(&s->device);
+	server_listen(s);
+	return 0;
 }
 
 static void server_device_event(void *arg)

@@ -122,12 +122,14 @@ int ub_device_take(struct ub_device *dev, struct ub_err *err)
 		ret = device_open_node(dev, err);
 	for (unsigned i = 0; i < dev->config.nr_queues && ret == 0; i++)
 		ret = ub_queue_map(dev->queues[i], err);
-	if (ret)
-		return ret;
+	return ret;
+}
+
+void ub_device_fetch(struct ub_device *dev)
+{
 	dev->is_taken = true;
 	for (unsigned i = 0; i < dev->config.nr_queues; i++)
 		ub_queue_go(dev->queues[i]);
-	return 0;
 }
 
 enum ub_queue_state ub_device_state(struct ub_device *dev)

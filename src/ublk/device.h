@@ -42,14 +42,14 @@ struct ub_device {
 	int event_fd; /* readable when a queue's state has changed */
 	void *arena;  /* the tag buffers */
 	size_t arena_bytes;
-	bool is_taken; /* ub_device_take() let the threads go on */
+	bool is_taken; /* ub_device_fetch() let the threads go on */
 	struct ub_queue **queues;
 };
 
 /* The life of a queue's thread, in order. */
 enum ub_queue_state {
 	UB_QUEUE_STARTING,
-	UB_QUEUE_READY,	   /* it waits for ub_device_take() */
+	UB_QUEUE_READY,	   /* it waits for ub_device_fetch() */
 	UB_QUEUE_FETCHING, /* every tag was given to the driver */
 	UB_QUEUE_YIELDED,  /* it holds nothing and takes nothing any more: ub_device_yield() */
 	UB_QUEUE_ENDED,	   /* every tag came back, or it was told to quit */
@@ -67,10 +67,11 @@ int ub_device_prepare(struct ub_device *dev, const struct ub_device_config *conf
 		      struct ub_err *err);
 
 /*
- * Opens /dev/ublkcN, maps its descriptors and lets the threads fetch every tag. Once, after
- * ub_device_prepare(). 0 or -errno with *err.
+ * Opens /dev/ublkcN and maps its descriptors. Once, after ub_device_prepare(). 0 or -errno with *err.
  */
 int ub_device_take(struct ub_device *dev, struct ub_err *err);
+/* Then: lets the threads fetch every tag. */
+void ub_device_fetch(struct ub_device *dev);
 
 /* The state that every queue has reached at least; FAILED if one has. Drains event_fd. */
 enum ub_queue_state ub_device_state(struct ub_device *dev);

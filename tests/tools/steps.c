@@ -3,6 +3,7 @@
  * Makes a step of the life cycle fail: UB_STEP=NAME=ACTION, where ACTION is a number (the errno that the
  * step fails with), `kill` (SIGKILL to this process), `stop` (SIGSTOP: another process is to be killed
  * meanwhile) or `kill-keeper` (SIGKILL to the parent, the server going on).
+ * With UB_STEP_WHEN=FILE it does so only when there is such a file, and removes it: once.
  * UB_STEP_LOG=FILE collects the names of the steps that are reached.
  */
 #include <fcntl.h>
@@ -28,11 +29,13 @@ static void steps_log(const char *name)
 
 static int steps_hook(const char *name)
 {
-	const char *want = getenv("UB_STEP"), *action;
+	const char *want = getenv("UB_STEP"), *when = getenv("UB_STEP_WHEN"), *action;
 	size_t len = strlen(name);
 
 	steps_log(name);
 	if (!want || strncmp(want, name, len) != 0 || want[len] != '=')
+		return 0;
+	if (when && unlink(when) < 0)
 		return 0;
 	action = want + len + 1;
 	if (strcmp(action, "kill") == 0)
