@@ -184,6 +184,9 @@ enum ub_health {
  */
 void ub_backend_report(struct ub_backend *be, enum ub_health health, const char *why);
 
+/* What stands behind the device has become larger than it. Any thread, never blocks. */
+void ub_backend_report_grown(struct ub_backend *be);
+
 /*
  * A connection whose other end may go on executing what was sent to it when this process is no more: whoever makes the
  * next one wants to know. fd stays the caller's, who says when it closes it. The id for that. Any thread; a back end

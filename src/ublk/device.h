@@ -77,6 +77,13 @@ enum ub_queue_state ub_device_state(struct ub_device *dev);
 /* Why a queue failed. Only after ub_device_state() said FAILED. */
 int ub_device_error(struct ub_device *dev, struct ub_err *err);
 
+/*
+ * Every queue refuses what lies behind this end, from soon on. Once ub_device_has_size(), which becomes true when no I/O is
+ * in flight behind it either, and makes event_fd readable. Not again before that.
+ */
+void ub_device_set_size(struct ub_device *dev, uint64_t size_bytes);
+bool ub_device_has_size(struct ub_device *dev, uint64_t size_bytes);
+
 /* Fails all I/O that is in flight, and all that still comes, with -EIO. */
 void ub_device_cancel(struct ub_device *dev);
 

@@ -563,6 +563,7 @@ static void conn_retire(struct nbd_conn *conn, struct nbd_link *link)
 		ub_timer_set(&conn->drain, 0);
 	} else {
 		conn->link = NULL;
+		atomic_store_explicit(&conn->link_bytes, 0, memory_order_release);
 		conn_set_works(conn, false);
 		atomic_store_explicit(&conn->is_stalled, false, memory_order_relaxed);
 		conn_set_quiet(conn);
@@ -814,7 +815,8 @@ static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
 	link->readable = (struct ub_watch){ .queue = q, .ready = link_readable };
 	link->writable = (struct ub_watch){ .queue = q, .ready = link_writable };
 	link->hung_up = (struct ub_watch){ .queue = q, .ready = link_hung_up };
-	if (conn->cancel_error || (conn->link && !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))) {
+	if (conn->cancel_error || (conn->link && !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed) &&
+				   conn->link->size_bytes >= link->size_bytes)) {
 		link->unused = true;
 		nbd_connector_retire(link);
 		return;
@@ -825,13 +827,14 @@ static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
 	}
 	if (conn->link) {
 		if (!link_has_changes(conn->link))
-			link_fail(conn->link, "it stalled, and another connection stands");
+			link_fail(conn->link, "its place is taken by another connection");
 		if (conn->link->failing)
 			conn_retire(conn, conn->link);
 		else
 			conn_drain(conn);
 	}
 	conn->link = link;
+	atomic_store_explicit(&conn->link_bytes, link->size_bytes, memory_order_release);
 	if (conn->had_link)
 		ub_stat_add(&conn_stats(conn)->reconnects, 1);
 	conn->had_link = true;
