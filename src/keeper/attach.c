@@ -338,7 +338,7 @@ static void keeper_watch(struct ub_keeper *k)
 {
 	struct ub_err err = { 0 };
 	char told[512] = "";
-	int wait_ms, ret;
+	int wait_ms, resize_ms, ret;
 
 	for (;;) {
 		if (k->server->gone) {
@@ -348,7 +348,10 @@ static void keeper_watch(struct ub_keeper *k)
 			if (ret)
 				return;
 		}
+		resize_ms = ub_resize_tend(k);
 		wait_ms = ub_keeper_tend_standby(k);
+		if (resize_ms >= 0 && (wait_ms < 0 || wait_ms > resize_ms))
+			wait_ms = resize_ms;
 		if (k->nr_signals || k->detach.nr_callers || k->detach.is_forced) {
 			k->detach.is_going = keeper_may_go(k, told, sizeof(told));
 			if (k->detach.is_going)
