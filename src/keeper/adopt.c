@@ -190,6 +190,7 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 	if (ub_resize_look(k))
 		ub_keeper_renew_standby(k);
 	ub_resize_new_server(k);
+	ub_resize_export_grown(k); /* it may have, while nobody was there to be told */
 	ub_control_open(&k->control, k, &k->loop, ub_steal_fd(&k->rundir.control_fd));
 	ret = adopt_command(k, json_object_get(recipe.json, "command"), err);
 	if (ret == 0)

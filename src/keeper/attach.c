@@ -256,6 +256,8 @@ static int keeper_attach(struct ub_keeper *k, struct ub_err *err)
 		ret = ub_step("features", err);
 	if (ret == 0)
 		ret = ub_ctrl_get_features(&k->ctrl, &k->features, err);
+	if (ret == 0)
+		ret = ub_resize_check_options(k, err);
 	if (ret == 0 && k->opts->name)
 		ret = ub_keeper_check_name(k, k->opts->name, err);
 	if (ret == 0)

@@ -164,6 +164,13 @@ static int resize_check_kernel(const struct ub_keeper *k, struct ub_err *err)
 			  uts.release, ub_ctrl_feature_since(RESIZE_FEATURE));
 }
 
+int ub_resize_check_options(const struct ub_keeper *k, struct ub_err *err)
+{
+	if (!k->opts->nbd || !k->opts->nbd->auto_resize || resize_check_kernel(k, err) == 0)
+		return 0;
+	return ub_err_wrap(err, "--auto-resize");
+}
+
 static int resize_check(struct ub_keeper *k, uint64_t size, struct ub_err *err)
 {
 	uint32_t block = k->limits.logical_block_bytes;

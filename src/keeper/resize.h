@@ -38,6 +38,9 @@ struct ub_keeper_resize {
 /* Does what was asked for, and answers; waits for it. When to call it again, in ms; -1: there is nothing to do. */
 int ub_resize_tend(struct ub_keeper *k);
 
+/* --auto-resize takes a kernel that can. 0 or -errno with *err. */
+int ub_resize_check_options(const struct ub_keeper *k, struct ub_err *err);
+
 /* What a server says. */
 void ub_resize_answered(struct ub_keeper *k, const struct ub_msg_resized *answer);
 void ub_resize_export_grown(struct ub_keeper *k);
