@@ -599,7 +599,7 @@ static void conn_drain(struct nbd_conn *conn)
 	/* Then our side is closed, and the rest of the time is for the server to close its own. */
 	ub_timer_set(&conn->drain, o->fence_timeout_ms / 2 + 1);
 	link_set_fence(link, true);
-	ub_log(UB_LOG_NOTICE,
+	ub_log(link->is_healthy ? UB_LOG_DEBUG : UB_LOG_NOTICE,
 	       "%s: an old connection has unanswered writes: no write is sent before the server has answered "
 	       "them or closed it, for at most %llu s",
 	       conn->be->server, (unsigned long long)o->fence_timeout_ms / 1000);
@@ -619,7 +619,7 @@ static bool conn_check_drain(struct nbd_conn *conn)
 {
 	struct nbd_link *link = conn->draining;
 
-	if (!link->failing && link_has_changes(link))
+	if (!link->failing && (link->is_healthy ? link->in_flight.first != NULL : link_has_changes(link)))
 		return false;
 	conn_retire(conn, link);
 	return true;
@@ -826,7 +826,9 @@ static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
 		conn_retire(conn, conn->draining);
 	}
 	if (conn->link) {
-		if (!link_has_changes(conn->link))
+		/* One that works ends when it has answered: some servers abort when they cannot. */
+		conn->link->is_healthy = !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed);
+		if (conn->link->is_healthy ? !conn->link->in_flight.first : !link_has_changes(conn->link))
 			link_fail(conn->link, "its place is taken by another connection");
 		if (conn->link->failing)
 			conn_retire(conn, conn->link);

@@ -71,6 +71,7 @@ struct nbd_link {
 	bool is_ended; /* the server closed it: the fence is passed */
 	bool is_cut_here; /* it ended without a word from the server: its state proves nothing */
 	bool is_draining; /* another one has taken over; it is read until its writes are answered */
+	bool is_healthy; /* though it is draining: so it is read until all is answered */
 	bool needs_fence; /* writes are unanswered */
 	bool unused;	  /* it was not needed any more */
 	bool has_answered; /* a command, however */
