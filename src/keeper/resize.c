@@ -44,6 +44,8 @@ static int resize_ask_server(struct ub_keeper *k, uint64_t *size, uint32_t flags
 	uint64_t deadline = ub_now_ms() + timeout_ms;
 	int ret;
 
+	if (!r->id) /* the keeper before this one may have asked, too */
+		r->id = (uint32_t)ub_now_ms();
 	msg.id = ++r->id;
 	msg.flags = flags;
 	msg.size_bytes = *size;

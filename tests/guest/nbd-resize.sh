@@ -3,7 +3,7 @@
 # An NBD export that has grown: the device follows when it is told to, or by itself; not in an outage, and not downwards.
 # kernels: 6.12 7
 # push: 7
-# timeout: 240
+# timeout: 300
 # sanitize: yes
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
@@ -103,6 +103,28 @@ for connections in 1 4; do
 	detach
 	unserve
 done
+
+note "what is in flight behind the new end"
+make_image 16M
+serve file "$IMG"
+attach "$URI"
+kill -STOP "$SERVER"
+dd if="$DEV" of=/dev/null bs=4k count=1 skip=$((12 * M / 4096)) iflag=direct status=none &
+reader=$!
+await 20 in_flight 1
+"$UB" resize "$ID" 8M --force
+assert_size 8
+process_alive $reader || fail "the read did not wait for its answer"
+assert_fails 1 'behind the present end is still in flight' "$UB" resize "$ID" 16M
+assert_size 8
+kill -CONT "$SERVER"
+await 20 gone $reader
+wait $reader || fail "the read that was in flight failed"
+"$UB" resize "$ID"
+assert_size 16
+same_bytes
+detach
+unserve
 
 for connections in 1 2; do
 	note "by itself, $connections connections"
