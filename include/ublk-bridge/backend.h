@@ -69,15 +69,19 @@ enum {
 	UB_CAP_PLACE = 1 << 0, /* place() names the store itself: the tag buffers are hardly used */
 };
 
+enum {
+	UB_RESIZE_PREALLOC = 1 << 0, /* what a device of memory grows by is taken at once */
+};
+
 /* How a device was asked for. Strings and descriptors stay the caller's. */
 struct ub_backend_config {
 	const char *kind;	       /* the ops' name: "mem", "nbd", "null" */
 	const char *options;	       /* for the back end to read; "" when there are none */
-	uint64_t size_bytes;	       /* mem, null: the device's size */
+	uint64_t size_bytes;	       /* mem, null: the device's size; with an identity: every back end's */
 	uint32_t logical_block_bytes;  /* 0: the back end's choice */
 	unsigned nr_queues;	       /* how many queue_init() calls will come at the most */
 	bool read_only;
-	int fd; /* mem: the store, a memfd of size_bytes or more; nbd: a connected socket, or -1; else -1 */
+	int fd; /* mem: the store (store.h); nbd: a connected socket, or -1; else -1 */
 	int cancel_fd; /* readable: nobody waits for open() any more; -1: it cannot be told */
 	const char *identity; /* what get_identity() of the server before said: a standby's; NULL: the first one's */
 };
@@ -136,6 +140,19 @@ struct ub_backend_ops {
 	 * have seen them, soon. All of them or none; -errno with *err. NULL: there is nothing to be set.
 	 */
 	int (*set)(struct ub_backend *be, const struct ub_settings *settings, struct ub_err *err);
+	/*
+	 * The main thread, while the queues run: how large the device could be now, by what stands behind it, in whole
+	 * blocks. 0 or -errno with *err. NULL: as large as anybody likes.
+	 */
+	int (*get_size)(struct ub_backend *be, uint64_t *size_bytes, struct ub_err *err);
+	/*
+	 * The main thread, while the queues run: the device gets this size, whole blocks and not more than get_size()
+	 * said. Growing: what it grows by reads as whatever stands behind it has, zeroes for memory; I/O there comes
+	 * once this has returned 0. Shrinking, or the size that it has: I/O behind the new end has ended, and no more
+	 * comes; what was there may go. flags: UB_RESIZE_*. 0, or -errno with *err and the size as it was. NULL: the
+	 * size is fixed.
+	 */
+	int (*resize)(struct ub_backend *be, uint64_t size_bytes, uint32_t flags, struct ub_err *err);
 
 	/* The queue's thread: neither blocks nor allocates. Those marked may be NULL. */
 	void (*queue_start)(struct ub_backend_queue *bq); /* may be NULL */
@@ -166,6 +183,9 @@ enum ub_health {
  * `why` is copied and cut at 200 bytes.
  */
 void ub_backend_report(struct ub_backend *be, enum ub_health health, const char *why);
+
+/* What stands behind the device has become larger than it. Any thread, never blocks. */
+void ub_backend_report_grown(struct ub_backend *be);
 
 /*
  * A connection whose other end may go on executing what was sent to it when this process is no more: whoever makes the

@@ -23,6 +23,9 @@
  *        │── SET ─────────────────────────►│  changes what can be changed
  *        │ ◄────────────────── SET ────────│  done, or why not; in the order of the SETs
  *        │── YIELD ───────────────────────►│  finishes what it has, and ends: the standby goes on
+ *        │── RESIZE ──────────────────────►│  gets another size: before the kernel's when it grows, after it when it shrinks
+ *        │ ◄─────────────── RESIZED ───────│  I/O comes up to the new end, and no more is in flight behind it; or why not
+ *        │ ◄──────────────── GROWN ────────│  the export is larger than the device
  *        │── CANCEL ──────────────────────►│  fails all I/O: a forced detach
  *        │── EXIT ────────────────────────►│  ends, whatever it holds (not for a live device)
  *        │ ◄──────────────── FAILED, LOG ──│  at any time
@@ -76,6 +79,9 @@ enum ub_message_type {
 	UB_MSG_SET, /* the answer is a text */
 	UB_MSG_YIELD,
 	UB_MSG_TAKING, /* it is about to fetch */
+	UB_MSG_RESIZE,
+	UB_MSG_RESIZED,
+	UB_MSG_GROWN,
 };
 
 struct ub_msg_header {
@@ -150,6 +156,21 @@ struct ub_msg_adopted {
 struct ub_msg_set {
 	struct ub_msg_header header;
 	struct ub_settings settings;
+};
+
+struct ub_msg_resize {
+	struct ub_msg_header header;
+	uint32_t id; /* the answer has it, too */
+	uint32_t flags; /* UB_RESIZE_* */
+	uint64_t size_bytes; /* 0: as large as what stands behind it, and never smaller than it is */
+};
+
+struct ub_msg_resized {
+	struct ub_msg_header header;
+	uint32_t id;
+	uint32_t code; /* an errno; 0: done */
+	uint64_t size_bytes; /* that it has now */
+	char text[512]; /* why not */
 };
 
 struct ub_msg_text {

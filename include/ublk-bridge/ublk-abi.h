@@ -46,6 +46,7 @@ struct ublksrv_io_cmd {
 #define UBLK_U_CMD_START_USER_RECOVERY _IOWR('u', 0x10, struct ublksrv_ctrl_cmd)
 #define UBLK_U_CMD_END_USER_RECOVERY  _IOWR('u', 0x11, struct ublksrv_ctrl_cmd)
 #define UBLK_U_CMD_GET_FEATURES	      _IOR('u', 0x13, struct ublksrv_ctrl_cmd)
+#define UBLK_U_CMD_UPDATE_SIZE	      _IOWR('u', 0x15, struct ublksrv_ctrl_cmd) /* data: sectors */
 #define UBLK_U_CMD_TRY_STOP_DEV	      _IOWR('u', 0x17, struct ublksrv_ctrl_cmd)
 
 #define UBLK_U_IO_FETCH_REQ	       _IOWR('u', 0x20, struct ublksrv_io_cmd)

@@ -2,7 +2,8 @@
 /*
  * The memory back end: a sparse store in a memfd, mapped once and shared by all queues.
  *
- * A bitmap says which pages the store has; it lies behind them, so that the server that takes over has it as it is. A
+ * A bitmap says which pages the store has; it lies in the store, so that the server that takes over has it as it is.
+ * More is mapped than the store has, as far as there is address space: it grows without moving. A
  * page is taken with fallocate before it is named or written,
  * so that running out of memory is an ENOSPC for that I/O and never a SIGBUS; a READ of what was never
  * written comes from a buffer of zeroes, because touching a hole in the mapping would allocate it.
@@ -20,6 +21,7 @@
 #include "backend/store.h"
 #include "base/bitmap.h"
 #include "base/cleanup.h"
+#include "base/log.h"
 #include "base/size.h"
 
 #define MEM_MAX_IO_BYTES      (1U << 20)
@@ -27,12 +29,13 @@
 #define MEM_MAX_ZEROES_BYTES  (16U << 20)  /* with NOUNMAP it is written */
 #define MEM_BUDGET_BYTES      (4 << 20)    /* taken between two looks at the machine's memory */
 #define MEM_BUDGET_PART	      8		   /* of what is left, when less is left */
+#define MEM_RESERVE_BYTES     (1ULL << 46) /* of address space, if it is to be had: half of what x86-64 has */
 
 struct mem_store {
 	int fd;
 	char *map;
-	uint64_t map_bytes; /* whole pages */
-	uint64_t size_bytes;
+	uint64_t map_bytes; /* whole pages, of the store or behind its end */
+	_Atomic uint64_t size_bytes;
 	uint32_t block_bytes;
 	unsigned page_shift;
 	char *zeroes; /* MEM_MAX_IO_BYTES of them, all one page */
@@ -72,7 +75,7 @@ static int mem_fallocate(const struct mem_store *s, int mode, uint64_t first, ui
 	int ret;
 
 	do {
-		ret = fallocate(s->fd, mode, (off_t)(first << s->page_shift),
+		ret = fallocate(s->fd, mode, (off_t)(UB_STORE_DATA_AT + (first << s->page_shift)),
 				(off_t)(count << s->page_shift));
 	} while (ret < 0 && errno == EINTR);
 	return ret < 0 ? -errno : 0;
@@ -266,9 +269,14 @@ static void mem_submit(struct ub_backend_queue *bq, struct ub_io *io)
 
 /* ---- opening --------------------------------------------------------------------------------------- */
 
+static uint64_t mem_pages(const struct mem_store *s, uint64_t size_bytes)
+{
+	return (size_bytes >> s->page_shift) + ((size_bytes & ((1ULL << s->page_shift) - 1)) != 0);
+}
+
 static int mem_check_size(const struct mem_store *s, struct ub_err *err)
 {
-	uint64_t needed = s->map_bytes + ub_bitmap_bytes(s->map_bytes >> s->page_shift);
+	uint64_t needed = UB_STORE_DATA_AT + (mem_pages(s, s->size_bytes) << s->page_shift);
 	struct stat st;
 
 	if (fstat(s->fd, &st) < 0)
@@ -282,23 +290,33 @@ static int mem_check_size(const struct mem_store *s, struct ub_err *err)
 /* What was preallocated is there, though nobody has written it. */
 static void mem_find_preallocated(struct mem_store *s)
 {
+	uint64_t pages = mem_pages(s, s->size_bytes);
 	struct stat st;
 
-	if (fstat(s->fd, &st) == 0 && (uint64_t)st.st_blocks * 512 >= s->map_bytes)
-		ub_bitmap_set(&s->pages, 0, s->map_bytes >> s->page_shift);
+	if (fstat(s->fd, &st) == 0 && (uint64_t)st.st_blocks * 512 >= pages << s->page_shift)
+		ub_bitmap_set(&s->pages, 0, pages);
 }
 
 static int mem_map(struct mem_store *s, struct ub_err *err)
 {
+	uint64_t needed = mem_pages(s, s->size_bytes) << s->page_shift;
+	uint64_t want = needed > MEM_RESERVE_BYTES ? needed : MEM_RESERVE_BYTES;
 	char text[32];
 
-	s->map = mmap(NULL, s->map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, s->fd, 0);
+	for (;;) {
+		s->map = mmap(NULL, want, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, s->fd,
+			      (off_t)UB_STORE_DATA_AT);
+		if (s->map != MAP_FAILED || want == needed)
+			break;
+		want = want / 2 > needed ? want / 2 : needed;
+	}
 	if (s->map == MAP_FAILED) {
 		s->map = NULL;
 		return ub_err_errno(err, errno,
 				    "cannot map a memory store of %s: it must fit in the address space",
 				    ub_size_format(s->size_bytes, text, sizeof(text)));
 	}
+	s->map_bytes = want;
 	munlock(s->map, s->map_bytes); /* the server locks what it maps, but never the store */
 	madvise(s->map, s->map_bytes, MADV_DONTDUMP);
 	madvise(s->map, s->map_bytes, MADV_DONTFORK);
@@ -312,10 +330,24 @@ static int mem_map(struct mem_store *s, struct ub_err *err)
 	return 0;
 }
 
+/* Of the bitmap, what the size needs is locked, as the server does it by itself, and the room behind it is not. */
+static void mem_lock_bitmap(const struct mem_store *s, uint64_t from_bytes)
+{
+	size_t used = ub_bitmap_bytes(mem_pages(s, s->size_bytes)), had = ub_bitmap_bytes(mem_pages(s, from_bytes));
+	char *words = (char *)(uintptr_t)s->pages.words;
+	size_t page = (size_t)1 << s->page_shift;
+
+	used = (used + page - 1) & ~(page - 1);
+	had = had & ~(page - 1);
+	if (from_bytes == 0 && used < s->pages.map_bytes)
+		munlock(words + used, s->pages.map_bytes - used);
+	else if (used > had && mlock2(words + had, used - had, MLOCK_ONFAULT) < 0)
+		ub_log(UB_LOG_WARNING, "cannot lock the bitmap of what the memory store has grown by: %s", strerror(errno));
+}
+
 static int mem_open(struct ub_backend *be, const struct ub_backend_config *cfg, struct ub_err *err)
 {
 	struct mem_store *s = calloc(1, sizeof(*s));
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
 	int ret;
 
 	if (!s)
@@ -323,18 +355,96 @@ static int mem_open(struct ub_backend *be, const struct ub_backend_config *cfg, 
 	be->priv = s;
 	s->fd = cfg->fd;
 	s->size_bytes = cfg->size_bytes;
-	s->map_bytes = (cfg->size_bytes + page - 1) & ~(page - 1);
 	s->block_bytes = cfg->logical_block_bytes ? cfg->logical_block_bytes : 512;
-	s->page_shift = (unsigned)__builtin_ctzll(page);
+	s->page_shift = (unsigned)__builtin_ctzll((uint64_t)sysconf(_SC_PAGESIZE));
 	ret = mem_check_size(s, err);
 	if (ret == 0)
 		ret = mem_map(s, err);
 	if (ret)
 		return ret;
-	ret = ub_bitmap_init(&s->pages, s->map_bytes >> s->page_shift, s->fd, s->map_bytes);
+	ret = ub_bitmap_init(&s->pages, s->map_bytes >> s->page_shift, s->fd, 0);
 	if (ret)
 		return ub_err_errno(err, -ret, "the memory store's bitmap");
+	mem_lock_bitmap(s, 0);
 	mem_find_preallocated(s);
+	return 0;
+}
+
+/* ---- another size ---------------------------------------------------------------------------------- */
+
+/*
+ * Gives back all pages from `first` on, with the bitmap's part that speaks of them: looking at that bit by bit would take
+ * memory for what is a hole. No I/O is there.
+ */
+static int mem_release_from(struct mem_store *s, uint64_t first)
+{
+	uint64_t page = 1ULL << s->page_shift, bits_per_page = page * 8;
+	uint64_t whole = (first + bits_per_page - 1) / bits_per_page, until = whole * bits_per_page;
+	struct stat st;
+
+	if (until > s->pages.nr_bits)
+		until = s->pages.nr_bits;
+	if (until > first)
+		ub_bitmap_clear(&s->pages, first, until - first);
+	if (fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(whole * page),
+		      (off_t)(UB_STORE_DATA_AT - whole * page)) < 0 ||
+	    fstat(s->fd, &st) < 0)
+		return -errno;
+	if ((uint64_t)st.st_size <= UB_STORE_DATA_AT + (first << s->page_shift))
+		return 0;
+	return mem_fallocate(s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first,
+			     ((uint64_t)st.st_size - UB_STORE_DATA_AT - (first << s->page_shift)) >> s->page_shift);
+}
+
+/* Zeroes what the last page has behind the end: it may have been part of the device before. */
+static void mem_zero_behind(struct mem_store *s, uint64_t size_bytes)
+{
+	uint64_t page = 1ULL << s->page_shift, rest = size_bytes & (page - 1);
+
+	if (rest)
+		mem_walk(s, size_bytes, (uint32_t)(page - rest), mem_zero_part, NULL);
+}
+
+static int mem_grow(struct mem_store *s, uint64_t size_bytes, uint32_t flags, struct ub_err *err)
+{
+	uint64_t was_bytes = s->size_bytes, first = mem_pages(s, was_bytes), end = mem_pages(s, size_bytes);
+	char most[32];
+	int ret;
+
+	if (end << s->page_shift > s->map_bytes || end < first)
+		return ub_err_set(err, EFBIG,
+				  "a memory store of this size does not fit in the server's address space: %s are the most",
+				  ub_size_format(s->map_bytes, most, sizeof(most)));
+	ret = ub_store_extend(s->fd, size_bytes, err);
+	if (ret)
+		return ret;
+	/* What it had there when it was larger is gone, and if the server before this one had no time to see to that. */
+	ret = mem_release_from(s, first);
+	if (ret)
+		return ub_err_errno(err, -ret, "the memory store behind its end");
+	mem_zero_behind(s, was_bytes);
+	if ((flags & UB_RESIZE_PREALLOC) && end > first) {
+		ret = ub_store_prealloc(s->fd, first << s->page_shift, (end - first) << s->page_shift, err);
+		if (ret)
+			return ret;
+		ub_bitmap_set(&s->pages, first, end - first);
+	}
+	s->size_bytes = size_bytes;
+	mem_lock_bitmap(s, was_bytes);
+	return 0;
+}
+
+static int mem_resize(struct ub_backend *be, uint64_t size_bytes, uint32_t flags, struct ub_err *err)
+{
+	struct mem_store *s = be->priv;
+	int ret;
+
+	if (size_bytes > s->size_bytes)
+		return mem_grow(s, size_bytes, flags, err);
+	s->size_bytes = size_bytes;
+	ret = mem_release_from(s, mem_pages(s, size_bytes));
+	if (ret) /* it is smaller all the same */
+		ub_log(UB_LOG_WARNING, "the memory behind the new end is not given back: %s", strerror(-ret));
 	return 0;
 }
 
@@ -396,6 +506,7 @@ const struct ub_backend_ops ub_backend_mem = {
 	.queue_init = mem_queue_init,
 	.queue_destroy = mem_queue_destroy,
 	.close = mem_close,
+	.resize = mem_resize,
 	.place = mem_place,
 	.submit = mem_submit,
 };

@@ -55,6 +55,15 @@ static void null_close(struct ub_backend *be)
 	(void)be;
 }
 
+static int null_resize(struct ub_backend *be, uint64_t size_bytes, uint32_t flags, struct ub_err *err)
+{
+	(void)be;
+	(void)size_bytes;
+	(void)flags;
+	(void)err;
+	return 0; /* there is nothing behind it that has a size */
+}
+
 static void null_submit(struct ub_backend_queue *bq, struct ub_io *io)
 {
 	(void)bq;
@@ -68,5 +77,6 @@ const struct ub_backend_ops ub_backend_null = {
 	.queue_init = null_queue_init,
 	.queue_destroy = null_queue_destroy,
 	.close = null_close,
+	.resize = null_resize,
 	.submit = null_submit,
 };

@@ -11,6 +11,7 @@
 #include "ublk/params.h"
 
 static void (*registry_report)(enum ub_health health, const char *why);
+static void (*registry_report_grown)(void);
 static _Atomic int registry_health; /* one root back end a process: of that one */
 
 const struct ub_backend_ops *ub_backend_find(const char *name, struct ub_err *err)
@@ -67,4 +68,16 @@ void ub_backend_report(struct ub_backend *be, enum ub_health health, const char 
 	(void)be;
 	if (atomic_exchange(&registry_health, (int)health) != (int)health && registry_report)
 		registry_report(health, why);
+}
+
+void ub_backend_set_grown_reporter(void (*report)(void))
+{
+	registry_report_grown = report;
+}
+
+void ub_backend_report_grown(struct ub_backend *be)
+{
+	(void)be;
+	if (registry_report_grown)
+		registry_report_grown();
 }

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/bitmap.h"
@@ -146,43 +147,53 @@ uint64_t ub_store_memory_left(void)
 	return room < available ? room : available;
 }
 
-static int store_prealloc(int fd, uint64_t size_bytes, struct ub_err *err)
+int ub_store_prealloc(int fd, uint64_t offset_bytes, uint64_t len_bytes, struct ub_err *err)
 {
 	uint64_t left = ub_store_memory_left();
 	char want[32], have[32];
 	int ret;
 
-	if (size_bytes > left)
+	if (len_bytes > left)
 		return ub_err_set(err, ENOMEM,
 				  "--prealloc: %s are wanted and %s are to be had: choose a smaller size, "
 				  "or leave --prealloc out and let the store grow as it is written",
-				  ub_size_format(size_bytes, want, sizeof(want)),
+				  ub_size_format(len_bytes, want, sizeof(want)),
 				  ub_size_format(left, have, sizeof(have)));
 	do {
-		ret = fallocate(fd, 0, 0, (off_t)size_bytes) < 0 ? errno : 0;
+		ret = fallocate(fd, 0, (off_t)(UB_STORE_DATA_AT + offset_bytes), (off_t)len_bytes) < 0 ? errno : 0;
 	} while (ret == EINTR);
 	return ret ? ub_err_errno(err, ret, "--prealloc: cannot take %s",
-				  ub_size_format(size_bytes, want, sizeof(want))) :
+				  ub_size_format(len_bytes, want, sizeof(want))) :
 		     0;
+}
+
+int ub_store_extend(int fd, uint64_t size_bytes, struct ub_err *err)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), pages = size_bytes / page + (size_bytes % page != 0);
+	struct stat st;
+	char text[32];
+
+	if (fstat(fd, &st) < 0)
+		return ub_err_errno(err, errno, "the memory store");
+	if (ub_bitmap_bytes(pages) > UB_STORE_DATA_AT)
+		return ub_err_set(err, EFBIG, "%s is more than a memory store can hold",
+				  ub_size_format(size_bytes, text, sizeof(text)));
+	if ((uint64_t)st.st_size < UB_STORE_DATA_AT + pages * page &&
+	    ftruncate(fd, (off_t)(UB_STORE_DATA_AT + pages * page)) < 0)
+		return ub_err_errno(err, errno, "cannot make a memory store of %s",
+				    ub_size_format(size_bytes, text, sizeof(text)));
+	return 0;
 }
 
 int ub_store_create(uint64_t size_bytes, bool prealloc, struct ub_err *err)
 {
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), data_bytes, bitmap_bytes;
 	cleanup_fd int fd = memfd_create("ublk-bridge-store", MFD_CLOEXEC);
-	char text[32];
 	int ret;
 
 	if (fd < 0)
 		return ub_err_errno(err, errno, "cannot make the memory store");
-	data_bytes = (size_bytes + page - 1) & ~(page - 1);
-	bitmap_bytes = ub_bitmap_bytes(data_bytes / page);
-	if (size_bytes > INT64_MAX - page || data_bytes > INT64_MAX - page - bitmap_bytes)
-		return ub_err_set(err, EFBIG, "--mem: %s is more than a memory file can hold",
-				  ub_size_format(size_bytes, text, sizeof(text)));
-	if (ftruncate(fd, (off_t)(data_bytes + ((bitmap_bytes + page - 1) & ~(page - 1)))) < 0)
-		return ub_err_errno(err, errno, "cannot make a memory store of %s",
-				    ub_size_format(size_bytes, text, sizeof(text)));
-	ret = prealloc ? store_prealloc(fd, size_bytes, err) : 0;
+	ret = ub_store_extend(fd, size_bytes, err);
+	if (ret == 0 && prealloc)
+		ret = ub_store_prealloc(fd, 0, size_bytes, err);
 	return ret ? ret : ub_steal_fd(&fd);
 }

@@ -38,6 +38,7 @@ static const struct {
 	{ "stats", ub_cli_stats },
 	{ "metrics", ub_cli_metrics },
 	{ "set", ub_cli_set },
+	{ "resize", ub_cli_resize },
 	{ "features", ub_cli_features },
 };
 

@@ -31,6 +31,7 @@ enum {
 	NBD_OPT_STALL_TIMEOUT,
 	NBD_OPT_FENCE_TIMEOUT,
 	NBD_OPT_WAIT,
+	NBD_OPT_AUTO_RESIZE,
 };
 
 static const struct argp_option nbd_argp_options[] = {
@@ -60,6 +61,8 @@ static const struct argp_option nbd_argp_options[] = {
 	  "No answer for so long: another connection is tried (default: 30s)", 3 },
 	{ "fence-timeout", NBD_OPT_FENCE_TIMEOUT, "DURATION", 0,
 	  "How long writes wait for the server to close an old connection (default: 10s)", 3 },
+	{ "auto-resize", NBD_OPT_AUTO_RESIZE, NULL, 0,
+	  "When a reconnect finds the export larger, so becomes the device (Linux 6.16)", 3 },
 	{ "wait", NBD_OPT_WAIT, "DURATION", 0, "Keep trying to reach the server before attaching (default: 0)",
 	  3 },
 	{ 0 },
@@ -237,6 +240,9 @@ static int nbd_take_option(struct ub_cli_nbd *n, int key, char *arg)
 	case NBD_OPT_RESTART:
 		n->restart_command = true;
 		return 0;
+	case NBD_OPT_AUTO_RESIZE:
+		n->options.auto_resize = true;
+		return 0;
 	case NBD_OPT_EXPORT:
 		return nbd_set_string(n, &n->options.export_name, arg);
 	case 'C':
@@ -264,7 +270,7 @@ static error_t nbd_parse(int key, char *arg, struct argp_state *state)
 {
 	struct ub_cli_nbd *n = state->input;
 
-	if (key != 'C' && (key < NBD_OPT_TCP || key > NBD_OPT_WAIT))
+	if (key != 'C' && (key < NBD_OPT_TCP || key > NBD_OPT_AUTO_RESIZE))
 		return ARGP_ERR_UNKNOWN;
 	n->is_used = true;
 	if (key >= NBD_OPT_TCP && key <= NBD_OPT_ACTIVATION)

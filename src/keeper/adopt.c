@@ -165,6 +165,11 @@ static int adopt_device(struct ub_keeper *k, const struct ub_state *state, struc
 	if (ret)
 		return ret;
 	k->added = k->started = true;
+	/* The keeper before this one may have died when the size was another one, and not yet written down. */
+	if (ub_resize_look(k))
+		ub_keeper_renew_standby(k);
+	ub_resize_new_server(k);
+	ub_resize_export_grown(k); /* it may have, while nobody was there to be told */
 	ub_control_open(&k->control, k, &k->loop, ub_steal_fd(&k->rundir.control_fd));
 	return 0;
 }

@@ -257,6 +257,8 @@ static int keeper_attach(struct ub_keeper *k, struct ub_err *err)
 		ret = ub_step("features", err);
 	if (ret == 0)
 		ret = ub_ctrl_get_features(&k->ctrl, &k->features, err);
+	if (ret == 0)
+		ret = ub_resize_check_options(k, err);
 	if (ret == 0 && k->opts->name)
 		ret = ub_keeper_check_name(k, k->opts->name, err);
 	if (ret == 0)
@@ -339,7 +341,7 @@ static void keeper_watch(struct ub_keeper *k)
 {
 	struct ub_err err = { 0 };
 	char told[512] = "";
-	int wait_ms, ret;
+	int wait_ms, resize_ms, ret;
 
 	for (;;) {
 		if (k->server->gone) {
@@ -349,11 +351,14 @@ static void keeper_watch(struct ub_keeper *k)
 			if (ret)
 				return;
 		}
+		resize_ms = ub_resize_tend(k);
 		wait_ms = ub_keeper_tend_standby(k);
 		if (k->handover.is_asked && ub_keeper_hand_over(k)) {
 			k->is_let_go = true;
 			return;
 		}
+		if (resize_ms >= 0 && (wait_ms < 0 || wait_ms > resize_ms))
+			wait_ms = resize_ms;
 		if (k->nr_signals || k->detach.nr_callers || k->detach.is_forced) {
 			k->detach.is_going = keeper_may_go(k, told, sizeof(told));
 			if (k->detach.is_going)

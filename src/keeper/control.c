@@ -23,6 +23,7 @@ static const struct {
 	{ "info", ub_verb_info },
 	{ "stats", ub_verb_stats },
 	{ "set", ub_verb_set },
+	{ "resize", ub_verb_resize },
 	{ "detach", ub_verb_detach },
 	{ "handover", ub_verb_handover },
 };

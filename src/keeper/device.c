@@ -196,7 +196,7 @@ int ub_keeper_write_state(struct ub_keeper *k, struct ub_err *err)
 		.cookie = k->info.ublksrv_flags,
 		.keeper_pid = getpid(),
 		.server_pid = k->server->pid,
-		.standby_pid = k->standby->stage == UB_STANDBY_READY ? k->standby->pid : 0,
+		.standby_pid = k->standby->stage == UB_STANDBY_READY && !k->standby->is_dismissed ? k->standby->pid : 0,
 	};
 	json_t *recipe;
 	int ret;

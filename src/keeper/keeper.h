@@ -12,6 +12,7 @@
 #include "keeper/command.h"
 #include "keeper/control.h"
 #include "keeper/fence.h"
+#include "keeper/resize.h"
 #include "keeper/rundir.h"
 #include "keeper/settings.h"
 #include "ublk/ctrl.h"
@@ -98,6 +99,7 @@ struct ub_keeper {
 	struct ub_keeper_settings settings;
 	struct ub_keeper_detach detach;
 	struct ub_keeper_handover handover;
+	struct ub_keeper_resize resize;
 	int store_fd;
 	int stats_fd;
 	int arena_fd; /* the tag buffers, of whichever server; -1: each has its own */

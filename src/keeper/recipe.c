@@ -84,9 +84,10 @@ json_t *ub_recipe_make(const struct ub_keeper *k)
 	const struct ub_attach_options *o = k->opts;
 	cleanup_free char *nbd = o->nbd ? nbd_options_to_json(o->nbd) : NULL;
 
-	return json_pack("{s:s, s:s, s:s*, s:I, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:o, s:o, s:i, s:s, s:b, s:b}",
-			 "kind", o->kind, "options", o->options, "nbd", nbd, "size_bytes", (json_int_t)o->size_bytes,
-			 "block_bytes", (int)o->logical_block_bytes, "queues", (int)o->nr_queues, "read_only",
+	return json_pack("{s:s, s:s, s:s*, s:I, s:b, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:o, s:o, s:i, s:s, s:b, s:b}",
+			 "kind", o->kind, "options", o->options, "nbd", nbd, "size_bytes",
+			 (json_int_t)(o->nbd ? 0 : k->limits.size_bytes),
+			 "prealloc", o->prealloc, "block_bytes", (int)o->logical_block_bytes, "queues", (int)o->nr_queues, "read_only",
 			 o->read_only, "core_dump", o->core_dump, "data_path", ub_data_path_name(k->data_path),
 			 "scheduler", o->scheduler, "timeout_s", (int)o->timeout_s, "command",
 			 recipe_command_to_json(k), "limits", recipe_limits_to_json(&k->limits), "caps", (int)k->caps,
@@ -124,7 +125,7 @@ int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err)
 {
 	struct ub_attach_options *o = &r->opts;
 	const char *path, *nbd = NULL;
-	int block, queues, read_only, core, timeout, recovers;
+	int block, queues, read_only, core, timeout, recovers, prealloc = 0;
 	json_int_t size;
 	json_error_t why;
 	json_t *command;
@@ -132,8 +133,9 @@ int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err)
 	*r = (struct ub_recipe){ .json = json_incref(json) };
 	nbd_options_init(&r->nbd);
 	*o = (struct ub_attach_options){ .id = -1, .fd = -1, .daemon = true };
-	if (json_unpack_ex(json, &why, 0, "{s:s, s:s, s?s, s:I, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:o, s:b}",
-			   "kind", &o->kind, "options", &o->options, "nbd", &nbd, "size_bytes", &size, "block_bytes",
+	if (json_unpack_ex(json, &why, 0, "{s:s, s:s, s?s, s:I, s?b, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:o, s:b}",
+			   "kind", &o->kind, "options", &o->options, "nbd", &nbd, "size_bytes", &size, "prealloc",
+			   &prealloc, "block_bytes",
 			   &block, "queues", &queues, "read_only", &read_only, "core_dump", &core, "data_path", &path,
 			   "scheduler", &o->scheduler, "timeout_s", &timeout, "command",
 			   &command, "recovers", &recovers) < 0)
@@ -142,6 +144,7 @@ int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err)
 	o->logical_block_bytes = (uint32_t)block;
 	o->nr_queues = (unsigned)queues;
 	o->read_only = read_only;
+	o->prealloc = prealloc;
 	o->core_dump = core;
 	o->timeout_s = (unsigned)timeout;
 	o->no_recovery = !recovers;

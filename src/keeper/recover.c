@@ -386,6 +386,7 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 	if (ret)
 		return ret;
 	recover_swap(k);
+	ub_resize_new_server(k);
 	r->done_ms = ub_now_ms();
 	r->nr_done++;
 	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: recovered after %llu.%03llu s: the server is pid %d now", k->info.dev_id,

@@ -91,6 +91,14 @@ static void server_take_message(struct ub_server *server, struct ub_msg_header *
 		if (header->len_bytes == sizeof(struct ub_msg_text) && server == k->server)
 			ub_settings_answered(k, (struct ub_msg_text *)header);
 		break;
+	case UB_MSG_RESIZED:
+		if (header->len_bytes == sizeof(struct ub_msg_resized) && server == k->server)
+			ub_resize_answered(k, (struct ub_msg_resized *)header);
+		break;
+	case UB_MSG_GROWN:
+		if (server == k->server)
+			ub_resize_export_grown(k);
+		break;
 	default:
 		if (header->type == UB_MSG_LIMITS && header->len_bytes > sizeof(struct ub_msg_limits))
 			server_take_limits(k, (struct ub_msg_limits *)header);

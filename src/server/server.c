@@ -60,6 +60,8 @@ struct server {
 	int arena_fd;
 	bool said_ready, said_fetching;
 	uint64_t yield_deadline_ms; /* 0: it was not asked to */
+	bool is_resizing; /* the queues have been told, and have not confirmed yet */
+	struct ub_msg_resize resize; /* as it was asked for, with the size that it comes to */
 	struct ub_backend backend;
 	struct ub_device device;
 	struct ub_stats_page *stats;
@@ -124,6 +126,14 @@ static void server_tell_socket(uint32_t id, int fd)
 
 	msg.header.type = fd >= 0 ? UB_MSG_LINK : UB_MSG_UNLINK;
 	ub_message_send(UB_SERVER_SOCKET_FD, &msg.header, &fd, fd >= 0, MSG_DONTWAIT);
+}
+
+/* Any thread. */
+static void server_tell_grown(void)
+{
+	struct ub_msg_header header = { .type = UB_MSG_GROWN, .len_bytes = sizeof(header) };
+
+	ub_message_send(UB_SERVER_SOCKET_FD, &header, NULL, 0, MSG_DONTWAIT);
 }
 
 static void server_fail(struct server *s, const struct ub_err *err)
@@ -345,6 +355,122 @@ static int server_take(struct server *s, struct ub_err *err)
 	return 0;
 }
 
+/* ---- another size --------------------------------------------------------------------------------- */
+
+/* The answer is about the size that the back end has, whichever that is. */
+static void server_resized(struct server *s, const struct ub_err *err)
+{
+	struct ub_msg_resized answer = { .header = { .type = UB_MSG_RESIZED, .len_bytes = sizeof(answer) } };
+
+	answer.id = s->resize.id;
+	answer.code = (uint32_t)err->code;
+	answer.size_bytes = s->backend.limits.size_bytes;
+	snprintf(answer.text, sizeof(answer.text), "%s", err->text);
+	ub_message_send(s->keeper_fd, &answer.header, NULL, 0, MSG_DONTWAIT);
+}
+
+/* What size it comes to: 0 or -errno with *err. */
+static int server_resize_check(struct server *s, uint64_t *size, struct ub_err *err)
+{
+	const struct ub_backend_ops *ops = s->backend.ops;
+	const struct ub_limits *l = &s->backend.limits;
+	uint64_t most = UINT64_MAX;
+	char why[200];
+	int ret;
+
+	if (!ops->resize || (*size == 0 && !ops->get_size))
+		return ub_err_set(err, EOPNOTSUPP, "a device of %s %s", ops->name,
+				  ops->resize ? "has no size by itself: say which it shall have" : "keeps its size");
+	if (*size % l->logical_block_bytes)
+		return ub_err_set(err, EINVAL, "a size of %llu bytes is not a multiple of the block size %u",
+				  (unsigned long long)*size, l->logical_block_bytes);
+	if (*size && *size <= l->size_bytes)
+		return 0;
+	if (server_get_health(why, sizeof(why)) == UB_HEALTH_OFFLINE)
+		return ub_err_set(err, EAGAIN, "%s: no other size before it is online again", why);
+	ret = ops->get_size ? ops->get_size(&s->backend, &most, err) : 0;
+	if (ret)
+		return ret;
+	if (*size == 0 && most < l->size_bytes)
+		return ub_err_set(err, ESTALE,
+				  "what stands behind it has %llu bytes now, and the device %llu: it is not made smaller by itself",
+				  (unsigned long long)most, (unsigned long long)l->size_bytes);
+	if (*size > most)
+		return ub_err_set(err, ERANGE, "what stands behind it has %llu bytes: the device cannot have %llu",
+				  (unsigned long long)most, (unsigned long long)*size);
+	if (*size == 0)
+		*size = most;
+	return 0;
+}
+
+/* A device that grows has all behind it before a queue lets the first I/O there pass; one that shrinks loses it last. */
+static int server_resize_begin(struct server *s, struct ub_err *err)
+{
+	uint64_t size = s->resize.size_bytes;
+	int ret;
+
+	if (s->phase != SERVER_LIVE)
+		return ub_err_set(err, EAGAIN, "the device is not live yet");
+	ret = server_resize_check(s, &size, err);
+	if (ret == 0)
+		ret = ub_step("server-resize", err);
+	if (ret == 0 && size > s->backend.limits.size_bytes)
+		ret = s->backend.ops->resize(&s->backend, size, s->resize.flags, err);
+	if (ret)
+		return ret;
+	s->resize.size_bytes = size;
+	s->is_resizing = true;
+	ub_device_set_size(&s->device, size);
+	return 0;
+}
+
+static int server_resize(struct server *s, const struct ub_msg_resize *msg, struct ub_err *err)
+{
+	struct ub_err refusal = { 0 };
+
+	if (msg->header.len_bytes != sizeof(*msg))
+		return ub_err_set(err, EPROTO, "an unexpected RESIZE message");
+	if (s->is_resizing) {
+		/* The one before is still waited for: this one comes to its end with it, if it wants the same. */
+		if (msg->size_bytes == s->resize.size_bytes) {
+			s->resize.id = msg->id;
+			return 0;
+		}
+		struct ub_msg_resize before = s->resize;
+
+		ub_err_set(&refusal, EBUSY, "I/O behind the end of %llu bytes is still in flight: try again",
+			   (unsigned long long)before.size_bytes);
+		s->resize.id = msg->id;
+		server_resized(s, &refusal);
+		s->resize = before;
+		return 0;
+	}
+	s->resize = *msg;
+	/* That it cannot be done is an answer, and no reason to end. */
+	if (server_resize_begin(s, &refusal) != 0)
+		server_resized(s, &refusal);
+	return 0;
+}
+
+/* The queues may have confirmed it. */
+static void server_resize_continue(struct server *s)
+{
+	uint64_t size = s->resize.size_bytes, was = s->backend.limits.size_bytes;
+	struct ub_err err = { 0 };
+
+	if (!s->is_resizing || !ub_device_has_size(&s->device, size))
+		return;
+	s->is_resizing = false;
+	if (size <= was)
+		s->backend.ops->resize(&s->backend, size, s->resize.flags, &err);
+	if (!err.code)
+		s->backend.limits.size_bytes = size;
+	if (size != was && ub_step("server-resized", &err))
+		server_fail(s, &err);
+	else
+		server_resized(s, &err);
+}
+
 static void server_device_event(void *arg)
 {
 	struct server *s = arg;
@@ -377,6 +503,9 @@ static void server_device_event(void *arg)
 	default:
 		break;
 	}
+	/* The event was taken first: what comes later makes another one. */
+	if (s->phase == SERVER_LIVE)
+		server_resize_continue(s);
 }
 
 /* Everything that is asked for, or nothing. */
@@ -444,6 +573,8 @@ static int server_handle(struct server *s, struct ub_msg_header *header, int fds
 		s->yield_deadline_ms = ub_now_ms() + SERVER_YIELD_MS;
 		ub_device_yield(&s->device);
 		return 0;
+	case UB_MSG_RESIZE:
+		return server_resize(s, (struct ub_msg_resize *)header, err);
 	case UB_MSG_CANCEL:
 		if (s->phase == SERVER_SERVING || s->phase == SERVER_LIVE)
 			ub_device_cancel(&s->device);
@@ -676,6 +807,7 @@ int ub_server_main(void)
 	server_log_fd = s->keeper_fd;
 	ub_log_to_sink(server_log);
 	ub_backend_set_reporter(server_report);
+	ub_backend_set_grown_reporter(server_tell_grown);
 	ub_sockets_set_listener(server_tell_socket);
 	ub_loop_init(&s->loop);
 	server_health.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -192,6 +192,21 @@ static bool device_queue_runs(struct ub_queue *q)
 	return q && q->has_thread && atomic_load_explicit(&q->state, memory_order_acquire) < UB_QUEUE_ENDED;
 }
 
+void ub_device_set_size(struct ub_device *dev, uint64_t size_bytes)
+{
+	for (unsigned i = 0; i < dev->config.nr_queues; i++)
+		ub_queue_set_size(dev->queues[i], size_bytes);
+}
+
+bool ub_device_has_size(struct ub_device *dev, uint64_t size_bytes)
+{
+	for (unsigned i = 0; i < dev->config.nr_queues; i++) {
+		if (atomic_load_explicit(&dev->queues[i]->size_bytes, memory_order_acquire) != size_bytes)
+			return false;
+	}
+	return true;
+}
+
 void ub_device_cancel(struct ub_device *dev)
 {
 	for (unsigned i = 0; dev->queues && i < dev->config.nr_queues; i++) {

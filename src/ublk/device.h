@@ -85,6 +85,13 @@ int ub_device_error(struct ub_device *dev, struct ub_err *err);
  */
 void ub_device_yield(struct ub_device *dev);
 
+/*
+ * Every queue refuses what lies behind this end, from soon on. Once ub_device_has_size(), which becomes true when no I/O is
+ * in flight behind it either, and makes event_fd readable. Not again before that.
+ */
+void ub_device_set_size(struct ub_device *dev, uint64_t size_bytes);
+bool ub_device_has_size(struct ub_device *dev, uint64_t size_bytes);
+
 /* Fails all I/O that is in flight, and all that still comes, with -EIO. */
 void ub_device_cancel(struct ub_device *dev);
 

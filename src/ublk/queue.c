@@ -421,6 +421,28 @@ static void queue_count_batch(struct ub_queue *q)
 	q->nr_commits = 0;
 }
 
+/* Tells the main thread, once no I/O is left behind the end. */
+static void queue_look_behind_end(struct ub_queue *q)
+{
+	for (unsigned tag = 0; tag < q->depth; tag++) {
+		const struct ub_req *req = &q->reqs[tag];
+
+		if ((req->state == UB_REQ_BACKEND || req->state == UB_REQ_GET_DATA) &&
+		    req->offset_bytes + req->len_bytes > q->limits.size_bytes)
+			return;
+	}
+	q->is_shrinking = false;
+	atomic_store_explicit(&q->size_bytes, q->limits.size_bytes, memory_order_release);
+	eventfd_write(q->dev->event_fd, 1);
+}
+
+static void queue_take_size(struct ub_msg *msg, struct ub_queue *q)
+{
+	(void)msg;
+	q->limits.size_bytes = atomic_load_explicit(&q->wanted_bytes, memory_order_acquire);
+	q->is_shrinking = true; /* or it grows: there is nothing to wait for then */
+}
+
 static void queue_turn(struct ub_queue *q)
 {
 	struct io_uring_cqe *cqe;
@@ -450,6 +472,8 @@ static void queue_turn(struct ub_queue *q)
 	queue_count_batch(q);
 	if (__builtin_expect(q->used_bufs != NULL, 0))
 		queue_drop_used_bufs(q);
+	if (__builtin_expect(q->is_shrinking, 0))
+		queue_look_behind_end(q);
 }
 
 static int queue_ring_setup(struct ub_queue *q)
@@ -677,6 +701,7 @@ int ub_queue_create(struct ub_queue **out, struct ub_device *dev, uint16_t qid, 
 	q->has_backend_queue = true;
 	ret = dev->backend->ops->queue_init(&q->bq, q->depth, err);
 	q->limits = dev->backend->limits;
+	q->size_bytes = q->limits.size_bytes;
 	return ret;
 }
 
@@ -736,6 +761,13 @@ void ub_queue_cancel(struct ub_queue *q)
 	q->cancel_error = -EIO;
 	if (q->bq.backend->ops->cancel)
 		q->bq.backend->ops->cancel(&q->bq, q->cancel_error);
+}
+
+void ub_queue_set_size(struct ub_queue *q, uint64_t size_bytes)
+{
+	atomic_store_explicit(&q->wanted_bytes, size_bytes, memory_order_release);
+	q->size_msg.fn = queue_take_size;
+	ub_queue_post(q, &q->size_msg);
 }
 
 static void queue_quit(struct ub_msg *msg, struct ub_queue *q)

@@ -69,6 +69,7 @@ struct ub_queue {
 	int32_t cancel_error; /* not 0: every I/O fails with it */
 	bool quit;
 	bool is_yielding, has_yielded;
+	bool is_shrinking; /* I/O behind the new end may still be in flight */
 	bool has_spare_bufs; /* see below */
 	struct ub_io *done_first, **done_last; /* completed, waiting to be committed */
 
@@ -86,6 +87,8 @@ struct ub_queue {
 	struct ub_io *_Atomic foreign_done;
 	struct ub_msg *_Atomic msgs;
 	struct ub_msg cancel_msg, quit_msg, yield_msg; /* the main thread's, posted once */
+	struct ub_msg size_msg; /* the main thread's, one at a time */
+	_Atomic uint64_t wanted_bytes, size_bytes; /* what limits.size_bytes shall be; nothing in flight lies behind this */
 	_Atomic bool is_cancelled;	    /* nothing is given to the back end any more */
 
 	/* Written by the thread, read by the main thread once it has seen the state. */
@@ -111,6 +114,8 @@ int ub_queue_map(struct ub_queue *q, struct ub_err *err);
 void ub_queue_go(struct ub_queue *q);
 /* Fails all that is in flight, and all that still comes, with -EIO. Queue thread. */
 void ub_queue_cancel(struct ub_queue *q);
+/* Has it refuse what lies behind this end; size_bytes follows when the last I/O there is done. Main thread. */
+void ub_queue_set_size(struct ub_queue *q, uint64_t size_bytes);
 void ub_queue_destroy(struct ub_queue *q); /* ends its thread first; NULL: nothing */
 
 /* io.c: what the core does with a request. Queue thread. */

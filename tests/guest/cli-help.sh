@@ -31,5 +31,5 @@ for option in mem prealloc backend id name read-only block-size queues depth max
 	scheduler daemon timeout core no-stats verbose; do
 	assert_match "$OUT" "--$option" "the help of attach"
 done
-assert_match "${OUT//[[:space:]]/ }" "detach, list, info, stats, metrics, +features" "the other verbs in it"
+assert_match "${OUT//[[:space:]]/ }" "detach, +list, +info, +set, +resize, +recover, +stats, +metrics, +features" "the other verbs in it"
 says '^Usage: ' setpriv --reuid=65534 --regid=65534 --clear-groups "$UB" --help

@@ -490,6 +490,70 @@ static void what_cannot_be_set_does_not_come_to_the_server(void **state)
 	pump();
 }
 
+#define RESIZE(members) "{\"version\":1,\"verb\":\"resize\"" members "}\n"
+
+static void what_is_no_size_is_refused_and_one_size_is_asked_for_at_a_time(void **state)
+{
+	static const struct {
+		const char *line, *name, *says;
+	} cases[] = {
+		{ RESIZE(",\"size_bytes\":\"4M\""), "EINVAL", "number of bytes" },
+		{ RESIZE(",\"size_bytes\":4096.0"), "EINVAL", "number of bytes" },
+		{ RESIZE(",\"size_bytes\":null"), "EINVAL", "number of bytes" },
+		{ RESIZE(",\"size_bytes\":0"), "ERANGE", "at least one block" },
+		{ RESIZE(",\"size_bytes\":-4096"), "ERANGE", "at least one block" },
+		{ RESIZE(",\"force\":1"), "EINVAL", "force" },
+	};
+	int fd = client_new(), other = client_new();
+
+	(void)state;
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		client_say(fd, cases[i].line);
+		assert_refused(fd, cases[i].name, cases[i].says);
+	}
+	opts.nbd = NULL;
+	client_say(fd, RESIZE(""));
+	assert_refused(fd, "EINVAL", "has no size by itself");
+	opts.nbd = &nbd;
+	assert_false(keeper.resize.is_asked);
+	client_say(fd, RESIZE(",\"size_bytes\":8192,\"force\":true"));
+	assert_true(client_has_nothing(fd));
+	assert_true(keeper.resize.is_asked && keeper.resize.is_forced);
+	assert_true(keeper.resize.size_bytes == 8192);
+	client_say(other, RESIZE(""));
+	assert_refused(other, "EBUSY", "being changed already");
+	/* This kernel cannot, and whoever asked first is told. */
+	assert_int_equal(ub_resize_tend(&keeper), -1);
+	assert_refused(fd, "EOPNOTSUPP", "cannot change the size");
+	client_say(other, RESIZE(""));
+	assert_true(client_has_nothing(other));
+	assert_true(keeper.resize.is_asked && !keeper.resize.is_forced && keeper.resize.size_bytes == 0);
+	assert_true(client_has_nothing(server_fd));
+	close(fd);
+	close(other);
+	pump();
+}
+
+static void only_a_device_that_shall_follow_follows_its_export(void **state)
+{
+	struct ub_err err = { 0 };
+
+	(void)state;
+	keeper.features = UBLK_F_UPDATE_SIZE;
+	ub_resize_export_grown(&keeper);
+	assert_false(keeper.resize.is_asked);
+	nbd.auto_resize = true;
+	assert_int_equal(ub_resize_check_options(&keeper, &err), 0);
+	ub_resize_export_grown(&keeper);
+	assert_true(keeper.resize.is_asked && !keeper.resize.has_caller && keeper.resize.size_bytes == 0);
+	keeper.resize.is_asked = false;
+	keeper.features = 0;
+	ub_resize_export_grown(&keeper);
+	assert_false(keeper.resize.is_asked);
+	assert_int_equal(ub_resize_check_options(&keeper, &err), -EOPNOTSUPP);
+	unit_assert_says(err.text, "--auto-resize: this kernel");
+}
+
 static void a_request_behind_one_that_is_awaited_waits(void **state)
 {
 	int fd = client_new();
@@ -751,6 +815,8 @@ int main(void)
 		CONTROL_TEST(one_that_never_reads_is_let_go),
 		CONTROL_TEST(set_is_answered_by_the_server),
 		CONTROL_TEST(what_cannot_be_set_does_not_come_to_the_server),
+		CONTROL_TEST(what_is_no_size_is_refused_and_one_size_is_asked_for_at_a_time),
+		CONTROL_TEST(only_a_device_that_shall_follow_follows_its_export),
 		CONTROL_TEST(a_request_behind_one_that_is_awaited_waits),
 		CONTROL_TEST(what_comes_while_one_is_awaited_is_not_lost),
 		CONTROL_TEST(one_that_says_no_more_is_answered),

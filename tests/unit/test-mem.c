@@ -561,7 +561,7 @@ static void place_names_the_store_itself(void **state)
 	io = io_of(UB_OP_WRITE, 3 * page, 4096, NULL);
 	assert_int_equal(d.be.ops->place(&d.bq, &io), 1);
 	*(char *)io.buf = 'p'; /* and it is in the store, before any submit */
-	assert_int_equal(pread(d.fd, &got, 1, (off_t)(3 * page)), 1);
+	assert_int_equal(pread(d.fd, &got, 1, (off_t)(UB_STORE_DATA_AT + 3 * page)), 1);
 	assert_int_equal(got, 'p');
 	again = io_of(UB_OP_READ, 3 * page, 4096, NULL);
 	assert_int_equal(d.be.ops->place(&d.bq, &again), 1);
@@ -722,6 +722,124 @@ static void a_store_that_is_too_small_is_refused(void **state)
 	close(cfg.fd);
 }
 
+/* ---- another size
+ * ------------------------------------------------------------------------------------- */
+
+static void disk_resize(struct disk *d, uint64_t size)
+{
+	struct ub_err err = { 0 };
+
+	if (d->be.ops->resize(&d->be, size, 0, &err) != 0)
+		fail_msg("%s", err.text);
+	d->size = size;
+}
+
+/* A size within a page, and one at a page's border. */
+static const unsigned odd_sectors[] = { 3, 0 };
+
+static void growing_keeps_what_is_there_and_adds_zeroes(void **state)
+{
+	uint64_t page = page_bytes();
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		uint64_t small = 37 * page + odd_sectors[i] * SECTOR, large = 200 * page + 5 * SECTOR;
+		struct disk d;
+
+		disk_open(&d, small);
+		disk_fill(&d, 0, (uint32_t)small, 'a');
+		disk_resize(&d, large);
+		for (unsigned again = 0; again < 2; again++) {
+			assert_reads(&d, 0, (uint32_t)small, 'a');
+			assert_reads(&d, small, (uint32_t)(100 * page), 0);
+			disk_fill(&d, large - 9 * SECTOR, (uint32_t)(9 * SECTOR), 'z');
+			assert_reads(&d, large - 9 * SECTOR, (uint32_t)(9 * SECTOR), 'z');
+			disk_reopen(&d); /* a new server finds it so */
+		}
+		disk_close(&d);
+	}
+}
+
+static void shrinking_gives_memory_back_and_growing_again_shows_zeroes(void **state)
+{
+	uint64_t page = page_bytes(), large = 64 * page;
+
+	(void)state;
+	for (unsigned i = 0; i < 4; i++) {
+		uint64_t small = 5 * page + odd_sectors[i % 2] * SECTOR;
+		struct disk d;
+
+		disk_open(&d, large);
+		disk_fill(&d, 0, (uint32_t)large, 'a');
+		if (i < 2) {
+			disk_resize(&d, small);
+			if (pages_can_be_counted())
+				assert_int_equal(disk_taken_bytes(&d), (5 + (odd_sectors[i] != 0)) * page);
+		} else {
+			d.size = small; /* the server died before it gave anything back, and the next one knows the new size */
+			disk_reopen(&d);
+		}
+		assert_reads(&d, 0, (uint32_t)small, 'a');
+		disk_resize(&d, large);
+		assert_reads(&d, 0, (uint32_t)small, 'a');
+		assert_reads(&d, small, (uint32_t)(large - small), 0);
+		disk_fill(&d, small, (uint32_t)SECTOR, 'b');
+		disk_reopen(&d);
+		assert_reads(&d, 0, (uint32_t)small, 'a');
+		assert_reads(&d, small, (uint32_t)SECTOR, 'b');
+		assert_reads(&d, small + SECTOR, (uint32_t)(large - small - SECTOR), 0);
+		disk_close(&d);
+	}
+}
+
+/* More pages than one page of the bitmap speaks of. */
+static void sizes_far_apart_cost_nothing(void **state)
+{
+	uint64_t page = page_bytes(), small = 10 * page, far = 1ULL << 40;
+	struct disk d;
+
+	(void)state;
+	disk_open(&d, small);
+	disk_fill(&d, 0, (uint32_t)small, 'a');
+	disk_resize(&d, far);
+	assert_reads(&d, far - page, (uint32_t)page, 0);
+	disk_fill(&d, far - page, (uint32_t)page, 'z');
+	disk_fill(&d, far / 2, (uint32_t)page, 'y');
+	disk_resize(&d, far / 2 + SECTOR);
+	assert_reads(&d, far / 2, (uint32_t)SECTOR, 'y');
+	disk_resize(&d, far);
+	assert_reads(&d, far / 2, (uint32_t)SECTOR, 'y');
+	assert_reads(&d, far / 2 + SECTOR, (uint32_t)(page - SECTOR), 0);
+	assert_reads(&d, far - page, (uint32_t)page, 0);
+	disk_resize(&d, small);
+	assert_reads(&d, 0, (uint32_t)small, 'a');
+	if (pages_can_be_counted())
+		assert_int_equal(disk_taken_bytes(&d), small);
+	disk_close(&d);
+}
+
+static void a_size_that_cannot_be_leaves_it_as_it_was(void **state)
+{
+	struct ub_err err = { 0 };
+	struct disk d;
+
+	(void)state;
+	disk_open(&d, 1 << 20);
+	disk_fill(&d, 0, 1 << 20, 'a');
+	assert_int_equal(d.be.ops->resize(&d.be, 1ULL << 60, 0, &err), -EFBIG);
+	unit_assert_says(err.text, "are the most");
+	assert_int_equal(d.be.ops->resize(&d.be, (1ULL << 44) + (1 << 20), UB_RESIZE_PREALLOC, &err), -ENOMEM);
+	unit_assert_says(err.text, "16 TiB are wanted");
+	assert_reads(&d, 0, 1 << 20, 'a');
+	assert_int_equal(d.be.ops->resize(&d.be, 8 << 20, UB_RESIZE_PREALLOC, &err), 0);
+	assert_true(disk_taken_bytes(&d) >= 8 << 20);
+	memory_left = 0; /* nothing more is needed */
+	disk_fill(&d, 7 << 20, 1 << 20, 'b');
+	assert_reads(&d, 0, 1 << 20, 'a');
+	assert_reads(&d, 1 << 20, 1 << 20, 0);
+	disk_close(&d);
+}
+
 /* ---- queues
  * ------------------------------------------------------------------------------------------- */
 
@@ -783,6 +901,36 @@ static void queues_share_pages_without_losing_a_sector(void **state)
 	disk_close(&d);
 }
 
+/* What lies behind the others' pages comes and goes, and they notice nothing. */
+static void it_grows_and_shrinks_while_queues_run(void **state)
+{
+	uint64_t small = NR_SHARED_PAGES * page_bytes(), large = 4 * small + 7 * SECTOR;
+	struct writer writers[NR_THREADS];
+	pthread_t threads[NR_THREADS];
+	struct disk d;
+
+	(void)state;
+	disk_open(&d, small);
+	for (unsigned i = 0; i < NR_THREADS; i++) {
+		writers[i] = (struct writer){ .d = &d, .index = i };
+		assert_int_equal(pthread_create(&threads[i], NULL, writer_main, &writers[i]), 0);
+	}
+	for (unsigned i = 0; i < 100; i++) {
+		disk_resize(&d, large);
+		assert_reads(&d, small, (uint32_t)(large - small), 0);
+		disk_fill(&d, small, (uint32_t)(large - small), 'x');
+		disk_resize(&d, small + (i % 3) * 5 * SECTOR);
+		if (i % 3)
+			assert_reads(&d, small, (uint32_t)((i % 3) * 5 * SECTOR), 'x');
+		disk_resize(&d, small);
+	}
+	for (unsigned i = 0; i < NR_THREADS; i++) {
+		pthread_join(threads[i], NULL);
+		assert_int_equal(writers[i].nr_wrong, 0);
+	}
+	disk_close(&d);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -804,7 +952,12 @@ int main(void)
 		cmocka_unit_test(a_preallocated_store_needs_no_more_memory),
 		cmocka_unit_test(a_filled_store_is_found_again),
 		cmocka_unit_test(a_store_that_is_too_small_is_refused),
+		cmocka_unit_test(growing_keeps_what_is_there_and_adds_zeroes),
+		cmocka_unit_test(shrinking_gives_memory_back_and_growing_again_shows_zeroes),
+		cmocka_unit_test(sizes_far_apart_cost_nothing),
+		cmocka_unit_test(a_size_that_cannot_be_leaves_it_as_it_was),
 		cmocka_unit_test(queues_share_pages_without_losing_a_sector),
+		cmocka_unit_test(it_grows_and_shrinks_while_queues_run),
 	};
 
 	return cmocka_run_group_tests_name("mem", tests, NULL, NULL);

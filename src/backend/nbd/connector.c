@@ -64,6 +64,8 @@ struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handl
 	link->is_tls = export->has_tls;
 	link->has_structured_replies = export->has_structured_replies;
 	link->max_payload_bytes = export->max_payload_bytes;
+	link->size_bytes = export->size_bytes;
+	atomic_store_explicit(&conn->be->seen_bytes, export->size_bytes, memory_order_relaxed);
 	link->made_ms = ub_now_ms();
 	link->is_tcp = nbd_session_tune(fd, connector_stall_ms(conn->be), conn->be->send_bytes);
 	link->held_id = ub_backend_hold_socket(fd);
@@ -374,11 +376,16 @@ static void connector_attempt_failed(struct nbd_conn *conn, const char *why)
 
 static void connector_say_grown(struct nbd_backend *be, const struct nbd_export *now)
 {
-	if (be->said_grown || now->size_bytes <= be->first.size_bytes)
+	uint64_t size_bytes = atomic_load_explicit(&be->size_bytes, memory_order_acquire), block = be->limits.logical_block_bytes;
+
+	if (now->size_bytes / block * block <= size_bytes)
 		return;
-	be->said_grown = true;
-	ub_log(UB_LOG_NOTICE, "%s: the export has grown from %llu to %llu bytes: the device keeps its size",
-	       be->server, (unsigned long long)be->first.size_bytes, (unsigned long long)now->size_bytes);
+	if (now->size_bytes != be->said_grown_bytes)
+		ub_log(UB_LOG_NOTICE, "%s: the export has grown from %llu to %llu bytes: the device %s", be->server,
+		       (unsigned long long)size_bytes, (unsigned long long)now->size_bytes,
+		       be->options.auto_resize ? "follows" : "keeps its size (ublk-bridge resize makes it larger)");
+	be->said_grown_bytes = now->size_bytes;
+	ub_backend_report_grown(be->backend);
 }
 
 /* The session is ready: is it the export that the device was made from? */
@@ -387,12 +394,14 @@ static void connector_attempt_ready(struct nbd_conn *conn)
 	struct nbd_backend *be = conn->be;
 	struct nbd_attempt *a = &conn->attempt;
 	struct nbd_handle *handle = a->handle;
+	struct ub_limits limits = be->limits;
 	struct nbd_export now;
 	struct nbd_link *link;
 	struct ub_err err;
 
+	limits.size_bytes = atomic_load_explicit(&be->size_bytes, memory_order_acquire);
 	if (nbd_session_export(handle, &now, &err) != 0 ||
-	    nbd_export_compare(&be->first, &now, &be->limits, be->nr_conns, &err) != 0) {
+	    nbd_export_compare(&be->first, &now, &limits, be->nr_conns, &err) != 0) {
 		nbd.aio_disconnect(handle, 0);
 		connector_attempt_failed(conn, err.text);
 		return;
@@ -403,16 +412,19 @@ static void connector_attempt_ready(struct nbd_conn *conn)
 		connector_attempt_failed(conn, "no memory for the connection");
 		return;
 	}
-	connector_say_grown(be, &now);
 	link->replaced = conn->given;
 	conn->given = link;
 	nbd_engine_give(link);
 	if (!link->replaced)
 		connector_say_online(be);
+	connector_say_grown(be, &now);
 	for (unsigned i = 0; i < be->nr_conns; i++) { /* the server is there for the others, too */
 		if (!be->conns[i].attempt.was_useless)
 			be->conns[i].attempt.not_before_ms = 0;
 	}
+	/* Not what it was made for: the next one will hardly be another, yet. */
+	if (now.size_bytes < atomic_load_explicit(&be->wanted_bytes, memory_order_acquire))
+		connector_back_off(conn);
 }
 
 static void connector_attempt_continue(struct nbd_conn *conn, short revents)
@@ -460,7 +472,10 @@ static bool conn_wants_link(const struct nbd_conn *conn)
 		return false;
 	if (!conn->given)
 		return true;
-	return !conn->given->replaced && atomic_load_explicit(&conn->is_stalled, memory_order_acquire);
+	if (conn->given->replaced)
+		return false;
+	return atomic_load_explicit(&conn->is_stalled, memory_order_acquire) ||
+	       conn->given->size_bytes < atomic_load_explicit(&conn->be->wanted_bytes, memory_order_acquire);
 }
 
 /* Whether every queue's thread runs. */

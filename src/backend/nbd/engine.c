@@ -563,6 +563,7 @@ static void conn_retire(struct nbd_conn *conn, struct nbd_link *link)
 		ub_timer_set(&conn->drain, 0);
 	} else {
 		conn->link = NULL;
+		atomic_store_explicit(&conn->link_bytes, 0, memory_order_release);
 		conn_set_works(conn, false);
 		atomic_store_explicit(&conn->is_stalled, false, memory_order_relaxed);
 		conn_set_quiet(conn);
@@ -598,7 +599,7 @@ static void conn_drain(struct nbd_conn *conn)
 	/* Then our side is closed, and the rest of the time is for the server to close its own. */
 	ub_timer_set(&conn->drain, o->fence_timeout_ms / 2 + 1);
 	link_set_fence(link, true);
-	ub_log(UB_LOG_NOTICE,
+	ub_log(link->is_healthy ? UB_LOG_DEBUG : UB_LOG_NOTICE,
 	       "%s: an old connection has unanswered writes: no write is sent before the server has answered "
 	       "them or closed it, for at most %llu s",
 	       conn->be->server, (unsigned long long)o->fence_timeout_ms / 1000);
@@ -618,7 +619,7 @@ static bool conn_check_drain(struct nbd_conn *conn)
 {
 	struct nbd_link *link = conn->draining;
 
-	if (!link->failing && link_has_changes(link))
+	if (!link->failing && (link->is_healthy ? link->in_flight.first != NULL : link_has_changes(link)))
 		return false;
 	conn_retire(conn, link);
 	return true;
@@ -814,7 +815,8 @@ static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
 	link->readable = (struct ub_watch){ .queue = q, .ready = link_readable };
 	link->writable = (struct ub_watch){ .queue = q, .ready = link_writable };
 	link->hung_up = (struct ub_watch){ .queue = q, .ready = link_hung_up };
-	if (conn->cancel_error || (conn->link && !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))) {
+	if (conn->cancel_error || (conn->link && !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed) &&
+				   conn->link->size_bytes >= link->size_bytes)) {
 		link->unused = true;
 		nbd_connector_retire(link);
 		return;
@@ -824,14 +826,17 @@ static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
 		conn_retire(conn, conn->draining);
 	}
 	if (conn->link) {
-		if (!link_has_changes(conn->link))
-			link_fail(conn->link, "it stalled, and another connection stands");
+		/* One that works ends when it has answered: some servers abort when they cannot. */
+		conn->link->is_healthy = !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed);
+		if (conn->link->is_healthy ? !conn->link->in_flight.first : !link_has_changes(conn->link))
+			link_fail(conn->link, "its place is taken by another connection");
 		if (conn->link->failing)
 			conn_retire(conn, conn->link);
 		else
 			conn_drain(conn);
 	}
 	conn->link = link;
+	atomic_store_explicit(&conn->link_bytes, link->size_bytes, memory_order_release);
 	if (conn->had_link)
 		ub_stat_add(&conn_stats(conn)->reconnects, 1);
 	conn->had_link = true;

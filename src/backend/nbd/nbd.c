@@ -26,6 +26,8 @@
 #define OPEN_DMA_ZONE_BYTES	 (16U << 20)
 #define OPEN_MIN_FREE_BYTES	 (1U << 20) /* where the kernel does not say */
 #define OPEN_MIN_SEND_BYTES	 (32U << 10)
+#define SIZE_LINKS_MS		 10000
+#define SIZE_PAUSE_MS		 10
 #define OPEN_SPARE_BYTES	 (1U << 20) /* commands in flight, TLS records, a handshake */
 
 /* ---- opening ------------------------------------------------------------------------------------------------ */
@@ -253,6 +255,8 @@ static int open_again(struct nbd_backend *be, const struct ub_backend_config *cf
 	if (ret)
 		return ret;
 	be->limits.read_only |= cfg->read_only;
+	if (cfg->size_bytes) /* it may have been given another one since */
+		be->limits.size_bytes = cfg->size_bytes;
 	be->is_recovered = true;
 	be->phase = NBD_LIVE;
 	be->heap_bytes = (size_t)heap_bytes;
@@ -294,7 +298,11 @@ static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *
 	if (be->wake_fd < 0)
 		return ub_err_errno(err, errno, "an event descriptor");
 	ret = cfg->identity ? open_again(be, cfg, err) : open_new(be, cfg, heap, err);
-	return ret ? ret : nbd_connector_start(be, err);
+	if (ret)
+		return ret;
+	atomic_init(&be->size_bytes, be->limits.size_bytes);
+	atomic_init(&be->wanted_bytes, be->limits.size_bytes);
+	return nbd_connector_start(be, err);
 }
 
 static int nbd_get_limits(struct ub_backend *backend, struct ub_limits *limits, struct ub_err *err)
@@ -348,6 +356,90 @@ static int nbd_set(struct ub_backend *backend, const struct ub_settings *setting
 	for (unsigned i = 0; i < be->nr_conns; i++)
 		nbd_engine_kick(&be->conns[i]);
 	return 0;
+}
+
+/* ---- another size ------------------------------------------------------------------------------------------------ */
+
+/* Asks the export over a connection of its own: a server tells each its size once. */
+static int size_ask(struct nbd_backend *be, uint64_t *size_bytes, struct ub_err *err)
+{
+	struct ub_limits limits = be->limits;
+	struct nbd_handle *handle = NULL;
+	struct nbd_export now;
+	int ret = open_connect(be, -1, &handle, &now, err);
+
+	if (ret)
+		return ret;
+	nbd.aio_disconnect(handle, 0);
+	nbd.close(handle);
+	limits.size_bytes = 0; /* that it has become smaller is for others to judge */
+	ret = nbd_export_compare(&be->first, &now, &limits, be->nr_conns, err);
+	*size_bytes = now.size_bytes;
+	return ret;
+}
+
+static int nbd_find_size(struct ub_backend *backend, uint64_t *size_bytes, struct ub_err *err)
+{
+	struct nbd_backend *be = backend->priv;
+	uint64_t seen = atomic_load_explicit(&be->seen_bytes, memory_order_relaxed);
+	int ret = 0;
+
+	*size_bytes = seen;
+	if (be->options.transport != NBD_SOCKET)
+		ret = size_ask(be, size_bytes, err);
+	/* One that takes no other connection has told the last one that it took. */
+	if (ret && ret != -ECANCELED && ret != -ESTALE && seen > atomic_load(&be->size_bytes)) {
+		*size_bytes = seen;
+		ret = 0;
+	}
+	*size_bytes -= *size_bytes % be->limits.logical_block_bytes;
+	return ret ? ub_err_wrap(err, "%s", be->server) : 0;
+}
+
+/* The first connection that does not know of so many bytes; nr_conns: they all do. */
+static unsigned size_find_old(const struct nbd_backend *be, uint64_t size_bytes)
+{
+	unsigned i = 0;
+
+	while (i < be->nr_conns && atomic_load_explicit(&be->conns[i].link_bytes, memory_order_acquire) >= size_bytes)
+		i++;
+	return i;
+}
+
+/* A server refuses what lies behind the size that it told a connection: those are made again, one for one. */
+static int size_renew_links(struct nbd_backend *be, uint64_t size_bytes, struct ub_err *err)
+{
+	uint64_t deadline = ub_now_ms() + SIZE_LINKS_MS;
+	unsigned old;
+	int ret = 0;
+
+	nbd_connector_wake(be);
+	while (ret == 0 && (old = size_find_old(be, size_bytes)) < be->nr_conns) {
+		if (ub_now_ms() >= deadline)
+			return ub_err_set(err, EAGAIN,
+					  "%s: connection %u of %u could not be made again, and knows the old size of the export "
+					  "only: try again, or restart the server",
+					  be->server, old + 1, be->nr_conns);
+		poll(&(struct pollfd){ .fd = be->cancel_fd, .events = POLLIN }, 1, SIZE_PAUSE_MS);
+		ret = open_check_cancelled(be, err);
+	}
+	return ret;
+}
+
+static int nbd_resize(struct ub_backend *backend, uint64_t size_bytes, uint32_t flags, struct ub_err *err)
+{
+	struct nbd_backend *be = backend->priv;
+	int ret = 0;
+
+	(void)flags;
+	atomic_store_explicit(&be->wanted_bytes, size_bytes, memory_order_release);
+	if (size_bytes > atomic_load(&be->size_bytes))
+		ret = size_renew_links(be, size_bytes, err);
+	if (ret)
+		atomic_store_explicit(&be->wanted_bytes, atomic_load(&be->size_bytes), memory_order_release);
+	else
+		atomic_store_explicit(&be->size_bytes, size_bytes, memory_order_release);
+	return ret;
 }
 
 /* ---- queues ---------------------------------------------------------------------------------------------------- */
@@ -489,6 +581,8 @@ const struct ub_backend_ops ub_backend_nbd = {
 	.set_live = nbd_set_live,
 	.take_socket = nbd_take_socket,
 	.set = nbd_set,
+	.get_size = nbd_find_size,
+	.resize = nbd_resize,
 	.queue_init = nbd_queue_init,
 	.queue_destroy = nbd_queue_destroy,
 	.close = nbd_close_backend,

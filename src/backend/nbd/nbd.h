@@ -58,6 +58,7 @@ struct nbd_link {
 	uint32_t held_id; /* under which the keeper knows it */
 	bool is_tls, is_tcp, has_structured_replies;
 	uint32_t max_payload_bytes;
+	uint64_t size_bytes; /* of the export, as this connection knows it: a server holds each to what it was told */
 
 	/* The home thread's, until it is retired. */
 	struct nbd_list in_flight;
@@ -70,6 +71,7 @@ struct nbd_link {
 	bool is_ended; /* the server closed it: the fence is passed */
 	bool is_cut_here; /* it ended without a word from the server: its state proves nothing */
 	bool is_draining; /* another one has taken over; it is read until its writes are answered */
+	bool is_healthy; /* though it is draining: so it is read until all is answered */
 	bool needs_fence; /* writes are unanswered */
 	bool unused;	  /* it was not needed any more */
 	bool has_answered; /* a command, however */
@@ -117,6 +119,7 @@ struct nbd_conn {
 	/* Any thread's. */
 	_Atomic bool is_online; /* with a link that is not stalled */
 	_Atomic bool is_stalled;
+	_Atomic uint64_t link_bytes; /* of its link's export; 0: it is offline */
 	struct nbd_cmd *_Atomic inbox;
 	struct ub_msg inbox_msg;
 	struct ub_msg kick_msg;
@@ -147,7 +150,10 @@ struct nbd_backend {
 	/* Those that can be changed: the main thread sets them, and kicks the conns. */
 	_Atomic uint64_t outage_limit_ms, stall_timeout_ms;
 	struct nbd_export first;
-	struct ub_limits limits;
+	struct ub_limits limits; /* as it was opened: the size may be another one by now */
+	_Atomic uint64_t size_bytes;   /* the device's */
+	_Atomic uint64_t wanted_bytes; /* connections that know less of the export are made again: the device is to grow */
+	_Atomic uint64_t seen_bytes;   /* the export's, as the newest connection knows it */
 	uint64_t short_bytes; /* memory is short when less than this is free */
 	size_t heap_bytes; /* that making the connections took */
 	uint64_t send_bytes; /* a connection's socket may hold so much to be sent */
@@ -172,7 +178,8 @@ struct nbd_backend {
 	struct nbd_link *fencing;	  /* all that were retired and are not freed yet */
 	uint64_t offline_since_ms;	  /* 0: online */
 	bool is_recovered; /* the device had another server process before this one */
-	bool said_stalled, said_slow, said_grown;
+	bool said_stalled, said_slow;
+	uint64_t said_grown_bytes;
 	unsigned nr_again;
 	char last_why[NBD_WHY_BYTES];
 	unsigned seed;

@@ -61,6 +61,7 @@ static const struct {
 	{ "stall-timeout-ms", OPTION_AT(stall_timeout_ms), NULL, 0, OPTION_U64 },
 	{ "fence-timeout-ms", OPTION_AT(fence_timeout_ms), NULL, 0, OPTION_U64 },
 	{ "wait-ms", OPTION_AT(wait_ms), NULL, 0, OPTION_U64 },
+	{ "auto-resize", OPTION_AT(auto_resize), NULL, 0, OPTION_BOOL },
 	{ "restarts", OPTION_AT(restarts), NULL, 0, OPTION_BOOL },
 };
 

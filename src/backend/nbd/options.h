@@ -49,6 +49,7 @@ struct nbd_options {
 	uint64_t stall_timeout_ms;
 	uint64_t fence_timeout_ms;
 	uint64_t wait_ms; /* how long an attach keeps trying to reach the server */
+	bool auto_resize; /* the device follows an export that has grown */
 	bool restarts;	  /* NBD_SOCKET: another socket may come (--command with --restart-command) */
 };
 
