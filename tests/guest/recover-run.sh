@@ -4,7 +4,7 @@
 # take its place; and a state.json that was cut off, is of another version or is nonsense is refused by recover, which
 # leaves the server alone: with the right one back, it is recovered.
 # kernels: 6.12 7
-# push: 7
+# tier: all
 # timeout: 180
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-recover.bash"
