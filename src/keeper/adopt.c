@@ -200,6 +200,8 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 				  name);
 	ret = ub_recipe_read(json, &recipe, err);
 	json_decref(json);
+	if (ret == 0 && strcmp(recipe.opts.kind, state.backend) != 0)
+		ret = ub_err_set(err, EBADMSG, "state.json of '%s' contradicts itself", name);
 	if (ret)
 		return ret;
 	k->opts = &recipe.opts;

@@ -140,6 +140,8 @@ int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err)
 			   "scheduler", &o->scheduler, "timeout_s", &timeout, "command",
 			   &command, "recovers", &recovers) < 0)
 		return ub_err_set(err, EBADMSG, "state.json cannot be understood: %s", why.text);
+	if (queues < 0 || queues > UINT16_MAX || block < 0 || size < 0 || timeout < 0)
+		return ub_err_set(err, EBADMSG, "state.json cannot be understood: a number is out of its range");
 	o->size_bytes = (uint64_t)size;
 	o->logical_block_bytes = (uint32_t)block;
 	o->nr_queues = (unsigned)queues;

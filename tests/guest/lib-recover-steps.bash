@@ -123,6 +123,7 @@ half_fetched() {
 		end_of "half fetched"
 		return
 	fi
+	# shellcheck disable=SC2153 # of attach
 	await 60 gone "$KEEPER"
 	grep -q 'cannot be recovered.*a server died while it fetched' "$ATTACH_ERR" || fail "half fetched: $(cat "$ATTACH_ERR")"
 	assert_sweep "half fetched"

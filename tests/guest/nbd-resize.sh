@@ -4,7 +4,7 @@
 # kernels: 6.12 7
 # push: 7
 # timeout: 300
-# sanitize: yes
+# sanitize: all
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-life.bash"

@@ -3,7 +3,7 @@
 # Devices whose NBD server the keeper has started, with [ COMMAND ] and --command, through the death of their own server, and
 # of the keeper, too: no byte is lost, and the command is ended with the device.
 # kernels: 6.12 7
-# push: 6.12
+# tier: all
 # timeout: 150
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-recover.bash"

@@ -3,6 +3,7 @@
 # What was written and not synced is at the NBD server when detach says that it is done, also by force, and also when the
 # device's server dies just then. The kernel's own STOP of a device that can be recovered drops it, and says that all is well.
 # kernels: 6.12 7
+# push: 7
 # timeout: 90
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

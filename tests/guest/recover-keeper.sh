@@ -3,6 +3,7 @@
 # The keeper is killed, and recover gives the device another one, under load: the server serves on. Then keeper and
 # server together: the standby has the memory. Then all three: an NBD device comes back, one of memory is refused.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 300
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

@@ -4,7 +4,7 @@
 # memory file and no connection is left over.
 # kernels: 6.12 7
 # tier: all
-# timeout: 500
+# timeout: 700
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-recover.bash"

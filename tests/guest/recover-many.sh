@@ -3,7 +3,7 @@
 # Fifty devices whose servers are all killed at once, then their keepers, then both: each is recovered, with its own data.
 # kernels: 6.12 7
 # tier: all
-# timeout: 300
+# timeout: 600
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-recover.bash"
 COUNT=${COUNT:-50}

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # The server of an NBD device is killed again and again under load; and so is the NBD server with it, first or last.
 # kernels: 6.12 7
+# push: 7
 # timeout: 400
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-recover.bash"

@@ -25,7 +25,7 @@ note "as many requests as tags: recovered after $PAUSE_MS ms"
 let_go
 
 BEFORE_HOLDING=true
-for args in '--depth 5' '--depth 8 --scheduler mq-deadline' '--depth 8 --queues 2'; do
+for args in '--depth 5' '--depth 8 --scheduler mq-deadline' '--depth 128 --queues 2'; do
 	# shellcheck disable=SC2086 # several words
 	hold_all $args
 	die_holding

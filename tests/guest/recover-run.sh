@@ -4,8 +4,8 @@
 # take its place; and a state.json that was cut off, is of another version or is nonsense is refused by recover, which
 # leaves the server alone: with the right one back, it is recovered.
 # kernels: 6.12 7
-# push: 7
-# timeout: 150
+# tier: all
+# timeout: 180
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-recover.bash"
 
@@ -89,8 +89,7 @@ for edit in '.version = 2' '.version = 0' 'del(.recipe)' '.recipe = 7' 'del(.rec
 	'.recipe.limits.logical_block_bytes = 513' '.recipe.data_path = "auto"' '.recipe.data_path = "nonsense"' \
 	'.recipe.kind = 5' '.recipe.queues = "x"' '.cookie = "1"' '.id = 999' '.id = -1' '.name = "../x"' \
 	'.recipe.limits.nr_queues = "x"' '.recipe.caps = []' '.recipe.command = {}' '.recipe.command = {"words": [1]}' \
-	'.recipe.identity = null' '[.]' '.recipe.kind = "nonesuch"' '.recipe.queues = -1' '.recipe.kind = ("x" * 9000)' \
-	'.recipe.limits.size_bytes = 4096'; do
+	'.recipe.identity = null' '[.]' '.recipe.kind = "nonesuch"' '.backend = "nonesuch" | .recipe.kind = "nonesuch"' '.recipe.queues = -1' '.recipe.kind = ("x" * 900)'; do
 	jq "$edit" good.json | tee bad.json >"$dir/state.json"
 	refused "ublk$ID" "$edit"
 done

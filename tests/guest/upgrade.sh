@@ -3,6 +3,7 @@
 # A device that is in use goes to another version's keeper and server, again and again, under load: no error, and no
 # sector is stale, torn or lost. A version that does not come up leaves it to the old one.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 300
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
