@@ -25,6 +25,8 @@
 #include "keeper/recipe.h"
 #include "ublk/device.h"
 
+#define ADOPT_TRIES    20
+#define ADOPT_PAUSE_MS 50
 #define ADOPT_END_MS 5000 /* for a server that has given up */
 
 /* Whether there is still what state.json speaks of. */
@@ -138,9 +140,14 @@ static int adopt_server(struct ub_keeper *k, const struct ub_state *state, struc
 	struct ub_adoption a = { .fd = -1, .fds = { -1, -1, -1, -1 } };
 	int ret = ub_rundir_adopt(state->name, &a);
 
+	/* It may not know yet that its keeper has gone; or it ended just then, and nobody listens the next time. */
+	for (unsigned i = 0; i < ADOPT_TRIES && ret == -ENOTCONN; i++) {
+		ub_loop_once(&k->loop, ADOPT_PAUSE_MS);
+		ret = ub_rundir_adopt(state->name, &a);
+	}
 	if (ret == 0)
 		ret = adopt_process(k, &a, state, err);
-	else if (ret == -ENOENT || ret == -ECONNREFUSED || ret == -ENOTCONN)
+	else if (ret == -ENOENT || ret == -ECONNREFUSED)
 		ret = adopt_from_state(k, state, err);
 	else
 		ret = ub_err_errno(err, -ret, "the server of '%s' (pid %d) does not answer: kill it, and try again",
