@@ -37,30 +37,30 @@ int ub_device_find(const char *device, uint32_t *dev_id, uint64_t *cookie, struc
 	return 0;
 }
 
-int ub_device_find_state(const char *device, struct ub_state *state, struct ublksrv_ctrl_dev_info *out,
+int ub_device_find_state(const char *device, struct ub_state *state, struct ublksrv_ctrl_dev_info *info,
 			 struct ub_err *err)
 {
-	struct ublksrv_ctrl_dev_info info;
+	struct ublksrv_ctrl_dev_info known = { 0 };
 	struct ub_ctrl ctrl = { 0 };
-	uint64_t cookie;
-	uint32_t dev_id;
+	uint64_t cookie = 0;
+	uint32_t dev_id = 0;
 	int ret = ub_device_find(device, &dev_id, &cookie, err);
 
 	if (ret)
 		return ret;
 	ret = ub_ctrl_open(&ctrl, err);
 	if (ret == 0)
-		ret = ub_ctrl_get_info(&ctrl, dev_id, &info, err);
+		ret = ub_ctrl_get_info(&ctrl, dev_id, &known, err);
 	ub_ctrl_close(&ctrl);
-	if (ret == -ENODEV || (ret == 0 && cookie && info.ublksrv_flags != cookie))
+	if (ret == -ENODEV || (ret == 0 && cookie && known.ublksrv_flags != cookie))
 		return ub_err_set(err, ENODEV, "there is no device %u: see 'ublk-bridge list'", dev_id);
 	if (ret)
 		return ret;
-	if (!ub_cookie_is_ours(info.ublksrv_flags))
+	if (!ub_cookie_is_ours(known.ublksrv_flags))
 		return ub_err_set(err, EPERM, "/dev/ublkb%u is another program's: see 'ublk-bridge list'", dev_id);
-	if (ub_state_find(info.ublksrv_flags, state) != 0)
+	if (ub_state_find(known.ublksrv_flags, state) != 0)
 		return ub_err_set(err, ENOENT, "/dev/ublkb%u: its run directory is lost: see 'ublk-bridge list'", dev_id);
-	if (out)
-		*out = info;
+	if (info)
+		*info = known;
 	return 0;
 }

@@ -25,7 +25,7 @@
 #define RESIZE_FEATURE	  10 /* UBLK_F_UPDATE_SIZE's bit */
 #define SECTOR_BYTES	  512
 
-_Static_assert(UBLK_F_UPDATE_SIZE == 1ULL << RESIZE_FEATURE, "the bit of the feature");
+_Static_assert(UBLK_F_UPDATE_SIZE == 1ULL << RESIZE_FEATURE, "the bit of the feature"); /* NOLINT: it holds */
 
 /* ---- asking the server ------------------------------------------------------------------------------------- */
 

@@ -9,6 +9,7 @@ require nbdkit
 
 IMG=$TEST_DIR/disk.img
 SOCK=$TEST_DIR/nbd.sock
+# shellcheck disable=SC2034 # for the tests
 URI="nbd+unix:///?socket=$SOCK"
 NBD_LOG=$TEST_DIR/nbdkit.log
 

@@ -365,7 +365,7 @@ static int size_ask(struct nbd_backend *be, uint64_t *size_bytes, struct ub_err 
 {
 	struct ub_limits limits = be->limits;
 	struct nbd_handle *handle = NULL;
-	struct nbd_export now;
+	struct nbd_export now = { 0 };
 	int ret = open_connect(be, -1, &handle, &now, err);
 
 	if (ret)
