@@ -60,7 +60,7 @@ note "all keepers"
 pids_of keeper_pid
 kill -KILL "${PIDS[@]}"
 for pid in "${PIDS[@]}"; do await 10 gone "$pid"; done
-"$UB" recover --all
+"$UB" recover --all >>recover.out 2>&1 || fail "recover --all ended with $?: $(tail -n 3 recover.out)"
 check_data "all keepers"
 await 60 all_stand_by
 
@@ -71,7 +71,7 @@ pids_of server_pid
 kill -KILL "${keepers[@]}" "${PIDS[@]}"
 for pid in "${keepers[@]}" "${PIDS[@]}"; do await 10 gone "$pid"; done
 began=$SECONDS
-"$UB" recover --all
+"$UB" recover --all >>recover.out 2>&1 || fail "recover --all ended with $?: $(tail -n 3 recover.out)"
 note "recover --all took $((SECONDS - began)) s"
 check_data "all keepers and servers"
 for ((i = 0; i < COUNT; i++)); do

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Recovery at the edges: four connections and as many queues as there are, one tag, read only.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 150
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"

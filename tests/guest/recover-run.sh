@@ -5,7 +5,7 @@
 # leaves the server alone: with the right one back, it is recovered.
 # kernels: 6.12 7
 # tier: all
-# timeout: 180
+# timeout: 400
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-recover.bash"
 
