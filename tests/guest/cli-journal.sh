@@ -36,7 +36,7 @@ await 20 test -S $SOCKET
 note "stderr is the journal's"
 : >stream
 id=$(stat -c %d:%i stream)
-JOURNAL_STREAM=$id "$UB" --mem 1M --name noted >out 2>>stream &
+JOURNAL_STREAM=$id "$UB" --no-recovery --mem 1M --name noted >out 2>>stream &
 KEEPER=$!
 await 20 line_or_death out $KEEPER
 if ! wait_for 3 entry '.MESSAGE | test("^/dev/ublkb0: 1 MiB of mem")'; then
