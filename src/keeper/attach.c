@@ -35,6 +35,7 @@
 #define HELLO_TIMEOUT_MS  10000
 #define SETTLE_TIMEOUT_MS 30000
 #define RETRY_RELEASE_MS  1000
+#define STANDBY_MAKES_WAY_MS 5000 /* longer than until the next try */
 #define SETTLE_MIN_REQUESTS 4 /* fewer the block layer does not allow */
 
 /* ---- signals ------------------------------------------------------------------------------------------- */
@@ -319,6 +320,11 @@ static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 		return true;
 	if (k->server->gone)
 		return false; /* which is another story */
+	/* The descriptors that the helper lacks are the standby's, which is of no use to a device that goes. */
+	if (ret == -EMFILE || ret == -ENFILE) {
+		ub_keeper_drop_standby(k);
+		k->recovery.standby_not_before_ms = ub_now_ms() + STANDBY_MAKES_WAY_MS;
+	}
 	if (ret == UB_EXIT_DONE)
 		snprintf(said, sizeof(said), "somebody has it open");
 	if (ret < 0)

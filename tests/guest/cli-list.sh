@@ -52,8 +52,8 @@ kill -KILL "$hundred"
 ends_with 137 "$hundred"
 take_list
 assert_eq "$(field 100 state) $(field 100 keeper_pid)" 'live null' "the device without a keeper"
-assert_eq "$(field 100 remedy)" 'its keeper is gone: it is served until it is detached' "its remedy"
-assert_match "$("$UB" list)" $'\n  its keeper is gone: .* \(ublk-bridge detach 100\)'
+assert_eq "$(field 100 remedy)" 'its keeper is gone: recover it' "its remedy"
+assert_match "$("$UB" list)" $'\n  its keeper is gone: .* \(ublk-bridge recover 100\)'
 
 # the run directory of another is lost: ours by the mark in the driver, its name unknown
 mv "$UBLK_BRIDGE_RUNDIR/ublk3" lost
