@@ -77,7 +77,7 @@ struct ub_stats_page {
 	uint32_t magic;
 	uint32_t version;
 	uint32_t nr_queues;
-	uint32_t reserved;
+	_Atomic uint32_t lost_links; /* not 0: connections of which the keeper was not told */
 	uint64_t start_ns;     /* of the monotonic clock: when counting began */
 	uint64_t start_unix_s; /* the same in seconds since 1970 */
 	struct ub_backend_stats backend;

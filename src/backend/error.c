@@ -64,6 +64,14 @@ static void error_close(struct ub_backend *be)
 	(void)be;
 }
 
+/* Nothing is to be copied: and so the tag buffers, which a device of memory does not have locked, are not locked. */
+static int error_place(struct ub_backend_queue *bq, struct ub_io *io)
+{
+	(void)bq;
+	(void)io;
+	return -EIO;
+}
+
 static void error_submit(struct ub_backend_queue *bq, struct ub_io *io)
 {
 	(void)bq;
@@ -72,11 +80,13 @@ static void error_submit(struct ub_backend_queue *bq, struct ub_io *io)
 
 const struct ub_backend_ops ub_backend_error = {
 	.name = "error",
+	.caps = UB_CAP_PLACE,
 	.open = error_open,
 	.get_limits = error_get_limits,
 	.set_live = error_set_live,
 	.queue_init = error_queue_init,
 	.queue_destroy = error_queue_destroy,
 	.close = error_close,
+	.place = error_place,
 	.submit = error_submit,
 };

@@ -5,6 +5,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -39,6 +42,33 @@ void ub_text_clean(char *text)
 			*text = '?';
 		text += len ? len : 1;
 	}
+}
+
+char *ub_text_to_hex(const char *text)
+{
+	size_t len = strlen(text);
+	char *hex = malloc(2 * len + 1);
+
+	for (size_t i = 0; i < len && hex; i++)
+		snprintf(hex + 2 * i, 3, "%02x", (unsigned char)text[i]);
+	if (hex)
+		hex[2 * len] = '\0';
+	return hex;
+}
+
+char *ub_text_from_hex(const char *hex)
+{
+	size_t len = strlen(hex);
+	char *text = len % 2 == 0 && strspn(hex, "0123456789abcdef") == len ? malloc(len / 2 + 1) : NULL;
+	unsigned byte = 0;
+
+	for (size_t i = 0; i < len / 2 && text; i++) {
+		sscanf(hex + 2 * i, "%2x", &byte);
+		text[i] = (char)byte;
+	}
+	if (text)
+		text[len / 2] = '\0';
+	return text;
 }
 
 ssize_t ub_text_read_file(const char *path, char *buf, size_t len)

@@ -13,6 +13,13 @@
 void ub_text_clean(char *text);
 
 /*
+ * Bytes that need not be valid text, as hexadecimal digits, and back. The caller's to free(); NULL: no memory, or (back) no
+ * such digits.
+ */
+char *ub_text_to_hex(const char *text);
+char *ub_text_from_hex(const char *hex);
+
+/*
  * The beginning of a small file of /proc or /sys: at most len - 1 bytes, and a 0 behind them. How many bytes, or
  * -errno.
  */

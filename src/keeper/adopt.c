@@ -50,8 +50,12 @@ static int adopt_find_device(struct ub_keeper *k, const struct ub_state *state, 
  */
 static void adopt_end_old_standby(const struct ub_state *state, pid_t server_pid)
 {
-	if (state->standby_pid != server_pid && state->standby_started && ub_process_started(state->standby_pid) == state->standby_started)
+	if (state->standby_pid != server_pid && state->standby_started &&
+	    ub_process_started(state->standby_pid) == state->standby_started)
 		kill(state->standby_pid, SIGKILL);
+	if (state->spare_pid != server_pid && state->spare_started &&
+	    ub_process_started(state->spare_pid) == state->spare_started)
+		kill(state->spare_pid, SIGKILL);
 }
 
 static int adopt_map_stats(struct ub_keeper *k, struct ub_err *err)
@@ -171,7 +175,7 @@ static int adopt_device(struct ub_keeper *k, const struct ub_state *state, struc
 		ret = ub_rundir_listen_control(&k->rundir, err);
 	if (ret)
 		return ret;
-	k->added = k->started = true;
+	k->added = k->started = k->was_live = true;
 	/* The keeper before this one may have died when the size was another one, and not yet written down. */
 	if (ub_resize_look(k))
 		ub_keeper_renew_standby(k);
@@ -227,7 +231,6 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 		*err = (struct ub_err){ 0 };
 	}
 	if (ret == 0 && k->server->gone) {
-		k->was_live = true;
 		ret = ub_keeper_recover(k, err);
 		if (ret && !err->code)
 			ub_err_errno(err, -ret, "/dev/ublkb%u", k->info.dev_id);
@@ -257,6 +260,7 @@ void ub_keeper_let_go(struct ub_keeper *k)
 			ub_keeper_forget_server(&k->servers[i]);
 	}
 	ub_fence_clear(&k->fence);
+	ub_settings_server_gone(k); /* nobody will answer these */
 	ub_control_close(&k->control);
 	ub_rundir_let_go(&k->rundir);
 	if (k->stats)

@@ -62,6 +62,7 @@ static int keeper_take_signals(struct ub_keeper *k, struct ub_err *err)
 		sigaddset(&set, SIGHUP);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGCHLD, SIG_DFL); /* ignored by whoever started us: then nobody could be waited for */
 	k->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (k->signal_fd < 0)
 		return ub_err_errno(err, errno, "a signal descriptor");
@@ -447,8 +448,8 @@ static int keeper_take_over(struct ub_keeper *k, const char *name, bool is_upgra
 		ret = ub_keeper_adopt(k, name, err);
 	if (ret == 0 && is_upgrade) {
 		ret = ub_upgrade_finish(k, err);
-		if (ret && !k->server->gone)
-			ub_keeper_drop_standby(k);
+		if (ret && !k->server->gone && k->standby->stage != UB_STANDBY_READY)
+			ub_keeper_drop_standby(k); /* one that is ready holds the memory until the old keeper has it again */
 	}
 	return ret;
 }

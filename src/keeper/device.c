@@ -202,6 +202,8 @@ int ub_keeper_write_state(struct ub_keeper *k, struct ub_err *err)
 	int ret;
 
 	state.standby_started = ub_process_started(state.standby_pid);
+	state.spare_pid = k->standby->stage >= UB_STANDBY_PREPARING ? k->standby->pid : 0;
+	state.spare_started = ub_process_started(state.spare_pid);
 	snprintf(state.name, sizeof(state.name), "%s", k->rundir.name);
 	snprintf(state.backend, sizeof(state.backend), "%s", k->opts->kind);
 	recipe = ub_recipe_make(k);
@@ -406,7 +408,7 @@ static void keeper_unstick(struct ub_keeper *k)
 {
 	struct ub_err err;
 
-	if (!k->server->gone)
+	if (k->server->pid && !k->server->gone)
 		kill(k->server->pid, SIGKILL);
 	ub_ctrl_close(&k->ctrl);
 	if (ub_ctrl_open(&k->ctrl, &err) != 0)

@@ -3,6 +3,8 @@
 #include "keeper/fence.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stddef.h>
 #include <sys/socket.h>
 
@@ -19,6 +21,7 @@ void ub_fence_add(struct ub_fence *f, uint32_t id, int fd)
 		return;
 	}
 	f->held[f->nr].id = id;
+	f->held[f->nr].is_cut = false;
 	f->held[f->nr++].fd = fd;
 }
 
@@ -38,25 +41,48 @@ void ub_fence_drop(struct ub_fence *f, uint32_t id)
 	}
 }
 
-void ub_fence_begin(struct ub_fence *f, uint64_t timeout_ms, bool is_blind)
+/* An end that nobody at the other one has to know of: a time-out, no route. */
+static bool fence_is_closed_here(int fd)
 {
-	f->has_lost |= is_blind;
-	f->deadline_ms = ub_now_ms() + timeout_ms;
-	for (unsigned i = 0; i < f->nr; i++)
-		shutdown(f->held[i].fd, SHUT_WR); /* no half-sent request can be completed any more */
+	struct tcp_info info;
+	socklen_t len = sizeof(info);
+
+	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 && info.tcpi_state == TCP_CLOSE;
 }
 
 /* Whether the other end has closed its side, or sent a reset. */
-static bool fence_is_closed(int fd)
+static bool fence_is_closed(struct ub_fence *f, unsigned i)
 {
 	unsigned left = FENCE_READS;
 	char scrap[4096];
 	ssize_t n;
 
+	if (f->held[i].is_cut)
+		return false;
 	do {
-		n = recv(fd, scrap, sizeof(scrap), MSG_DONTWAIT);
+		n = recv(f->held[i].fd, scrap, sizeof(scrap), MSG_DONTWAIT);
 	} while ((n > 0 || (n < 0 && errno == EINTR)) && --left);
-	return n == 0 || (n < 0 && (errno == ECONNRESET || errno == EPIPE || errno == ENOTCONN));
+	/* Any other error than these is our own side's view, and told once: then it looks like a close. */
+	f->held[i].is_cut = n < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNRESET && errno != EPIPE;
+	return n == 0 || (n < 0 && (errno == ECONNRESET || errno == EPIPE));
+}
+
+void ub_fence_begin(struct ub_fence *f, uint64_t timeout_ms, bool is_blind)
+{
+	f->has_lost |= is_blind;
+	f->deadline_ms = ub_now_ms() + timeout_ms;
+	for (unsigned i = f->nr; i-- > 0;) {
+		/* Closed before we have closed it: by a reset, if that is still to be heard, or by a time-out. */
+		bool was_closed = fence_is_closed_here(f->held[i].fd);
+		char scrap;
+
+		if (was_closed && !(recv(f->held[i].fd, &scrap, 1, MSG_DONTWAIT) < 0 && errno == ECONNRESET))
+			f->held[i].is_cut = true;
+		else if (was_closed)
+			fence_remove(f, i);
+		else
+			shutdown(f->held[i].fd, SHUT_WR); /* no half-sent request can be completed any more */
+	}
 }
 
 bool ub_fence_passed(struct ub_fence *f)
@@ -64,7 +90,7 @@ bool ub_fence_passed(struct ub_fence *f)
 	static const struct linger reset = { .l_onoff = 1, .l_linger = 0 };
 
 	for (unsigned i = f->nr; i-- > 0;) {
-		if (fence_is_closed(f->held[i].fd))
+		if (fence_is_closed(f, i))
 			fence_remove(f, i);
 	}
 	if (f->nr == 0 && !f->has_lost)

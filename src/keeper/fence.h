@@ -20,6 +20,7 @@ struct ub_fence {
 	struct {
 		uint32_t id;
 		int fd;
+		bool is_cut; /* it ended without a word from the other end: only time helps */
 	} held[UB_FENCE_MAX];
 	bool has_lost; /* there were more than that: the time must pass */
 	uint64_t deadline_ms;

@@ -26,6 +26,7 @@ struct ub_server {
 	pid_t pid; /* 0: none */
 	int pidfd, fd; /* -1: none */
 	bool is_child; /* not adopted: the kernel says how it ends */
+	bool is_deaf; /* what it says cannot be understood, and may have been a LINK */
 	bool is_dismissed; /* its end is wanted */
 	bool gone;
 	int status; /* of waitpid, once a child is gone */

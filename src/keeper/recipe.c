@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/process.h"
+#include "base/text.h"
 #include "ublk/params.h"
 
 /* Each field of struct ub_limits, by name. */
@@ -63,6 +64,13 @@ static int recipe_limits_from_json(const json_t *json, struct ub_limits *limits,
 	return ub_limits_check(limits, err);
 }
 
+static json_t *recipe_bytes(const char *text)
+{
+	cleanup_free char *hex = ub_text_to_hex(text);
+
+	return hex ? json_string(hex) : json_null();
+}
+
 static json_t *recipe_command_to_json(const struct ub_keeper *k)
 {
 	const struct ub_command *c = &k->command;
@@ -72,10 +80,11 @@ static json_t *recipe_command_to_json(const struct ub_keeper *k)
 		json_decref(words);
 		return json_null();
 	}
+	/* Names of files need not be UTF-8. */
 	for (unsigned i = 0; c->argv[i]; i++)
-		json_array_append_new(words, json_string(c->argv[i]));
-	return json_pack("{s:o, s:b, s:b, s:s, s:i, s:s, s:i, s:I}", "words", words, "is_connected", c->is_connected,
-			 "restarts", c->restarts, "dir", c->dir, "oom_score", c->oom_score, "socket", c->path, "pid",
+		json_array_append_new(words, recipe_bytes(c->argv[i]));
+	return json_pack("{s:o, s:b, s:b, s:o, s:i, s:s, s:i, s:I}", "words_hex", words, "is_connected", c->is_connected,
+			 "restarts", c->restarts, "dir_hex", recipe_bytes(c->dir), "oom_score", c->oom_score, "socket", c->path, "pid",
 			 (int)c->pid, "started", (json_int_t)ub_process_started(c->pid));
 }
 
@@ -98,7 +107,7 @@ json_t *ub_recipe_make(const struct ub_keeper *k)
 static int recipe_read_command(struct ub_recipe *r, const json_t *json, struct ub_err *err)
 {
 	struct ub_attach_options *o = &r->opts;
-	const json_t *words = json_object_get(json, "words");
+	const json_t *words = json_object_get(json, "words_hex");
 	size_t nr = json_array_size(words);
 
 	if (!json_is_object(json))
@@ -107,11 +116,11 @@ static int recipe_read_command(struct ub_recipe *r, const json_t *json, struct u
 	if (!r->command)
 		return ub_err_errno(err, ENOMEM, "the command's words");
 	for (size_t i = 0; i < nr; i++) {
-		const char *word = json_string_value(json_array_get(words, i));
+		const char *hex = json_string_value(json_array_get(words, i));
 
-		if (!word)
+		r->command[i] = hex ? ub_text_from_hex(hex) : NULL;
+		if (!r->command[i])
 			return ub_err_set(err, EBADMSG, "state.json: the command is no list of words");
-		r->command[i] = (char *)(uintptr_t)word;
 	}
 	if (nr == 0)
 		return ub_err_set(err, EBADMSG, "state.json: the command has no words");
@@ -164,7 +173,8 @@ int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err)
 int ub_recipe_apply(const struct ub_recipe *r, struct ub_keeper *k, struct ub_err *err)
 {
 	const json_t *command = json_object_get(r->json, "command");
-	const char *identity, *dir, *socket;
+	const char *identity, *dir_hex, *socket;
+	cleanup_free char *dir = NULL;
 	int caps, failed, oom_score, ret;
 	json_t *limits;
 
@@ -183,8 +193,9 @@ int ub_recipe_apply(const struct ub_recipe *r, struct ub_keeper *k, struct ub_er
 		return ub_err_errno(err, ENOMEM, "what the device is made of");
 	if (!r->command)
 		return 0;
-	if (json_unpack((json_t *)(uintptr_t)command, "{s:s, s:i, s:s}", "dir", &dir, "oom_score", &oom_score, "socket",
-			&socket) < 0)
+	if (json_unpack((json_t *)(uintptr_t)command, "{s:s, s:i, s:s}", "dir_hex", &dir_hex, "oom_score", &oom_score,
+			"socket", &socket) < 0 ||
+	    !(dir = ub_text_from_hex(dir_hex)))
 		return ub_err_set(err, EBADMSG, "state.json does not say how the command was started");
 	k->command.argv = r->command;
 	k->command.is_connected = r->opts.command_is_connected;
@@ -198,6 +209,8 @@ int ub_recipe_apply(const struct ub_recipe *r, struct ub_keeper *k, struct ub_er
 void ub_recipe_destroy(struct ub_recipe *r)
 {
 	nbd_options_destroy(&r->nbd);
+	for (unsigned i = 0; r->command && r->command[i]; i++)
+		free(r->command[i]);
 	free(r->command);
 	json_decref(r->json);
 	*r = (struct ub_recipe){ 0 };

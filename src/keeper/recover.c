@@ -78,6 +78,7 @@ static int standby_step(struct ub_keeper *k, struct ub_server *s, struct ub_err 
 		if (s->last_msg != UB_MSG_LIMITS)
 			return 0;
 		s->stage = UB_STANDBY_PREPARING;
+		recover_note_state(k); /* from now on it outlives this keeper, and the next one must know of it */
 		return ub_keeper_send_serve(k, s, err);
 	case UB_STANDBY_PREPARING:
 		if (s->last_msg != UB_MSG_READY)
@@ -300,7 +301,7 @@ static void recover_end_standby(struct ub_keeper *k)
 {
 	if (k->standby->pid && !k->standby->gone)
 		kill(k->standby->pid, SIGKILL);
-	while (k->standby->pid && !k->standby->gone && k->nr_signals < 2)
+	while (k->standby->pid && !k->standby->gone && k->nr_signals < 2 && !k->detach.is_forced)
 		ub_loop_once(&k->loop, RECOVER_TEND_MS);
 }
 
@@ -339,11 +340,14 @@ static uint64_t recover_fence_ms(const struct ub_keeper *k)
 }
 
 /* One attempt: 0, or -errno with *err. -ENODEV, -EINTR and -ENOTRECOVERABLE: no other is to follow. */
-static int recover_once(struct ub_keeper *k, struct ub_err *err)
+/* has_taken: it came so far that the standby was asked to take the device. */
+static int recover_once(struct ub_keeper *k, bool *has_taken, struct ub_err *err)
 {
 	int ret;
 
-	ub_fence_begin(&k->fence, recover_fence_ms(k), false);
+	*has_taken = false;
+	ub_fence_begin(&k->fence, recover_fence_ms(k),
+		       k->server->is_deaf || atomic_exchange(&k->stats->lost_links, 0));
 	ret = recover_count_death(k, err);
 	if (ret == 0)
 		ret = recover_start(k, err);
@@ -351,13 +355,30 @@ static int recover_once(struct ub_keeper *k, struct ub_err *err)
 		ret = recover_await_fence(k);
 	if (ret == 0)
 		ret = recover_await_standby(k);
-	return ret ? ret : recover_hand_over(k, err);
+	if (ret)
+		return ret;
+	*has_taken = true;
+	return recover_hand_over(k, err);
+}
+
+/* A command that did not come back keeps its ring busy: there is a new one, or none for now. */
+static int recover_unstick(struct ub_keeper *k)
+{
+	struct ub_err ignored;
+
+	if (k->ctrl.stuck) {
+		ub_ctrl_close(&k->ctrl);
+		if (ub_ctrl_open(&k->ctrl, &ignored) != 0)
+			ub_log(UB_LOG_ERROR, "%s", ignored.text);
+	}
+	return recover_pause(k, RECOVER_MAX_DELAY_MS);
 }
 
 int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 {
 	struct ub_recovery *r = &k->recovery;
 	uint64_t began = ub_now_ms();
+	bool has_taken;
 	char fate[96];
 	int ret = recover_check(k);
 
@@ -373,11 +394,19 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 		r->nr_deaths = 0;
 	for (;;) {
 		*err = (struct ub_err){ 0 };
-		ret = recover_once(k, err);
+		ret = recover_once(k, &has_taken, err);
 		if (ret == 0 || ret == -ENODEV || ret == -EINTR || ret == -ENOTRECOVERABLE)
 			break;
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: recovery: %s; trying again", k->info.dev_id, err->text);
 		r->is_planned = false;
+		if (!has_taken) {
+			/* The kernel's doing, and not the standby's. */
+			r->nr_deaths--;
+			ret = recover_unstick(k);
+			if (ret)
+				break;
+			continue;
+		}
 		/* The standby died of it, or is of no use after it. */
 		recover_end_standby(k);
 		recover_swap(k);
@@ -416,7 +445,7 @@ int ub_keeper_switch(struct ub_keeper *k, uint64_t *pause_ms, struct ub_err *err
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: the server (pid %d) does not end: it is killed", k->info.dev_id,
 		       k->server->pid);
 		kill(k->server->pid, SIGKILL);
-		while (!k->server->gone && k->nr_signals < 2)
+		while (!k->server->gone && k->nr_signals < 2 && !k->detach.is_forced)
 			ub_loop_once(&k->loop, RECOVER_TEND_MS);
 	}
 	ret = ub_keeper_recover(k, err);

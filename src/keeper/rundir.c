@@ -196,11 +196,12 @@ int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, j
 
 	snprintf(cookie, sizeof(cookie), "%016llx", (unsigned long long)state->cookie);
 	snprintf(device, sizeof(device), "/dev/ublkb%u", state->dev_id);
-	json = json_pack("{s:i, s:s, s:i, s:s, s:s, s:i, s:i, s:i, s:I, s:s}", "version", RUNDIR_STATE_VERSION,
+	json = json_pack("{s:i, s:s, s:i, s:s, s:s, s:i, s:i, s:i, s:I, s:i, s:I, s:s}", "version", RUNDIR_STATE_VERSION,
 			 "name", state->name, "id", (int)state->dev_id, "device", device, "cookie",
 			 cookie, "keeper_pid", (int)state->keeper_pid, "server_pid",
 			 (int)state->server_pid, "standby_pid", (int)state->standby_pid, "standby_started",
-			 (json_int_t)state->standby_started, "backend", state->backend);
+			 (json_int_t)state->standby_started, "spare_pid", (int)state->spare_pid, "spare_started",
+			 (json_int_t)state->spare_started, "backend", state->backend);
 	if (recipe && json_object_set(json, "recipe", recipe) < 0) {
 		json_decref(json);
 		json = NULL;
@@ -255,13 +256,14 @@ static int rundir_open(const char *name)
 static int state_from_json(json_t *json, struct ub_state *state)
 {
 	const char *name, *cookie, *backend;
-	int version, id, keeper, server, standby = 0;
-	json_int_t started = 0;
+	int version, id, keeper, server, standby = 0, spare = 0;
+	json_int_t started = 0, spare_started = 0;
 	struct ub_err ignored;
 
-	if (json_unpack(json, "{s:i, s:s, s:i, s:s, s:i, s:i, s?i, s?I, s:s}", "version", &version, "name", &name,
+	if (json_unpack(json, "{s:i, s:s, s:i, s:s, s:i, s:i, s?i, s?I, s?i, s?I, s:s}", "version", &version, "name", &name,
 			"id", &id, "cookie", &cookie, "keeper_pid", &keeper, "server_pid", &server, "standby_pid",
-			&standby, "standby_started", &started, "backend", &backend) < 0 ||
+			&standby, "standby_started", &started, "spare_pid", &spare, "spare_started", &spare_started,
+			"backend", &backend) < 0 ||
 	    version != RUNDIR_STATE_VERSION || id < 0)
 		return -EBADMSG;
 	snprintf(state->name, sizeof(state->name), "%s", name);
@@ -272,6 +274,8 @@ static int state_from_json(json_t *json, struct ub_state *state)
 	state->server_pid = server;
 	state->standby_pid = standby;
 	state->standby_started = (uint64_t)started;
+	state->spare_pid = spare;
+	state->spare_started = (uint64_t)spare_started;
 	return ub_name_check(state->name, &ignored) ? -EBADMSG : 0;
 }
 
@@ -411,12 +415,15 @@ int ub_rundir_sweep(const char *name)
 
 static int rundir_connect(const char *name, const char *file, int type)
 {
+	static const struct timeval limit = { .tv_usec = RUNDIR_ANSWER_MS * 1000L };
 	cleanup_fd int dir = rundir_open(name);
 	cleanup_fd int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
 	struct sockaddr_un addr;
 
 	if (dir < 0 || fd < 0)
 		return dir < 0 ? dir : -errno;
+	/* One that does not accept lets its queue fill up, and connect(2) then waits. */
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	rundir_address(dir, file, &addr);
 	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
 		return -errno;

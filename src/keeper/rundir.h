@@ -33,6 +33,8 @@ struct ub_state {
 	pid_t server_pid;
 	pid_t standby_pid; /* 0: none is ready */
 	uint64_t standby_started; /* of ub_process_started() */
+	pid_t spare_pid; /* of one that is made ready, or is: it outlives its keeper from then on. 0: none */
+	uint64_t spare_started;
 	char backend[16];
 };
 

@@ -119,6 +119,7 @@ static void server_says(void *arg)
 		for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
 			ub_close(&fds[i]);
 	}
+	server->is_deaf |= ret != -EAGAIN && ret != -ENOTCONN;
 	if (ret != -EAGAIN)
 		ub_loop_remove(&k->loop, server->fd); /* its pidfd says the rest */
 }

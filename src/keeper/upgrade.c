@@ -33,6 +33,10 @@ int ub_verb_handover(struct ub_keeper *k, struct ub_control_caller caller, const
 		return ub_err_set(err, EOPNOTSUPP,
 				  "this device goes with its server (--no-recovery, or a kernel that cannot recover devices): it "
 				  "cannot be upgraded while it is in use");
+	if (k->opts->nbd && k->opts->nbd->transport == NBD_SOCKET && !k->opts->nbd->restarts)
+		return ub_err_set(err, EOPNOTSUPP,
+				  "the connection of this device was handed over ready made (--fd, --command) and would end with its "
+				  "server: it cannot be upgraded while it is in use");
 	if (k->handover.is_asked)
 		return ub_err_set(err, EBUSY, "it is being upgraded already");
 	k->handover.is_asked = true;
@@ -87,14 +91,14 @@ bool ub_keeper_hand_over(struct ub_keeper *k)
 	pid_t pid = 0;
 
 	k->handover.is_asked = false;
-	if (fd < 0)
-		return false; /* it has gone by now */
+	if (fd < 0 || k->server->gone)
+		return false; /* whoever asked has gone by now, or there is something else to do first */
 	if (ub_keeper_write_state(k, &err) != 0) {
 		ub_log(UB_LOG_WARNING, "it is not handed over: %s", err.text);
 		return false;
 	}
 	snprintf(name, sizeof(name), "%s", k->rundir.name);
-	ub_keeper_drop_standby(k);
+	/* The standby stays, alone: until the next keeper has the memory it may be the last who holds it. */
 	ub_keeper_let_go(k);
 	if (send(fd, ok, sizeof(ok) - 1, MSG_NOSIGNAL) == (ssize_t)sizeof(ok) - 1 && upgrade_await_done(fd, &pid)) {
 		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: another keeper (pid %d) has taken over", k->info.dev_id, pid);

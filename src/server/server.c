@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,6 +40,7 @@
 
 #define SERVER_LAST_WORDS 3 /* messages of a visitor that are read before the next one takes its place */
 
+#define SERVER_LINK_MS	  1000 /* for a keeper that does not read what it is told */
 #define SERVER_YIELD_MS	  1000 /* for finishing what it has; what is left then the driver sends again */
 #define SERVER_STALE_MS	  1000 /* how often a standby without a keeper looks whether there is still a device */
 
@@ -71,6 +73,7 @@ struct server {
 };
 
 static int server_log_fd = -1;
+static struct ub_stats_page *_Atomic server_stats; /* once it is mapped */
 
 /* The log's sink: a datagram that is never waited for. Any thread. */
 static bool server_log(enum ub_log_level level, const char *line)
@@ -125,7 +128,14 @@ static void server_tell_socket(uint32_t id, int fd)
 	struct ub_msg_link msg = { .header = { .len_bytes = sizeof(msg) }, .id = id };
 
 	msg.header.type = fd >= 0 ? UB_MSG_LINK : UB_MSG_UNLINK;
-	ub_message_send(UB_SERVER_SOCKET_FD, &msg.header, &fd, fd >= 0, MSG_DONTWAIT);
+	while (ub_message_send(UB_SERVER_SOCKET_FD, &msg.header, &fd, fd >= 0, MSG_DONTWAIT) == -EAGAIN) {
+		if (poll(&(struct pollfd){ .fd = UB_SERVER_SOCKET_FD, .events = POLLOUT }, 1, SERVER_LINK_MS) > 0)
+			continue;
+		/* Then the next server waits as long as it must: nobody knows for whom. */
+		if (fd >= 0 && server_stats)
+			atomic_store(&server_stats->lost_links, 1);
+		break;
+	}
 }
 
 /* Any thread. */
@@ -144,6 +154,9 @@ static void server_fail(struct server *s, const struct ub_err *err)
 	snprintf(msg.text, sizeof(msg.text), "%s", err->text);
 	ub_log(UB_LOG_DEBUG, "the server gives up: %s", err->text);
 	ub_message_send(s->keeper_fd, &msg.header, NULL, 0, MSG_DONTWAIT);
+	/* Taking it apart would fail what is in flight, and the next server is to have that. */
+	if (s->device.is_taken && (s->served_pid || s->phase == SERVER_LIVE))
+		_exit(UB_EXIT_FAILED);
 	server_over(s, UB_EXIT_FAILED);
 }
 
@@ -274,6 +287,7 @@ static int server_map_stats(struct server *s, unsigned nr_queues, struct ub_err 
 				    "CAP_IPC_LOCK)",
 				    s->stats_bytes);
 	s->backend.stats = &s->stats->backend;
+	server_stats = s->stats;
 	return 0;
 }
 
@@ -559,7 +573,10 @@ static int server_handle(struct server *s, struct ub_msg_header *header, int fds
 		s->phase = SERVER_LIVE;
 		if (ub_step("server-live", err))
 			return -err->code;
-		return ub_message_send_type(s->keeper_fd, UB_MSG_LIVE);
+		/* If the keeper is gone by now, another one will ask. */
+		if (ub_message_send_type(s->keeper_fd, UB_MSG_LIVE) < 0)
+			ub_log(UB_LOG_DEBUG, "nobody hears that the device is live");
+		return 0;
 	case UB_MSG_SOCKET:
 		if (!s->backend.ops || !s->backend.ops->take_socket || fds[0] < 0)
 			return ub_err_set(err, EPROTO, "an unexpected SOCKET message");
@@ -760,6 +777,7 @@ static void server_destroy(struct server *s)
 {
 	ub_device_close(&s->device);
 	ub_backend_close(&s->backend);
+	server_stats = NULL;
 	if (s->stats)
 		munmap(s->stats, s->stats_bytes);
 	free(s->affinity);

@@ -80,6 +80,9 @@ DOWN_STEPS='stop-dev end-server del-dev remove-rundir'
 # when a server has died, and when a keeper has
 # shellcheck disable=SC2034 # for the tests
 RECOVERY_STEPS='start-recovery take end-recovery recovered' ADOPT_STEPS='adopt'
+# when a device gets another version, and another size
+# shellcheck disable=SC2034 # for the tests
+UPGRADE_STEPS='handover upgrade' RESIZE_STEPS='resize server-resize server-resized size-updated update-size'
 # shellcheck disable=SC2034 # for the tests
 DETACH_STEPS='detach detach-stopped'
 

@@ -14,6 +14,8 @@
 
 #include "base/log.h"
 #include "base/size.h"
+#include "base/cleanup.h"
+#include "base/text.h"
 
 #define SESSION_KEEPALIVE_IDLE_S  10
 #define SESSION_KEEPALIVE_EVERY_S 5
@@ -244,21 +246,17 @@ static int export_block(const struct nbd_export *e, uint32_t wanted, uint32_t *b
 /* What a server says need not be UTF-8, and JSON must be: in hexadecimal, then. */
 static json_t *export_text_to_json(const char *text)
 {
-	char hex[2 * NBD_NAME_BYTES + 1] = "";
+	cleanup_free char *hex = ub_text_to_hex(text);
 
-	for (size_t i = 0; text[i]; i++)
-		snprintf(hex + 2 * i, 3, "%02x", (unsigned char)text[i]);
-	return json_string(hex);
+	return hex ? json_string(hex) : NULL;
 }
 
 static void export_text_from_json(char *text, const char *hex)
 {
-	size_t len = strlen(hex) / 2;
-	unsigned byte;
+	cleanup_free char *bytes = ub_text_from_hex(hex);
 
 	memset(text, 0, NBD_NAME_BYTES);
-	for (size_t i = 0; i < len && i < NBD_NAME_BYTES - 1 && sscanf(hex + 2 * i, "%2x", &byte) == 1; i++)
-		text[i] = (char)byte;
+	snprintf(text, NBD_NAME_BYTES, "%s", bytes ? bytes : "");
 }
 
 json_t *nbd_export_to_json(const struct nbd_export *e)
