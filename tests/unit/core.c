@@ -424,38 +424,67 @@ bool core_wait_io(struct core *c, struct core_io *cio, unsigned timeout_ms)
 	return atomic_load(&cio->is_done);
 }
 
-struct cancel {
+/* What a queue is told to do, while the test waits. */
+struct order {
 	struct ub_msg msg;
 	struct core *core;
 	int err;
 	bool is_done; /* under the core's lock */
 };
 
+static void order_is_done(struct order *order)
+{
+	pthread_mutex_lock(&order->core->lock);
+	order->is_done = true;
+	pthread_cond_broadcast(&order->core->done);
+	pthread_mutex_unlock(&order->core->lock);
+}
+
+static void orders_await(struct core *c, const struct order *orders, unsigned nr)
+{
+	pthread_mutex_lock(&c->lock);
+	for (unsigned i = 0; i < nr; i++) {
+		while (!orders[i].is_done)
+			pthread_cond_wait(&c->done, &c->lock);
+	}
+	pthread_mutex_unlock(&c->lock);
+}
+
+static void queue_wake_falsely(struct ub_msg *msg, struct ub_queue *q)
+{
+	struct pollfd fds[CORE_MAX_WATCHES];
+
+	for (unsigned i = 0; i < q->nr_watches; i++)
+		fds[i].revents = q->watches[i].events & POLLIN ? POLLIN : 0;
+	queue_run_watches(q, fds);
+	order_is_done(ub_container_of(msg, struct order, msg));
+}
+
+void core_wake_falsely(struct core *c, unsigned qid)
+{
+	struct order order = { .msg = { .fn = queue_wake_falsely }, .core = c };
+
+	ub_queue_post(c->queues[qid], &order.msg);
+	orders_await(c, &order, 1);
+}
+
 static void queue_cancel(struct ub_msg *msg, struct ub_queue *q)
 {
-	struct cancel *cancel = ub_container_of(msg, struct cancel, msg);
+	struct order *order = ub_container_of(msg, struct order, msg);
 
-	q->bq.backend->ops->cancel(&q->bq, cancel->err);
-	pthread_mutex_lock(&cancel->core->lock);
-	cancel->is_done = true;
-	pthread_cond_broadcast(&cancel->core->done);
-	pthread_mutex_unlock(&cancel->core->lock);
+	q->bq.backend->ops->cancel(&q->bq, order->err);
+	order_is_done(order);
 }
 
 void core_cancel(struct core *c, int err)
 {
-	struct cancel cancels[CORE_MAX_QUEUES] = { 0 };
+	struct order orders[CORE_MAX_QUEUES] = { 0 };
 
 	for (unsigned i = 0; i < c->nr_queues; i++) {
-		cancels[i] = (struct cancel){ .msg = { .fn = queue_cancel }, .err = err, .core = c };
-		ub_queue_post(c->queues[i], &cancels[i].msg);
+		orders[i] = (struct order){ .msg = { .fn = queue_cancel }, .err = err, .core = c };
+		ub_queue_post(c->queues[i], &orders[i].msg);
 	}
-	pthread_mutex_lock(&c->lock);
-	for (unsigned i = 0; i < c->nr_queues; i++) {
-		while (!cancels[i].is_done)
-			pthread_cond_wait(&c->done, &c->lock);
-	}
-	pthread_mutex_unlock(&c->lock);
+	orders_await(c, orders, c->nr_queues);
 }
 
 static void queue_quit(struct ub_msg *msg, struct ub_queue *q)

@@ -56,6 +56,12 @@ void core_start_io(struct core *c, unsigned qid, struct core_io *cio);
 /* False: it is not done within the time. */
 bool core_wait_io(struct core *c, struct core_io *cio, unsigned timeout_ms);
 
+/*
+ * Tells each watch for POLLIN on a queue that there is something, as the ring's polls on a unix socket do now and then
+ * of what was read before they were armed. Returns when the queue has been told.
+ */
+void core_wake_falsely(struct core *c, unsigned qid);
+
 /* All queues complete with err what they hold. Returns when each has been told. */
 void core_cancel(struct core *c, int err);
 

@@ -657,6 +657,183 @@ static void a_server_that_is_quicker_than_we_are_is_no_silent_one(void **state)
 	close(peer.fd);
 }
 
+/* ---- nothing to be read ----------------------------------------------------------------------------------------- */
+
+/* Over a socket pair: of what the client sends so many bytes fit, or as many as the kernel likes. */
+static void peer_open_device_on_pair(struct peer *peer, int bytes)
+{
+	pthread_t thread;
+	int fds[2];
+
+	*peer = (struct peer){ .export = &export, .patience_ms = WAIT_MS };
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	if (bytes)
+		assert_int_equal(setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)), 0);
+	peer->fd = fds[1];
+	options.transport = NBD_SOCKET;
+	pthread_create(&thread, NULL, socket_negotiate, peer);
+	device_open(1, fds[0]);
+	close(fds[0]);
+	pthread_join(thread, NULL);
+}
+
+static void start_write(unsigned i, uint8_t byte)
+{
+	memset(bufs[i], byte, IO_BYTES);
+	io_start(i, UB_OP_WRITE, (uint64_t)i * IO_BYTES, IO_BYTES, 0);
+}
+
+static void answer_whole_write(struct peer *peer, unsigned i, uint8_t byte)
+{
+	static uint8_t data[PEER_MAX_BYTES];
+	struct peer_request r;
+
+	if (!peer_receive(peer, &r, data))
+		fail_msg("write %u does not come", i);
+	assert_int_equal(r.type, PEER_WRITE);
+	assert_int_equal(r.offset, (uint64_t)i * IO_BYTES);
+	assert_int_equal(r.len, IO_BYTES);
+	for (unsigned at = 0; at < IO_BYTES; at++)
+		assert_int_equal(data[at], byte);
+	assert_true(peer_answer(peer, &r, 0, NULL));
+	assert_int_equal(io_result(i), IO_BYTES);
+}
+
+static void an_idle_connection_that_is_woken_for_nothing_sends_what_comes(void **state)
+{
+	struct peer peer;
+
+	(void)state;
+	peer_open_device_on_pair(&peer, 0);
+	for (unsigned round = 0; round < 3; round++) {
+		for (unsigned i = 0; i <= round; i++)
+			core_wake_falsely(&core, 0);
+		start_write(round, 7);
+		answer_whole_write(&peer, round, 7);
+	}
+	core_close(&core);
+	close(peer.fd);
+}
+
+static void what_is_sent_half_goes_on_after_a_waking_for_nothing(void **state)
+{
+	struct peer peer;
+
+	(void)state;
+	for (unsigned nr = 1; nr <= 4; nr += 3) {
+		peer_open_device_on_pair(&peer, 4608);
+		for (unsigned i = 0; i < nr; i++)
+			start_write(i, (uint8_t)(i + 1));
+		assert_true(peer_has_request(&peer, WAIT_MS));
+		for (unsigned i = 0; i < nr; i++)
+			core_wake_falsely(&core, 0);
+		for (unsigned i = 0; i < nr; i++)
+			answer_whole_write(&peer, i, (uint8_t)(i + 1));
+		core_close(&core);
+		close(peer.fd);
+	}
+}
+
+/* What comes is sent beside it, and does not wait for its answer. */
+static void a_request_behind_a_waking_for_nothing_is_sent_at_once(void **state)
+{
+	struct peer_request first, second;
+	struct peer peer;
+
+	(void)state;
+	peer_open_device_on_pair(&peer, 0);
+	io_start(0, UB_OP_FLUSH, 0, 0, 0);
+	peer_expect(&peer, &first, PEER_FLUSH);
+	core_wake_falsely(&core, 0);
+	io_start(1, UB_OP_READ, 0, 512, 0);
+	peer_expect(&peer, &second, PEER_READ);
+	core_wake_falsely(&core, 0);
+	assert_true(peer_answer(&peer, &second, 0, bufs[2]));
+	assert_int_equal(io_result(1), 512);
+	assert_true(peer_answer(&peer, &first, 0, NULL));
+	assert_int_equal(io_result(0), 0);
+	core_close(&core);
+	close(peer.fd);
+}
+
+/* An answer that comes byte by byte while a request is sent half, and wakings for nothing between its bytes. */
+static void an_answer_in_single_bytes_beside_a_request_that_is_sent_half(void **state)
+{
+	struct peer_request r;
+	struct peer peer;
+	uint8_t answer[16];
+
+	(void)state;
+	peer_open_device_on_pair(&peer, 4608);
+	io_start(0, UB_OP_FLUSH, 0, 0, 0);
+	peer_expect(&peer, &r, PEER_FLUSH);
+	start_write(1, 9);
+	assert_true(peer_has_request(&peer, WAIT_MS));
+	peer_put32(answer, PEER_SIMPLE_MAGIC);
+	peer_put32(answer + 4, 0);
+	peer_put64(answer + 8, r.cookie);
+	for (unsigned i = 0; i < sizeof(answer); i++) {
+		core_wake_falsely(&core, 0);
+		assert_true(peer_send_all(&peer, answer + i, 1));
+		core_wake_falsely(&core, 0);
+	}
+	assert_int_equal(io_result(0), 0);
+	answer_whole_write(&peer, 1, 9);
+	core_close(&core);
+	close(peer.fd);
+}
+
+static bool hold(struct peer *peer, uint8_t *msg, size_t len)
+{
+	(void)peer;
+	assert_true(recorded.len + len <= sizeof(recorded.data));
+	memcpy(recorded.data + recorded.len, msg, len);
+	recorded.len += len;
+	return true;
+}
+
+static void send_held(struct peer *peer)
+{
+	peer->send = NULL;
+	assert_true(peer_send_all(peer, recorded.data, recorded.len));
+}
+
+/* Five answers of twenty bytes are not six of sixteen: the request that comes then is sent, though more are in flight. */
+static void long_answers_are_not_taken_for_more_than_they_are(void **state)
+{
+	static const uint8_t error[6 + 40] = { 0, 0, 0, EIO, 0, 40 };
+	struct peer_request rs[8], r;
+	struct peer peer;
+
+	(void)state;
+	peer_open_device_on_pair(&peer, 0);
+	for (unsigned kind = 0; kind < 2; kind++) {
+		for (unsigned i = 0; i < 8; i++) {
+			io_start(i, UB_OP_FLUSH, 0, 0, 0);
+			peer_expect(&peer, &rs[i], PEER_FLUSH);
+		}
+		recorded.len = 0;
+		peer.send = hold;
+		for (unsigned i = 0; i < 5; i++)
+			assert_true(kind ? peer_send_chunk(&peer, &rs[i], PEER_CHUNK_DONE, PEER_CHUNK_ERROR,
+							   sizeof(error), error, sizeof(error)) :
+					   peer_send_chunk(&peer, &rs[i], PEER_CHUNK_DONE, PEER_CHUNK_NONE, 0, NULL, 0));
+		send_held(&peer);
+		for (unsigned i = 0; i < 5; i++)
+			assert_int_equal(io_result(i), kind ? -EIO : 0);
+		io_start(8, UB_OP_READ, 0, 512, 0);
+		peer_expect(&peer, &r, PEER_READ);
+		assert_true(peer_answer(&peer, &r, 0, bufs[9]));
+		assert_int_equal(io_result(8), 512);
+		for (unsigned i = 5; i < 8; i++) {
+			assert_true(peer_answer(&peer, &rs[i], 0, NULL));
+			assert_int_equal(io_result(i), 0);
+		}
+	}
+	core_close(&core);
+	close(peer.fd);
+}
+
 /* ---- a read's pieces ------------------------------------------------------------------------------------------ */
 
 static uint8_t pattern(uint64_t offset)
@@ -751,6 +928,11 @@ int main(int argc, char **argv)
 		SCRIPT_TEST(before_it_is_live_a_lost_connection_is_final),
 		SCRIPT_TEST(the_end_of_a_socket_that_was_handed_over_is_final),
 		SCRIPT_TEST(a_server_that_is_quicker_than_we_are_is_no_silent_one),
+		SCRIPT_TEST(an_idle_connection_that_is_woken_for_nothing_sends_what_comes),
+		SCRIPT_TEST(what_is_sent_half_goes_on_after_a_waking_for_nothing),
+		SCRIPT_TEST(a_request_behind_a_waking_for_nothing_is_sent_at_once),
+		SCRIPT_TEST(an_answer_in_single_bytes_beside_a_request_that_is_sent_half),
+		SCRIPT_TEST(long_answers_are_not_taken_for_more_than_they_are),
 		SCRIPT_TEST(pieces_of_a_read_come_in_any_order),
 		SCRIPT_TEST(a_read_with_a_piece_missing_is_sent_again),
 	};

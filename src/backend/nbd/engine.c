@@ -2,9 +2,10 @@
 /*
  * Commands and replies, on the queues' own threads, through libnbd's asynchronous calls.
  *
- * The socket is polled on the queue's ring, one-shot and level-triggered. libnbd must not be told to
- * read when there is nothing to be read: it then believes that a reply has begun, and sends no command
- * before that has come. So it is called once an event, and again only while bytes are known to be there.
+ * The socket is polled on the queue's ring, one-shot and level-triggered. libnbd is told to read once an
+ * event, and again only while bytes are known to be there. Told so when there is nothing, it believes that a
+ * reply has begun, and sends no command before that has come, nor the rest of one that is sent half: then the
+ * server waits for us, and we for it. That cannot be avoided, but undone: link_notify_read().
  * libnbd's callbacks run inside its calls and must not call it: they change lists, and what follows is
  * done when the call has returned.
  */
@@ -28,6 +29,8 @@
 #define ENGINE_TICKS	 4  /* a stall timeout has so many; it is noticed one of them late at the most */
 #define ENGINE_MEMORY_MS 10 /* how often is looked whether memory is short */
 #define ENGINE_MIN_REPLY 16 /* bytes of the shortest one */
+#define ENGINE_CHUNK	 20 /* bytes of a structured reply's header */
+#define ENGINE_MAX_PIECE 32 /* … of a READ, with all that follows but the data */
 
 /* ---- lists ---------------------------------------------------------------------------------------------- */
 
@@ -226,12 +229,12 @@ static int cmd_chunk(void *arg, const void *data, size_t len, uint64_t offset, u
 
 	(void)data;
 	(void)error;
-	if (status != LIBNBD_READ_ERROR) {
-		offset -= cmd->io->offset_bytes + cmd->done_bytes;
-		cmd->seen_bytes += (uint32_t)len;
-		cmd->seen_edges += read_edge(offset + len) - read_edge(offset);
-	}
-	cmd->link->replied_bytes += 2 * ENGINE_MIN_REPLY;
+	if (status == LIBNBD_READ_ERROR)
+		return 0;
+	offset -= cmd->io->offset_bytes + cmd->done_bytes;
+	cmd->seen_bytes += (uint32_t)len;
+	cmd->seen_edges += read_edge(offset + len) - read_edge(offset);
+	cmd->link->replied_bytes += ENGINE_MAX_PIECE + (status == LIBNBD_READ_DATA ? (uint32_t)len : 0);
 	return 0;
 }
 
@@ -241,6 +244,14 @@ static bool cmd_has_all(const struct nbd_cmd *cmd)
 	if (!cmd->link->has_structured_replies)
 		return true;
 	return cmd->seen_bytes == cmd->part_bytes && cmd->seen_edges == read_edge(cmd->part_bytes) - read_edge(0);
+}
+
+/* The most that the answer's end has taken, behind what cmd_chunk() counted. */
+static uint32_t cmd_reply_bytes(const struct nbd_cmd *cmd)
+{
+	if (cmd->link->has_structured_replies)
+		return ENGINE_CHUNK;
+	return ENGINE_MIN_REPLY + (cmd->io->op == UB_OP_READ ? cmd->part_bytes : 0);
 }
 
 static struct ub_backend_queue_stats *conn_stats(const struct nbd_conn *conn)
@@ -279,13 +290,11 @@ static int cmd_answered(void *arg, int *error)
 		return 1;
 	}
 	link->has_answered = true;
-	link->replied_bytes += ENGINE_MIN_REPLY;
-	if (io->op == UB_OP_READ && code == 0) {
-		link->replied_bytes += cmd->seen_bytes;
-		if (!cmd_has_all(cmd)) {
-			link_fail(link, "the server answered a read with too few bytes, or with some twice");
-			return 1;
-		}
+	/* With an error comes a text of whatever length. */
+	link->replied_bytes = code ? 0 : link->replied_bytes + cmd_reply_bytes(cmd);
+	if (io->op == UB_OP_READ && code == 0 && !cmd_has_all(cmd)) {
+		link_fail(link, "the server answered a read with too few bytes, or with some twice");
+		return 1;
 	}
 	cmd_count_wait(cmd, link->conn);
 	list_remove(&link->in_flight, cmd);
@@ -714,18 +723,37 @@ static void queue_look_at_memory(struct nbd_queue *nq)
 		nq->uses_reserve = is_short;
 }
 
+/*
+ * Tells libnbd to read. Whether there is something is never certain: a poll on the ring completes with what its
+ * wake-up said, and a unix socket's sender first makes its data readable and then wakes the reader. When it loses its
+ * CPU in between, and another reply's event has brought us to read this one, too, the late wake-up completes the poll
+ * that was armed again. Under TLS what comes may be no reply, or a part of one.
+ *
+ * libnbd waits in REPLY.START then: of a connection at work the one state that neither is ready nor wants to write. A
+ * second call takes it for the rest of a reply, and goes back to what is to be sent. -1: the connection has ended.
+ */
+static int link_notify_read(struct nbd_link *link)
+{
+	link->replied_bytes = 0;
+	if (nbd.aio_notify_read(link->handle) < 0)
+		return -1;
+	if (__builtin_expect(link->replied_bytes != 0, 1))
+		return 0;
+	if (nbd.aio_get_direction(link->handle) != LIBNBD_AIO_DIRECTION_READ || nbd.aio_is_ready(link->handle))
+		return 0;
+	return nbd.aio_notify_read(link->handle);
+}
+
 /* Reads replies: one, and then as many as are there for certain. */
 static void link_read(struct nbd_link *link)
 {
 	int here = 0;
 
-	nbd.aio_notify_read(link->handle);
-	if (link->is_tls || !link->nr_in_flight || link_is_dead(link) || ioctl(link->fd, FIONREAD, &here) < 0)
+	if (link_notify_read(link) < 0 || link->is_tls || !link->nr_in_flight || link_is_dead(link) ||
+	    ioctl(link->fd, FIONREAD, &here) < 0)
 		return;
 	while (here >= ENGINE_MIN_REPLY && link->nr_in_flight) {
-		link->replied_bytes = 0;
-		nbd.aio_notify_read(link->handle);
-		if (link->failing || !link->replied_bytes)
+		if (link_notify_read(link) < 0 || link->failing || !link->replied_bytes)
 			return;
 		here -= (int)link->replied_bytes;
 	}

@@ -63,7 +63,7 @@ struct nbd_link {
 	struct nbd_list in_flight;
 	unsigned nr_in_flight;
 	unsigned nr_sent; /* commands, since the batch began */
-	uint32_t replied_bytes; /* of the replies that were read since it was set to 0 */
+	uint32_t replied_bytes; /* of the replies that were read since it was set to 0: at the most so many */
 	struct ub_watch readable, writable, hung_up;
 	bool readable_armed, writable_armed, hung_up_armed;
 	bool failing;  /* to be retired as soon as libnbd has returned */
