@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # An NBD export that has grown: the device follows when it is told to, or by itself; not in an outage, and not downwards.
 # kernels: 6.12 7
-# push: 7
+# tier: all
 # timeout: 300
 # sanitize: all
 # shellcheck disable=SC2119 # detach takes a device, or none

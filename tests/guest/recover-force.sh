@@ -3,6 +3,7 @@
 # Nobody recovers: detach refuses and names both ways out; by force the waiting I/O ends with errors, a mounted filesystem
 # is shut down, and no process stays in D state. With all dead, with a standby left, and with a keeper in mid-recovery.
 # kernels: 6.12 7
+# push: 7
 # timeout: 120
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-life.bash"

@@ -3,6 +3,7 @@
 # The server of a memory device is killed again and again under load, on each data path: no error, and no sector is
 # stale, torn or lost.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 300
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-recover.bash"

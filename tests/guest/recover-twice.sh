@@ -3,6 +3,7 @@
 # Server and standby die together, and a server dies the moment it has taken over: the keeper makes the next one, and no write
 # is lost. Of memory, and of an NBD export while that is away.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 120
 # shellcheck disable=SC2119 # detach takes a device, or none
 . "$(dirname "$0")/lib.sh"
