@@ -70,4 +70,12 @@ note "without recovery"
 attach --no-recovery --mem 1M
 assert_fails 1 'cannot be upgraded while it is in use' "$UB" upgrade "$ID"
 detach
+
+note "a connection that was handed over ready made"
+attach --command nbdkit -s memory 1M
+server=$(state_of server_pid)
+assert_fails 1 'handed over ready made' "$UB" upgrade "$ID"
+[ "$(state_of server_pid)" = "$server" ] || fail "it has another server"
+dd if="$DEV" of=/dev/null bs=64k iflag=direct status=none || fail "a read after a refused upgrade"
+detach
 no_d_state
