@@ -39,12 +39,33 @@ static void what_is_no_utf8_goes(void **state)
 	assert_cleaned("\xf4\x90\x80\x80", "????"); /* beyond the last one */
 }
 
+static void bytes_survive_as_digits(void **state)
+{
+	static const char *const texts[] = { "", "a word", "\xff\x80 no UTF-8", "\n\t\x01" };
+
+	(void)state;
+	for (size_t n = 0; n < sizeof(texts) / sizeof(texts[0]); n++) {
+		char *hex = ub_text_to_hex(texts[n]), *back;
+
+		assert_non_null(hex);
+		assert_int_equal(strlen(hex), 2 * strlen(texts[n]));
+		back = ub_text_from_hex(hex);
+		assert_string_equal(back, texts[n]);
+		free(hex);
+		free(back);
+	}
+	assert_null(ub_text_from_hex("0"));
+	assert_null(ub_text_from_hex("0g"));
+	assert_null(ub_text_from_hex("FF"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_can_be_shown_stays),
 		cmocka_unit_test(control_characters_go),
 		cmocka_unit_test(what_is_no_utf8_goes),
+		cmocka_unit_test(bytes_survive_as_digits),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
