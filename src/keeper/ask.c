@@ -92,7 +92,7 @@ int ub_control_ask_on(const char *name, json_t *request, json_t **reply, int tim
 {
 	uint64_t deadline = timeout_ms < 0 ? UINT64_MAX : ub_now_ms() + (uint64_t)timeout_ms;
 	cleanup_fd int sock = ub_rundir_connect_control(name);
-	cleanup_free char *text = NULL;
+	char *text = NULL;
 	int ret = sock < 0 ? sock : 0;
 
 	json_object_set_new(request, "version", json_integer(UB_CONTROL_VERSION));
@@ -102,8 +102,10 @@ int ub_control_ask_on(const char *name, json_t *request, json_t **reply, int tim
 	if (ret == 0)
 		ret = ask_receive(sock, &text, deadline);
 	if (ret)
-		return ub_err_errno(err, -ret, "the keeper of '%s' does not answer", name);
-	ret = ask_understand(text, reply, err);
+		ub_err_errno(err, -ret, "the keeper of '%s' does not answer", name);
+	else
+		ret = ask_understand(text, reply, err);
+	free(text);
 	if (ret == 0)
 		*fd = ub_steal_fd(&sock);
 	return ret;

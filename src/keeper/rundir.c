@@ -284,14 +284,12 @@ static int state_load(const char *name, json_t **json)
 {
 	cleanup_fd int dir = rundir_open(name);
 	cleanup_fd int fd = dir < 0 ? -1 : openat(dir, "state.json", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	cleanup_free char *text = malloc(RUNDIR_STATE_BYTES);
+	char text[RUNDIR_STATE_BYTES];
 	ssize_t n;
 
 	if (fd < 0)
 		return dir < 0 ? dir : -errno;
-	if (!text)
-		return -ENOMEM;
-	n = read(fd, text, RUNDIR_STATE_BYTES);
+	n = read(fd, text, sizeof(text));
 	if (n < 0)
 		return -errno;
 	*json = json_loadb(text, (size_t)n, 0, NULL);

@@ -49,7 +49,7 @@ static bool upgrade_await_done(int fd, pid_t *pid)
 {
 	struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
 	uint64_t deadline = ub_now_ms() + UPGRADE_WAIT_MS, now;
-	char line[UPGRADE_LINE_BYTES];
+	char line[UPGRADE_LINE_BYTES] = "";
 	size_t len = 0;
 	json_t *json;
 	bool is_done;
