@@ -30,7 +30,7 @@
 #define RUNDIR_PAUSE_MS	     10
 #define RUNDIR_ANSWER_MS     500
 #define RUNDIR_BACKLOG	     16
-#define RUNDIR_ADOPT_S	     5
+#define RUNDIR_ADOPT_MS	     5000
 
 int ub_name_check(const char *name, struct ub_err *err)
 {
@@ -438,9 +438,32 @@ int ub_rundir_connect_control(const char *name)
 	return rundir_connect(name, "control.sock", SOCK_STREAM);
 }
 
+/*
+ * Greets a server, says one thing and waits for what follows its greeting: in inbox, the descriptors in fds (the
+ * caller's). 0 or -errno; -EAGAIN: the time is over.
+ *
+ * The answer is waited for: whoever closes a socket with something unread in it resets the connection, and what it had
+ * sent before is then lost.
+ */
+static int rundir_say(int fd, enum ub_message_type type, unsigned limit_ms, uint64_t inbox[], int fds[])
+{
+	const struct timeval limit = { .tv_sec = limit_ms / 1000, .tv_usec = limit_ms % 1000 * 1000L };
+	const struct ub_msg_header *answer = (const struct ub_msg_header *)inbox;
+	int ret;
+
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	ret = ub_message_send_type(fd, UB_MSG_HELLO);
+	if (ret == 0)
+		ret = ub_message_send_type(fd, type);
+	do {
+		if (ret == 0)
+			ret = ub_message_receive(fd, inbox, fds, 0);
+	} while (ret == 0 && answer->type == UB_MSG_HELLO);
+	return ret;
+}
+
 int ub_rundir_adopt(const char *name, struct ub_adoption *a)
 {
-	static const struct timeval limit = { .tv_sec = RUNDIR_ADOPT_S };
 	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)] = { 0 };
 	struct ub_msg_adopted *answer = (struct ub_msg_adopted *)inbox;
 	static const struct timeval forever = { 0 };
@@ -451,14 +474,7 @@ int ub_rundir_adopt(const char *name, struct ub_adoption *a)
 
 	if (fd < 0)
 		return fd;
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-	ret = ub_message_send_type(fd, UB_MSG_HELLO);
-	if (ret == 0)
-		ret = ub_message_send_type(fd, UB_MSG_ADOPT);
-	do {
-		if (ret == 0)
-			ret = ub_message_receive(fd, inbox, a->fds, 0);
-	} while (ret == 0 && answer->header.type == UB_MSG_HELLO);
+	ret = rundir_say(fd, UB_MSG_ADOPT, RUNDIR_ADOPT_MS, inbox, a->fds);
 	if (ret == 0 && (answer->header.type != UB_MSG_ADOPTED || answer->header.len_bytes != sizeof(*answer)))
 		ret = -EPROTO;
 	if (ret)
@@ -468,6 +484,7 @@ int ub_rundir_adopt(const char *name, struct ub_adoption *a)
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 || peer.uid != geteuid())
 		return -EPERM;
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &forever, sizeof(forever));
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &forever, sizeof(forever));
 	a->state = answer->state;
 	a->pid = answer->pid;
 	a->fd = ub_steal_fd(&fd);
@@ -477,7 +494,6 @@ int ub_rundir_adopt(const char *name, struct ub_adoption *a)
 /* Asks NAME's server one thing; the answer, of the same type, is in inbox. 0 or -errno. */
 static int rundir_ask(const char *name, enum ub_message_type type, uint64_t inbox[])
 {
-	static const struct timeval limit = { .tv_usec = RUNDIR_ANSWER_MS * 1000L };
 	const struct ub_msg_header *answer = (const struct ub_msg_header *)inbox;
 	cleanup_fd int fd = ub_rundir_connect(name);
 	int fds[UB_MESSAGE_MAX_FDS];
@@ -485,20 +501,9 @@ static int rundir_ask(const char *name, enum ub_message_type type, uint64_t inbo
 
 	if (fd < 0)
 		return fd;
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-	ret = ub_message_send_type(fd, UB_MSG_HELLO);
-	if (ret == 0)
-		ret = ub_message_send_type(fd, type);
-	/*
-	 * The answer is waited for: whoever closes a socket with something unread in it resets the connection, and
-	 * what it had sent before is then lost.
-	 */
-	do {
-		if (ret == 0)
-			ret = ub_message_receive(fd, inbox, fds, 0);
-		for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS && ret == 0; i++)
-			ub_close(&fds[i]);
-	} while (ret == 0 && answer->type == UB_MSG_HELLO);
+	ret = rundir_say(fd, type, RUNDIR_ANSWER_MS, inbox, fds);
+	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS && ret == 0; i++)
+		ub_close(&fds[i]);
 	return ret == 0 && answer->type != type ? -EPROTO : ret;
 }
 
