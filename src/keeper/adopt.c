@@ -263,11 +263,5 @@ void ub_keeper_let_go(struct ub_keeper *k)
 	ub_settings_server_gone(k); /* nobody will answer these */
 	ub_control_close(&k->control);
 	ub_rundir_let_go(&k->rundir);
-	if (k->stats)
-		munmap(k->stats, ub_stats_bytes(k->info.nr_hw_queues));
-	k->stats = NULL;
-	ub_close(&k->stats_fd);
-	ub_close(&k->store_fd);
-	ub_close(&k->arena_fd);
-	ub_ctrl_close(&k->ctrl);
+	ub_keeper_release_shared(k);
 }

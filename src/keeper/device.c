@@ -495,6 +495,17 @@ static void keeper_say_served(const struct ub_keeper *k)
 	       (unsigned long long)ios[UB_OP_WRITE_ZEROES], (unsigned long long)errors);
 }
 
+void ub_keeper_release_shared(struct ub_keeper *k)
+{
+	if (k->stats)
+		munmap(k->stats, ub_stats_bytes(k->info.nr_hw_queues));
+	k->stats = NULL;
+	ub_close(&k->stats_fd);
+	ub_close(&k->store_fd);
+	ub_close(&k->arena_fd);
+	ub_ctrl_close(&k->ctrl);
+}
+
 void ub_keeper_teardown(struct ub_keeper *k, bool force)
 {
 	if (k->ctrl.stuck)
@@ -519,13 +530,7 @@ void ub_keeper_teardown(struct ub_keeper *k, bool force)
 	ub_control_close(&k->control);
 	keeper_unmake_step("remove-rundir");
 	ub_rundir_remove(&k->rundir);
-	if (k->stats)
-		munmap(k->stats, ub_stats_bytes(k->info.nr_hw_queues));
-	k->stats = NULL;
-	ub_close(&k->stats_fd);
-	ub_close(&k->store_fd);
-	ub_close(&k->arena_fd);
+	ub_keeper_release_shared(k);
 	free(k->identity);
 	k->identity = NULL;
-	ub_ctrl_close(&k->ctrl);
 }

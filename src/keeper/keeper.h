@@ -191,6 +191,8 @@ int ub_keeper_start(struct ub_keeper *k, struct ub_err *err);
 /* 7.x: stops it if nobody has it open. False: somebody has. Elsewhere true, and it is not stopped yet. */
 bool ub_keeper_try_stop(struct ub_keeper *k);
 
+/* Unmaps and closes this process's hold on the statistics, store, arena and control device; nobody else's. */
+void ub_keeper_release_shared(struct ub_keeper *k);
 /* Takes the device away, whatever state it is in; force: what is in flight is failed. */
 void ub_keeper_teardown(struct ub_keeper *k, bool force);
 
