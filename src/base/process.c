@@ -7,20 +7,39 @@
 
 #include "base/text.h"
 
-#define PROCESS_STAT_BYTES 512
-#define PROCESS_STARTTIME  20 /* of the fields behind the name, the first of which is 1 */
+#define PROCESS_STAT_BYTES   512
+#define PROCESS_STARTTIME    20	 /* of the fields behind the name, the first of which is 1 */
+#define PROCESS_FLAG_EXITING 0x4 /* of the kernel's flags: it is in do_exit() */
+
+/* What /proc/PID/stat has behind the process's name, which may itself have blanks and parentheses; NULL: no process. */
+static char *process_stat(pid_t pid, char text[PROCESS_STAT_BYTES])
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	if (pid <= 0 || ub_text_read_file(path, text, PROCESS_STAT_BYTES) <= 0)
+		return NULL;
+	return strrchr(text, ')');
+}
 
 uint64_t ub_process_started(pid_t pid)
 {
-	char path[32], text[PROCESS_STAT_BYTES], *at;
+	char text[PROCESS_STAT_BYTES], *at = process_stat(pid, text);
 	unsigned long long started = 0;
 
-	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
-	if (pid <= 0 || ub_text_read_file(path, text, sizeof(text)) <= 0)
-		return 0;
-	/* proc_pid_stat(5): the name may have blanks and parentheses */
-	at = strrchr(text, ')');
 	for (unsigned field = 0; at && field < PROCESS_STARTTIME; field++)
 		at = strchr(at + 1, ' ');
 	return at && sscanf(at, " %llu", &started) == 1 ? started : 0;
+}
+
+bool ub_process_is_ending(pid_t pid)
+{
+	char text[PROCESS_STAT_BYTES], state = '\0';
+	const char *at = process_stat(pid, text);
+	unsigned flags = 0;
+
+	/* proc_pid_stat(5): state, five numbers, and the kernel's flags */
+	if (!at || sscanf(at, ") %c %*d %*d %*d %*d %*d %u", &state, &flags) != 2)
+		return false;
+	return state == 'Z' || state == 'X' || (flags & PROCESS_FLAG_EXITING);
 }

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Which process a number means: numbers are used again. Any thread; knows nobody. */
+/* What /proc says of the process that a number means: numbers are used again. Any thread; knows nobody. */
 #ifndef UB_BASE_PROCESS_H
 #define UB_BASE_PROCESS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
 /* When it began, in the kernel's ticks since the machine started: with its pid that is like no other. 0: there is none. */
 uint64_t ub_process_started(pid_t pid);
+
+/* Whether its main thread has begun to end, or has ended unwaited: a pidfd tells only when the last thread has. */
+bool ub_process_is_ending(pid_t pid);
 
 #endif

@@ -12,15 +12,13 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "base/step.h"
-#include "base/text.h"
 #include "keeper/helper.h"
 #include "keeper/keeper.h"
 #include "server/server.h"
 
-#define SPAWN_SAY_MS	   10000
-#define SPAWN_STAT_BYTES   512
-#define SPAWN_FLAG_EXITING 0x4 /* of the flags in /proc/PID/stat: it is in do_exit() */
+#define SPAWN_SAY_MS 10000
 
 static void server_say_dropped(unsigned dropped)
 {
@@ -238,27 +236,10 @@ static void server_pump_until_gone(struct ub_server *server, int64_t timeout_ms)
 		ub_loop_once(&server->keeper->loop, 100);
 }
 
-/* Whether its main thread has begun to end: its pidfd tells only when the last thread has ended. */
-static bool server_is_ending(const struct ub_server *server)
-{
-	char path[32], text[SPAWN_STAT_BYTES], state = '\0';
-	const char *name_end;
-	unsigned flags = 0;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", server->pid);
-	if (ub_text_read_file(path, text, sizeof(text)) <= 0)
-		return false;
-	/* proc_pid_stat(5): the name may have parentheses; then state, five numbers, and the kernel's flags */
-	name_end = strrchr(text, ')');
-	if (!name_end || sscanf(name_end, ") %c %*d %*d %*d %*d %*d %u", &state, &flags) != 2)
-		return false;
-	return state == 'Z' || state == 'X' || (flags & SPAWN_FLAG_EXITING);
-}
-
 bool ub_keeper_server_lives(struct ub_server *server, int64_t timeout_ms)
 {
 	ub_loop_once(&server->keeper->loop, 0);
-	if (server->gone || !server_is_ending(server))
+	if (server->gone || !ub_process_is_ending(server->pid))
 		return !server->gone;
 	server_pump_until_gone(server, timeout_ms);
 	return false;
