@@ -66,7 +66,8 @@ struct ub_settings {
 };
 
 enum {
-	UB_CAP_PLACE = 1 << 0, /* place() names the store itself: the tag buffers are hardly used */
+	UB_CAP_PLACE = 1 << 0,	/* place() names the store itself: the tag buffers are hardly used */
+	UB_CAP_STATUS = 1 << 1, /* takes UB_OP_STATUS */
 };
 
 enum {
@@ -84,12 +85,18 @@ struct ub_backend_config {
 	int fd; /* mem: the store (store.h); nbd: a connected socket, or -1; else -1 */
 	int cancel_fd; /* readable: nobody waits for open() any more; -1: it cannot be told */
 	const char *identity; /* what get_identity() of the server before said: a standby's; NULL: the first one's */
+	/*
+	 * Not 0: it is what a device is being moved to. An outage, or no answer for about so long, ends its I/O with ENOLINK,
+	 * and it goes on by itself afterwards: until promote().
+	 */
+	uint64_t late_ms;
 };
 
 struct ub_backend {
 	const struct ub_backend_ops *ops;
 	struct ub_limits limits; /* as checked */
 	void *priv;		 /* the back end's */
+	_Atomic bool is_destination; /* of a migration: opened with late_ms, and not promoted yet */
 	struct ub_backend_stats *stats; /* stats.h: set, and zeroed, before the first queue_init() */
 };
 
@@ -154,6 +161,19 @@ struct ub_backend_ops {
 	 */
 	int (*resize)(struct ub_backend *be, uint64_t size_bytes, uint32_t flags, struct ub_err *err);
 
+	/* The main thread, while the queues pause: what was a migration's destination is the device's now. May be NULL. */
+	void (*promote)(struct ub_backend *be);
+	/*
+	 * A destination's. Any thread, never blocks: what is in flight takes too long and ends with ENOLINK, soon. May be
+	 * NULL where nothing takes long.
+	 */
+	void (*reset)(struct ub_backend *be);
+	/*
+	 * Any thread: nothing that was ended with an error can still be executed, by a server that has it in hand. True at
+	 * the latest when the back end's own limit for that is over. May be NULL: it is always so.
+	 */
+	bool (*has_settled)(struct ub_backend *be);
+
 	/* The queue's thread: neither blocks nor allocates. Those marked may be NULL. */
 	void (*queue_start)(struct ub_backend_queue *bq); /* may be NULL */
 	/*
@@ -192,7 +212,7 @@ void ub_backend_report_grown(struct ub_backend *be);
  * next one wants to know. fd stays the caller's, who says when it closes it. The id for that. Any thread; a back end
  * calls it before its first write, and not on a queue's thread.
  */
-uint32_t ub_backend_hold_socket(int fd);
+uint32_t ub_backend_hold_socket(const struct ub_backend *be, int fd);
 void ub_backend_drop_socket(uint32_t id);
 
 /*

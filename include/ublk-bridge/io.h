@@ -8,6 +8,7 @@
 #ifndef UBLK_BRIDGE_IO_H
 #define UBLK_BRIDGE_IO_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct io_uring_sqe;
@@ -20,7 +21,20 @@ enum ub_op {
 	UB_OP_DISCARD,
 	UB_OP_WRITE_ZEROES,
 	UB_NR_OPS,
+	/*
+	 * Never the kernel's, and only where a back end has UB_CAP_STATUS: what is known of the range's beginning. buf is a
+	 * struct ub_extent, which is filled in when it succeeds.
+	 */
+	UB_OP_STATUS = UB_NR_OPS,
 };
+
+struct ub_extent {
+	uint32_t len_bytes; /* of the range's first part, which is all of one kind: at least a block, at most the range */
+	bool is_zero;	    /* it reads as zeroes for certain */
+};
+
+/* Slots behind the queue's depth, for what no request of the kernel's asks for: a migration's copying. */
+#define UB_INTERNAL_SLOTS 16
 
 enum {
 	UB_FUA = 1 << 0,     /* WRITE, WRITE_ZEROES: on stable storage before it completes */
@@ -38,7 +52,7 @@ struct ub_io {
 	uint16_t slot; /* index of the back end's scratch for this I/O: below queue_init's nr_slots */
 	uint32_t len_bytes;
 	uint64_t offset_bytes;
-	void *buf; /* len_bytes of data for READ and WRITE, else NULL */
+	void *buf; /* len_bytes of data for READ and WRITE; STATUS: see there; else NULL */
 	struct ub_queue *home;			   /* the queue whose thread runs done() */
 	void (*done)(struct ub_io *, int32_t res); /* the core's, or a parent layer's */
 	int32_t result;				   /* set by ub_io_complete() */
@@ -52,6 +66,13 @@ struct ub_io {
  * into done(): on the home thread it links the I/O, elsewhere it posts it home and wakes that thread.
  */
 void ub_io_complete(struct ub_io *io, int32_t res);
+
+/*
+ * An internal I/O, in a slot behind the depth, is about to be submitted, and has been completed: the queue does not end
+ * in between. Each begin has its end, in done(). Queue thread.
+ */
+void ub_io_begin_internal(struct ub_io *io);
+void ub_io_end_internal(struct ub_io *io);
 
 /* ---- what the queue's thread offers to back ends: its ring, its clock, its mailbox ---------- */
 

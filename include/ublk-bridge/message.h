@@ -53,7 +53,7 @@
 
 #include "backend.h"
 
-#define UB_MESSAGE_VERSION 2
+#define UB_MESSAGE_VERSION 3
 #define UB_MESSAGE_MAX_FDS 4
 #define UB_MESSAGE_MAX_BYTES 32768
 
@@ -82,6 +82,9 @@ enum ub_message_type {
 	UB_MSG_RESIZE,
 	UB_MSG_RESIZED,
 	UB_MSG_GROWN,
+	UB_MSG_MIGRATE, /* descriptors: struct ub_msg_migrate */
+	UB_MSG_MIGRATION, /* the server's: a migration has come to another phase */
+	UB_MSG_MIGRATE_CONTROL,
 };
 
 struct ub_msg_header {
@@ -139,7 +142,8 @@ struct ub_msg_serve {
 struct ub_msg_link {
 	struct ub_msg_header header;
 	uint32_t id;
-	uint32_t reserved;
+	uint8_t is_destination; /* of a migration: nobody waits for it but the next migration */
+	uint8_t reserved[3];
 };
 
 /* How far a server is that a keeper adopts. */
@@ -149,7 +153,7 @@ struct ub_msg_adopted {
 	struct ub_msg_header header;
 	uint32_t state; /* enum ub_adopted */
 	int32_t pid; /* the server's */
-	uint32_t reserved;
+	uint32_t reserved; /* 0 */
 	uint32_t has_fd; /* as in SERVE */
 };
 
@@ -171,6 +175,69 @@ struct ub_msg_resized {
 	uint32_t code; /* an errno; 0: done */
 	uint64_t size_bytes; /* that it has now */
 	char text[512]; /* why not */
+};
+
+/*
+ * A migration, as the server goes through it. Each phase is told by MIGRATION; PAUSED and COPYING may come again and
+ * again, and a server that loses its keeper before MOVED lets go of the destination. The keeper starts it again then.
+ */
+enum ub_migration_phase {
+	UB_MIGRATION_NONE,
+	UB_MIGRATION_CONNECTING, /* the destination is being opened and compared */
+	UB_MIGRATION_READY,	 /* it is: waits for GO, before which the keeper writes down what the destination is */
+	UB_MIGRATION_COPYING,
+	UB_MIGRATION_PAUSED,  /* the destination is out of step: it does not answer, or too late */
+	UB_MIGRATION_IN_STEP, /* both sides agree: waits for COMPLETE where it was told to */
+	UB_MIGRATION_CUTOVER, /* the queues pause, both sides are flushed */
+	UB_MIGRATION_MOVED,   /* the destination is what the device is made of; the source has been let go */
+	UB_MIGRATION_FAILED,  /* the device is on its source, as before; also what a cancelled one ends with (ECANCELED) */
+	UB_NR_MIGRATION_PHASES,
+};
+
+enum {
+	UB_MIGRATE_WAIT = 1 << 0, /* holds IN_STEP until COMPLETE */
+};
+
+/*
+ * UB_FD_SIDE: NAME/side in the run directory. Eight bytes at its beginning: once they are the migration's cookie, the
+ * destination is authoritative. The server writes them while no I/O is in flight, before the first one that depends on it.
+ */
+enum ub_migrate_fd { UB_FD_SIDE, UB_FD_MOUNTS, UB_FD_DESTINATION, UB_NR_MIGRATE_FDS };
+_Static_assert(UB_NR_MIGRATE_FDS <= UB_MESSAGE_MAX_FDS, "as many as a message carries");
+
+struct ub_msg_migrate {
+	struct ub_msg_header header;
+	uint32_t id;
+	uint32_t flags; /* UB_MIGRATE_* */
+	uint64_t cookie;
+	uint64_t rate_bytes; /* of copying, a second; 0: no limit */
+	uint64_t mirror_timeout_ms; /* a destination that takes longer for a write is out of step */
+	uint64_t size_bytes; /* mem: the store's */
+	uint32_t has_fd; /* a bit for each of enum ub_migrate_fd. MOUNTS: a mount namespace to look names up in */
+	uint32_t options_bytes; /* with its 0 */
+	char kind[16];
+	char options[];
+};
+
+struct ub_msg_migration {
+	struct ub_msg_header header;
+	uint32_t id;
+	uint32_t phase; /* enum ub_migration_phase */
+	uint32_t code;	/* FAILED, PAUSED: an errno */
+	uint32_t caps;	/* READY: the destination's, with limits and identity */
+	struct ub_limits limits;
+	uint64_t pause_us; /* MOVED: how long no I/O was given to either side */
+	char text[512];	   /* FAILED, PAUSED: why */
+	char identity[];   /* with a 0 */
+};
+
+enum ub_migrate_control { UB_MIGRATE_GO, UB_MIGRATE_COMPLETE, UB_MIGRATE_CANCEL, UB_MIGRATE_RATE };
+
+struct ub_msg_migrate_control {
+	struct ub_msg_header header;
+	uint32_t id; /* the migration's */
+	uint32_t what; /* enum ub_migrate_control */
+	uint64_t rate_bytes; /* RATE */
 };
 
 struct ub_msg_text {

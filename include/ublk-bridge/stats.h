@@ -17,7 +17,7 @@
 #include "io.h"
 
 #define UB_STATS_MAGIC	 0x73746c62 /* "blts" */
-#define UB_STATS_VERSION 2
+#define UB_STATS_VERSION 3
 
 /*
  * A histogram of nanoseconds: 32 buckets for each power of two, up to 2^42 ns (73 minutes), where what is longer counts,
@@ -33,6 +33,8 @@ struct ub_histogram {
 	_Atomic uint64_t max_ns;
 	_Atomic uint64_t buckets[UB_HISTOGRAM_BUCKETS];
 };
+
+#define UB_STATS_SIDES 2
 
 #define UB_STATS_BATCH_SIZES 13 /* 1, 2 and 3, 4 to 7, …, 4096: the powers of two up to the largest depth */
 
@@ -59,7 +61,16 @@ struct ub_backend_stats {
 
 #define UB_STATS_IN_OUTAGE (1ULL << 63)
 
+/* A migration's progress. Queue 0's thread writes, but for what is marked; the server's main thread begins it anew. */
+struct ub_migration_stats {
+	_Atomic uint64_t total_bytes;  /* the device's size */
+	_Atomic uint64_t dirty_bytes;  /* still to be copied, as far as is known */
+	_Atomic uint64_t copied_bytes; /* read from the source and written to the destination */
+	_Atomic uint64_t zeroed_bytes; /* brought to zero there, or found so, without being read */
+};
+
 struct ub_queue_stats {
+	_Atomic uint64_t mirrored_bytes; /* of the application's writes, acknowledged by both sides of a migration */
 	_Atomic uint64_t ios[UB_NR_OPS]; /* completed, with or without an error */
 	_Atomic uint64_t bytes[UB_NR_OPS];
 	_Atomic uint64_t errors[UB_NR_OPS];
@@ -69,7 +80,7 @@ struct ub_queue_stats {
 	_Atomic uint64_t in_flight;  /* a gauge, as of the end of the last turn */
 	_Atomic uint64_t max_batch;  /* the most commits of one turn */
 	_Atomic uint64_t batches[UB_STATS_BATCH_SIZES]; /* turns by their number of commits, those without one left out */
-	struct ub_backend_queue_stats backend;
+	struct ub_backend_queue_stats backends[UB_STATS_SIDES];
 	struct ub_histogram latency[UB_NR_OPS]; /* from arrival to commit; empty with --no-stats */
 } __attribute__((aligned(64)));
 
@@ -80,7 +91,13 @@ struct ub_stats_page {
 	_Atomic uint32_t lost_links; /* not 0: connections of which the keeper was not told */
 	uint64_t start_ns;     /* of the monotonic clock: when counting began */
 	uint64_t start_unix_s; /* the same in seconds since 1970 */
-	struct ub_backend_stats backend;
+	/*
+	 * What stands behind the device, and what it is being moved to: these two change their places. What is counted is
+	 * the sum of both, a gauge is the present one's.
+	 */
+	_Atomic uint32_t side; /* of backends[], and of each queue's: the present one */
+	struct ub_backend_stats backends[UB_STATS_SIDES];
+	struct ub_migration_stats migration;
 	struct ub_queue_stats queues[];
 };
 
@@ -104,6 +121,12 @@ static inline void ub_stat_add(_Atomic uint64_t *counter, uint64_t n)
 static inline uint64_t ub_stat_read(const _Atomic uint64_t *word)
 {
 	return atomic_load_explicit(word, memory_order_acquire);
+}
+
+/* Which of the two sides is the present one. */
+static inline unsigned ub_stat_side(const struct ub_stats_page *page)
+{
+	return atomic_load_explicit(&page->side, memory_order_acquire) % UB_STATS_SIDES;
 }
 
 /* The owner's: an outage begins (one that has begun goes on), or ends. Times of the monotonic clock. */

@@ -16,6 +16,7 @@ static struct {
 	struct {
 		uint32_t id; /* 0: free */
 		int fd;
+		const struct ub_backend *backend;
 	} held[SOCKETS_MAX];
 } sockets = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -25,12 +26,12 @@ void ub_sockets_set_listener(ub_sockets_tell *tell)
 	sockets.tell = tell;
 	for (unsigned i = 0; i < SOCKETS_MAX && tell; i++) {
 		if (sockets.held[i].id)
-			tell(sockets.held[i].id, sockets.held[i].fd);
+			tell(sockets.held[i].id, sockets.held[i].fd, sockets.held[i].backend->is_destination);
 	}
 	pthread_mutex_unlock(&sockets.lock);
 }
 
-uint32_t ub_backend_hold_socket(int fd)
+uint32_t ub_backend_hold_socket(const struct ub_backend *be, int fd)
 {
 	uint32_t id = 0;
 
@@ -41,8 +42,9 @@ uint32_t ub_backend_hold_socket(int fd)
 		id = ++sockets.last_id ? sockets.last_id : ++sockets.last_id;
 		sockets.held[i].id = id;
 		sockets.held[i].fd = fd;
+		sockets.held[i].backend = be;
 		if (sockets.tell)
-			sockets.tell(id, fd);
+			sockets.tell(id, fd, be->is_destination);
 	}
 	pthread_mutex_unlock(&sockets.lock);
 	return id;
@@ -56,7 +58,7 @@ void ub_backend_drop_socket(uint32_t id)
 			continue;
 		sockets.held[i].id = 0;
 		if (sockets.tell)
-			sockets.tell(id, -1);
+			sockets.tell(id, -1, false);
 	}
 	pthread_mutex_unlock(&sockets.lock);
 }

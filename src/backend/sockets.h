@@ -6,10 +6,11 @@
 #ifndef UB_BACKEND_SOCKETS_H
 #define UB_BACKEND_SOCKETS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
-/* fd -1: it is closed. The fd is good during the call alone. */
-typedef void ub_sockets_tell(uint32_t id, int fd);
+/* fd -1: it is closed. The fd is good during the call alone. is_destination: of what the device is being moved to. */
+typedef void ub_sockets_tell(uint32_t id, int fd, bool is_destination);
 
 /* Whom to tell from now on, and at once of all that there are. NULL: nobody. */
 void ub_sockets_set_listener(ub_sockets_tell *tell);

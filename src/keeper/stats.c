@@ -123,25 +123,29 @@ static json_t *stats_batch(const struct ub_stats_page *page, unsigned nr_queues)
 
 static json_t *stats_backend(const struct ub_stats_page *page, unsigned nr_queues, uint64_t now_ns)
 {
-	const struct ub_backend_stats *be = &page->backend;
+	const struct ub_backend_stats *be = &page->backends[ub_stat_side(page)];
+	const struct ub_backend_stats *other = &page->backends[!ub_stat_side(page)];
 	uint64_t reconnects = 0, retries = 0, requests = 0, wait_ns = 0, online = 0;
 
 	for (unsigned i = 0; i < nr_queues; i++) {
-		const struct ub_backend_queue_stats *q = &page->queues[i].backend;
+		online += ub_stat_read(&page->queues[i].backends[ub_stat_side(page)].nr_online);
+		for (unsigned side = 0; side < UB_STATS_SIDES; side++) {
+			const struct ub_backend_queue_stats *q = &page->queues[i].backends[side];
 
-		online += ub_stat_read(&q->nr_online);
-		reconnects += ub_stat_read(&q->reconnects);
-		retries += ub_stat_read(&q->retries);
-		requests += ub_stat_read(&q->requests);
-		wait_ns += ub_stat_read(&q->wait_ns);
+			reconnects += ub_stat_read(&q->reconnects);
+			retries += ub_stat_read(&q->retries);
+			requests += ub_stat_read(&q->requests);
+			wait_ns += ub_stat_read(&q->wait_ns);
+		}
 	}
 	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:o, s:o}", "connections",
 			 (json_int_t)ub_stat_read(&be->nr_connections), "connections_online", (json_int_t)online,
 			 "reconnects", (json_int_t)reconnects, "failed_connects",
-			 (json_int_t)ub_stat_read(&be->failed_attempts), "requests", (json_int_t)requests, "retries",
-			 (json_int_t)retries, "outages", (json_int_t)ub_stat_read(&be->nr_outages), "is_online",
+			 (json_int_t)(ub_stat_read(&be->failed_attempts) + ub_stat_read(&other->failed_attempts)), "requests", (json_int_t)requests, "retries",
+			 (json_int_t)retries, "outages",
+			 (json_int_t)(ub_stat_read(&be->nr_outages) + ub_stat_read(&other->nr_outages)), "is_online",
 			 !(ub_stat_read(&be->outage) & UB_STATS_IN_OUTAGE), "outage_seconds",
-			 stats_seconds(ub_stat_outage_ns(be, now_ns)), "wait_seconds", stats_seconds(wait_ns));
+			 stats_seconds(ub_stat_outage_ns(be, now_ns) + ub_stat_outage_ns(other, now_ns)), "wait_seconds", stats_seconds(wait_ns));
 }
 
 json_t *ub_stats_to_json(const struct ub_stats_page *page, unsigned nr_queues, uint64_t now_ns, bool buckets)

@@ -123,9 +123,9 @@ static void server_over(struct server *s, int status)
 }
 
 /* A connection that the back end has made, or (-1) closed. Any thread; the keeper fences it when we are gone. */
-static void server_tell_socket(uint32_t id, int fd)
+static void server_tell_socket(uint32_t id, int fd, bool is_destination)
 {
-	struct ub_msg_link msg = { .header = { .len_bytes = sizeof(msg) }, .id = id };
+	struct ub_msg_link msg = { .header = { .len_bytes = sizeof(msg) }, .id = id, .is_destination = is_destination };
 
 	msg.header.type = fd >= 0 ? UB_MSG_LINK : UB_MSG_UNLINK;
 	while (ub_message_send(UB_SERVER_SOCKET_FD, &msg.header, &fd, fd >= 0, MSG_DONTWAIT) == -EAGAIN) {
@@ -286,7 +286,7 @@ static int server_map_stats(struct server *s, unsigned nr_queues, struct ub_err 
 				    "cannot lock a statistics page of %zu bytes (raise RLIMIT_MEMLOCK, or give "
 				    "CAP_IPC_LOCK)",
 				    s->stats_bytes);
-	s->backend.stats = &s->stats->backend;
+	s->backend.stats = &s->stats->backends[ub_stat_side(s->stats)];
 	server_stats = s->stats;
 	return 0;
 }

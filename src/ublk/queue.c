@@ -215,6 +215,19 @@ void ub_io_complete(struct ub_io *io, int32_t res)
 		queue_wake(q);
 }
 
+void ub_io_begin_internal(struct ub_io *io)
+{
+	assert(io->home == this_queue);
+	io->is_completed = false;
+	io->home->nr_internal++;
+}
+
+void ub_io_end_internal(struct ub_io *io)
+{
+	assert(io->home == this_queue && io->home->nr_internal > 0);
+	io->home->nr_internal--;
+}
+
 /* What other threads completed: the list came newest first, and leaves here oldest first. */
 static void queue_take_foreign(struct ub_queue *q)
 {
@@ -697,7 +710,7 @@ int ub_queue_create(struct ub_queue **out, struct ub_device *dev, uint16_t qid, 
 		return ret;
 	q->bq = (struct ub_backend_queue){ .backend = dev->backend, .queue = q, .qid = qid };
 	q->bq.nr_slots = q->depth;
-	q->bq.stats = &q->stats->backend;
+	q->bq.stats = &q->stats->backends[ub_stat_side(dev->config.stats)];
 	q->has_backend_queue = true;
 	ret = dev->backend->ops->queue_init(&q->bq, q->depth, err);
 	q->limits = dev->backend->limits;

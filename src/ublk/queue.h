@@ -66,6 +66,7 @@ struct ub_queue {
 	uint64_t turn_ns, done_ns;
 	unsigned nr_commits; /* of this turn */
 	unsigned nr_owned; /* requests that are ours: in BACKEND or GET_DATA state */
+	unsigned nr_internal; /* I/Os of a layer's own */
 	int32_t cancel_error; /* not 0: every I/O fails with it */
 	bool quit;
 	bool is_yielding, has_yielded;

@@ -75,11 +75,11 @@ static void queues_are_added_up(void **state)
 		ub_stat_set(&q->max_batch, i);
 		ub_stat_add(&q->batches[2], 1);
 		ub_stat_add(&q->batches[0], 1);
-		ub_stat_add(&q->backend.reconnects, 1);
-		ub_stat_add(&q->backend.retries, 4);
-		ub_stat_add(&q->backend.requests, 5);
-		ub_stat_add(&q->backend.wait_ns, NS_PER_S / 4);
-		ub_stat_set(&q->backend.nr_online, 1);
+		ub_stat_add(&q->backends[0].reconnects, 1);
+		ub_stat_add(&q->backends[0].retries, 4);
+		ub_stat_add(&q->backends[0].requests, 5);
+		ub_stat_add(&q->backends[0].wait_ns, NS_PER_S / 4);
+		ub_stat_set(&q->backends[0].nr_online, 1);
 	}
 	json = ub_stats_to_json(page, NR_QUEUES, 7 * NS_PER_S + NS_PER_S / 2, false);
 	assert_int_equal(integer(json, "time_ns"), 7500000000);

@@ -68,7 +68,7 @@ struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handl
 	atomic_store_explicit(&conn->be->seen_bytes, export->size_bytes, memory_order_relaxed);
 	link->made_ms = ub_now_ms();
 	link->is_tcp = nbd_session_tune(fd, connector_stall_ms(conn->be), conn->be->send_bytes);
-	link->held_id = ub_backend_hold_socket(fd);
+	link->held_id = ub_backend_hold_socket(conn->be->backend, fd);
 	return link;
 }
 
