@@ -105,9 +105,13 @@ struct ub_backend_queue {
 	struct ub_backend *backend;
 	struct ub_queue *queue;
 	unsigned qid;
-	unsigned nr_slots;
+	unsigned nr_slots; /* those for internal I/O included */
 	void *priv;
 	struct ub_backend_queue_stats *stats; /* stats.h: the queue's thread counts there */
+	bool is_started; /* the core's, as all that follows: queue_start() was called */
+	_Atomic bool has_left;
+	struct ub_msg leave_msg;
+	struct ub_backend_queue *next_leaving;
 };
 
 struct ub_backend_ops {
@@ -133,6 +137,11 @@ struct ub_backend_ops {
 	 */
 	char *(*get_identity)(struct ub_backend *be);
 	int (*queue_init)(struct ub_backend_queue *bq, unsigned nr_slots, struct ub_err *err);
+	/*
+	 * Any thread but the queues', once they have all stopped with it: the threads that it has by itself end. What they
+	 * have posted to queues until then still runs there. May block; may be NULL.
+	 */
+	void (*stop)(struct ub_backend *be);
 	void (*queue_destroy)(struct ub_backend_queue *bq);
 	void (*close)(struct ub_backend *be);
 	/*
@@ -188,7 +197,11 @@ struct ub_backend_ops {
 	void (*submit_end)(struct ub_backend_queue *bq); /* after a batch of submits; may be NULL */
 	/* Completes with err (a negative errno) all that it holds, waiting ones too; may be NULL. */
 	void (*cancel)(struct ub_backend_queue *bq, int err);
-	void (*queue_stop)(struct ub_backend_queue *bq); /* drained already; may be NULL */
+	/*
+	 * It is taken out of a live device: no I/O is there, nor comes. Called again each turn until it is true: nothing in
+	 * the ring refers to it any more. May be NULL: there is never anything.
+	 */
+	bool (*queue_stop)(struct ub_backend_queue *bq);
 };
 
 enum ub_health {

@@ -111,6 +111,11 @@ struct ub_timer {
 void ub_timer_set(struct ub_timer *timer, uint64_t delay_ms);
 
 /*
+ * Takes what is left of it out of the ring, for good: armed_ns is 0 soon, and then its memory may go. Queue thread.
+ */
+void ub_timer_stop(struct ub_timer *timer);
+
+/*
  * The monotonic clock as of the beginning of this turn of the queue's loop, in nanoseconds: it costs nothing. 0 where
  * nothing is measured (--no-stats). Queue thread.
  */

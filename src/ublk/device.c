@@ -20,6 +20,7 @@
 #define DEVICE_OPEN_TRIES 500
 #define DEVICE_OPEN_PAUSE_MS 10
 #define DEVICE_PAUSE_NS (1000L * 1000)
+#define DEVICE_LOCKED_BYTES (32U << 20)
 
 size_t ub_device_arena_bytes(unsigned nr_queues, unsigned depth, uint32_t max_io_bytes)
 {
@@ -44,9 +45,16 @@ static int device_open_node(struct ub_device *dev, struct ub_err *err)
 	return ub_err_errno(err, errno, "%s", path);
 }
 
-bool ub_device_locks_arena(const struct ub_device *dev)
+bool ub_device_has_spare_bufs(const struct ub_device *dev, const struct ub_backend *be)
 {
-	return dev->config.data_path == UB_DATA_PATH_COPY || !(dev->backend->ops->caps & UB_CAP_PLACE);
+	return dev->config.data_path != UB_DATA_PATH_COPY && (be->ops->caps & UB_CAP_PLACE);
+}
+
+/* A device that was moved from memory has more of them than anybody would lock. */
+static bool device_locks_arena(const struct ub_device *dev)
+{
+	return !ub_device_has_spare_bufs(dev, dev->backend) &&
+	       (dev->config.data_path == UB_DATA_PATH_COPY || dev->config.arena_fd >= 0 || dev->arena_bytes <= DEVICE_LOCKED_BYTES);
 }
 
 static int device_cannot_lock(const struct ub_device *dev, int code, struct ub_err *err)
@@ -65,10 +73,12 @@ static int device_cannot_lock(const struct ub_device *dev, int code, struct ub_e
 static int device_make_arena(struct ub_device *dev, struct ub_err *err)
 {
 	const struct ub_device_config *c = &dev->config;
-	bool locked = ub_device_locks_arena(dev), shared = locked && c->arena_fd >= 0;
+	bool locked, shared;
 	void *p;
 
 	dev->arena_bytes = ub_device_arena_bytes(c->nr_queues, c->depth, c->max_io_bytes);
+	locked = device_locks_arena(dev);
+	shared = locked && c->arena_fd >= 0;
 	if (shared)
 		p = mmap(NULL, dev->arena_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, c->arena_fd, 0);
 	else
@@ -109,9 +119,97 @@ int ub_device_prepare(struct ub_device *dev, const struct ub_device_config *conf
 		ret = device_make_arena(dev, err);
 	for (unsigned i = 0; i < config->nr_queues && ret == 0; i++)
 		ret = ub_queue_create(&dev->queues[i], dev, (uint16_t)i, err);
-	for (unsigned i = 0; i < config->nr_queues && ret == 0; i++)
+	if (ret == 0) {
+		dev->bqs = ub_device_make_queues(dev, backend, ub_stat_side(config->stats), err);
+		ret = dev->bqs ? 0 : -err->code;
+	}
+	for (unsigned i = 0; i < config->nr_queues && ret == 0; i++) {
+		dev->queues[i]->bq = &dev->bqs[i];
 		ret = ub_queue_start_thread(dev->queues[i], err);
+	}
 	return ret;
+}
+
+/* ---- a back end's part on the queues, and another back end -------------------------------------------- */
+
+struct ub_backend_queue *ub_device_make_queues(struct ub_device *dev, struct ub_backend *be, unsigned side,
+					       struct ub_err *err)
+{
+	struct ub_backend_queue *bqs = calloc(dev->config.nr_queues, sizeof(*bqs));
+
+	if (!bqs) {
+		ub_err_errno(err, ENOMEM, "%u queues of %s", dev->config.nr_queues, be->ops->name);
+		return NULL;
+	}
+	for (unsigned i = 0; i < dev->config.nr_queues; i++) {
+		unsigned nr_slots = dev->config.depth + UB_INTERNAL_SLOTS;
+
+		bqs[i].backend = be;
+		bqs[i].queue = dev->queues[i];
+		bqs[i].qid = i;
+		bqs[i].nr_slots = nr_slots;
+		bqs[i].stats = &dev->config.stats->queues[i].backends[side];
+		if (be->ops->queue_init(&bqs[i], nr_slots, err) != 0) {
+			ub_device_free_queues(bqs, i + 1);
+			return NULL;
+		}
+	}
+	return bqs;
+}
+
+void ub_device_free_queues(struct ub_backend_queue *bqs, unsigned nr)
+{
+	for (unsigned i = 0; bqs && i < nr; i++)
+		bqs[i].backend->ops->queue_destroy(&bqs[i]);
+	free(bqs);
+}
+
+void ub_device_pause(struct ub_device *dev)
+{
+	for (unsigned i = 0; i < dev->config.nr_queues; i++)
+		ub_queue_pause(dev->queues[i]);
+}
+
+bool ub_device_is_paused(const struct ub_device *dev)
+{
+	for (unsigned i = 0; i < dev->config.nr_queues; i++) {
+		if (!atomic_load_explicit(&dev->queues[i]->has_paused, memory_order_acquire))
+			return false;
+	}
+	return true;
+}
+
+struct ub_backend_queue *ub_device_swap(struct ub_device *dev, struct ub_backend *be, struct ub_backend_queue *bqs)
+{
+	struct ub_backend_queue *before = dev->bqs;
+
+	assert(ub_device_is_paused(dev));
+	dev->backend = be;
+	dev->bqs = bqs;
+	dev->is_swapped = true;
+	return before;
+}
+
+void ub_device_resume(struct ub_device *dev)
+{
+	for (unsigned i = 0; i < dev->config.nr_queues; i++)
+		ub_queue_resume(dev->queues[i], dev->is_swapped ? &dev->bqs[i] : NULL);
+	dev->is_swapped = false;
+}
+
+void ub_device_leave(struct ub_device *dev, struct ub_backend_queue *bqs)
+{
+	for (unsigned i = 0; i < dev->config.nr_queues; i++)
+		ub_queue_leave(dev->queues[i], &bqs[i]);
+}
+
+bool ub_device_has_left(const struct ub_device *dev, const struct ub_backend_queue *bqs)
+{
+	for (unsigned i = 0; i < dev->config.nr_queues; i++) {
+		if (!atomic_load_explicit(&bqs[i].has_left, memory_order_acquire))
+			return false;
+	}
+	return true;
 }
 
 int ub_device_take(struct ub_device *dev, struct ub_err *err)
@@ -241,6 +339,12 @@ void ub_device_close(struct ub_device *dev)
 {
 	if (dev->is_taken)
 		device_cancel_all(dev);
+	for (unsigned i = 0; dev->queues && i < dev->config.nr_queues; i++)
+		ub_queue_end_thread(dev->queues[i]);
+	if (dev->bqs && dev->backend->ops->stop)
+		dev->backend->ops->stop(dev->backend);
+	ub_device_free_queues(dev->bqs, dev->config.nr_queues);
+	dev->bqs = NULL;
 	for (unsigned i = 0; dev->queues && i < dev->config.nr_queues; i++)
 		ub_queue_destroy(dev->queues[i]);
 	free(dev->queues);

@@ -42,6 +42,8 @@ struct ub_device {
 	int event_fd; /* readable when a queue's state has changed */
 	void *arena;  /* the tag buffers */
 	size_t arena_bytes;
+	struct ub_backend_queue *bqs; /* the back end's parts, one a queue */
+	bool is_swapped; /* the queues are to be told when they resume */
 	bool is_taken; /* ub_device_fetch() let the threads go on */
 	struct ub_queue **queues;
 };
@@ -91,6 +93,32 @@ void ub_device_yield(struct ub_device *dev);
  */
 void ub_device_set_size(struct ub_device *dev, uint64_t size_bytes);
 bool ub_device_has_size(struct ub_device *dev, uint64_t size_bytes);
+
+/*
+ * A back end's parts on all queues, made beside those of the present one; side: of the statistics. An array of nr_queues,
+ * or NULL with *err. Any thread but the queues'.
+ */
+struct ub_backend_queue *ub_device_make_queues(struct ub_device *dev, struct ub_backend *be, unsigned side,
+					       struct ub_err *err);
+/* The first nr of them. No queue may know of them any more. NULL: nothing. */
+void ub_device_free_queues(struct ub_backend_queue *bqs, unsigned nr);
+
+/*
+ * A barrier over all queues: requests that come wait; is_paused when none is in flight, which makes event_fd readable.
+ * Not while a size is being set. Main thread, as those that follow.
+ */
+void ub_device_pause(struct ub_device *dev);
+bool ub_device_is_paused(const struct ub_device *dev);
+/* While it is paused: the queues go on with this one. Returns the parts of the one before, which are the caller's. */
+struct ub_backend_queue *ub_device_swap(struct ub_device *dev, struct ub_backend *be, struct ub_backend_queue *bqs);
+/* Also before it is paused: then nothing was. */
+void ub_device_resume(struct ub_device *dev);
+/*
+ * The queues' threads let go of these parts, which are not the present ones. Once they have left, nothing in the rings
+ * refers to them. has_left: any thread.
+ */
+void ub_device_leave(struct ub_device *dev, struct ub_backend_queue *bqs);
+bool ub_device_has_left(const struct ub_device *dev, const struct ub_backend_queue *bqs);
 
 /* Fails all I/O that is in flight, and all that still comes, with -EIO. */
 void ub_device_cancel(struct ub_device *dev);

@@ -75,7 +75,7 @@ static void req_finish(struct ub_queue *q, struct ub_req *req, int32_t res)
 static inline void req_to_backend(struct ub_queue *q, struct ub_io *io)
 {
 	io->is_completed = false;
-	q->bq.backend->ops->submit(&q->bq, io);
+	q->bq->backend->ops->submit(q->bq, io);
 }
 
 /* ---- parts: a request that one submit() cannot carry out ------------------------------------- */
@@ -268,7 +268,7 @@ static int req_decode(struct ub_queue *q, struct ub_req *req)
 
 static int req_place(struct ub_queue *q, struct ub_req *req)
 {
-	const struct ub_backend_ops *ops = q->bq.backend->ops;
+	const struct ub_backend_ops *ops = q->bq->backend->ops;
 	int ret;
 
 	req->data = req->tag_buf;
@@ -278,7 +278,7 @@ static int req_place(struct ub_queue *q, struct ub_req *req)
 	req->io.flags = req->flags;
 	req->io.offset_bytes = req->offset_bytes;
 	req->io.len_bytes = req->len_bytes;
-	ret = ops->place(&q->bq, &req->io);
+	ret = ops->place(q->bq, &req->io);
 	if (ret == 1)
 		req->data = req->io.buf;
 	return ret < 0 ? ret : 0;
@@ -289,10 +289,6 @@ void ub_req_arrived(struct ub_queue *q, struct ub_req *req)
 {
 	int ret;
 
-	if (__builtin_expect(q->is_yielding, 0)) {
-		req->state = UB_REQ_HELD;
-		return;
-	}
 	ret = req_decode(q, req);
 	req->arrived_ns = q->turn_ns;
 	q->nr_owned++;

@@ -38,6 +38,8 @@
 #define NS_PER_MS	  1000000ULL
 #define NS_PER_S	  1000000000ULL
 
+#define TIMER_STOPPING	  1 /* armed_ns of one that is being taken out of the ring */
+
 /* user_data: a handler's address (its low bits are clear), or a tag with this bit. */
 #define QUEUE_DATA_TAG	 1
 #define QUEUE_DATA_SHIFT 3
@@ -167,6 +169,20 @@ void ub_timer_set(struct ub_timer *timer, uint64_t delay_ms)
 	/* Putting off or disarming costs nothing: the wake-up that is set comes and finds it so. */
 	if (delay_ms && (!timer->armed_ns || timer->deadline_ns < timer->armed_ns))
 		timer_arm(timer);
+}
+
+void ub_timer_stop(struct ub_timer *timer)
+{
+	static struct ub_cqe_handler ignored = { handler_ignore };
+	struct io_uring_sqe *sqe;
+
+	timer->deadline_ns = 0;
+	if (timer->armed_ns <= TIMER_STOPPING) /* nothing is there, or it is on its way out */
+		return;
+	sqe = ub_queue_sqe(timer->queue, &ignored);
+	io_uring_prep_timeout_remove(sqe, (uintptr_t)&timer->handler, 0);
+	sqe->user_data = (uintptr_t)&ignored;
+	timer->armed_ns = TIMER_STOPPING;
 }
 
 static void queue_wake(struct ub_queue *q)
@@ -352,21 +368,32 @@ void ub_queue_commit(struct ub_queue *q, struct ub_req *req, int32_t res)
 	}
 }
 
+/* For after a pause, or, while the queue yields, for the next server. */
+static void queue_hold(struct ub_queue *q, struct ub_req *req, bool wants_data)
+{
+	req->state = UB_REQ_HELD;
+	req->wants_data = wants_data;
+	req->next_held = NULL;
+	*q->held_last = req;
+	q->held_last = &req->next_held;
+}
+
 static void queue_tag_event(struct ub_queue *q, struct ub_req *req, int32_t res)
 {
 	if (__builtin_expect(res == UBLK_IO_RES_OK, 1)) {
-		if (__builtin_expect(req->state == UB_REQ_KERNEL, 1))
+		if (__builtin_expect(req->state == UB_REQ_KERNEL, 1) && __builtin_expect(!(q->is_yielding | q->is_pausing), 1))
 			ub_req_arrived(q, req);
+		else if (req->state == UB_REQ_KERNEL)
+			queue_hold(q, req, false);
 		else if (req->state == UB_REQ_GET_DATA)
 			ub_req_has_data(q, req);
 		else
 			queue_fatal(q, "the kernel completed a tag that it did not have", EPROTO);
 	} else if (res == UBLK_IO_RES_NEED_GET_DATA && req->state == UB_REQ_KERNEL) {
-		if (q->is_yielding) {
-			req->state = UB_REQ_HELD;
-			return;
-		}
-		queue_send_io_cmd(q, UBLK_U_IO_NEED_GET_DATA, req, 0, ub_req_wants_data(q, req));
+		if (__builtin_expect(q->is_yielding | q->is_pausing, 0))
+			queue_hold(q, req, true);
+		else
+			queue_send_io_cmd(q, UBLK_U_IO_NEED_GET_DATA, req, 0, ub_req_wants_data(q, req));
 	} else if (res == -ENODEV || res == -ECANCELED) {
 		if (req->state == UB_REQ_GET_DATA)
 			q->nr_owned--;
@@ -408,14 +435,14 @@ static void queue_run_done(struct ub_queue *q)
 /* What completes inside may bring new submits, and those want their submit_end() too. */
 static void queue_end_batch(struct ub_queue *q)
 {
-	const struct ub_backend_ops *ops = q->bq.backend->ops;
+	const struct ub_backend_ops *ops = q->bq->backend->ops;
 
 	if (ops->submit_end)
-		ops->submit_end(&q->bq);
+		ops->submit_end(q->bq);
 	while (q->done_first) {
 		queue_run_done(q);
 		if (ops->submit_end)
-			ops->submit_end(&q->bq);
+			ops->submit_end(q->bq);
 	}
 }
 
@@ -456,6 +483,97 @@ static void queue_take_size(struct ub_msg *msg, struct ub_queue *q)
 	q->is_shrinking = true; /* or it grows: there is nothing to wait for then */
 }
 
+/* ---- pausing, and another back end ------------------------------------------------------------------ */
+
+static void queue_begin_with(struct ub_queue *q, struct ub_backend_queue *bq)
+{
+	const struct ub_backend_ops *ops = bq->backend->ops;
+
+	q->bq = bq;
+	q->limits = bq->backend->limits;
+	q->has_spare_bufs = ub_device_has_spare_bufs(q->dev, bq->backend);
+	if (!bq->is_started && ops->queue_start)
+		ops->queue_start(bq);
+	bq->is_started = true;
+}
+
+/* What came while it paused. */
+static void queue_take_held(struct ub_queue *q)
+{
+	struct ub_req *req = q->held_first;
+
+	q->held_first = NULL;
+	q->held_last = &q->held_first;
+	while (req) {
+		struct ub_req *next = req->next_held;
+
+		req->state = UB_REQ_KERNEL;
+		queue_tag_event(q, req, req->wants_data ? UBLK_IO_RES_NEED_GET_DATA : UBLK_IO_RES_OK);
+		req = next;
+	}
+}
+
+static void queue_pause(struct ub_msg *msg, struct ub_queue *q)
+{
+	(void)msg;
+	q->is_pausing = true;
+}
+
+static void queue_resume(struct ub_msg *msg, struct ub_queue *q)
+{
+	struct ub_backend_queue *next = q->next_bq;
+
+	(void)msg;
+	q->next_bq = NULL;
+	q->is_pausing = false;
+	atomic_store_explicit(&q->has_paused, false, memory_order_relaxed);
+	if (next)
+		queue_begin_with(q, next);
+	if (!q->is_yielding)
+		queue_take_held(q);
+}
+
+static void queue_leave(struct ub_msg *msg, struct ub_queue *q)
+{
+	struct ub_backend_queue *bq = ub_container_of(msg, struct ub_backend_queue, leave_msg);
+
+	bq->next_leaving = q->leaving;
+	q->leaving = bq;
+}
+
+/* The end of a turn: those that nothing in the ring refers to any more have left. */
+static void queue_let_leave(struct ub_queue *q)
+{
+	struct ub_backend_queue **at = &q->leaving;
+
+	while (*at) {
+		struct ub_backend_queue *bq = *at;
+		const struct ub_backend_ops *ops = bq->backend->ops;
+
+		if (ops->queue_stop && bq->is_started && !ops->queue_stop(bq)) {
+			at = &bq->next_leaving;
+			continue;
+		}
+		*at = bq->next_leaving;
+		atomic_store_explicit(&bq->has_left, true, memory_order_release);
+	}
+}
+
+static void queue_say_paused(struct ub_queue *q)
+{
+	atomic_store_explicit(&q->has_paused, true, memory_order_release);
+	eventfd_write(q->dev->event_fd, 1);
+}
+
+/* What does not happen in each turn. */
+static void queue_end_rare_turn(struct ub_queue *q)
+{
+	if (q->leaving)
+		queue_let_leave(q);
+	if (q->is_pausing && !q->nr_owned && !atomic_load_explicit(&q->has_paused, memory_order_relaxed))
+		queue_say_paused(q);
+}
+
 static void queue_turn(struct ub_queue *q)
 {
 	struct io_uring_cqe *cqe;
@@ -487,6 +605,8 @@ static void queue_turn(struct ub_queue *q)
 		queue_drop_used_bufs(q);
 	if (__builtin_expect(q->is_shrinking, 0))
 		queue_look_behind_end(q);
+	if (__builtin_expect(q->is_pausing || q->leaving, 0))
+		queue_end_rare_turn(q);
 }
 
 static int queue_ring_setup(struct ub_queue *q)
@@ -587,10 +707,20 @@ static void queue_say_yielded(struct ub_queue *q)
 	queue_set_state(q, UB_QUEUE_YIELDED);
 }
 
+/* The device ends: what is in flight of a layer's own ends, too. */
+static void queue_end_internal(struct ub_queue *q)
+{
+	const struct ub_backend_ops *ops = q->bq->backend->ops;
+
+	if (q->nr_internal && ops->cancel)
+		ops->cancel(q->bq, -ENODEV);
+	while (q->nr_internal || q->leaving)
+		queue_turn(q);
+}
+
 static void *queue_main(void *arg)
 {
 	struct ub_queue *q = arg;
-	const struct ub_backend_ops *ops = q->bq.backend->ops;
 	char name[16];
 	int ret;
 
@@ -615,8 +745,7 @@ static void *queue_main(void *arg)
 		queue_set_state(q, UB_QUEUE_FAILED);
 		return NULL;
 	}
-	if (ops->queue_start)
-		ops->queue_start(&q->bq);
+	queue_begin_with(q, q->bq);
 	queue_set_state(q, UB_QUEUE_FETCHING);
 	/* Told to quit, it still waits for the back end to let go of what it holds. */
 	while ((q->nr_gone < q->depth && !q->quit) || q->nr_owned) {
@@ -624,8 +753,7 @@ static void *queue_main(void *arg)
 		if (__builtin_expect(q->is_yielding && !q->has_yielded && !q->nr_owned, 0))
 			queue_say_yielded(q);
 	}
-	if (ops->queue_stop)
-		ops->queue_stop(&q->bq);
+	queue_end_internal(q);
 	/* Linux 6.12 waits here for every command on the file: with a tag still fetched, for ever. */
 	if (q->nr_gone == q->depth)
 		io_uring_unregister_files(&q->ring);
@@ -687,7 +815,6 @@ static int queue_make_reqs(struct ub_queue *q, struct ub_err *err)
 int ub_queue_create(struct ub_queue **out, struct ub_device *dev, uint16_t qid, struct ub_err *err)
 {
 	struct ub_queue *q = aligned_alloc(64, (sizeof(*q) + 63) & ~(size_t)63);
-	int ret;
 
 	*out = q;
 	if (!q)
@@ -697,25 +824,17 @@ int ub_queue_create(struct ub_queue **out, struct ub_device *dev, uint16_t qid, 
 	q->qid = qid;
 	q->depth = dev->config.depth;
 	q->path = dev->config.data_path;
-	q->has_spare_bufs = !ub_device_locks_arena(dev);
 	q->stats = &dev->config.stats->queues[qid];
 	q->done_last = &q->done_first;
+	q->held_last = &q->held_first;
 	q->wake.fn = queue_woken;
 	sem_init(&q->go, 0, 0);
 	q->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (q->wake_fd < 0)
 		return ub_err_errno(err, errno, "queue %u: an event descriptor", qid);
-	ret = queue_make_reqs(q, err);
-	if (ret)
-		return ret;
-	q->bq = (struct ub_backend_queue){ .backend = dev->backend, .queue = q, .qid = qid };
-	q->bq.nr_slots = q->depth;
-	q->bq.stats = &q->stats->backends[ub_stat_side(dev->config.stats)];
-	q->has_backend_queue = true;
-	ret = dev->backend->ops->queue_init(&q->bq, q->depth, err);
 	q->limits = dev->backend->limits;
 	q->size_bytes = q->limits.size_bytes;
-	return ret;
+	return queue_make_reqs(q, err);
 }
 
 /* The stack is ours, so that it can be locked: a page of it that is not there must not be needed. */
@@ -772,8 +891,30 @@ void ub_queue_cancel(struct ub_queue *q)
 	if (q->cancel_error)
 		return;
 	q->cancel_error = -EIO;
-	if (q->bq.backend->ops->cancel)
-		q->bq.backend->ops->cancel(&q->bq, q->cancel_error);
+	if (q->bq->backend->ops->cancel)
+		q->bq->backend->ops->cancel(q->bq, q->cancel_error);
+	q->is_pausing = false; /* there is nothing more to wait for */
+	if (!q->is_yielding)
+		queue_take_held(q);
+}
+
+void ub_queue_pause(struct ub_queue *q)
+{
+	q->pause_msg.fn = queue_pause;
+	ub_queue_post(q, &q->pause_msg);
+}
+
+void ub_queue_resume(struct ub_queue *q, struct ub_backend_queue *next)
+{
+	q->next_bq = next;
+	q->resume_msg.fn = queue_resume;
+	ub_queue_post(q, &q->resume_msg);
+}
+
+void ub_queue_leave(struct ub_queue *q, struct ub_backend_queue *bq)
+{
+	bq->leave_msg.fn = queue_leave;
+	ub_queue_post(q, &bq->leave_msg);
 }
 
 void ub_queue_set_size(struct ub_queue *q, uint64_t size_bytes)
@@ -790,22 +931,25 @@ static void queue_quit(struct ub_msg *msg, struct ub_queue *q)
 	ub_queue_cancel(q);
 }
 
+void ub_queue_end_thread(struct ub_queue *q)
+{
+	if (!q || !q->has_thread)
+		return;
+	if (!q->dev->is_taken) {
+		q->must_not_go = true;
+		ub_queue_go(q);
+	} else if (atomic_load_explicit(&q->state, memory_order_acquire) < UB_QUEUE_ENDED) {
+		q->quit_msg.fn = queue_quit;
+		ub_queue_post(q, &q->quit_msg);
+	}
+	pthread_join(q->thread, NULL);
+	q->has_thread = false;
+}
+
 void ub_queue_destroy(struct ub_queue *q)
 {
 	if (!q)
 		return;
-	if (q->has_thread) {
-		if (!q->dev->is_taken) {
-			q->must_not_go = true;
-			ub_queue_go(q);
-		} else if (atomic_load_explicit(&q->state, memory_order_acquire) < UB_QUEUE_ENDED) {
-			q->quit_msg.fn = queue_quit;
-			ub_queue_post(q, &q->quit_msg);
-		}
-		pthread_join(q->thread, NULL);
-	}
-	if (q->has_backend_queue)
-		q->bq.backend->ops->queue_destroy(&q->bq);
 	if (q->descs)
 		munmap((void *)(uintptr_t)q->descs, q->desc_bytes);
 	if (q->zeroes)

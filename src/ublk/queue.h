@@ -29,7 +29,7 @@ enum ub_req_state {
 	UB_REQ_KERNEL,	 /* fetched, or committed and fetched again */
 	UB_REQ_GET_DATA, /* the driver was told where to copy a WRITE's data */
 	UB_REQ_BACKEND,	 /* the back end has it, or the core works on its behalf */
-	UB_REQ_HELD,	 /* it came while the queue yields: the next server's */
+	UB_REQ_HELD,	 /* it came while the queue pauses, or yields: the next server's */
 	UB_REQ_GONE,	 /* aborted: the device stops */
 };
 
@@ -47,12 +47,14 @@ struct ub_req {
 	uint16_t tag;
 	uint8_t op, flags; /* as asked; io.op may be what the core makes of it */
 	uint8_t state;	   /* enum ub_req_state */
+	bool wants_data;   /* HELD: GET_DATA is still to be sent */
+	struct ub_req *next_held;
 } __attribute__((aligned(64)));
 
 struct ub_queue {
 	struct io_uring ring;
 	struct ub_device *dev;
-	struct ub_backend_queue bq;
+	struct ub_backend_queue *bq; /* of the present back end: the device's */
 	const struct ublksrv_io_desc *descs;
 	struct ub_req *reqs;
 	struct ub_queue_stats *stats;
@@ -70,6 +72,9 @@ struct ub_queue {
 	int32_t cancel_error; /* not 0: every I/O fails with it */
 	bool quit;
 	bool is_yielding, has_yielded;
+	bool is_pausing;
+	struct ub_req *held_first, **held_last; /* what came meanwhile, in its order */
+	struct ub_backend_queue *leaving;	/* of back ends that are being taken out */
 	bool is_shrinking; /* I/O behind the new end may still be in flight */
 	bool has_spare_bufs; /* see below */
 	struct ub_io *done_first, **done_last; /* completed, waiting to be committed */
@@ -88,7 +93,9 @@ struct ub_queue {
 	struct ub_io *_Atomic foreign_done;
 	struct ub_msg *_Atomic msgs;
 	struct ub_msg cancel_msg, quit_msg, yield_msg; /* the main thread's, posted once */
-	struct ub_msg size_msg; /* the main thread's, one at a time */
+	struct ub_msg size_msg, pause_msg, resume_msg; /* the main thread's, one at a time each */
+	struct ub_backend_queue *next_bq; /* to begin with at resume_msg; NULL: none. The main thread's until then */
+	_Atomic bool has_paused;
 	_Atomic uint64_t wanted_bytes, size_bytes; /* what limits.size_bytes shall be; nothing in flight lies behind this */
 	_Atomic bool is_cancelled;	    /* nothing is given to the back end any more */
 
@@ -99,16 +106,17 @@ struct ub_queue {
 	/* The main thread's. */
 	pthread_t thread;
 	sem_t go; /* posted when the device is there, or never will be */
-	bool has_thread, has_backend_queue, must_not_go;
+	bool has_thread, must_not_go;
 	void *stack;
 	size_t desc_bytes;
 };
 
-/* device.c: false where the back end names its store, and the tag buffers are hardly used. */
-bool ub_device_locks_arena(const struct ub_device *dev);
+/* device.c: where the back end names its store the tag buffers are hardly used, and their memory is given back. */
+bool ub_device_has_spare_bufs(const struct ub_device *dev, const struct ub_backend *be);
 
-/* Makes a queue and its part of the back end. Main thread. 0 or -errno with *err. */
+/* Makes a queue, without a part of a back end. Main thread. 0 or -errno with *err. */
 int ub_queue_create(struct ub_queue **out, struct ub_device *dev, uint16_t qid, struct ub_err *err);
+/* With q->bq set. */
 int ub_queue_start_thread(struct ub_queue *q, struct ub_err *err);
 /* Once the device is open: maps the queue's descriptors; has its thread fetch. Main thread. */
 int ub_queue_map(struct ub_queue *q, struct ub_err *err);
@@ -117,7 +125,14 @@ void ub_queue_go(struct ub_queue *q);
 void ub_queue_cancel(struct ub_queue *q);
 /* Has it refuse what lies behind this end; size_bytes follows when the last I/O there is done. Main thread. */
 void ub_queue_set_size(struct ub_queue *q, uint64_t size_bytes);
-void ub_queue_destroy(struct ub_queue *q); /* ends its thread first; NULL: nothing */
+/* Takes no more requests; has_paused follows when it holds none. Main thread, as the next two. */
+void ub_queue_pause(struct ub_queue *q);
+/* Goes on: with next, if it is not NULL. Only with has_paused where there is a next. */
+void ub_queue_resume(struct ub_queue *q, struct ub_backend_queue *next);
+/* Has a part of a back end that is no longer its own let go of the ring: bq->has_left follows. Any thread. */
+void ub_queue_leave(struct ub_queue *q, struct ub_backend_queue *bq);
+void ub_queue_end_thread(struct ub_queue *q);
+void ub_queue_destroy(struct ub_queue *q); /* its thread has ended, and its part of a back end is gone; NULL: nothing */
 
 /* io.c: what the core does with a request. Queue thread. */
 void ub_req_arrived(struct ub_queue *q, struct ub_req *req);

@@ -96,6 +96,18 @@ void ub_timer_set(struct ub_timer *timer, uint64_t delay_ms)
 	q->timers[q->nr_timers++] = timer;
 }
 
+void ub_timer_stop(struct ub_timer *timer)
+{
+	struct ub_queue *q = timer->queue;
+
+	assert(q == this_queue);
+	timer->deadline_ns = 0;
+	for (unsigned i = 0; i < q->nr_timers; i++) {
+		if (q->timers[i] == timer)
+			q->timers[i--] = q->timers[--q->nr_timers];
+	}
+}
+
 uint64_t ub_queue_turn_ns(const struct ub_queue *q)
 {
 	assert(q == this_queue);
@@ -282,8 +294,6 @@ static void *queue_main(void *arg)
 	pthread_mutex_unlock(&q->core->lock);
 	while (!q->quit || q->nr_owned)
 		queue_turn(q);
-	if (q->bq.backend->ops->queue_stop)
-		q->bq.backend->ops->queue_stop(&q->bq);
 	return NULL;
 }
 
