@@ -234,6 +234,20 @@ static int mem_zero(struct ub_backend_queue *bq, struct ub_io *io)
 	return mem_release(s, inner >> s->page_shift, inner_end >> s->page_shift);
 }
 
+/* What is not there reads as zeroes. */
+static void mem_status(const struct mem_store *s, const struct ub_io *io)
+{
+	struct ub_extent *extent = io->buf;
+	uint64_t first = io->offset_bytes >> s->page_shift, end = io->offset_bytes + io->len_bytes;
+	uint64_t pages = ((end - 1) >> s->page_shift) + 1 - first;
+	uint64_t until;
+	bool have;
+
+	until = (first + ub_bitmap_run(&s->pages, first, pages, &have)) << s->page_shift;
+	extent->len_bytes = (uint32_t)((until < end ? until : end) - io->offset_bytes);
+	extent->is_zero = !have;
+}
+
 static void mem_submit(struct ub_backend_queue *bq, struct ub_io *io)
 {
 	struct mem_store *s = mem_of(bq);
@@ -259,6 +273,9 @@ static void mem_submit(struct ub_backend_queue *bq, struct ub_io *io)
 	case UB_OP_DISCARD:
 	case UB_OP_WRITE_ZEROES:
 		ret = mem_zero(bq, io);
+		break;
+	case UB_OP_STATUS:
+		mem_status(s, io);
 		break;
 	default:
 		ret = -EOPNOTSUPP; /* FLUSH: the core does not send it, there is nothing to flush */
@@ -500,7 +517,7 @@ static void mem_close(struct ub_backend *be)
 
 const struct ub_backend_ops ub_backend_mem = {
 	.name = "mem",
-	.caps = UB_CAP_PLACE,
+	.caps = UB_CAP_PLACE | UB_CAP_STATUS,
 	.open = mem_open,
 	.get_limits = mem_get_limits,
 	.queue_init = mem_queue_init,

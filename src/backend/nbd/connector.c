@@ -63,6 +63,7 @@ struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handl
 	link->fd = fd;
 	link->is_tls = export->has_tls;
 	link->has_structured_replies = export->has_structured_replies;
+	link->has_status = export->can_status;
 	link->max_payload_bytes = export->max_payload_bytes;
 	link->size_bytes = export->size_bytes;
 	atomic_store_explicit(&conn->be->seen_bytes, export->size_bytes, memory_order_relaxed);
@@ -279,7 +280,7 @@ static void connector_lost(struct nbd_backend *be, const struct nbd_link *link)
 		connector_back_off(link->conn);
 	else
 		a->not_before_ms = a->delay_ms = 0;
-	if (atomic_load_explicit(&be->has_failed, memory_order_acquire))
+	if (atomic_load_explicit(&be->has_failed, memory_order_acquire) || atomic_load(&be->is_leaving))
 		return;
 	if (atomic_compare_exchange_strong(&be->phase, &phase, NBD_LOST) || phase == NBD_LOST)
 		connector_fail(be, link->why);
@@ -468,7 +469,7 @@ static void connector_attempt_start(struct nbd_conn *conn)
 
 static bool conn_wants_link(const struct nbd_conn *conn)
 {
-	if (conn->attempt.handle)
+	if (conn->attempt.handle || atomic_load(&conn->be->is_leaving))
 		return false;
 	if (!conn->given)
 		return true;
@@ -503,7 +504,8 @@ static void connector_start_attempts(struct nbd_backend *be)
 {
 	uint64_t now = ub_now_ms();
 
-	if (!connector_has_queues(be) || atomic_load_explicit(&be->has_failed, memory_order_acquire))
+	if (!connector_has_queues(be) || atomic_load_explicit(&be->has_failed, memory_order_acquire) ||
+	    atomic_load(&be->is_leaving))
 		return;
 	if (be->is_recovered)
 		connector_say_recovered(be);

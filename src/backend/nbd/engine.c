@@ -312,9 +312,31 @@ static int cmd_answered(void *arg, int *error)
 	return 1;
 }
 
+/* libnbd: what a range is made of, as pairs of length and state. The first part of one kind counts. */
+static int cmd_extents(void *arg, const char *context, uint64_t offset, uint32_t *entries, size_t nr, int *error)
+{
+	struct nbd_cmd *cmd = arg;
+	struct ub_extent *extent = cmd->io->buf;
+	uint64_t len = 0;
+	size_t i = 0;
+
+	(void)context;
+	(void)offset;
+	(void)error;
+	cmd->link->replied_bytes += ENGINE_MAX_PIECE + (uint32_t)(nr * sizeof(*entries));
+	if (nr < 2)
+		return 0;
+	extent->is_zero = entries[1] & LIBNBD_STATE_ZERO;
+	for (; i + 1 < nr && !!(entries[i + 1] & LIBNBD_STATE_ZERO) == extent->is_zero; i += 2)
+		len += entries[i];
+	extent->len_bytes = len < cmd->io->len_bytes ? (uint32_t)len : cmd->io->len_bytes;
+	return 0;
+}
+
 static int64_t link_call(struct nbd_link *link, struct nbd_cmd *cmd)
 {
 	const nbd_completion_callback answered = { .callback = cmd_answered, .user_data = cmd };
+	const nbd_extent_callback extents = { .callback = cmd_extents, .user_data = cmd };
 	const nbd_chunk_callback chunk = { .callback = cmd_chunk, .user_data = cmd };
 	const struct ub_io *io = cmd->io;
 	uint32_t fua = io->flags & UB_FUA ? LIBNBD_CMD_FLAG_FUA : 0;
@@ -331,6 +353,10 @@ static int64_t link_call(struct nbd_link *link, struct nbd_cmd *cmd)
 		return nbd.aio_pread(link->handle, data, cmd->part_bytes, offset, answered, 0);
 	case UB_OP_WRITE:
 		return nbd.aio_pwrite(link->handle, data, cmd->part_bytes, offset, answered, fua);
+	case UB_OP_STATUS:
+		/* A server that says nothing of the range has said nothing: no part of it is known. */
+		*(struct ub_extent *)io->buf = (struct ub_extent){ .len_bytes = io->len_bytes };
+		return nbd.aio_block_status(link->handle, cmd->part_bytes, offset, extents, answered, 0);
 	case UB_OP_FLUSH:
 		return nbd.aio_flush(link->handle, answered, 0);
 	case UB_OP_DISCARD:
@@ -374,6 +400,10 @@ static void link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 {
 	uint32_t left = cmd->io->len_bytes - cmd->done_bytes;
 
+	if (__builtin_expect(cmd->io->op == UB_OP_STATUS && !link->has_status, 0)) {
+		cmd_complete(cmd, -EOPNOTSUPP);
+		return;
+	}
 	cmd->link = link;
 	cmd->seen_bytes = 0;
 	cmd->seen_edges = 0;
@@ -428,6 +458,12 @@ static int32_t conn_final_error(const struct nbd_conn *conn)
 	return atomic_load_explicit(&conn->be->has_failed, memory_order_acquire) ? -EIO : 0;
 }
 
+/* No server answers with ENOLINK: who mirrors can tell an outage by it. */
+static int32_t conn_outage_error(const struct nbd_conn *conn)
+{
+	return atomic_load_explicit(&conn->be->backend->is_destination, memory_order_relaxed) ? -ENOLINK : -EIO;
+}
+
 /* The error that I/O on an offline conn ends with by now; 0: it waits. */
 static int32_t conn_offline_error(const struct nbd_conn *conn)
 {
@@ -436,7 +472,7 @@ static int32_t conn_offline_error(const struct nbd_conn *conn)
 
 	if (error || conn->link || limit == NBD_NO_LIMIT)
 		return error;
-	return ub_now_ms() - conn->quiet_since_ms >= limit ? -EIO : 0;
+	return ub_now_ms() - conn->quiet_since_ms >= limit ? conn_outage_error(conn) : 0;
 }
 
 static void conn_wait(struct nbd_conn *conn, struct nbd_cmd *cmd)
@@ -505,6 +541,8 @@ static void conn_look_at_waiting(struct nbd_conn *conn)
 {
 	int32_t error = conn_final_error(conn);
 
+	if (conn->is_resetting)
+		error = -ENOLINK;
 	if (!error && conn_works(conn)) {
 		conn_issue_waiting(conn);
 		return;
@@ -668,6 +706,7 @@ static bool link_disarmed(struct nbd_link *link, bool *armed)
 	bool is_current = link->conn->link == link || link->conn->draining == link;
 
 	*armed = false;
+	link->conn->home->nr_armed--;
 	/* The last one of a retired link gives it free: it must not be touched after that. */
 	if (atomic_fetch_sub_explicit(&link->nr_armed, 1, memory_order_acq_rel) == 1 && !is_current)
 		nbd_connector_wake(be);
@@ -679,6 +718,7 @@ static void link_arm_watch(struct nbd_link *link, struct ub_watch *watch, bool *
 	if (*armed)
 		return;
 	*armed = true;
+	link->conn->home->nr_armed++;
 	atomic_fetch_add_explicit(&link->nr_armed, 1, memory_order_relaxed);
 	ub_watch_arm(watch, link->fd, events);
 }
@@ -916,6 +956,30 @@ static void conn_take_settings(struct nbd_conn *conn)
 		conn_take_stall_timeout(conn, timeout);
 }
 
+/* All that is in flight, or waits, is given up. A link with writes unanswered is fenced, as any other. */
+static void conn_reset(struct nbd_conn *conn)
+{
+	conn->is_resetting = true;
+	if (conn->draining) {
+		link_fail(conn->draining, "its requests took too long");
+		conn_retire(conn, conn->draining);
+	}
+	if (conn->link) {
+		link_fail(conn->link, "its requests took too long");
+		conn_retire(conn, conn->link);
+	}
+	conn->is_resetting = false;
+	conn_fail_waiting(conn, -ENOLINK);
+}
+
+void nbd_engine_reset(struct nbd_backend *be)
+{
+	for (unsigned i = 0; i < be->nr_conns; i++) {
+		atomic_store_explicit(&be->conns[i].must_reset, true, memory_order_release);
+		nbd_engine_kick(&be->conns[i]);
+	}
+}
+
 static void conn_kicked(struct ub_msg *msg, struct ub_queue *q)
 {
 	struct nbd_conn *conn = ub_container_of(msg, struct nbd_conn, kick_msg);
@@ -924,6 +988,8 @@ static void conn_kicked(struct ub_msg *msg, struct ub_queue *q)
 	/* An exchange: what was changed before a kick that this one stands for is seen below. */
 	atomic_exchange_explicit(&conn->is_kicked, false, memory_order_acq_rel);
 	conn_take_settings(conn);
+	if (atomic_exchange_explicit(&conn->must_reset, false, memory_order_acq_rel))
+		conn_reset(conn);
 	conn_look_at_waiting(conn);
 }
 
@@ -1010,22 +1076,53 @@ void nbd_engine_submit_end(struct nbd_queue *nq)
 	nq->has_looked = false;
 }
 
-void nbd_engine_cancel(struct nbd_queue *nq, int err)
+/* Ends all that the queue's own conns hold, and whatever comes to them from now on. */
+static void queue_end_conns(struct nbd_queue *nq, int err, const char *why)
 {
-	/* Nothing is to be reached any more, and nobody to be told. */
-	atomic_store_explicit(&nq->be->has_failed, true, memory_order_release);
 	for (unsigned i = 0; i < nq->nr_own; i++) {
 		struct nbd_conn *conn = nq->own[i];
 
 		conn->cancel_error = err;
 		if (conn->draining) {
-			link_fail(conn->draining, "all I/O was cancelled");
+			link_fail(conn->draining, why);
 			conn_retire(conn, conn->draining);
 		}
 		if (conn->link) {
-			link_fail(conn->link, "all I/O was cancelled");
+			link_fail(conn->link, why);
 			conn_retire(conn, conn->link);
 		}
 		conn_fail_waiting(conn, err);
 	}
+}
+
+void nbd_engine_cancel(struct nbd_queue *nq, int err)
+{
+	/* Nothing is to be reached any more, and nobody to be told. */
+	atomic_store_explicit(&nq->be->has_failed, true, memory_order_release);
+	queue_end_conns(nq, err, "all I/O was cancelled");
+}
+
+bool nbd_engine_leave(struct nbd_queue *nq)
+{
+	bool is_armed = nq->nr_armed != 0;
+
+	if (!nq->has_left) {
+		nq->has_left = true;
+		atomic_store(&nq->be->is_leaving, true);
+		for (unsigned i = 0; i < nq->nr_own; i++) {
+			if (nq->own[i]->link && !nq->own[i]->link->nr_in_flight)
+				nbd.aio_disconnect(nq->own[i]->link->handle, 0); /* a last word, if it can be said at once */
+		}
+		queue_end_conns(nq, -ECANCELED, "it is not needed any more");
+		nbd_connector_wake(nq->be);
+	}
+	for (unsigned i = 0; i < nq->nr_own; i++) {
+		struct nbd_conn *conn = nq->own[i];
+
+		ub_timer_stop(&conn->tick);
+		ub_timer_stop(&conn->outage);
+		ub_timer_stop(&conn->drain);
+		is_armed |= conn->tick.armed_ns || conn->outage.armed_ns || conn->drain.armed_ns;
+	}
+	return !is_armed && nq->nr_armed == 0;
 }

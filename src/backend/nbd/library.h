@@ -14,6 +14,7 @@
 #include "base/err.h"
 
 #define NBD_LIBRARY_CALLS(X)                                                                       \
+	X(add_meta_context) X(aio_block_status) X(can_meta_context)                                \
 	X(aio_connect_socket) X(aio_connect_tcp) X(aio_connect_unix) X(aio_connect_uri)            \
 	X(aio_connect_vsock) X(aio_disconnect) X(aio_flush) X(aio_get_direction) X(aio_get_fd)     \
 	X(aio_is_closed) X(aio_is_connecting) X(aio_is_dead) X(aio_is_negotiating) X(aio_is_ready) \

@@ -28,6 +28,7 @@
 #define OPEN_MIN_SEND_BYTES	 (32U << 10)
 #define SIZE_LINKS_MS		 10000
 #define SIZE_PAUSE_MS		 10
+#define OPEN_LATE_PARTS 4 /* of late_ms: one for an outage, the others until a stall is noticed */
 #define OPEN_SPARE_BYTES	 (1U << 20) /* commands in flight, TLS records, a handshake */
 
 /* ---- opening ------------------------------------------------------------------------------------------------ */
@@ -274,6 +275,14 @@ static char *nbd_get_identity(struct ub_backend *backend)
 	return text;
 }
 
+/* The larger part of it is for being noticed, the rest for a connection that is made again. */
+static uint64_t open_late_stall_ms(uint64_t late_ms)
+{
+	uint64_t ms = late_ms - late_ms / OPEN_LATE_PARTS;
+
+	return ms < NBD_MIN_STALL_MS ? NBD_MIN_STALL_MS : ms;
+}
+
 static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *cfg, struct ub_err *err)
 {
 	const void *heap = ub_heap_keep();
@@ -291,8 +300,8 @@ static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *
 		ret = nbd_library_load(err);
 	if (ret)
 		return ret;
-	atomic_init(&be->outage_limit_ms, be->options.outage_limit_ms);
-	atomic_init(&be->stall_timeout_ms, be->options.stall_timeout_ms);
+	atomic_init(&be->outage_limit_ms, cfg->late_ms ? cfg->late_ms / OPEN_LATE_PARTS : be->options.outage_limit_ms);
+	atomic_init(&be->stall_timeout_ms, cfg->late_ms ? open_late_stall_ms(cfg->late_ms) : be->options.stall_timeout_ms);
 	nbd_options_describe(&be->options, be->server, sizeof(be->server));
 	be->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (be->wake_fd < 0)
@@ -323,6 +332,28 @@ static int nbd_set_live(struct ub_backend *backend, struct ub_err *err)
 	if (atomic_compare_exchange_strong(&be->phase, &phase, NBD_LIVE) || phase == NBD_LIVE)
 		return 0;
 	return ub_err_set(err, EIO, "%s: the server went away while the device was being attached", be->server);
+}
+
+static void nbd_promote(struct ub_backend *backend)
+{
+	struct nbd_backend *be = backend->priv;
+
+	atomic_store_explicit(&be->outage_limit_ms, be->options.outage_limit_ms, memory_order_relaxed);
+	atomic_store_explicit(&be->stall_timeout_ms, be->options.stall_timeout_ms, memory_order_relaxed);
+	for (unsigned i = 0; i < be->nr_conns; i++)
+		nbd_engine_kick(&be->conns[i]);
+}
+
+static void nbd_reset(struct ub_backend *backend)
+{
+	nbd_engine_reset(backend->priv);
+}
+
+static bool nbd_has_settled(struct ub_backend *backend)
+{
+	const struct nbd_backend *be = backend->priv;
+
+	return !atomic_load_explicit(&be->nr_unfenced, memory_order_acquire);
 }
 
 static int nbd_take_socket(struct ub_backend *backend, int fd)
@@ -523,6 +554,16 @@ static void nbd_submit_end(struct ub_backend_queue *bq)
 	nbd_engine_submit_end(bq->priv);
 }
 
+static bool nbd_queue_stop(struct ub_backend_queue *bq)
+{
+	return nbd_engine_leave(bq->priv);
+}
+
+static void nbd_stop(struct ub_backend *backend)
+{
+	nbd_connector_stop(backend->priv);
+}
+
 static void nbd_cancel(struct ub_backend_queue *bq, int err)
 {
 	nbd_engine_cancel(bq->priv, err);
@@ -578,7 +619,12 @@ const struct ub_backend_ops ub_backend_nbd = {
 	.open = nbd_open,
 	.get_limits = nbd_get_limits,
 	.get_identity = nbd_get_identity,
+	.caps = UB_CAP_STATUS,
 	.set_live = nbd_set_live,
+	.promote = nbd_promote,
+	.reset = nbd_reset,
+	.has_settled = nbd_has_settled,
+	.stop = nbd_stop,
 	.take_socket = nbd_take_socket,
 	.set = nbd_set,
 	.get_size = nbd_find_size,
@@ -590,4 +636,5 @@ const struct ub_backend_ops ub_backend_nbd = {
 	.submit = nbd_submit,
 	.submit_end = nbd_submit_end,
 	.cancel = nbd_cancel,
+	.queue_stop = nbd_queue_stop,
 };

@@ -56,7 +56,7 @@ struct nbd_link {
 	struct nbd_handle *handle;
 	int fd; /* a duplicate: it outlives libnbd's, for the fence */
 	uint32_t held_id; /* under which the keeper knows it */
-	bool is_tls, is_tcp, has_structured_replies;
+	bool is_tls, is_tcp, has_structured_replies, has_status;
 	uint32_t max_payload_bytes;
 	uint64_t size_bytes; /* of the export, as this connection knows it: a server holds each to what it was told */
 
@@ -107,6 +107,7 @@ struct nbd_conn {
 	struct nbd_link *link; /* NULL: offline */
 	struct nbd_link *draining; /* the one before it, whose writes the server may still execute; NULL: none */
 	struct nbd_list waiting;
+	bool is_resetting;
 	bool had_link; /* it is not its first one */
 	bool must_issue; /* waiting ones may go at the end of the batch */
 	struct ub_timer tick, outage, drain;
@@ -124,6 +125,7 @@ struct nbd_conn {
 	struct ub_msg inbox_msg;
 	struct ub_msg kick_msg;
 	_Atomic bool is_kicked;
+	_Atomic bool must_reset; /* what is in flight, or waits, takes too long */
 
 	/* The connector's. */
 	struct nbd_link *given; /* the newest link, until it is retired */
@@ -136,6 +138,8 @@ struct nbd_queue {
 	struct nbd_cmd *cmds; /* one a slot */
 	struct nbd_conn **own;
 	unsigned nr_own;
+	unsigned nr_armed; /* watches of own connections that the ring still has */
+	bool has_left;	   /* nbd_engine_leave() was called */
 	bool may_use_reserve, uses_reserve; /* a real-time thread: while memory is short */
 	bool has_looked; /* at memory, in this batch */
 	uint64_t memory_seen_ms;
@@ -166,6 +170,7 @@ struct nbd_backend {
 	_Atomic unsigned nr_started; /* queues whose threads run; the connector begins with the last */
 	_Atomic int phase; /* enum nbd_phase: whichever comes first, being live or an outage, decides */
 	_Atomic bool has_failed;     /* for good: all I/O fails */
+	_Atomic bool is_leaving;     /* no connection is made any more */
 	_Atomic unsigned nr_unfenced; /* retired links whose writes may still be executed: no write is sent */
 	_Atomic int next_socket;     /* of --command, after a restart; -1: none */
 
@@ -191,6 +196,10 @@ void nbd_engine_start(struct nbd_queue *nq);
 void nbd_engine_submit(struct nbd_queue *nq, struct ub_io *io);
 void nbd_engine_submit_end(struct nbd_queue *nq);
 void nbd_engine_cancel(struct nbd_queue *nq, int err);
+/* It is taken out of a live device: all ends. Again, until it is true: the ring has let go of everything. */
+bool nbd_engine_leave(struct nbd_queue *nq);
+/* Any thread: what is in flight ends with ENOLINK, and its connections are made again. */
+void nbd_engine_reset(struct nbd_backend *be);
 
 /* Any thread: hands a link to its conn's home thread; that one looks at what waits. */
 void nbd_engine_give(struct nbd_link *link);

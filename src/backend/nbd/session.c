@@ -59,6 +59,7 @@ static int session_prepare(struct nbd_handle *h, const struct nbd_options *o)
 	ret |= nbd.set_full_info(h, true);
 	ret |= nbd.set_request_block_size(h, true);
 	ret |= nbd.set_request_structured_replies(h, true);
+	ret |= nbd.add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION); /* a migration asks what is allocated */
 	ret |= nbd.set_pread_initialize(h, false); /* what was read is counted: engine.c */
 	ret |= nbd.set_uri_allow_local_file(h, true);
 	if (o->export_name)
@@ -213,6 +214,7 @@ int nbd_session_export(struct nbd_handle *h, struct nbd_export *e, struct ub_err
 	e->multi_conn = nbd.can_multi_conn(h) == 1;
 	e->has_tls = nbd.get_tls_negotiated(h) == 1;
 	e->has_structured_replies = nbd.get_structured_replies_negotiated(h) == 1;
+	e->can_status = nbd.can_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) == 1;
 	session_text(nbd.get_canonical_export_name(h), e->name);
 	session_text(nbd.get_export_description(h), e->description);
 	return 0;

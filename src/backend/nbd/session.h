@@ -30,6 +30,7 @@ struct nbd_export {
 	uint32_t max_payload_bytes;
 	bool read_only, rotational, can_flush, can_fua, can_trim, can_zero, multi_conn;
 	bool has_tls, has_structured_replies;
+	bool can_status; /* of this connection: it tells what is allocated */
 	char name[NBD_NAME_BYTES]; /* canonical; "": it did not say */
 	char description[NBD_NAME_BYTES];
 };

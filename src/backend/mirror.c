@@ -1,0 +1,1332 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The layer of a migration: what is in flight, who holds which range, and the copier. Queues' threads, but for what is marked. */
+#include "backend/mirror.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+
+#include "base/bitmap.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/loop.h"
+
+#define MIRROR_CHUNK_BYTES   (256U << 10) /* of data, in one piece */
+#define MIRROR_LOOK_BYTES    (128U << 20) /* about so much is asked at once what it has */
+#define MIRROR_ZERO_BYTES    (16U << 20)  /* of zeroes, in one piece: writes there wait for it */
+#define MIRROR_NR_SLOTS	     (UB_INTERNAL_SLOTS - 2) /* copies in flight: all internal slots but a flush's two */
+#define MIRROR_BUSY_SLOTS    2	/* while the application is at work */
+#define MIRROR_BUSY_MS	     10 /* which it is for so long after its last I/O */
+#define MIRROR_PROBE_MS	     200
+#define MIRROR_LATE_TICKS    4
+#define MIRROR_MAX_CLUSTERS  (256ULL << 20) /* bits of the bitmap: 32 MiB */
+#define MIRROR_MIN_CLUSTER   16 /* 64 KiB, as a shift */
+
+/* What somebody changes: nobody else does at the same time. Under the lock, but for the two offsets of one that is held. */
+struct mirror_range {
+	uint64_t start, end;
+	bool is_held;
+	struct mirror_range *prev, *next;
+	struct mirror_queue *mq;
+	void (*granted)(struct mirror_range *);
+	struct mirror_range *next_granted;
+};
+
+struct mirror_ranges {
+	struct mirror_range *first, *last;
+};
+
+/* The scratch of a request. */
+struct mirror_slot {
+	struct ub_io *parent;
+	struct ub_io source, dest;
+	struct mirror_range range;
+	unsigned nr_pending;
+	bool is_mirrored; /* the destination has, or had, its part */
+	uint64_t sent_ms;
+	struct mirror_slot *prev, *next; /* in the queue's list of those that the destination has */
+};
+
+enum mirror_step { COPY_IDLE, COPY_PEEK, COPY_LOOK, COPY_LOOK_DEST, COPY_READ, COPY_WRITE, COPY_ZERO };
+
+/* A piece that is being brought over. Queue 0's. */
+struct mirror_copy {
+	struct mirror *m;
+	struct ub_io io;
+	struct ub_extent extent;
+	struct mirror_range range;
+	enum mirror_step step;
+	uint32_t len_bytes; /* as it shall be copied: at most the range */
+	char *buf;	    /* chunk_bytes */
+};
+
+struct mirror_queue {
+	struct mirror *m;
+	struct ub_backend_queue *source, *dest;
+	struct mirror_slot *slots;
+	struct mirror_slot *sent_first, *sent_last; /* to the destination, not answered yet */
+	struct ub_timer late;
+	bool is_ticking;
+	bool is_stopped;
+	struct ub_msg stop_msg, grant_msg;
+	struct mirror_range *granted; /* under the lock: of this queue, newest first */
+	bool is_grant_posted;	      /* likewise */
+	_Atomic uint64_t *mirrored_bytes;
+};
+
+struct mirror {
+	struct ub_mirror_config config;
+	struct ub_backend *backend;
+	struct mirror_queue *queues;
+	uint32_t block_bytes;
+
+	pthread_mutex_t lock;
+	struct mirror_ranges held, waiting;
+	struct ub_bitmap dirty; /* a bit a cluster */
+	uint64_t nr_dirty;
+	unsigned cluster_shift;
+	uint64_t nr_clusters;
+
+	_Atomic int state; /* enum ub_mirror_state; changed under the lock */
+	_Atomic int error;
+	_Atomic bool is_source_error;
+	_Atomic unsigned nr_started, nr_stopped; /* queues */
+	_Atomic uint64_t rate_bytes;
+	_Atomic uint64_t busy_ms; /* when the application last asked for something */
+
+	/* The copier: queue 0's. */
+	struct mirror_copy copies[MIRROR_NR_SLOTS];
+	unsigned nr_copies; /* not idle */
+	uint64_t cursor;    /* the next cluster to look at */
+	uint64_t data_start, data_end; /* there is data, as it was when it was looked at */
+	bool is_looking;
+	bool cannot_look, cannot_look_dest;
+	_Atomic bool cannot_zero;
+	bool has_begun, is_running, is_probing;
+	uint64_t paced_ns; /* the rate allows the next piece then; 0: at once */
+	struct ub_timer pace, probe;
+	struct ub_msg start_msg, kick_msg, flush_msg;
+	_Atomic bool is_kicked;
+	char *bufs; /* of all copies, chunk_bytes each */
+	uint32_t chunk_bytes;
+	struct ub_io probe_io;
+	char probe_buf[4096];
+
+	struct ub_io flush_source, flush_dest;
+	unsigned nr_flushing;
+	_Atomic int flushed; /* 0: not yet, 1: done, or a negative errno */
+};
+
+static void copier_kick(struct mirror *m);
+static void copier_run(struct mirror *m);
+static void copy_granted(struct mirror_range *range);
+
+/* ---- the state ------------------------------------------------------------------------------------------------- */
+
+static int mirror_get_state(const struct mirror *m)
+{
+	return atomic_load_explicit(&m->state, memory_order_acquire);
+}
+
+static void mirror_tell(struct mirror *m)
+{
+	eventfd_write(m->config.event_fd, 1);
+}
+
+/* What is over stays over. True: it is another one now. */
+static bool mirror_set_state(struct mirror *m, enum ub_mirror_state state)
+{
+	bool changes;
+	int was;
+
+	pthread_mutex_lock(&m->lock);
+	was = mirror_get_state(m);
+	changes = was < (int)state || (was == UB_MIRROR_IN_STEP && state == UB_MIRROR_OUT);
+	if (changes)
+		atomic_store_explicit(&m->state, (int)state, memory_order_release);
+	pthread_mutex_unlock(&m->lock);
+	if (changes)
+		mirror_tell(m);
+	return changes;
+}
+
+static void mirror_fail(struct mirror *m, int32_t res, bool is_source)
+{
+	int none = 0;
+
+	if (atomic_compare_exchange_strong(&m->error, &none, -res))
+		atomic_store(&m->is_source_error, is_source);
+	mirror_set_state(m, UB_MIRROR_FAILED);
+}
+
+/* Whether the destination gets what the application changes. */
+static bool mirror_is_mirroring(const struct mirror *m)
+{
+	int state = mirror_get_state(m);
+
+	return state == UB_MIRROR_COPYING || state == UB_MIRROR_IN_STEP;
+}
+
+/* What the destination answered with: out of step, or the end. Its range is marked already. */
+static void mirror_dest_failed(struct mirror *m, int32_t res)
+{
+	if (res == -ENOLINK) {
+		if (mirror_set_state(m, UB_MIRROR_OUT))
+			copier_kick(m);
+	} else if (mirror_get_state(m) != UB_MIRROR_STOPPED) {
+		mirror_fail(m, res, false);
+	}
+}
+
+/* ---- dirty clusters: under the lock ------------------------------------------------------------------------------- */
+
+static uint64_t dirty_count(const struct mirror *m, uint64_t first, uint64_t count)
+{
+	uint64_t nr = 0;
+
+	while (count) {
+		bool value;
+		uint64_t run = ub_bitmap_run(&m->dirty, first, count, &value);
+
+		nr += value ? run : 0;
+		first += run;
+		count -= run;
+	}
+	return nr;
+}
+
+static void dirty_note(struct mirror *m)
+{
+	uint64_t bytes = m->nr_dirty << m->cluster_shift, size = m->backend->limits.size_bytes;
+
+	ub_stat_set(&m->config.stats->dirty_bytes, bytes < size ? bytes : size);
+}
+
+/* Every cluster that the range touches. */
+static void dirty_set(struct mirror *m, uint64_t start, uint64_t end)
+{
+	uint64_t first = start >> m->cluster_shift, count = ((end - 1) >> m->cluster_shift) + 1 - first;
+
+	pthread_mutex_lock(&m->lock);
+	m->nr_dirty += count - dirty_count(m, first, count);
+	ub_bitmap_set(&m->dirty, first, count);
+	if (mirror_get_state(m) == UB_MIRROR_IN_STEP)
+		atomic_store_explicit(&m->state, UB_MIRROR_COPYING, memory_order_release);
+	pthread_mutex_unlock(&m->lock);
+	if (mirror_get_state(m) == UB_MIRROR_COPYING)
+		copier_kick(m);
+}
+
+/* Every cluster that lies within the range, or reaches over the device's end. */
+static void dirty_clear(struct mirror *m, uint64_t start, uint64_t end)
+{
+	uint64_t cluster = 1ULL << m->cluster_shift;
+	uint64_t first = (start + cluster - 1) >> m->cluster_shift;
+	uint64_t last = end >= m->backend->limits.size_bytes ? m->nr_clusters : end >> m->cluster_shift;
+
+	if (first >= last)
+		return;
+	pthread_mutex_lock(&m->lock);
+	m->nr_dirty -= dirty_count(m, first, last - first);
+	ub_bitmap_clear(&m->dirty, first, last - first);
+	pthread_mutex_unlock(&m->lock);
+}
+
+/* ---- ranges ----------------------------------------------------------------------------------------------------------- */
+
+static void ranges_add(struct mirror_ranges *list, struct mirror_range *r)
+{
+	r->prev = list->last;
+	r->next = NULL;
+	if (list->last)
+		list->last->next = r;
+	else
+		list->first = r;
+	list->last = r;
+}
+
+static void ranges_remove(struct mirror_ranges *list, struct mirror_range *r)
+{
+	if (r->prev)
+		r->prev->next = r->next;
+	else
+		list->first = r->next;
+	if (r->next)
+		r->next->prev = r->prev;
+	else
+		list->last = r->prev;
+}
+
+/* Whether one of those before `until` (NULL: any) overlaps with it. */
+static bool ranges_overlap(const struct mirror_ranges *list, const struct mirror_range *r, const struct mirror_range *until)
+{
+	for (const struct mirror_range *at = list->first; at && at != until; at = at->next) {
+		if (at->start < r->end && r->start < at->end)
+			return true;
+	}
+	return false;
+}
+
+/* True: it is held. Else granted() follows, on the range's queue. Those that come first are first. */
+static bool range_take(struct mirror *m, struct mirror_range *r)
+{
+	pthread_mutex_lock(&m->lock);
+	r->is_held = !ranges_overlap(&m->held, r, NULL) && !ranges_overlap(&m->waiting, r, NULL);
+	ranges_add(r->is_held ? &m->held : &m->waiting, r);
+	pthread_mutex_unlock(&m->lock);
+	return r->is_held;
+}
+
+/* Under the lock: whose turn it is now. */
+static void ranges_grant(struct mirror *m)
+{
+	struct mirror_range *next;
+
+	for (struct mirror_range *r = m->waiting.first; r; r = next) {
+		next = r->next;
+		if (ranges_overlap(&m->held, r, NULL) || ranges_overlap(&m->waiting, r, r))
+			continue;
+		ranges_remove(&m->waiting, r);
+		r->is_held = true;
+		ranges_add(&m->held, r);
+		r->next_granted = r->mq->granted;
+		r->mq->granted = r;
+		if (!r->mq->is_grant_posted) {
+			r->mq->is_grant_posted = true;
+			ub_queue_post(r->mq->source->queue, &r->mq->grant_msg);
+		}
+	}
+}
+
+static void range_give_back(struct mirror *m, struct mirror_range *r)
+{
+	pthread_mutex_lock(&m->lock);
+	ranges_remove(&m->held, r);
+	r->is_held = false;
+	if (m->waiting.first)
+		ranges_grant(m);
+	pthread_mutex_unlock(&m->lock);
+}
+
+/* Keeps its first bytes only. */
+static void range_shrink(struct mirror *m, struct mirror_range *r, uint64_t end)
+{
+	pthread_mutex_lock(&m->lock);
+	r->end = end;
+	if (m->waiting.first)
+		ranges_grant(m);
+	pthread_mutex_unlock(&m->lock);
+}
+
+static void queue_take_granted(struct ub_msg *msg, struct ub_queue *q)
+{
+	struct mirror_queue *mq = ub_container_of(msg, struct mirror_queue, grant_msg);
+	struct mirror_range *oldest = NULL, *r;
+
+	(void)q;
+	pthread_mutex_lock(&mq->m->lock);
+	mq->is_grant_posted = false;
+	for (r = mq->granted; r;) {
+		struct mirror_range *next = r->next_granted;
+
+		r->next_granted = oldest;
+		oldest = r;
+		r = next;
+	}
+	mq->granted = NULL;
+	pthread_mutex_unlock(&mq->m->lock);
+	while (oldest) {
+		r = oldest;
+		oldest = r->next_granted;
+		r->granted(r);
+	}
+}
+
+/* ---- what the application asks for ------------------------------------------------------------------------------ */
+
+static void sent_add(struct mirror_queue *mq, struct mirror_slot *slot)
+{
+	slot->prev = mq->sent_last;
+	slot->next = NULL;
+	if (mq->sent_last)
+		mq->sent_last->next = slot;
+	else
+		mq->sent_first = slot;
+	mq->sent_last = slot;
+	slot->sent_ms = ub_now_ms();
+	if (!mq->is_ticking) {
+		mq->is_ticking = true;
+		ub_timer_set(&mq->late, mq->m->config.late_ms / MIRROR_LATE_TICKS + 1);
+	}
+}
+
+static void sent_remove(struct mirror_queue *mq, struct mirror_slot *slot)
+{
+	if (slot->prev)
+		slot->prev->next = slot->next;
+	else
+		mq->sent_first = slot->next;
+	if (slot->next)
+		slot->next->prev = slot->prev;
+	else
+		mq->sent_last = slot->prev;
+}
+
+static void queue_look_for_late(struct ub_timer *timer)
+{
+	struct mirror_queue *mq = ub_container_of(timer, struct mirror_queue, late);
+	struct ub_backend *dest = mq->m->config.dest;
+
+	mq->is_ticking = mq->sent_first != NULL && !mq->is_stopped;
+	if (!mq->is_ticking)
+		return;
+	ub_timer_set(&mq->late, mq->m->config.late_ms / MIRROR_LATE_TICKS + 1);
+	if (ub_now_ms() - mq->sent_first->sent_ms >= mq->m->config.late_ms && dest->ops->reset)
+		dest->ops->reset(dest);
+}
+
+/* Both sides have answered, or the one that was asked. */
+static void slot_finish(struct mirror_slot *slot)
+{
+	struct mirror_queue *mq = slot->range.mq;
+	struct mirror *m = mq->m;
+	int32_t res = slot->source.result, dest_res = slot->dest.result;
+	bool differs = !slot->is_mirrored || dest_res < 0 || res < 0;
+
+	/* Before the source's answer is passed on. */
+	if (differs && mirror_get_state(m) < UB_MIRROR_FAILED)
+		dirty_set(m, slot->range.start, slot->range.end);
+	else if (!differs)
+		dirty_clear(m, slot->range.start, slot->range.end);
+	if (slot->is_mirrored && dest_res == -EOPNOTSUPP && slot->parent->op == UB_OP_WRITE_ZEROES)
+		atomic_store_explicit(&m->cannot_zero, true, memory_order_relaxed);
+	else if (slot->is_mirrored && dest_res < 0)
+		mirror_dest_failed(m, dest_res);
+	else if (!differs)
+		ub_stat_add(mq->mirrored_bytes, slot->source.len_bytes);
+	range_give_back(m, &slot->range);
+	ub_io_complete(slot->parent, res);
+}
+
+static void slot_source_done(struct ub_io *io, int32_t res)
+{
+	struct mirror_slot *slot = ub_container_of(io, struct mirror_slot, source);
+
+	(void)res;
+	if (--slot->nr_pending == 0)
+		slot_finish(slot);
+}
+
+static void slot_dest_done(struct ub_io *io, int32_t res)
+{
+	struct mirror_slot *slot = ub_container_of(io, struct mirror_slot, dest);
+
+	(void)res;
+	sent_remove(slot->range.mq, slot);
+	if (--slot->nr_pending == 0)
+		slot_finish(slot);
+}
+
+static void slot_copy_io(const struct mirror_slot *slot, struct ub_io *io, void (*done)(struct ub_io *, int32_t))
+{
+	*io = *slot->parent;
+	io->done = done;
+	io->is_completed = false;
+	io->result = 0;
+	io->next = NULL;
+}
+
+/* What the destination cannot be told in the same words is copied to it afterwards. */
+static bool slot_is_for_dest(const struct mirror_slot *slot)
+{
+	const struct mirror *m = slot->range.mq->m;
+
+	if (slot->range.mq->is_stopped || !mirror_is_mirroring(m))
+		return false;
+	if (slot->parent->op == UB_OP_WRITE_ZEROES)
+		return m->config.dest->limits.can_zero && !atomic_load_explicit(&m->cannot_zero, memory_order_relaxed);
+	return slot->parent->op == UB_OP_WRITE; /* what is discarded reads as anybody likes: as the source does, then */
+}
+
+static void slot_start(struct mirror_slot *slot)
+{
+	struct mirror_queue *mq = slot->range.mq;
+	struct mirror *m = mq->m;
+
+	slot->is_mirrored = slot_is_for_dest(slot);
+	slot->nr_pending = 1 + slot->is_mirrored;
+	slot_copy_io(slot, &slot->source, slot_source_done);
+	if (slot->is_mirrored) {
+		slot_copy_io(slot, &slot->dest, slot_dest_done);
+		slot->dest.flags &= (uint8_t)~UB_FUA; /* what counts is the source, until the cutover flushes both */
+		sent_add(mq, slot);
+		m->config.dest->ops->submit(mq->dest, &slot->dest);
+	} else if (mirror_get_state(m) < UB_MIRROR_FAILED) {
+		dirty_set(m, slot->range.start, slot->range.end);
+	}
+	m->config.source->ops->submit(mq->source, &slot->source);
+}
+
+static void slot_granted(struct mirror_range *range)
+{
+	slot_start(ub_container_of(range, struct mirror_slot, range));
+}
+
+static void mirror_submit(struct ub_backend_queue *bq, struct ub_io *io)
+{
+	struct mirror_queue *mq = bq->priv;
+	struct mirror *m = mq->m;
+	struct mirror_slot *slot = &mq->slots[io->slot];
+
+	atomic_store_explicit(&m->busy_ms, ub_now_ms(), memory_order_relaxed);
+	if (io->op == UB_OP_READ || io->op == UB_OP_FLUSH) {
+		m->config.source->ops->submit(mq->source, io);
+		return;
+	}
+	slot->parent = io;
+	slot->range.start = io->offset_bytes;
+	slot->range.end = io->offset_bytes + io->len_bytes;
+	if (range_take(m, &slot->range))
+		slot_start(slot);
+}
+
+static void mirror_submit_end(struct ub_backend_queue *bq)
+{
+	struct mirror_queue *mq = bq->priv;
+	const struct ub_mirror_config *c = &mq->m->config;
+
+	if (c->source->ops->submit_end)
+		c->source->ops->submit_end(mq->source);
+	if (c->dest->ops->submit_end)
+		c->dest->ops->submit_end(mq->dest);
+}
+
+/* ---- the copier: queue 0 ------------------------------------------------------------------------------------------ */
+
+static void copier_kicked(struct ub_msg *msg, struct ub_queue *q)
+{
+	struct mirror *m = ub_container_of(msg, struct mirror, kick_msg);
+
+	(void)q;
+	atomic_exchange_explicit(&m->is_kicked, false, memory_order_acq_rel);
+	copier_run(m);
+}
+
+static void copier_kick(struct mirror *m)
+{
+	if (atomic_exchange_explicit(&m->is_kicked, true, memory_order_acq_rel))
+		return;
+	ub_queue_post(m->queues[0].source->queue, &m->kick_msg);
+}
+
+static void copy_submit(struct mirror_copy *c, enum mirror_step step, uint8_t op, bool to_dest, void *buf, uint32_t len)
+{
+	struct mirror *m = c->m;
+	const struct ub_backend *be = to_dest ? m->config.dest : m->config.source;
+	struct mirror_queue *mq = &m->queues[0];
+
+	c->step = step;
+	c->io.op = op;
+	c->io.flags = 0;
+	c->io.offset_bytes = c->range.start;
+	c->io.len_bytes = len;
+	c->io.buf = buf;
+	ub_io_begin_internal(&c->io);
+	be->ops->submit(to_dest ? mq->dest : mq->source, &c->io);
+}
+
+static void copy_end(struct mirror_copy *c)
+{
+	struct mirror *m = c->m;
+
+	if (c->range.is_held)
+		range_give_back(m, &c->range);
+	c->step = COPY_IDLE;
+	m->nr_copies--;
+}
+
+/* The range's first len_bytes are the same on both sides. */
+static void copy_done(struct mirror_copy *c, _Atomic uint64_t *counter)
+{
+	struct mirror *m = c->m;
+
+	dirty_clear(m, c->range.start, c->range.start + c->len_bytes);
+	ub_stat_add(counter, c->len_bytes);
+	copy_end(c);
+}
+
+static void copy_failed(struct mirror_copy *c, int32_t res, bool is_source)
+{
+	struct mirror *m = c->m;
+
+	/* It stays dirty. The source's outage is nobody's end: its back end waits by itself. */
+	copy_end(c);
+	if (mirror_get_state(m) >= UB_MIRROR_FAILED)
+		return;
+	if (is_source)
+		mirror_fail(m, res, true);
+	else
+		mirror_dest_failed(m, res);
+}
+
+/* The rest is another piece's. */
+static void copy_shrink(struct mirror_copy *c, uint32_t len)
+{
+	struct mirror *m = c->m;
+	uint64_t next = (c->range.start + len) >> m->cluster_shift;
+
+	if (len >= c->range.end - c->range.start)
+		return;
+	c->len_bytes = len;
+	range_shrink(m, &c->range, c->range.start + len);
+	if (next < m->cursor)
+		m->cursor = next;
+}
+
+static void copy_zero(struct mirror_copy *c)
+{
+	struct mirror *m = c->m;
+	const struct ub_limits *l = &m->config.dest->limits;
+	uint32_t most = l->max_zeroes_bytes < MIRROR_ZERO_BYTES ? l->max_zeroes_bytes : MIRROR_ZERO_BYTES;
+	bool can_zero = l->can_zero && !atomic_load_explicit(&m->cannot_zero, memory_order_relaxed);
+
+	most &= ~((1U << m->cluster_shift) - 1);
+	if (!can_zero || most == 0)
+		most = m->chunk_bytes;
+	copy_shrink(c, most);
+	if (can_zero) {
+		copy_submit(c, COPY_ZERO, UB_OP_WRITE_ZEROES, true, NULL, c->len_bytes);
+	} else {
+		memset(c->buf, 0, c->len_bytes);
+		copy_submit(c, COPY_ZERO, UB_OP_WRITE, true, c->buf, c->len_bytes);
+	}
+}
+
+static void copy_read(struct mirror_copy *c)
+{
+	copy_submit(c, COPY_READ, UB_OP_READ, false, c->buf, c->len_bytes);
+}
+
+/* How much of an answer can be used: whole clusters, or up to the range's end. */
+static uint32_t copy_whole(const struct mirror_copy *c, uint32_t len)
+{
+	uint64_t all = c->range.end - c->range.start;
+
+	return len >= all ? (uint32_t)all : len & ~((1U << c->m->cluster_shift) - 1);
+}
+
+/* Data, or a cluster of both kinds: it is read in pieces, by whoever is free. */
+static void copy_found_data(struct mirror_copy *c, uint32_t len)
+{
+	struct mirror *m = c->m;
+
+	m->data_start = c->range.start;
+	m->data_end = c->range.start + (len ? len : 1ULL << m->cluster_shift);
+	m->cursor = c->range.start >> m->cluster_shift;
+	m->is_looking = false;
+	copy_end(c);
+}
+
+/* A first look, which nobody waits for. Zeroes are looked at again, while nobody may change them. */
+static void copy_peeked(struct mirror_copy *c, int32_t res)
+{
+	struct mirror *m = c->m;
+	uint32_t len = res < 0 ? 0 : copy_whole(c, c->extent.len_bytes);
+
+	if (res < 0 && res != -EOPNOTSUPP) {
+		m->is_looking = false;
+		copy_failed(c, res, true);
+		return;
+	}
+	m->cannot_look |= res < 0;
+	if (!len || !c->extent.is_zero) {
+		copy_found_data(c, len);
+		return;
+	}
+	c->step = COPY_LOOK;
+	c->len_bytes = len;
+	c->range.end = c->range.start + len;
+	if (range_take(m, &c->range))
+		copy_granted(&c->range);
+}
+
+static void copy_looked(struct mirror_copy *c, int32_t res)
+{
+	struct mirror *m = c->m;
+	uint32_t len = res < 0 ? 0 : copy_whole(c, c->extent.len_bytes);
+
+	if (res < 0) {
+		m->is_looking = false;
+		copy_failed(c, res, true);
+		return;
+	}
+	if (!len || !c->extent.is_zero) { /* somebody has written there since */
+		copy_found_data(c, len);
+		return;
+	}
+	copy_shrink(c, len);
+	m->is_looking = false;
+	if (m->cannot_look_dest || !(m->config.dest->ops->caps & UB_CAP_STATUS))
+		copy_zero(c);
+	else
+		copy_submit(c, COPY_LOOK_DEST, UB_OP_STATUS, true, &c->extent, len);
+}
+
+static void copy_looked_at_dest(struct mirror_copy *c, int32_t res)
+{
+	struct mirror *m = c->m;
+	uint32_t len = res < 0 ? 0 : copy_whole(c, c->extent.len_bytes);
+
+	if (res < 0 && res != -EOPNOTSUPP) {
+		copy_failed(c, res, false);
+		return;
+	}
+	m->cannot_look_dest |= res < 0;
+	if (len)
+		copy_shrink(c, len);
+	if (len && c->extent.is_zero)
+		copy_done(c, &m->config.stats->zeroed_bytes);
+	else
+		copy_zero(c);
+}
+
+static bool copy_is_zero(const struct mirror_copy *c)
+{
+	return c->buf[0] == 0 && memcmp(c->buf, c->buf + 1, c->len_bytes - 1) == 0;
+}
+
+static void copy_next(struct ub_io *io, int32_t res)
+{
+	struct mirror_copy *c = ub_container_of(io, struct mirror_copy, io);
+	struct mirror *m = c->m;
+
+	ub_io_end_internal(io);
+	if (res >= 0 && mirror_get_state(m) >= UB_MIRROR_FAILED)
+		res = -ECANCELED;
+	switch (c->step) {
+	case COPY_PEEK:
+		copy_peeked(c, res);
+		break;
+	case COPY_LOOK:
+		copy_looked(c, res);
+		break;
+	case COPY_LOOK_DEST:
+		copy_looked_at_dest(c, res);
+		break;
+	case COPY_READ:
+		if (res < 0)
+			copy_failed(c, res, true);
+		else if (copy_is_zero(c))
+			copy_zero(c);
+		else
+			copy_submit(c, COPY_WRITE, UB_OP_WRITE, true, c->buf, c->len_bytes);
+		break;
+	case COPY_ZERO:
+		if (res == -EOPNOTSUPP && io->op == UB_OP_WRITE_ZEROES) {
+			atomic_store_explicit(&m->cannot_zero, true, memory_order_relaxed);
+			copy_zero(c);
+		} else if (res < 0) {
+			copy_failed(c, res, false);
+		} else {
+			copy_done(c, &m->config.stats->zeroed_bytes);
+		}
+		break;
+	default:
+		if (res < 0)
+			copy_failed(c, res, false);
+		else
+			copy_done(c, &m->config.stats->copied_bytes);
+		break;
+	}
+	copier_run(m);
+}
+
+static void copy_granted(struct mirror_range *range)
+{
+	struct mirror_copy *c = ub_container_of(range, struct mirror_copy, range);
+
+	if (!mirror_is_mirroring(c->m)) {
+		c->m->is_looking &= c->step != COPY_LOOK;
+		copy_end(c);
+	} else if (c->step == COPY_LOOK) {
+		copy_submit(c, COPY_LOOK, UB_OP_STATUS, false, &c->extent, c->len_bytes);
+	} else {
+		copy_read(c);
+	}
+}
+
+/* The next dirty clusters, from the cursor on and then from the beginning. False: there are none. */
+static bool copier_find(struct mirror *m, uint64_t *first, uint64_t *count)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&m->lock);
+	for (unsigned pass = 0; pass < 2 && m->nr_dirty && !found; pass++) {
+		uint64_t at = pass == 0 && m->cursor < m->nr_clusters ? m->cursor : 0;
+
+		while (at < m->nr_clusters && !found) {
+			bool is_dirty;
+			uint64_t run = ub_bitmap_run(&m->dirty, at, m->nr_clusters - at, &is_dirty);
+
+			found = is_dirty;
+			*first = at;
+			*count = run;
+			at += run;
+		}
+	}
+	pthread_mutex_unlock(&m->lock);
+	return found;
+}
+
+/* Whether another piece has this one in hand: its bits are still set. */
+static bool copier_has(const struct mirror *m, uint64_t start, uint64_t *end)
+{
+	for (unsigned i = 0; i < MIRROR_NR_SLOTS; i++) {
+		const struct mirror_copy *c = &m->copies[i];
+
+		if (c->step == COPY_IDLE)
+			continue;
+		if (c->range.start <= start && start < c->range.end)
+			return true;
+		if (c->range.start > start && c->range.start < *end)
+			*end = c->range.start;
+	}
+	return false;
+}
+
+static unsigned copier_nr_allowed(const struct mirror *m)
+{
+	bool is_busy = ub_now_ms() - atomic_load_explicit(&m->busy_ms, memory_order_relaxed) < MIRROR_BUSY_MS;
+
+	return is_busy ? MIRROR_BUSY_SLOTS : MIRROR_NR_SLOTS;
+}
+
+/* False: the rate does not allow it yet, and the timer is set. */
+static bool copier_is_paced(struct mirror *m, uint32_t len)
+{
+	uint64_t rate = atomic_load_explicit(&m->rate_bytes, memory_order_relaxed);
+	uint64_t now_ns = ub_now_ms() * 1000000;
+
+	if (!rate)
+		return true;
+	if (m->paced_ns > now_ns) {
+		ub_timer_set(&m->pace, (m->paced_ns - now_ns) / 1000000 + 1);
+		return false;
+	}
+	/* What was not used in the last tenth of a second may still be. */
+	if (m->paced_ns + 100000000 < now_ns)
+		m->paced_ns = now_ns - 100000000;
+	m->paced_ns += (uint64_t)len * 1000000000 / rate;
+	return true;
+}
+
+static struct mirror_copy *copier_idle(struct mirror *m)
+{
+	for (unsigned i = 0; i < MIRROR_NR_SLOTS; i++) {
+		if (m->copies[i].step == COPY_IDLE)
+			return &m->copies[i];
+	}
+	return NULL;
+}
+
+/* Begins with one more piece. False: there is none now. */
+static bool copier_start_one(struct mirror *m)
+{
+	struct mirror_copy *c = copier_idle(m);
+	uint64_t first, count, start, end, size = m->backend->limits.size_bytes;
+	enum mirror_step step = COPY_READ;
+	uint32_t most = m->chunk_bytes;
+
+	if (!c || m->nr_copies >= copier_nr_allowed(m))
+		return false;
+	if (!copier_find(m, &first, &count))
+		return false;
+	start = first << m->cluster_shift;
+	end = (first + count) << m->cluster_shift;
+	end = end < size ? end : size;
+	if (copier_has(m, start, &end)) {
+		if (first < m->cursor) /* it has been all round */
+			return false;
+		m->cursor = first + 1;
+		return true;
+	}
+	if (!m->cannot_look && (m->config.source->ops->caps & UB_CAP_STATUS)) {
+		bool is_known = m->data_start <= start && start < m->data_end;
+
+		if (!is_known && m->is_looking)
+			return false;
+		step = is_known ? COPY_READ : COPY_PEEK;
+		most = is_known ? most : MIRROR_LOOK_BYTES;
+		if (is_known && end > m->data_end)
+			end = m->data_end;
+	}
+	if (end - start > most)
+		end = start + most;
+	if (step == COPY_READ && !copier_is_paced(m, (uint32_t)(end - start)))
+		return false;
+	c->len_bytes = (uint32_t)(end - start);
+	c->range.start = start;
+	c->range.end = end;
+	m->nr_copies++;
+	m->cursor = (end + (1ULL << m->cluster_shift) - 1) >> m->cluster_shift;
+	if (step == COPY_PEEK) {
+		m->is_looking = true;
+		copy_submit(c, COPY_PEEK, UB_OP_STATUS, false, &c->extent, c->len_bytes);
+		return true;
+	}
+	c->step = step;
+	if (range_take(m, &c->range))
+		copy_granted(&c->range);
+	return true;
+}
+
+/* Nothing is dirty, and nothing in hand. */
+static void copier_say_in_step(struct mirror *m)
+{
+	bool is_news;
+
+	pthread_mutex_lock(&m->lock);
+	is_news = m->nr_dirty == 0 && mirror_get_state(m) == UB_MIRROR_COPYING;
+	if (is_news)
+		atomic_store_explicit(&m->state, UB_MIRROR_IN_STEP, memory_order_release);
+	pthread_mutex_unlock(&m->lock);
+	if (is_news)
+		mirror_tell(m);
+}
+
+static void copier_run(struct mirror *m)
+{
+	if (!m->has_begun || m->is_running) /* a piece that was begun below may end at once */
+		return;
+	m->is_running = true;
+	while (mirror_is_mirroring(m) && copier_start_one(m))
+		;
+	m->is_running = false;
+	if (mirror_get_state(m) == UB_MIRROR_OUT)
+		ub_timer_set(&m->probe, MIRROR_PROBE_MS);
+	if (m->nr_copies == 0)
+		copier_say_in_step(m);
+	dirty_note(m);
+}
+
+static void copier_paced(struct ub_timer *timer)
+{
+	copier_run(ub_container_of(timer, struct mirror, pace));
+}
+
+/* ---- is it back? ---------------------------------------------------------------------------------------------------- */
+
+static void probe_done(struct ub_io *io, int32_t res)
+{
+	struct mirror *m = ub_container_of(io, struct mirror, probe_io);
+	struct ub_backend *dest = m->config.dest;
+
+	ub_io_end_internal(io);
+	m->is_probing = false;
+	/* While a server may still execute what was given up, writes would only wait. */
+	if (res >= 0 && (!dest->ops->has_settled || dest->ops->has_settled(dest))) {
+		bool is_back;
+
+		pthread_mutex_lock(&m->lock);
+		is_back = mirror_get_state(m) == UB_MIRROR_OUT;
+		if (is_back)
+			atomic_store_explicit(&m->state, UB_MIRROR_COPYING, memory_order_release);
+		pthread_mutex_unlock(&m->lock);
+		if (is_back)
+			mirror_tell(m);
+	}
+	copier_run(m);
+}
+
+static void probe_due(struct ub_timer *timer)
+{
+	struct mirror *m = ub_container_of(timer, struct mirror, probe);
+
+	if (m->is_probing || mirror_get_state(m) != UB_MIRROR_OUT)
+		return;
+	m->is_probing = true;
+	m->probe_io.op = UB_OP_READ;
+	m->probe_io.flags = 0;
+	m->probe_io.offset_bytes = 0;
+	m->probe_io.len_bytes = m->block_bytes;
+	m->probe_io.buf = m->probe_buf;
+	ub_io_begin_internal(&m->probe_io);
+	m->config.dest->ops->submit(m->queues[0].dest, &m->probe_io);
+}
+
+/* ---- flushing both sides -------------------------------------------------------------------------------------------- */
+
+static void flush_done(struct mirror *m)
+{
+	int result = 1;
+
+	if (--m->nr_flushing)
+		return;
+	if (m->flush_source.result < 0)
+		result = m->flush_source.result;
+	else if (m->flush_dest.result < 0)
+		result = m->flush_dest.result;
+	atomic_store_explicit(&m->flushed, result, memory_order_release);
+	mirror_tell(m);
+}
+
+static void flush_source_done(struct ub_io *io, int32_t res)
+{
+	struct mirror *m = ub_container_of(io, struct mirror, flush_source);
+
+	ub_io_end_internal(io);
+	if (res < 0)
+		mirror_fail(m, res, true);
+	flush_done(m);
+}
+
+static void flush_dest_done(struct ub_io *io, int32_t res)
+{
+	struct mirror *m = ub_container_of(io, struct mirror, flush_dest);
+
+	ub_io_end_internal(io);
+	if (res < 0)
+		mirror_dest_failed(m, res);
+	flush_done(m);
+}
+
+static void flush_submit(struct ub_backend *be, struct ub_backend_queue *bq, struct ub_io *io,
+			 void (*done)(struct ub_io *, int32_t))
+{
+	io->op = UB_OP_FLUSH;
+	io->flags = 0;
+	io->offset_bytes = 0;
+	io->len_bytes = 0;
+	io->buf = NULL;
+	io->done = done;
+	ub_io_begin_internal(io);
+	if (be->limits.can_flush)
+		be->ops->submit(bq, io);
+	else
+		ub_io_complete(io, 0);
+}
+
+static void copier_flush(struct ub_msg *msg, struct ub_queue *q)
+{
+	struct mirror *m = ub_container_of(msg, struct mirror, flush_msg);
+	struct mirror_queue *mq = &m->queues[0];
+
+	(void)q;
+	m->nr_flushing = 2;
+	flush_submit(m->config.source, mq->source, &m->flush_source, flush_source_done);
+	flush_submit(m->config.dest, mq->dest, &m->flush_dest, flush_dest_done);
+}
+
+void ub_mirror_flush(struct ub_backend *be)
+{
+	struct mirror *m = be->priv;
+
+	atomic_store_explicit(&m->flushed, 0, memory_order_relaxed);
+	m->flush_msg.fn = copier_flush;
+	ub_queue_post(m->queues[0].source->queue, &m->flush_msg);
+}
+
+int ub_mirror_flushed(const struct ub_backend *be)
+{
+	const struct mirror *m = be->priv;
+
+	return atomic_load_explicit(&m->flushed, memory_order_acquire);
+}
+
+/* ---- the end ------------------------------------------------------------------------------------------------------------ */
+
+static void queue_stop(struct mirror_queue *mq)
+{
+	struct ub_backend *dest = mq->m->config.dest;
+
+	mq->is_stopped = true;
+	if (dest->ops->queue_stop && mq->dest->is_started)
+		dest->ops->queue_stop(mq->dest);
+}
+
+static void queue_told_to_stop(struct ub_msg *msg, struct ub_queue *q)
+{
+	struct mirror_queue *mq = ub_container_of(msg, struct mirror_queue, stop_msg);
+
+	(void)q;
+	queue_stop(mq);
+	atomic_fetch_add(&mq->m->nr_stopped, 1);
+	mirror_tell(mq->m);
+}
+
+void ub_mirror_stop(struct ub_backend *be)
+{
+	struct mirror *m = be->priv;
+
+	mirror_set_state(m, UB_MIRROR_STOPPED);
+	for (unsigned i = 0; i < m->config.nr_queues; i++) {
+		m->queues[i].stop_msg.fn = queue_told_to_stop;
+		ub_queue_post(m->queues[i].source->queue, &m->queues[i].stop_msg);
+	}
+}
+
+enum ub_mirror_state ub_mirror_state(const struct ub_backend *be)
+{
+	const struct mirror *m = be->priv;
+	int state = mirror_get_state(m);
+
+	if (state == UB_MIRROR_STOPPED && atomic_load(&m->nr_stopped) < m->config.nr_queues)
+		return UB_MIRROR_COPYING; /* not yet */
+	return (enum ub_mirror_state)state;
+}
+
+int ub_mirror_error(const struct ub_backend *be, bool *is_source)
+{
+	const struct mirror *m = be->priv;
+
+	*is_source = atomic_load(&m->is_source_error);
+	return atomic_load(&m->error);
+}
+
+void ub_mirror_set_rate(struct ub_backend *be, uint64_t rate_bytes)
+{
+	struct mirror *m = be->priv;
+
+	atomic_store_explicit(&m->rate_bytes, rate_bytes, memory_order_relaxed);
+	copier_kick(m);
+}
+
+/* Those that wait for a range, of one queue: they will never have it. */
+static struct mirror_range *ranges_take_waiting(struct mirror *m, const struct mirror_queue *mq)
+{
+	struct mirror_range *taken = NULL, *next;
+
+	pthread_mutex_lock(&m->lock);
+	for (struct mirror_range *r = m->waiting.first; r; r = next) {
+		next = r->next;
+		if (r->mq != mq || r->granted != slot_granted)
+			continue;
+		ranges_remove(&m->waiting, r);
+		r->next_granted = taken;
+		taken = r;
+	}
+	pthread_mutex_unlock(&m->lock);
+	return taken;
+}
+
+static void mirror_cancel(struct ub_backend_queue *bq, int err)
+{
+	struct mirror_queue *mq = bq->priv;
+	struct mirror *m = mq->m;
+	struct ub_backend *source = m->config.source, *dest = m->config.dest;
+
+	mirror_set_state(m, UB_MIRROR_STOPPED);
+	for (struct mirror_range *r = ranges_take_waiting(m, mq), *next; r; r = next) {
+		next = r->next_granted;
+		ub_io_complete(ub_container_of(r, struct mirror_slot, range)->parent, err);
+	}
+	if (source->ops->cancel)
+		source->ops->cancel(mq->source, err);
+	if (!mq->is_stopped && dest->ops->cancel)
+		dest->ops->cancel(mq->dest, err);
+	mq->is_stopped = true;
+}
+
+/* ---- the contract --------------------------------------------------------------------------------------------------- */
+
+static int mirror_queue_init(struct ub_backend_queue *bq, unsigned nr_slots, struct ub_err *err)
+{
+	struct mirror *m = bq->backend->priv;
+	struct mirror_queue *mq = &m->queues[bq->qid];
+
+	(void)nr_slots;
+	bq->priv = mq;
+	mq->m = m;
+	mq->source = &m->config.source_bqs[bq->qid];
+	mq->dest = &m->config.dest_bqs[bq->qid];
+	mq->grant_msg.fn = queue_take_granted;
+	mq->mirrored_bytes = &m->config.queue_stats[bq->qid].mirrored_bytes;
+	mq->slots = calloc(m->config.depth, sizeof(*mq->slots));
+	if (!mq->slots)
+		return ub_err_errno(err, ENOMEM, "queue %u of a migration", bq->qid);
+	for (unsigned i = 0; i < m->config.depth; i++) {
+		mq->slots[i].range.mq = mq;
+		mq->slots[i].range.granted = slot_granted;
+	}
+	return 0;
+}
+
+static void mirror_queue_destroy(struct ub_backend_queue *bq)
+{
+	struct mirror_queue *mq = bq->priv;
+
+	if (!mq)
+		return;
+	free(mq->slots);
+	mq->slots = NULL;
+	bq->priv = NULL;
+}
+
+static void copier_init_io(struct mirror *m, struct ub_io *io, unsigned index)
+{
+	io->slot = (uint16_t)(m->config.depth + index);
+	io->home = m->queues[0].source->queue;
+}
+
+static void copier_start(struct mirror *m)
+{
+	struct ub_queue *q = m->queues[0].source->queue;
+
+	for (unsigned i = 0; i < MIRROR_NR_SLOTS; i++) {
+		struct mirror_copy *c = &m->copies[i];
+
+		c->m = m;
+		c->io.done = copy_next;
+		copier_init_io(m, &c->io, i);
+		c->range.mq = &m->queues[0];
+		c->range.granted = copy_granted;
+		c->buf = m->bufs + (size_t)i * m->chunk_bytes;
+	}
+	copier_init_io(m, &m->probe_io, MIRROR_NR_SLOTS);
+	m->probe_io.done = probe_done;
+	copier_init_io(m, &m->flush_source, MIRROR_NR_SLOTS);
+	copier_init_io(m, &m->flush_dest, MIRROR_NR_SLOTS + 1);
+	m->pace = (struct ub_timer){ .queue = q, .expired = copier_paced };
+	m->probe = (struct ub_timer){ .queue = q, .expired = probe_due };
+	m->has_begun = true;
+	copier_run(m);
+}
+
+static void mirror_queue_start(struct ub_backend_queue *bq)
+{
+	struct mirror_queue *mq = bq->priv;
+	struct ub_backend_queue *dest = mq->dest;
+
+	mq->late = (struct ub_timer){ .queue = bq->queue, .expired = queue_look_for_late };
+	if (!dest->is_started && dest->backend->ops->queue_start)
+		dest->backend->ops->queue_start(dest);
+	dest->is_started = true;
+	/* The last one: from now on every queue mirrors. */
+	if (atomic_fetch_add(&mq->m->nr_started, 1) + 1 == mq->m->config.nr_queues)
+		ub_queue_post(mq->m->queues[0].source->queue, &mq->m->start_msg);
+}
+
+static void mirror_all_started(struct ub_msg *msg, struct ub_queue *q)
+{
+	(void)q;
+	copier_start(ub_container_of(msg, struct mirror, start_msg));
+}
+
+static bool mirror_queue_stop(struct ub_backend_queue *bq)
+{
+	struct mirror_queue *mq = bq->priv;
+	struct mirror *m = mq->m;
+
+	ub_timer_stop(&mq->late);
+	if (mq != &m->queues[0])
+		return !mq->late.armed_ns;
+	ub_timer_stop(&m->pace);
+	ub_timer_stop(&m->probe);
+	return !mq->late.armed_ns && !m->pace.armed_ns && !m->probe.armed_ns && !m->nr_copies && !m->nr_flushing &&
+	       !m->is_probing && !atomic_load(&m->is_kicked);
+}
+
+static const struct ub_backend_ops mirror_ops = {
+	.name = "mirror",
+	.queue_init = mirror_queue_init,
+	.queue_destroy = mirror_queue_destroy,
+	.queue_start = mirror_queue_start,
+	.submit = mirror_submit,
+	.submit_end = mirror_submit_end,
+	.cancel = mirror_cancel,
+	.queue_stop = mirror_queue_stop,
+};
+
+/* What both sides take; what only one of them can is made up for here. */
+static void mirror_limits(struct ub_limits *l, const struct ub_limits *source, const struct ub_limits *dest)
+{
+	*l = *source;
+	if (dest->max_io_bytes < l->max_io_bytes)
+		l->max_io_bytes = dest->max_io_bytes;
+	if (dest->can_zero && dest->max_zeroes_bytes < l->max_zeroes_bytes)
+		l->max_zeroes_bytes = dest->max_zeroes_bytes;
+}
+
+/* Small enough that one piece covers a cluster, and large enough for a bitmap that fits. */
+static int mirror_make_bitmap(struct mirror *m, struct ub_err *err)
+{
+	uint64_t size = m->backend->limits.size_bytes;
+	unsigned most = 31 - (unsigned)__builtin_clz(m->backend->limits.max_io_bytes);
+	int ret;
+
+	m->cluster_shift = most < MIRROR_MIN_CLUSTER ? most : MIRROR_MIN_CLUSTER;
+	while (size >> m->cluster_shift > MIRROR_MAX_CLUSTERS && m->cluster_shift < most)
+		m->cluster_shift++;
+	if (size >> m->cluster_shift > MIRROR_MAX_CLUSTERS)
+		return ub_err_set(err, EFBIG, "a device of %llu bytes is too large to be moved with I/O of at most %u bytes",
+				  (unsigned long long)size, m->backend->limits.max_io_bytes);
+	m->nr_clusters = (size + (1ULL << m->cluster_shift) - 1) >> m->cluster_shift;
+	ret = ub_bitmap_init(&m->dirty, m->nr_clusters, -1, 0);
+	if (ret)
+		return ub_err_errno(err, -ret, "the migration's bitmap");
+	ub_bitmap_set(&m->dirty, 0, m->nr_clusters);
+	m->nr_dirty = m->nr_clusters;
+	m->chunk_bytes = m->backend->limits.max_io_bytes < MIRROR_CHUNK_BYTES ? m->backend->limits.max_io_bytes :
+										MIRROR_CHUNK_BYTES;
+	m->chunk_bytes &= ~((1U << m->cluster_shift) - 1);
+	if (m->chunk_bytes < 1U << m->cluster_shift)
+		m->chunk_bytes = 1U << m->cluster_shift;
+	return 0;
+}
+
+int ub_mirror_create(struct ub_backend *be, const struct ub_mirror_config *config, struct ub_err *err)
+{
+	struct mirror *m = calloc(1, sizeof(*m));
+	size_t bytes;
+	int ret;
+
+	*be = (struct ub_backend){ .ops = &mirror_ops, .priv = m };
+	if (!m)
+		return ub_err_errno(err, ENOMEM, "a migration");
+	pthread_mutex_init(&m->lock, NULL);
+	m->config = *config;
+	m->backend = be;
+	m->block_bytes = config->source->limits.logical_block_bytes;
+	atomic_init(&m->rate_bytes, config->rate_bytes);
+	m->kick_msg.fn = copier_kicked;
+	m->start_msg.fn = mirror_all_started;
+	mirror_limits(&be->limits, &config->source->limits, &config->dest->limits);
+	m->queues = calloc(config->nr_queues, sizeof(*m->queues));
+	if (!m->queues)
+		return ub_err_errno(err, ENOMEM, "the queues of a migration");
+	ret = mirror_make_bitmap(m, err);
+	if (ret)
+		return ret;
+	bytes = (size_t)MIRROR_NR_SLOTS * m->chunk_bytes;
+	m->bufs = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (m->bufs == MAP_FAILED) {
+		m->bufs = NULL;
+		return ub_err_errno(err, errno, "a migration's buffers of %zu bytes", bytes);
+	}
+	ub_stat_set(&config->stats->total_bytes, be->limits.size_bytes);
+	ub_stat_set(&config->stats->copied_bytes, 0);
+	ub_stat_set(&config->stats->zeroed_bytes, 0);
+	for (unsigned i = 0; i < config->nr_queues; i++)
+		ub_stat_set(&config->queue_stats[i].mirrored_bytes, 0);
+	dirty_note(m);
+	return 0;
+}
+
+void ub_mirror_destroy(struct ub_backend *be)
+{
+	struct mirror *m = be->priv;
+
+	if (!m)
+		return;
+	ub_bitmap_destroy(&m->dirty);
+	if (m->bufs)
+		munmap(m->bufs, (size_t)MIRROR_NR_SLOTS * m->chunk_bytes);
+	pthread_mutex_destroy(&m->lock);
+	free(m->queues);
+	free(m);
+	*be = (struct ub_backend){ 0 };
+}
