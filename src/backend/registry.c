@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/step.h"
 #include "ublk/params.h"
 
@@ -36,6 +37,7 @@ int ub_backend_open(struct ub_backend *be, const struct ub_backend_config *cfg, 
 	int ret;
 
 	memset(be, 0, sizeof(*be));
+	be->is_destination = cfg->late_ms != 0;
 	be->ops = ub_backend_find(cfg->kind, err);
 	if (!be->ops)
 		return -EINVAL;
@@ -65,7 +67,10 @@ void ub_backend_set_reporter(void (*report)(enum ub_health health, const char *w
 
 void ub_backend_report(struct ub_backend *be, enum ub_health health, const char *why)
 {
-	(void)be;
+	if (be->is_destination) {
+		ub_log(UB_LOG_NOTICE, "the migration's destination: %s", why);
+		return;
+	}
 	if (atomic_exchange(&registry_health, (int)health) != (int)health && registry_report)
 		registry_report(health, why);
 }
@@ -77,7 +82,6 @@ void ub_backend_set_grown_reporter(void (*report)(void))
 
 void ub_backend_report_grown(struct ub_backend *be)
 {
-	(void)be;
-	if (registry_report_grown)
+	if (registry_report_grown && !be->is_destination)
 		registry_report_grown();
 }

@@ -90,7 +90,7 @@ static bool isolate_is_needed(const char *mount_point, char *const *paths)
 
 void ub_isolate_drop_mounts(char *const *paths)
 {
-	FILE *file = isolate_has_mounts ? fopen("/proc/self/mountinfo", "re") : NULL;
+	FILE *file = isolate_has_mounts ? fopen("/proc/thread-self/mountinfo", "re") : NULL;
 	char line[4096], point[4096];
 
 	if (!file)
@@ -104,6 +104,15 @@ void ub_isolate_drop_mounts(char *const *paths)
 			umount2(point, MNT_DETACH);
 	}
 	fclose(file);
+}
+
+bool ub_isolate_enter_mounts(int fd)
+{
+	if (unshare(CLONE_FS) == 0 && setns(fd, CLONE_NEWNS) == 0 && unshare(CLONE_NEWNS) == 0 &&
+	    mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0)
+		return true;
+	ub_log(UB_LOG_WARNING, "names are looked up among the mounts that the server has kept: %s", strerror(errno));
+	return false;
 }
 
 static void isolate_oom(void)

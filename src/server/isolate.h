@@ -16,6 +16,12 @@ void ub_isolate(void);
  */
 void ub_isolate_drop_mounts(char *const *paths);
 
+/*
+ * A mount namespace of its own for the calling thread, and those that it makes, which begins as a copy of the one behind
+ * fd (/proc/PID/ns/mnt): what names stand for there. ub_isolate_drop_mounts() then looks at that. False: it stays where it was.
+ */
+bool ub_isolate_enter_mounts(int fd);
+
 /* Locks what is mapped now and what is touched later. 0 or -errno with *err. Before a store is mapped. */
 int ub_isolate_lock_memory(struct ub_err *err);
 

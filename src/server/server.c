@@ -35,6 +35,7 @@
 #include "base/step.h"
 #include "base/text.h"
 #include "server/isolate.h"
+#include "server/state.h"
 #include "ublk/device.h"
 #include "ublk/params.h"
 
@@ -43,34 +44,6 @@
 #define SERVER_LINK_MS	  1000 /* for a keeper that does not read what it is told */
 #define SERVER_YIELD_MS	  1000 /* for finishing what it has; what is left then the driver sends again */
 #define SERVER_STALE_MS	  1000 /* how often a standby without a keeper looks whether there is still a device */
-
-enum server_phase { SERVER_NEW, SERVER_OPEN, SERVER_READY, SERVER_SERVING, SERVER_LIVE, SERVER_OVER };
-
-struct server {
-	struct ub_loop loop;
-	enum server_phase phase;
-	int status;
-	int keeper_fd; /* always UB_SERVER_SOCKET_FD, also while nobody is at the other end */
-	bool has_keeper;
-	pid_t served_pid; /* a standby's: of the server before it; 0: this is the first one */
-	int served_pidfd; /* of that one, once the keeper has gone; -1: it is not watched */
-	int listen_fd; /* server.sock; -1 until SERVE */
-	int visitor_fd; /* one verb at a time; -1: none */
-	bool visitor_greeted;
-	int store_fd;
-	int stats_fd;
-	int arena_fd;
-	bool said_ready, said_fetching;
-	uint64_t yield_deadline_ms; /* 0: it was not asked to */
-	bool is_resizing; /* the queues have been told, and have not confirmed yet */
-	struct ub_msg_resize resize; /* as it was asked for, with the size that it comes to */
-	struct ub_backend backend;
-	struct ub_device device;
-	struct ub_stats_page *stats;
-	size_t stats_bytes;
-	uint8_t (*affinity)[UB_CPU_MASK_BYTES];
-	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)];
-};
 
 static int server_log_fd = -1;
 static struct ub_stats_page *_Atomic server_stats; /* once it is mapped */
@@ -173,8 +146,7 @@ static void server_health_changed(void *arg)
 		server_fail(s, &err);
 }
 
-/* The mounts that the back end needs are known with its name and its options. */
-static void server_drop_mounts(const struct ub_backend_config *cfg)
+void ub_server_drop_mounts(const struct ub_backend_config *cfg)
 {
 	char *paths[UB_BACKEND_MAX_PATHS + 1] = { NULL };
 	struct ub_err ignored;
@@ -216,8 +188,8 @@ static bool server_is_strings(const char *bytes, size_t len, unsigned nr)
 /* What the next server is to know of what was opened goes with the limits. */
 static int server_send_limits(struct server *s, struct ub_err *err)
 {
-	const struct ub_backend_ops *ops = s->backend.ops;
-	cleanup_free char *identity = ops->get_identity ? ops->get_identity(&s->backend) : strdup("");
+	const struct ub_backend_ops *ops = s->backend->ops;
+	cleanup_free char *identity = ops->get_identity ? ops->get_identity(s->backend) : strdup("");
 	size_t text_bytes = identity ? strlen(identity) + 1 : 0;
 	struct ub_msg_limits *reply = calloc(1, sizeof(*reply) + text_bytes);
 	cleanup_free void *free_reply = reply;
@@ -227,7 +199,7 @@ static int server_send_limits(struct server *s, struct ub_err *err)
 		return ub_err_errno(err, ENOMEM, "the message to the keeper");
 	reply->header.type = UB_MSG_LIMITS;
 	reply->header.len_bytes = (uint32_t)(sizeof(*reply) + text_bytes);
-	reply->limits = s->backend.limits;
+	reply->limits = s->backend->limits;
 	reply->caps = ops->caps;
 	memcpy(reply->identity, identity, text_bytes);
 	ret = ub_message_send(s->keeper_fd, &reply->header, NULL, 0, 0);
@@ -254,10 +226,10 @@ static int server_configure(struct server *s, struct ub_msg_config *msg, int fds
 	cfg.fd = s->store_fd;
 	cfg.cancel_fd = s->keeper_fd;
 	cfg.identity = msg->options[msg->options_bytes] ? msg->options + msg->options_bytes : NULL;
-	server_drop_mounts(&cfg);
+	ub_server_drop_mounts(&cfg);
 	ret = ub_isolate_lock_memory(err);
 	if (ret == 0)
-		ret = ub_backend_open(&s->backend, &cfg, err);
+		ret = ub_backend_open(s->backend, &cfg, err);
 	if (ret)
 		return ret;
 	s->phase = SERVER_OPEN;
@@ -286,7 +258,7 @@ static int server_map_stats(struct server *s, unsigned nr_queues, struct ub_err 
 				    "cannot lock a statistics page of %zu bytes (raise RLIMIT_MEMLOCK, or give "
 				    "CAP_IPC_LOCK)",
 				    s->stats_bytes);
-	s->backend.stats = &s->stats->backends[ub_stat_side(s->stats)];
+	s->backend->stats = &s->stats->backends[ub_stat_side(s->stats)];
 	server_stats = s->stats;
 	return 0;
 }
@@ -337,7 +309,7 @@ static int server_serve(struct server *s, const struct ub_msg_serve *msg, int fd
 	config.affinity = (const uint8_t (*)[UB_CPU_MASK_BYTES])s->affinity;
 	config.arena_fd = s->arena_fd;
 	s->phase = SERVER_READY;
-	ret = ub_device_prepare(&s->device, &config, &s->backend, err);
+	ret = ub_device_prepare(&s->device, &config, s->backend, err);
 	if (ret)
 		return ret;
 	ub_loop_add(&s->loop, s->device.event_fd, server_device_event, s);
@@ -378,7 +350,7 @@ static void server_resized(struct server *s, const struct ub_err *err)
 
 	answer.id = s->resize.id;
 	answer.code = (uint32_t)err->code;
-	answer.size_bytes = s->backend.limits.size_bytes;
+	answer.size_bytes = s->backend->limits.size_bytes;
 	snprintf(answer.text, sizeof(answer.text), "%s", err->text);
 	ub_message_send(s->keeper_fd, &answer.header, NULL, 0, MSG_DONTWAIT);
 }
@@ -386,8 +358,8 @@ static void server_resized(struct server *s, const struct ub_err *err)
 /* What size it comes to: 0 or -errno with *err. */
 static int server_resize_check(struct server *s, uint64_t *size, struct ub_err *err)
 {
-	const struct ub_backend_ops *ops = s->backend.ops;
-	const struct ub_limits *l = &s->backend.limits;
+	const struct ub_backend_ops *ops = s->backend->ops;
+	const struct ub_limits *l = &s->backend->limits;
 	uint64_t most = UINT64_MAX;
 	char why[200];
 	int ret;
@@ -402,7 +374,7 @@ static int server_resize_check(struct server *s, uint64_t *size, struct ub_err *
 		return 0;
 	if (server_get_health(why, sizeof(why)) == UB_HEALTH_OFFLINE)
 		return ub_err_set(err, EAGAIN, "%s: no other size before it is online again", why);
-	ret = ops->get_size ? ops->get_size(&s->backend, &most, err) : 0;
+	ret = ops->get_size ? ops->get_size(s->backend, &most, err) : 0;
 	if (ret)
 		return ret;
 	if (*size == 0 && most < l->size_bytes)
@@ -425,11 +397,13 @@ static int server_resize_begin(struct server *s, struct ub_err *err)
 
 	if (s->phase != SERVER_LIVE)
 		return ub_err_set(err, EAGAIN, "the device is not live yet");
+	if (ub_migration_is_on(s))
+		return ub_err_set(err, EBUSY, "the device is being moved: try again when it has been");
 	ret = server_resize_check(s, &size, err);
 	if (ret == 0)
 		ret = ub_step("server-resize", err);
-	if (ret == 0 && size > s->backend.limits.size_bytes)
-		ret = s->backend.ops->resize(&s->backend, size, s->resize.flags, err);
+	if (ret == 0 && size > s->backend->limits.size_bytes)
+		ret = s->backend->ops->resize(s->backend, size, s->resize.flags, err);
 	if (ret)
 		return ret;
 	s->resize.size_bytes = size;
@@ -469,16 +443,16 @@ static int server_resize(struct server *s, const struct ub_msg_resize *msg, stru
 /* The queues may have confirmed it. */
 static void server_resize_continue(struct server *s)
 {
-	uint64_t size = s->resize.size_bytes, was = s->backend.limits.size_bytes;
+	uint64_t size = s->resize.size_bytes, was = s->backend->limits.size_bytes;
 	struct ub_err err = { 0 };
 
 	if (!s->is_resizing || !ub_device_has_size(&s->device, size))
 		return;
 	s->is_resizing = false;
 	if (size <= was)
-		s->backend.ops->resize(&s->backend, size, s->resize.flags, &err);
+		s->backend->ops->resize(s->backend, size, s->resize.flags, &err);
 	if (!err.code)
-		s->backend.limits.size_bytes = size;
+		s->backend->limits.size_bytes = size;
 	if (size != was && ub_step("server-resized", &err))
 		server_fail(s, &err);
 	else
@@ -518,14 +492,16 @@ static void server_device_event(void *arg)
 		break;
 	}
 	/* The event was taken first: what comes later makes another one. */
-	if (s->phase == SERVER_LIVE)
+	if (s->phase == SERVER_LIVE) {
 		server_resize_continue(s);
+		ub_migration_step(s);
+	}
 }
 
 /* Everything that is asked for, or nothing. */
 static int server_apply(struct server *s, const struct ub_settings *settings, struct ub_err *err)
 {
-	const struct ub_backend_ops *ops = s->backend.ops;
+	const struct ub_backend_ops *ops = s->backend->ops;
 	struct ub_settings of_backend = *settings;
 	int ret = 0;
 
@@ -538,7 +514,7 @@ static int server_apply(struct server *s, const struct ub_settings *settings, st
 		return ub_err_set(err, EOPNOTSUPP, "a device of %s has no %s", ops->name,
 				  of_backend.which & UB_SET_OUTAGE_LIMIT ? "outage-limit" : "stall-timeout");
 	if (of_backend.which)
-		ret = ops->set(&s->backend, &of_backend, err);
+		ret = ops->set(s->backend, &of_backend, err);
 	if (ret == 0 && (settings->which & UB_SET_LOG_LEVEL))
 		ub_log_set_level(settings->log_level);
 	return ret;
@@ -558,6 +534,13 @@ static int server_set(struct server *s, const struct ub_msg_set *msg, struct ub_
 	return 0;
 }
 
+/* All I/O fails from now on. */
+static void server_cancel(struct server *s)
+{
+	ub_migration_cancelled(s);
+	ub_device_cancel(&s->device);
+}
+
 static int server_handle(struct server *s, struct ub_msg_header *header, int fds[], struct ub_err *err)
 {
 	switch (header->type) {
@@ -568,7 +551,7 @@ static int server_handle(struct server *s, struct ub_msg_header *header, int fds
 	case UB_MSG_TAKE:
 		return server_take(s, err);
 	case UB_MSG_LIVE:
-		if (s->backend.ops->set_live && s->backend.ops->set_live(&s->backend, err) != 0)
+		if (s->backend->ops->set_live && s->backend->ops->set_live(s->backend, err) != 0)
 			return -err->code;
 		s->phase = SERVER_LIVE;
 		if (ub_step("server-live", err))
@@ -578,9 +561,9 @@ static int server_handle(struct server *s, struct ub_msg_header *header, int fds
 			ub_log(UB_LOG_DEBUG, "nobody hears that the device is live");
 		return 0;
 	case UB_MSG_SOCKET:
-		if (!s->backend.ops || !s->backend.ops->take_socket || fds[0] < 0)
+		if (!s->backend->ops || !s->backend->ops->take_socket || fds[0] < 0)
 			return ub_err_set(err, EPROTO, "an unexpected SOCKET message");
-		s->backend.ops->take_socket(&s->backend, ub_steal_fd(&fds[0]));
+		s->backend->ops->take_socket(s->backend, ub_steal_fd(&fds[0]));
 		return 0;
 	case UB_MSG_SET:
 		return server_set(s, (struct ub_msg_set *)header, err);
@@ -594,8 +577,12 @@ static int server_handle(struct server *s, struct ub_msg_header *header, int fds
 		return server_resize(s, (struct ub_msg_resize *)header, err);
 	case UB_MSG_CANCEL:
 		if (s->phase == SERVER_SERVING || s->phase == SERVER_LIVE)
-			ub_device_cancel(&s->device);
+			server_cancel(s);
 		return 0;
+	case UB_MSG_MIGRATE:
+		return ub_migration_begin(s, (struct ub_msg_migrate *)header, fds, err);
+	case UB_MSG_MIGRATE_CONTROL:
+		return ub_migration_control(s, (struct ub_msg_migrate_control *)header, err);
 	case UB_MSG_EXIT:
 		server_over(s, UB_EXIT_DONE);
 		return 0;
@@ -635,6 +622,7 @@ static void server_keeper_left(struct server *s)
 	s->has_keeper = false;
 	ub_loop_remove(&s->loop, s->keeper_fd);
 	ub_sockets_set_listener(NULL);
+	ub_migration_abandon(s);
 	if (s->phase == SERVER_LIVE || (s->phase == SERVER_SERVING && s->served_pid))
 		return;
 	if (s->phase == SERVER_READY && s->served_pid)
@@ -728,7 +716,7 @@ static bool server_visitor_hear(struct server *s)
 		ub_message_send_type(s->visitor_fd, UB_MSG_HELLO);
 	} else if (ret == 0 && header->type == UB_MSG_CANCEL && s->visitor_greeted) {
 		ub_log(UB_LOG_WARNING, "all I/O is failed from now on: a forced detach asked for it");
-		ub_device_cancel(&s->device);
+		server_cancel(s);
 		ub_message_send_type(s->visitor_fd, UB_MSG_CANCEL);
 	} else if (ret == 0 && header->type == UB_MSG_HEALTH && s->visitor_greeted) {
 		server_tell_health(s);
@@ -775,8 +763,11 @@ static void server_visitor_arrives(void *arg)
 
 static void server_destroy(struct server *s)
 {
+	/* Its parts hang on each other, and on threads: the process's end takes them all. */
+	if (ub_migration_is_on(s))
+		_exit(s->status);
 	ub_device_close(&s->device);
-	ub_backend_close(&s->backend);
+	ub_backend_close(s->backend);
 	server_stats = NULL;
 	if (s->stats)
 		munmap(s->stats, s->stats_bytes);
@@ -802,13 +793,16 @@ static void server_look_whether_stale(struct server *s)
 static void server_wait(struct server *s)
 {
 	bool is_alone = !s->has_keeper && s->phase == SERVER_READY;
+	int move_ms = ub_migration_wait_ms(s);
 	uint64_t now = ub_now_ms();
 
 	if (s->yield_deadline_ms && now >= s->yield_deadline_ms)
 		_exit(UB_EXIT_DONE);
 	ub_loop_once(&s->loop, s->yield_deadline_ms ? (int)(s->yield_deadline_ms - now) :
 			       is_alone		    ? SERVER_STALE_MS :
-						      -1);
+						      move_ms);
+	if (move_ms >= 0)
+		ub_migration_step(s);
 	if (is_alone && s->phase == SERVER_READY && !s->has_keeper)
 		server_look_whether_stale(s);
 }
@@ -821,6 +815,8 @@ int ub_server_main(void)
 
 	s->keeper_fd = UB_SERVER_SOCKET_FD;
 	s->has_keeper = true;
+	s->backend = &s->first_backend;
+	ub_migration_init(&s->migration);
 	s->listen_fd = s->visitor_fd = s->store_fd = s->stats_fd = s->arena_fd = s->served_pidfd = -1;
 	server_log_fd = s->keeper_fd;
 	ub_log_to_sink(server_log);

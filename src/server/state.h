@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The server's state, shared by the files of its main thread. Private to src/server/. */
+#ifndef UB_SERVER_STATE_H
+#define UB_SERVER_STATE_H
+
+#include <ublk-bridge/message.h>
+
+#include "base/loop.h"
+#include "server/migrate.h"
+#include "ublk/device.h"
+
+enum server_phase { SERVER_NEW, SERVER_OPEN, SERVER_READY, SERVER_SERVING, SERVER_LIVE, SERVER_OVER };
+
+struct server {
+	struct ub_loop loop;
+	enum server_phase phase;
+	int status;
+	int keeper_fd; /* always UB_SERVER_SOCKET_FD, also while nobody is at the other end */
+	bool has_keeper;
+	pid_t served_pid; /* a standby's: of the server before it; 0: this is the first one */
+	int served_pidfd; /* of that one, once the keeper has gone; -1: it is not watched */
+	int listen_fd; /* server.sock; -1 until SERVE */
+	int visitor_fd; /* one verb at a time; -1: none */
+	bool visitor_greeted;
+	int store_fd;
+	int stats_fd;
+	int arena_fd;
+	bool said_ready, said_fetching;
+	uint64_t yield_deadline_ms; /* 0: it was not asked to */
+	bool is_resizing; /* the queues have been told, and have not confirmed yet */
+	struct ub_msg_resize resize; /* as it was asked for, with the size that it comes to */
+	struct ub_backend *backend; /* the device's: the first, or what it was moved to */
+	struct ub_backend first_backend;
+	struct ub_device device;
+	struct ub_stats_page *stats;
+	size_t stats_bytes;
+	uint8_t (*affinity)[UB_CPU_MASK_BYTES];
+	struct ub_server_migration migration;
+	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)];
+};
+
+/* The mounts that a back end needs are known with its name and its options; all others go. Also of a thread's own. */
+void ub_server_drop_mounts(const struct ub_backend_config *cfg);
+
+#endif
