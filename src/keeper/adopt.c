@@ -185,14 +185,11 @@ static int adopt_device(struct ub_keeper *k, const struct ub_state *state, struc
 	return 0;
 }
 
-static int adopt_command(struct ub_keeper *k, const json_t *json, struct ub_err *err)
+static int adopt_command(struct ub_keeper *k, const struct ub_recipe *recipe, struct ub_err *err)
 {
-	pid_t pid = (pid_t)json_integer_value(json_object_get(json, "pid"));
-	uint64_t started = (uint64_t)json_integer_value(json_object_get(json, "started"));
-
-	k->command.reconnected = ub_keeper_hand_over_socket;
-	k->command.arg = k;
-	return ub_command_adopt(&k->command, &k->loop, started && ub_process_started(pid) == started ? pid : 0, err);
+	k->command->reconnected = ub_keeper_hand_over_socket;
+	k->command->arg = k;
+	return ub_command_adopt(k->command, &k->loop, ub_recipe_command_pid(recipe), err);
 }
 
 int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
@@ -224,7 +221,7 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 	if (ret == 0)
 		ret = adopt_device(k, &state, err);
 	if (ret == 0)
-		ret = adopt_command(k, json_object_get(recipe.json, "command"), err);
+		ret = adopt_command(k, &recipe, err);
 	/* I/O may be waiting: a /run that is full just now must not keep it so. */
 	if (ret == 0 && ub_keeper_write_state(k, err) != 0) {
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err->text);

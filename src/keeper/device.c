@@ -520,7 +520,7 @@ void ub_keeper_teardown(struct ub_keeper *k, bool force)
 	ub_keeper_end_server(k->server, EXIT_TIMEOUT_MS);
 	ub_keeper_end_server(k->standby, EXIT_TIMEOUT_MS);
 	ub_fence_clear(&k->fence);
-	ub_command_end(&k->command); /* after the last flush */
+	ub_command_end(k->command); /* after the last flush */
 	if (k->was_live)
 		keeper_say_served(k); /* what the kernel wrote back at the end included */
 	if (k->added && ub_keeper_still_ours(k))

@@ -76,7 +76,11 @@ struct ub_keeper {
 	int signal_fd;
 	unsigned nr_signals; /* INT and TERM, since the start */
 
-	struct ub_command command;
+	/* What it was started with, for the commands that it starts. */
+	int oom_score;
+	/* The present one, and that of the side that the device is not on: each a place in commands[]. */
+	struct ub_command *command, *next_command;
+	struct ub_command commands[2];
 
 	/* The server, and the one that takes its place when it dies. */
 	struct ub_server *server, *standby; /* both of servers[] */

@@ -421,7 +421,7 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: recovered after %llu.%03llu s: the server is pid %d now", k->info.dev_id,
 	       (unsigned long long)(r->done_ms - began) / 1000, (unsigned long long)(r->done_ms - began) % 1000,
 	       k->server->pid);
-	if (k->command.socket_fd >= 0)
+	if (k->command->socket_fd >= 0)
 		ub_keeper_hand_over_socket(k);
 	recover_note_state(k);
 	return 0;

@@ -574,7 +574,7 @@ static void rundir_sweep_sockets(int base)
 	int pid;
 
 	while (dir && (entry = readdir(dir))) {
-		if (sscanf(entry->d_name, ".nbd-%d.sock", &pid) == 1 && kill(pid, 0) < 0 && errno == ESRCH &&
+		if (sscanf(entry->d_name, ".nbd-%d", &pid) == 1 && kill(pid, 0) < 0 && errno == ESRCH &&
 		    !socket_is_in_use(entry->d_name))
 			unlinkat(base, entry->d_name, 0);
 	}
@@ -585,12 +585,14 @@ static void rundir_sweep_sockets(int base)
 int ub_rundir_socket_path(char *path, size_t len, struct ub_err *err)
 {
 	cleanup_fd int base = rundir_open_base(true, err);
+	static unsigned nr; /* a migration has two commands */
 	char name[32];
 
 	if (base < 0)
 		return base;
 	rundir_sweep_sockets(base);
-	snprintf(name, sizeof(name), ".nbd-%d.sock", getpid());
+	snprintf(name, sizeof(name), nr ? ".nbd-%d-%u.sock" : ".nbd-%d.sock", getpid(), nr);
+	nr++;
 	if (snprintf(path, len, "%s/%s", rundir_base(), name) >= (int)len)
 		return ub_err_set(err, ENAMETOOLONG, "the run directory %s is too long a path for a socket",
 				  rundir_base());

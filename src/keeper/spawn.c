@@ -205,8 +205,8 @@ int ub_keeper_await(struct ub_server *server, enum ub_message_type type, int64_t
 				   ub_keeper_server_fate(server, fate, sizeof(fate)), what);
 			return -ECHILD;
 		}
-		if (k->command.fate[0] && !k->command.restarts && !k->was_live) {
-			ub_err_set(err, ECHILD, "%s %s before %s", k->command.argv[0], k->command.fate, what);
+		if (k->command->fate[0] && !k->command->restarts && !k->was_live) {
+			ub_err_set(err, ECHILD, "%s %s before %s", k->command->argv[0], k->command->fate, what);
 			return -ECHILD;
 		}
 		if (k->nr_signals > k->was_live) {
