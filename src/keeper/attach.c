@@ -343,12 +343,18 @@ static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 	return false;
 }
 
+/* Of two times to wait, in ms; -1: for ever. */
+static int keeper_sooner(int a, int b)
+{
+	return a < 0 || (b >= 0 && b < a) ? b : a;
+}
+
 /* Returns when the device is to be taken away, or its server is gone for good. */
 static void keeper_watch(struct ub_keeper *k)
 {
 	struct ub_err err = { 0 };
 	char told[512] = "";
-	int wait_ms, resize_ms, ret;
+	int wait_ms, ret;
 
 	for (;;) {
 		if (k->server->gone) {
@@ -358,16 +364,15 @@ static void keeper_watch(struct ub_keeper *k)
 			if (ret)
 				return;
 		}
-		resize_ms = ub_resize_tend(k);
-		wait_ms = ub_keeper_tend_standby(k);
+		wait_ms = keeper_sooner(ub_migrate_tend(k), ub_resize_tend(k));
+		wait_ms = keeper_sooner(wait_ms, ub_keeper_tend_standby(k));
 		if (k->handover.is_asked && ub_keeper_hand_over(k)) {
 			k->is_let_go = true;
 			return;
 		}
-		if (resize_ms >= 0 && (wait_ms < 0 || wait_ms > resize_ms))
-			wait_ms = resize_ms;
 		if (k->nr_signals || k->detach.nr_callers || k->detach.is_forced) {
-			k->detach.is_going = keeper_may_go(k, told, sizeof(told));
+			if (keeper_must_go(k) || ub_migrate_give_up(k))
+				k->detach.is_going = keeper_may_go(k, told, sizeof(told));
 			if (k->detach.is_going)
 				return;
 			wait_ms = k->nr_signals ? RETRY_RELEASE_MS : wait_ms;
@@ -470,6 +475,7 @@ static int keeper_main(const struct ub_attach_options *opts, const char *name, i
 	k->commands[0] = k->commands[1] = (struct ub_command)UB_COMMAND_NONE_YET;
 	k->command = &k->commands[0];
 	k->next_command = &k->commands[1];
+	k->migration = (struct ub_keeper_migration)UB_KEEPER_MIGRATION_NONE;
 	k->store_fd = opts->fd;
 	k->stats_fd = k->arena_fd = k->signal_fd = k->handover.old_fd = -1;
 	ub_loop_init(&k->loop);

@@ -388,6 +388,7 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 		ub_log(UB_LOG_WARNING,
 		       "/dev/ublkb%u: the server (pid %d) %s: I/O waits until the next one has taken over",
 		       k->info.dev_id, k->server->pid, ub_keeper_server_fate(k->server, fate, sizeof(fate)));
+	ub_migrate_server_gone(k); /* the device may be made of something else by now, which takes another standby */
 	r->is_running = true;
 	/* Here, and not at each attempt: one that fails has had no server that lived, and pauses for longer than this. */
 	if (r->done_ms && began - r->done_ms >= RECOVER_STABLE_MS)

@@ -79,11 +79,15 @@ static void server_take_message(struct ub_server *server, struct ub_msg_header *
 		break;
 	case UB_MSG_LINK:
 		if (header->len_bytes == sizeof(struct ub_msg_link) && fds[0] >= 0)
-			ub_fence_add(&k->fence, ((struct ub_msg_link *)header)->id, ub_steal_fd(&fds[0]));
+			ub_migrate_link(k, (struct ub_msg_link *)header, ub_steal_fd(&fds[0]));
 		break;
 	case UB_MSG_UNLINK:
 		if (header->len_bytes == sizeof(struct ub_msg_link))
-			ub_fence_drop(&k->fence, ((struct ub_msg_link *)header)->id);
+			ub_migrate_unlink(k, ((struct ub_msg_link *)header)->id);
+		break;
+	case UB_MSG_MIGRATION:
+		if (header->len_bytes > sizeof(struct ub_msg_migration) && server == k->server)
+			ub_migrate_said(k, (struct ub_msg_migration *)header);
 		break;
 	case UB_MSG_SET:
 		if (header->len_bytes == sizeof(struct ub_msg_text) && server == k->server)
