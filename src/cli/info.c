@@ -67,6 +67,8 @@ static void info_print(const char *prefix, json_t *object)
 			printf("%-22s %s\n", name, json_string_value(value));
 		} else if (json_is_integer(value)) {
 			printf("%-22s %lld\n", name, (long long)json_integer_value(value));
+		} else if (json_is_real(value)) {
+			printf("%-22s %.3f\n", name, json_real_value(value));
 		} else if (json_is_boolean(value)) {
 			printf("%-22s %s\n", name, json_is_true(value) ? "yes" : "no");
 		} else if (json_is_null(value)) {
