@@ -117,13 +117,13 @@ static void an_outage_grows_while_it_lasts(void **state)
 	json_t *json;
 
 	(void)state;
-	ub_stat_outage_begins(&page->backend, 10 * NS_PER_S);
+	ub_stat_outage_begins(&page->backends[0], 10 * NS_PER_S);
 	json = ub_stats_to_json(page, NR_QUEUES, 13 * NS_PER_S, false);
 	assert_int_equal(micros(json, "backend.outage_seconds"), 3000000);
 	assert_true(json_is_false(get(json, "backend.is_online")));
 	assert_int_equal(integer(json, "backend.outages"), 1);
 	json_decref(json);
-	ub_stat_outage_ends(&page->backend, 14 * NS_PER_S);
+	ub_stat_outage_ends(&page->backends[0], 14 * NS_PER_S);
 	json = ub_stats_to_json(page, NR_QUEUES, 20 * NS_PER_S, false);
 	assert_int_equal(micros(json, "backend.outage_seconds"), 4000000);
 	assert_true(json_is_true(get(json, "backend.is_online")));
