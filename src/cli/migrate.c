@@ -279,6 +279,7 @@ struct migrate_watch {
 	uint64_t told_ms;
 	char phase[16]; /* the last that was told */
 	bool is_drawn;	/* a bar stands on the terminal */
+	bool is_quiet;
 	bool is_cancelled;
 };
 
@@ -321,6 +322,8 @@ static void watch_tell(struct migrate_watch *w, const json_t *migration)
 	uint64_t now = ub_now_ms();
 	char text[512];
 
+	if (w->is_quiet)
+		return;
 	ub_progress_take(&w->progress, migration, now);
 	if (isatty(STDERR_FILENO)) {
 		fprintf(stderr, "\r%s\033[K", ub_progress_bar(&w->progress, migration, watch_columns(), text, sizeof(text)));
@@ -429,9 +432,10 @@ static int watch_once(struct migrate_watch *w, bool until_in_step, json_t **last
 /* Until then: as watch_once(), but never 0. before: borrowed. */
 static int migrate_watch(struct migrate_args *a, const json_t *before, bool until_in_step, json_t **last)
 {
-	struct migrate_watch w = { .a = a, .before = before, .heard_ms = ub_now_ms(), .known_ms = ub_now_ms() };
+	struct migrate_watch w = { .a = a, .before = before, .is_quiet = a->action == MIGRATE_CANCEL };
 	int ret;
 
+	w.heard_ms = w.known_ms = ub_now_ms();
 	for (;;) {
 		watch_cancel(&w);
 		ret = watch_once(&w, until_in_step, last);

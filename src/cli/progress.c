@@ -8,8 +8,9 @@
 
 #include "base/size.h"
 
-#define PROGRESS_MAX_BAR 40
-#define PROGRESS_MIN_BAR 8
+#define PROGRESS_MAX_BAR    40
+#define PROGRESS_MIN_BAR    8
+#define PROGRESS_COLUMNS    66 /* that the text takes when it is long: the bar shall not jump */
 #define PROGRESS_TEXT_BYTES 384
 
 static uint64_t progress_get(const json_t *object, const char *key)
@@ -35,11 +36,13 @@ static uint64_t progress_done(const json_t *migration)
 
 void ub_progress_take(struct ub_progress *p, const json_t *migration, uint64_t now_ms)
 {
+	bool is_copying = strcmp(progress_string(migration, "phase"), "copying") == 0;
 	uint64_t done = progress_done(migration);
 
-	/* It was started again. */
-	if (p->nr && done < p->samples[(p->nr - 1) % UB_PROGRESS_SAMPLES].done_bytes)
+	if (!is_copying || (p->nr && done < p->samples[(p->nr - 1) % UB_PROGRESS_SAMPLES].done_bytes))
 		p->nr = 0;
+	if (!is_copying)
+		return;
 	p->samples[p->nr % UB_PROGRESS_SAMPLES].ms = now_ms;
 	p->samples[p->nr % UB_PROGRESS_SAMPLES].done_bytes = done;
 	p->nr++;
@@ -93,7 +96,7 @@ static const char *progress_numbers(const struct ub_progress *p, const json_t *m
 {
 	char dirty[32], mirrored[32], rate[32], left[40], speed[64] = "";
 
-	if (p)
+	if (p && p->nr > 1)
 		snprintf(speed, sizeof(speed), ", %s/s",
 			 ub_size_format(ub_progress_rate(p), rate, sizeof(rate)));
 	snprintf(buf, len, "%u %%%s%s, %s dirty, %s mirrored", ub_progress_percent(migration), speed,
@@ -107,28 +110,16 @@ const char *ub_progress_text(const struct ub_progress *p, const json_t *migratio
 {
 	const char *phase = progress_string(migration, "phase"), *why = progress_string(migration, "why");
 	char numbers[PROGRESS_TEXT_BYTES];
-	bool is_copying = strcmp(phase, "copying") == 0;
 
 	if (strcmp(phase, "connecting") == 0)
 		snprintf(buf, len, "%s%s%s", phase, *why ? ": " : "", why);
 	else
-		snprintf(buf, len, "%s: %s%s%s", phase,
-			 progress_numbers(is_copying ? p : NULL, migration, numbers, sizeof(numbers)),
+		snprintf(buf, len, "%s: %s%s%s", phase, progress_numbers(p, migration, numbers, sizeof(numbers)),
 			 *why ? ": " : "", why);
 	return buf;
 }
 
-/* How many columns it takes: one a character, as near as need be. */
-static size_t progress_width(const char *text)
-{
-	size_t width = 0;
-
-	for (; *text; text++)
-		width += ((unsigned char)*text & 0xc0) != 0x80;
-	return width;
-}
-
-/* Cuts it to so many columns, between two characters. */
+/* Cuts it to so many columns, between two characters: one column each, as near as need be. */
 static void progress_cut(char *text, size_t columns)
 {
 	for (; *text; text++) {
@@ -144,12 +135,15 @@ static void progress_cut(char *text, size_t columns)
 const char *ub_progress_bar(const struct ub_progress *p, const json_t *migration, unsigned columns, char *buf,
 			    size_t len)
 {
+	bool is_copying = strcmp(progress_string(migration, "phase"), "copying") == 0;
+	size_t width = columns > PROGRESS_COLUMNS ? columns - PROGRESS_COLUMNS : 0, filled;
 	char text[PROGRESS_TEXT_BYTES], bar[PROGRESS_MAX_BAR + 1];
-	size_t width, used, filled;
 
-	ub_progress_text(p, migration, text, sizeof(text));
-	used = progress_width(text) + 3; /* brackets and a blank */
-	width = columns > used ? columns - used : 0;
+	/* That it copies a bar says by itself. */
+	if (is_copying)
+		progress_numbers(p, migration, text, sizeof(text));
+	else
+		ub_progress_text(p, migration, text, sizeof(text));
 	if (width > PROGRESS_MAX_BAR)
 		width = PROGRESS_MAX_BAR;
 	if (width < PROGRESS_MIN_BAR) {

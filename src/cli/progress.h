@@ -17,7 +17,10 @@ struct ub_progress {
 	unsigned nr; /* taken so far */
 };
 
-/* Another look at "migration" (an object); now_ms: of the monotonic clock. Counters that began anew forget the rate. */
+/*
+ * Another look at "migration" (an object); now_ms: of the monotonic clock. The rate is forgotten while it is not copying,
+ * and when it began anew.
+ */
 void ub_progress_take(struct ub_progress *p, const json_t *migration, uint64_t now_ms);
 
 /* Bytes a second that were copied or brought to zero; 0: it is not known. */
@@ -29,7 +32,7 @@ unsigned ub_progress_percent(const json_t *migration);
 /* "copying: 45 %, 12 MiB/s, 0:34 left, 1 GiB dirty, 3 MiB mirrored". p NULL: without a rate. Returns buf. */
 const char *ub_progress_text(const struct ub_progress *p, const json_t *migration, char *buf, size_t len);
 
-/* The same for one line of a terminal, with a bar where it has room; never wider than `columns`. Returns buf. */
+/* The same for one line of a terminal, behind a bar where it has room; never wider than `columns`. Returns buf. */
 const char *ub_progress_bar(const struct ub_progress *p, const json_t *migration, unsigned columns, char *buf,
 			    size_t len);
 

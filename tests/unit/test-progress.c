@@ -64,6 +64,7 @@ static void the_rate_is_of_what_was_done_lately(void **state)
 static void a_migration_that_began_anew_has_no_rate(void **state)
 {
 	struct ub_progress p = { 0 };
+	json_t *m;
 
 	(void)state;
 	look(&p, 1000, 10 * MIB, 0);
@@ -72,6 +73,11 @@ static void a_migration_that_began_anew_has_no_rate(void **state)
 	assert_int_equal(ub_progress_rate(&p), 0);
 	look(&p, 4000, 3 * MIB, 0);
 	assert_int_equal(ub_progress_rate(&p), 2 * MIB);
+	/* nor has one that pauses */
+	m = migration("paused", 100 * MIB, 50 * MIB, 9 * MIB, 0);
+	ub_progress_take(&p, m, 5000);
+	assert_int_equal(ub_progress_rate(&p), 0);
+	json_decref(m);
 	/* two looks at the same time */
 	p.nr = 0;
 	look(&p, 4000, 3 * MIB, 0);
@@ -97,6 +103,7 @@ static void phases_are_told(void **state)
 	unit_assert_says(ub_progress_text(&p, m, text, sizeof(text)), "2:03:04 left");
 	json_decref(m);
 
+	p.nr = 0;
 	m = migration("paused", 100 * MIB, 65 * MIB, MIB, 0);
 	json_object_set_new(m, "why", json_string("the server closed the connection"));
 	assert_string_equal(ub_progress_text(&p, m, text, sizeof(text)),
@@ -118,9 +125,9 @@ static void a_bar_fits_its_terminal(void **state)
 
 	(void)state;
 	assert_string_equal(ub_progress_bar(NULL, m, 200, bar, sizeof(bar)),
-			    "[====================....................] copying: 50 %, 50 MiB dirty, 3 MiB mirrored");
-	assert_string_equal(ub_progress_bar(NULL, m, 59, bar, sizeof(bar)),
-			    "[======.......] copying: 50 %, 50 MiB dirty, 3 MiB mirrored");
+			    "[====================....................] 50 %, 50 MiB dirty, 3 MiB mirrored");
+	assert_string_equal(ub_progress_bar(NULL, m, 79, bar, sizeof(bar)),
+			    "[======.......] 50 %, 50 MiB dirty, 3 MiB mirrored");
 	json_object_set_new(m, "why", json_string("\xe2\x80\xa6\xe2\x80\xa6\xe2\x80\xa6"));
 	for (unsigned columns = 0; columns < 200; columns++) {
 		unsigned width = 0;
