@@ -25,7 +25,7 @@ need_test_tools() {
 	need fio:fio mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.vfat:dosfstools \
 		sfdisk:fdisk partx:util-linux modprobe:kmod nbdkit:nbdkit qemu-nbd:qemu-utils qemu-storage-daemon:qemu-system-common certtool:gnutls-bin jq:jq nbd-server:nbd-server \
 		nbdcopy:libnbd-bin python3:python3 pgrep:procps setfattr:attr strace:strace losetup:mount \
-		dmsetup:dmsetup ip:iproute2
+		dmsetup:dmsetup ip:iproute2 sqlite3:sqlite3
 }
 
 # build_autogen: when configure is missing or older than what it is made of

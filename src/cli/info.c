@@ -64,13 +64,15 @@ static void info_print(const char *prefix, json_t *object)
 			snprintf(deeper, sizeof(deeper), "%s.", name);
 			info_print(deeper, value);
 		} else if (json_is_string(value)) {
-			printf("%-22s %s\n", name, json_string_value(value));
+			printf("%-30s %s\n", name, json_string_value(value));
 		} else if (json_is_integer(value)) {
-			printf("%-22s %lld\n", name, (long long)json_integer_value(value));
+			printf("%-30s %lld\n", name, (long long)json_integer_value(value));
+		} else if (json_is_real(value)) {
+			printf("%-30s %.3f\n", name, json_real_value(value));
 		} else if (json_is_boolean(value)) {
-			printf("%-22s %s\n", name, json_is_true(value) ? "yes" : "no");
+			printf("%-30s %s\n", name, json_is_true(value) ? "yes" : "no");
 		} else if (json_is_null(value)) {
-			printf("%-22s none\n", name);
+			printf("%-30s none\n", name);
 		}
 	}
 }

@@ -39,6 +39,7 @@ static const struct {
 	{ "metrics", ub_cli_metrics },
 	{ "set", ub_cli_set },
 	{ "resize", ub_cli_resize },
+	{ "migrate", ub_cli_migrate },
 	{ "features", ub_cli_features },
 };
 

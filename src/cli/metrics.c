@@ -116,39 +116,64 @@ static void metrics_number(const json_t *value)
 		printf("%d\n", json_is_true(value));
 }
 
-/* One sample a device. needs_connections: of devices whose back end has some. */
+/* Of which devices there is a sample. */
+enum metrics_needs { NEEDS_NOTHING, NEEDS_CONNECTIONS, NEEDS_MIGRATION };
+
+/* One sample a device. */
 struct metrics_family {
 	const char *name, *type, *unit;
 	const char *group, *key; /* where the answer has it */
-	bool needs_connections;
+	enum metrics_needs needs;
 	const char *help;
 };
 
 static const struct metrics_family metrics_families[] = {
-	{ "in_flight", "gauge", NULL, NULL, "in_flight", false, "I/Os that the server process has now." },
-	{ "size_bytes", "gauge", "bytes", NULL, "size_bytes", false, "The size of the device." },
-	{ "uptime_seconds", "gauge", "seconds", NULL, "uptime_seconds", false, "How long has been counted." },
-	{ "turns", "counter", NULL, NULL, "turns", false, "Times that a queue's thread woke up." },
-	{ "batches", "counter", NULL, "batch", "count", false, "Groups of I/Os that were given back in one go." },
-	{ "batch_max_ios", "gauge", "ios", "batch", "max", false, "The most I/Os that were given back in one go." },
-	{ "backend_up", "gauge", NULL, "backend", "is_online", true, "Whether a connection to the NBD server works." },
-	{ "backend_connections", "gauge", NULL, "backend", "connections_online", true,
+	{ "in_flight", "gauge", NULL, NULL, "in_flight", NEEDS_NOTHING, "I/Os that the server process has now." },
+	{ "size_bytes", "gauge", "bytes", NULL, "size_bytes", NEEDS_NOTHING, "The size of the device." },
+	{ "uptime_seconds", "gauge", "seconds", NULL, "uptime_seconds", NEEDS_NOTHING, "How long has been counted." },
+	{ "turns", "counter", NULL, NULL, "turns", NEEDS_NOTHING, "Times that a queue's thread woke up." },
+	{ "batches", "counter", NULL, "batch", "count", NEEDS_NOTHING, "Groups of I/Os that were given back in one go." },
+	{ "batch_max_ios", "gauge", "ios", "batch", "max", NEEDS_NOTHING, "The most I/Os that were given back in one go." },
+	{ "backend_up", "gauge", NULL, "backend", "is_online", NEEDS_CONNECTIONS, "Whether a connection to the NBD server works." },
+	{ "backend_connections", "gauge", NULL, "backend", "connections_online", NEEDS_CONNECTIONS,
 	  "Connections to the NBD server that work." },
-	{ "backend_connections_wanted", "gauge", NULL, "backend", "connections", true,
+	{ "backend_connections_wanted", "gauge", NULL, "backend", "connections", NEEDS_CONNECTIONS,
 	  "Connections to the NBD server that there shall be." },
-	{ "backend_reconnects", "counter", NULL, "backend", "reconnects", true,
+	{ "backend_reconnects", "counter", NULL, "backend", "reconnects", NEEDS_CONNECTIONS,
 	  "Connections that took the place of earlier ones." },
-	{ "backend_failed_connects", "counter", NULL, "backend", "failed_connects", true,
+	{ "backend_failed_connects", "counter", NULL, "backend", "failed_connects", NEEDS_CONNECTIONS,
 	  "Attempts to connect that failed." },
-	{ "backend_requests", "counter", NULL, "backend", "requests", true, "Requests sent to the NBD server." },
-	{ "backend_retries", "counter", NULL, "backend", "retries", true,
+	{ "backend_requests", "counter", NULL, "backend", "requests", NEEDS_CONNECTIONS, "Requests sent to the NBD server." },
+	{ "backend_retries", "counter", NULL, "backend", "retries", NEEDS_CONNECTIONS,
 	  "Requests that were sent again, because their connection ended unanswered." },
-	{ "backend_outages", "counter", NULL, "backend", "outages", true, "Times in which no connection worked." },
-	{ "backend_outage_seconds", "counter", "seconds", "backend", "outage_seconds", true,
+	{ "backend_outages", "counter", NULL, "backend", "outages", NEEDS_CONNECTIONS, "Times in which no connection worked." },
+	{ "backend_outage_seconds", "counter", "seconds", "backend", "outage_seconds", NEEDS_CONNECTIONS,
 	  "How long no connection worked." },
-	{ "backend_wait_seconds", "counter", "seconds", "backend", "wait_seconds", true,
+	{ "backend_wait_seconds", "counter", "seconds", "backend", "wait_seconds", NEEDS_CONNECTIONS,
 	  "The time from sending to answer, of all requests together." },
+	{ "migration_total_bytes", "gauge", "bytes", "migration", "total_bytes", NEEDS_MIGRATION,
+	  "What a migration has to bring to the other side: the device's size." },
+	{ "migration_dirty_bytes", "gauge", "bytes", "migration", "dirty_bytes", NEEDS_MIGRATION,
+	  "What is still to be copied, as far as is known." },
+	{ "migration_copied_bytes", "gauge", "bytes", "migration", "copied_bytes", NEEDS_MIGRATION,
+	  "What was read from the source and written to the destination." },
+	{ "migration_zeroed_bytes", "gauge", "bytes", "migration", "zeroed_bytes", NEEDS_MIGRATION,
+	  "What was brought to zero there, or found so, without being read." },
+	{ "migration_mirrored_bytes", "gauge", "bytes", "migration", "mirrored_bytes", NEEDS_MIGRATION,
+	  "What programs have written meanwhile, to both sides." },
 };
+
+static bool metrics_has(const json_t *stats, enum metrics_needs needs)
+{
+	switch (needs) {
+	case NEEDS_CONNECTIONS:
+		return json_integer_value(metrics_find(stats, "backend", "connections")) > 0;
+	case NEEDS_MIGRATION:
+		return json_is_object(json_object_get(stats, "migration"));
+	default:
+		return true;
+	}
+}
 
 static void metrics_print_family(const struct metrics *m, const struct metrics_family *f)
 {
@@ -158,8 +183,7 @@ static void metrics_print_family(const struct metrics *m, const struct metrics_f
 	for (size_t i = 0; i < m->nr; i++) {
 		const struct metrics_device *d = &m->devices[i];
 
-		if (!d->stats ||
-		    (f->needs_connections && !json_integer_value(metrics_find(d->stats, "backend", "connections"))))
+		if (!d->stats || !metrics_has(d->stats, f->needs))
 			continue;
 		printf("%s%s%s{%s} ", METRICS_PREFIX, f->name, suffix, d->labels);
 		metrics_number(metrics_find(d->stats, f->group, f->key));
@@ -231,6 +255,22 @@ static void metrics_print_latencies(const struct metrics *m)
 	}
 }
 
+/* A sample for each phase, of which one is 1. */
+static void metrics_print_phase(const struct metrics *m)
+{
+	static const char *const phases[] = { "connecting", "copying", "paused", "in-step", "cutover" };
+
+	metrics_head("migration_phase", "gauge", NULL, "Which phase a migration is in.");
+	for (size_t i = 0; i < m->nr; i++) {
+		const json_t *stats = m->devices[i].stats;
+		const char *now = json_string_value(metrics_find(stats, "migration", "phase"));
+
+		for (size_t j = 0; now && j < UB_ARRAY_SIZE(phases); j++)
+			printf("%smigration_phase{%s,phase=\"%s\"} %d\n", METRICS_PREFIX, m->devices[i].labels, phases[j],
+			       strcmp(now, phases[j]) == 0);
+	}
+}
+
 static void metrics_print_up(const struct metrics *m)
 {
 	metrics_head("up", "gauge", NULL, "Whether the device's keeper answers.");
@@ -265,6 +305,7 @@ static void metrics_print(const struct metrics *m)
 	metrics_print_syscalls(m);
 	for (size_t i = 0; i < UB_ARRAY_SIZE(metrics_families); i++)
 		metrics_print_family(m, &metrics_families[i]);
+	metrics_print_phase(m);
 	printf("# EOF\n");
 }
 

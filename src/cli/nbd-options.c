@@ -212,8 +212,20 @@ static int nbd_take_duration(struct ub_cli_nbd *n, int key, const char *arg)
 	}
 }
 
+/* A device that has moved there must be able to come back to it, and so must the next server process. */
+static int nbd_refuse_ready_made(struct ub_cli_nbd *n, int key)
+{
+	if (!n->is_destination || (key != NBD_OPT_FD && key != NBD_OPT_COMMAND))
+		return 0;
+	return ub_err_set(n->err, EINVAL, "%s is no destination: its connection comes ready made, and cannot be made again; give %s",
+			  key == NBD_OPT_FD ? "--fd" : "--command",
+			  key == NBD_OPT_FD ? "a URI, --unix or --tcp" : "[ COMMAND ARGS... ] or a URI");
+}
+
 static int nbd_take_server(struct ub_cli_nbd *n, int key, char *arg, struct argp_state *state)
 {
+	if (nbd_refuse_ready_made(n, key) != 0)
+		return -EINVAL;
 	switch (key) {
 	case NBD_OPT_TCP:
 		return nbd_take_tcp(n, arg, state);

@@ -24,6 +24,7 @@ struct ub_cli_nbd {
 	int fd;	       /* of --fd; -1: none */
 	unsigned nr_named; /* servers */
 	bool is_used;  /* an option of NBD's was given */
+	bool is_destination; /* set by the verb: of a migration. What comes ready made, and only once, is refused */
 	struct ub_err *err;
 };
 

@@ -10,6 +10,7 @@
 
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/progress.h"
 #include "keeper/control.h"
 #include "keeper/find.h"
 
@@ -127,6 +128,15 @@ static void stats_print_backend(const json_t *backend)
 	       json_number_value(json_object_get(backend, "wait_seconds")));
 }
 
+static void stats_print_migration(const json_t *migration)
+{
+	char text[512];
+
+	if (json_is_object(migration))
+		printf("migration to %s: %s\n", stats_string(migration, "destination"),
+		       ub_progress_text(NULL, migration, text, sizeof(text)));
+}
+
 static void stats_print_table(const json_t *now, const json_t *before)
 {
 	const json_t *syscalls = json_object_get(now, "syscalls"), *batch = json_object_get(now, "batch");
@@ -151,6 +161,7 @@ static void stats_print_table(const json_t *now, const json_t *before)
 	       (unsigned long long)stats_get(syscalls, "copy"), json_number_value(json_object_get(batch, "mean")),
 	       (unsigned long long)stats_get(batch, "max"));
 	stats_print_backend(json_object_get(now, "backend"));
+	stats_print_migration(json_object_get(now, "migration"));
 }
 
 static void stats_print(const struct stats_args *a, const json_t *now, const json_t *before)

@@ -76,6 +76,15 @@ static int adopt_map_stats(struct ub_keeper *k, struct ub_err *err)
 	return 0;
 }
 
+/* Its connections were the dead keeper's to hold. */
+static void adopt_note_dead_server(struct ub_keeper *k, const struct ub_state *state)
+{
+	k->server->pid = state->server_pid;
+	k->server->gone = true;
+	k->fence.has_lost = true;
+	k->next_fence.has_lost = ub_migrate_is_on(k);
+}
+
 /* A server, or a standby alone, has taken this keeper. */
 static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struct ub_state *state, struct ub_err *err)
 {
@@ -94,9 +103,7 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 		return ret;
 	if (a->state == UB_ADOPTED_STANDBY) {
 		server->stage = UB_STANDBY_READY;
-		k->server->pid = state->server_pid;
-		k->server->gone = true;
-		k->fence.has_lost = true; /* its connections were the dead keeper's to hold */
+		adopt_note_dead_server(k, state);
 		return 0;
 	}
 	adopt_end_old_standby(state, a->pid);
@@ -133,10 +140,22 @@ static int adopt_from_state(struct ub_keeper *k, const struct ub_state *state, s
 	ret = ub_rundir_listen_server(&k->rundir, err);
 	if (ret == 0)
 		ret = ub_keeper_make_shared(k, err);
-	k->server->pid = state->server_pid;
-	k->server->gone = true;
-	k->fence.has_lost = true;
+	adopt_note_dead_server(k, state);
 	return ret;
+}
+
+/*
+ * A standby that was made before the device was moved, and would open what it was moved from. One that has the memory
+ * that the device is made of now was made after it.
+ */
+static bool adopt_is_of_old_side(const struct ub_keeper *k, const struct ub_adoption *a, const struct ub_state *state)
+{
+	int fd = a->fds[UB_FD_STORE];
+	struct stat st;
+
+	if (a->state != UB_ADOPTED_STANDBY || !state->has_moved)
+		return false;
+	return k->opts->nbd || !state->store || fd < 0 || fstat(fd, &st) < 0 || st.st_ino != state->store;
 }
 
 static int adopt_server(struct ub_keeper *k, const struct ub_state *state, struct ub_err *err)
@@ -148,6 +167,11 @@ static int adopt_server(struct ub_keeper *k, const struct ub_state *state, struc
 	for (unsigned i = 0; i < ADOPT_TRIES && ret == -ENOTCONN; i++) {
 		ub_loop_once(&k->loop, ADOPT_PAUSE_MS);
 		ret = ub_rundir_adopt(state->name, &a);
+	}
+	if (ret == 0 && adopt_is_of_old_side(k, &a, state)) {
+		ub_log(UB_LOG_NOTICE, "%s: its standby (pid %d) was made before it was moved: it is ended", state->name, a.pid);
+		kill(a.pid, SIGKILL);
+		ret = -ECONNREFUSED;
 	}
 	if (ret == 0)
 		ret = adopt_process(k, &a, state, err);
@@ -171,6 +195,8 @@ static int adopt_device(struct ub_keeper *k, const struct ub_state *state, struc
 		ret = ub_step("adopt", err);
 	if (ret == 0)
 		ret = adopt_server(k, state, err);
+	if (ret == 0 && ub_migrate_has_raced(k))
+		ret = ub_err_set(err, EAGAIN, "'%s' was moved just now, while it was looked where it is: try again", state->name);
 	if (ret == 0)
 		ret = ub_rundir_listen_control(&k->rundir, err);
 	if (ret)
@@ -185,14 +211,11 @@ static int adopt_device(struct ub_keeper *k, const struct ub_state *state, struc
 	return 0;
 }
 
-static int adopt_command(struct ub_keeper *k, const json_t *json, struct ub_err *err)
+static int adopt_command(struct ub_keeper *k, const struct ub_recipe *recipe, struct ub_err *err)
 {
-	pid_t pid = (pid_t)json_integer_value(json_object_get(json, "pid"));
-	uint64_t started = (uint64_t)json_integer_value(json_object_get(json, "started"));
-
-	k->command.reconnected = ub_keeper_hand_over_socket;
-	k->command.arg = k;
-	return ub_command_adopt(&k->command, &k->loop, started && ub_process_started(pid) == started ? pid : 0, err);
+	k->command->reconnected = ub_keeper_hand_over_socket;
+	k->command->arg = k;
+	return ub_command_adopt(k->command, &k->loop, ub_recipe_command_pid(recipe), err);
 }
 
 int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
@@ -204,18 +227,23 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 
 	if (ret)
 		return ret;
-	if (ub_state_read(name, &state) != 0 || ub_state_read_recipe(name, &json) != 0)
+	if (ub_state_read_all(name, &state, &json) != 0 || !ub_state_recipe(json, &state)) {
+		json_decref(json);
 		return ub_err_set(err, EBADMSG,
 				  "state.json of '%s' is missing or cannot be understood: the device can be detached, by its "
 				  "number, and not recovered",
 				  name);
-	ret = ub_recipe_read(json, &recipe, err);
-	json_decref(json);
+	}
+	ret = ub_recipe_read(ub_state_recipe(json, &state), &recipe, err);
 	if (ret == 0 && strcmp(recipe.opts.kind, state.backend) != 0)
 		ret = ub_err_set(err, EBADMSG, "state.json of '%s' contradicts itself", name);
+	if (ret == 0) {
+		k->opts = &recipe.opts;
+		ret = ub_migrate_adopt(k, json, &state, err);
+	}
+	json_decref(json);
 	if (ret)
 		return ret;
-	k->opts = &recipe.opts;
 	ret = ub_ctrl_open(&k->ctrl, err);
 	if (ret == 0)
 		ret = ub_ctrl_get_features(&k->ctrl, &k->features, err);
@@ -224,7 +252,7 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 	if (ret == 0)
 		ret = adopt_device(k, &state, err);
 	if (ret == 0)
-		ret = adopt_command(k, json_object_get(recipe.json, "command"), err);
+		ret = adopt_command(k, &recipe, err);
 	/* I/O may be waiting: a /run that is full just now must not keep it so. */
 	if (ret == 0 && ub_keeper_write_state(k, err) != 0) {
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err->text);
@@ -238,7 +266,7 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 	return ret;
 }
 
-int ub_keeper_adopt_again(struct ub_keeper *k, const char *name, struct ub_err *err)
+static int adopt_again(struct ub_keeper *k, const char *name, struct ub_err *err)
 {
 	struct ub_state state;
 	int ret = ub_rundir_lock(&k->rundir, name, err);
@@ -247,8 +275,21 @@ int ub_keeper_adopt_again(struct ub_keeper *k, const char *name, struct ub_err *
 		ret = ub_err_set(err, EBADMSG, "state.json of '%s' is missing or cannot be understood", name);
 	if (ret == 0)
 		ret = ub_ctrl_open(&k->ctrl, err);
-	if (ret == 0)
+	if (ret == 0) {
+		ub_migrate_adopt_again(k);
 		ret = adopt_device(k, &state, err);
+	}
+	return ret;
+}
+
+int ub_keeper_adopt_again(struct ub_keeper *k, const char *name, struct ub_err *err)
+{
+	int ret = adopt_again(k, name, err);
+
+	if (ret == -EAGAIN && ub_migrate_has_raced(k)) {
+		ub_keeper_let_go(k);
+		ret = adopt_again(k, name, err);
+	}
 	return ret ? ret : ub_keeper_write_state(k, err);
 }
 
@@ -260,6 +301,7 @@ void ub_keeper_let_go(struct ub_keeper *k)
 			ub_keeper_forget_server(&k->servers[i]);
 	}
 	ub_fence_clear(&k->fence);
+	ub_migrate_let_go(k);
 	ub_settings_server_gone(k); /* nobody will answer these */
 	ub_control_close(&k->control);
 	ub_rundir_let_go(&k->rundir);

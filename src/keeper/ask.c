@@ -19,7 +19,7 @@ static int ask_send(int fd, json_t *request)
 	if (!text)
 		return -ENOMEM;
 	text[len] = '\n';
-	/* It is shorter than the smallest buffer of a socket. */
+	/* The socket blocks: all of it is sent, or there is nobody. */
 	return send(fd, text, len + 1, MSG_NOSIGNAL) == (ssize_t)(len + 1) ? 0 : -EPIPE;
 }
 

@@ -80,14 +80,14 @@ static void keeper_harden(struct ub_keeper *k)
 
 	/* What the command gets back. */
 	if (fd >= 0 && read(fd, score, sizeof(score) - 1) > 0)
-		k->command.oom_score = atoi(score);
+		k->oom_score = k->command->oom_score = atoi(score);
 	if (fd < 0 || write(fd, "-1000", 5) < 0)
 		ub_log(UB_LOG_DEBUG, "cannot keep the OOM killer away: %s", strerror(errno));
 	if (mlockall(MCL_CURRENT) < 0)
 		ub_log(UB_LOG_DEBUG, "cannot lock the keeper's memory: %s", strerror(errno));
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
-	if (!getcwd(k->command.dir, sizeof(k->command.dir)))
-		snprintf(k->command.dir, sizeof(k->command.dir), "/");
+	if (!getcwd(k->command->dir, sizeof(k->command->dir)))
+		snprintf(k->command->dir, sizeof(k->command->dir), "/");
 	if (chdir("/") < 0)
 		ub_log(UB_LOG_DEBUG, "cannot leave the working directory: %s", strerror(errno));
 }
@@ -161,16 +161,16 @@ void ub_keeper_hand_over_socket(void *arg)
 	struct ub_msg_header header = { .type = UB_MSG_SOCKET, .len_bytes = sizeof(header) };
 
 	/* While there is no server it waits for the next one. */
-	if (k->server->fd < 0 || k->server->gone || k->recovery.is_running)
+	if (k->server->fd < 0 || k->server->gone || k->recovery.is_running || k->command->socket_fd < 0)
 		return;
-	ub_message_send(k->server->fd, &header, &k->command.socket_fd, 1, MSG_DONTWAIT);
-	ub_close(&k->command.socket_fd);
+	ub_message_send(k->server->fd, &header, &k->command->socket_fd, 1, MSG_DONTWAIT);
+	ub_close(&k->command->socket_fd);
 }
 
 static int keeper_start_command(struct ub_keeper *k, struct ub_err *err)
 {
 	const struct ub_attach_options *o = k->opts;
-	struct ub_command *c = &k->command;
+	struct ub_command *c = k->command;
 	int ret = ub_step("command", err);
 
 	if (ret || !o->command)
@@ -343,12 +343,18 @@ static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 	return false;
 }
 
+/* Of two times to wait, in ms; -1: for ever. */
+static int keeper_sooner(int a, int b)
+{
+	return a < 0 || (b >= 0 && b < a) ? b : a;
+}
+
 /* Returns when the device is to be taken away, or its server is gone for good. */
 static void keeper_watch(struct ub_keeper *k)
 {
 	struct ub_err err = { 0 };
 	char told[512] = "";
-	int wait_ms, resize_ms, ret;
+	int wait_ms, ret;
 
 	for (;;) {
 		if (k->server->gone) {
@@ -358,16 +364,15 @@ static void keeper_watch(struct ub_keeper *k)
 			if (ret)
 				return;
 		}
-		resize_ms = ub_resize_tend(k);
-		wait_ms = ub_keeper_tend_standby(k);
+		wait_ms = keeper_sooner(ub_migrate_tend(k), ub_resize_tend(k));
+		wait_ms = keeper_sooner(wait_ms, ub_keeper_tend_standby(k));
 		if (k->handover.is_asked && ub_keeper_hand_over(k)) {
 			k->is_let_go = true;
 			return;
 		}
-		if (resize_ms >= 0 && (wait_ms < 0 || wait_ms > resize_ms))
-			wait_ms = resize_ms;
 		if (k->nr_signals || k->detach.nr_callers || k->detach.is_forced) {
-			k->detach.is_going = keeper_may_go(k, told, sizeof(told));
+			if (keeper_must_go(k) || ub_migrate_give_up(k))
+				k->detach.is_going = keeper_may_go(k, told, sizeof(told));
 			if (k->detach.is_going)
 				return;
 			wait_ms = k->nr_signals ? RETRY_RELEASE_MS : wait_ms;
@@ -467,7 +472,10 @@ static int keeper_main(const struct ub_attach_options *opts, const char *name, i
 	k->standby = &k->servers[1];
 	*k->server = *k->standby = (struct ub_server)UB_SERVER_NONE;
 	k->server->keeper = k->standby->keeper = k;
-	k->command = (struct ub_command)UB_COMMAND_NONE_YET;
+	k->commands[0] = k->commands[1] = (struct ub_command)UB_COMMAND_NONE_YET;
+	k->command = &k->commands[0];
+	k->next_command = &k->commands[1];
+	k->migration = (struct ub_keeper_migration)UB_KEEPER_MIGRATION_NONE;
 	k->store_fd = opts->fd;
 	k->stats_fd = k->arena_fd = k->signal_fd = k->handover.old_fd = -1;
 	ub_loop_init(&k->loop);

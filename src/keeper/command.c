@@ -230,7 +230,7 @@ static void command_await_end(struct ub_command *c)
 		ub_loop_once(c->loop, 100);
 }
 
-void ub_command_end(struct ub_command *c)
+void ub_command_begin_end(struct ub_command *c)
 {
 	if (!c->argv)
 		return;
@@ -242,11 +242,18 @@ void ub_command_end(struct ub_command *c)
 	if (c->pid) {
 		c->is_ending = true;
 		kill(-c->pid, SIGTERM);
+	}
+}
+
+void ub_command_end(struct ub_command *c)
+{
+	if (!c->argv)
+		return;
+	ub_command_begin_end(c);
+	command_await_end(c);
+	if (c->pid) {
+		kill(-c->pid, SIGKILL);
 		command_await_end(c);
-		if (c->pid) {
-			kill(-c->pid, SIGKILL);
-			command_await_end(c);
-		}
 	}
 	ub_close(&c->listen_fd);
 	if (c->path[0])

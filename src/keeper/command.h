@@ -52,6 +52,8 @@ int ub_command_start(struct ub_command *c, struct ub_err *err);
  */
 int ub_command_adopt(struct ub_command *c, struct ub_loop *loop, pid_t pid, struct ub_err *err);
 
+/* Tells it to end, and waits for nothing: c->pid is 0 when it has. */
+void ub_command_begin_end(struct ub_command *c);
 /* Ends it: SIGTERM, and SIGKILL after a while. Also one that was not started. */
 void ub_command_end(struct ub_command *c);
 

@@ -24,6 +24,10 @@ static const struct {
 	{ "stats", ub_verb_stats },
 	{ "set", ub_verb_set },
 	{ "resize", ub_verb_resize },
+	{ "migrate", ub_verb_migrate },
+	{ "migrate-complete", ub_verb_migrate_complete },
+	{ "migrate-cancel", ub_verb_migrate_cancel },
+	{ "migrate-rate", ub_verb_migrate_rate },
 	{ "detach", ub_verb_detach },
 	{ "handover", ub_verb_handover },
 };

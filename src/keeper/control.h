@@ -17,7 +17,7 @@
 
 #define UB_CONTROL_VERSION	 1
 #define UB_CONTROL_MAX_CLIENTS	 8
-#define UB_CONTROL_REQUEST_BYTES 4096 /* the longest line that is taken */
+#define UB_CONTROL_REQUEST_BYTES 16384 /* the longest line that is taken: a migration's has a command's words */
 
 struct ub_keeper;
 

@@ -178,6 +178,13 @@ static int detach_stop(struct detach *d, struct ub_err *err)
 
 	if (!detach_is_served(d) && !(d->has_state && ub_rundir_is_held(d->state.name)))
 		return detach_unserved(d, err);
+	if (d->has_state && d->state.is_migrating && ub_rundir_is_held(d->state.name)) {
+		ub_err_set(err, EBUSY,
+			   "/dev/ublkb%s is being moved: cancel that first (ublk-bridge migrate --cancel %s), or use --force to give "
+			   "it up",
+			   d->id, d->id);
+		return UB_EXIT_BUSY;
+	}
 	if (d->has_state && ub_rundir_is_offline(d->state.name, said, sizeof(said)))
 		return detach_offline(d, said, err);
 	ret = ub_helper_run(&d->loop, (const char *const[]){ "release", d->id, NULL },

@@ -198,7 +198,7 @@ int ub_keeper_write_state(struct ub_keeper *k, struct ub_err *err)
 		.server_pid = k->server->pid,
 		.standby_pid = k->standby->stage == UB_STANDBY_READY && !k->standby->is_dismissed ? k->standby->pid : 0,
 	};
-	json_t *recipe;
+	json_t *recipe, *migration;
 	int ret;
 
 	state.standby_started = ub_process_started(state.standby_pid);
@@ -206,11 +206,16 @@ int ub_keeper_write_state(struct ub_keeper *k, struct ub_err *err)
 	state.spare_started = ub_process_started(state.spare_pid);
 	snprintf(state.name, sizeof(state.name), "%s", k->rundir.name);
 	snprintf(state.backend, sizeof(state.backend), "%s", k->opts->kind);
+	migration = ub_migrate_make_state(k, err);
+	if (!migration && ub_migrate_is_on(k))
+		return -err->code;
 	recipe = ub_recipe_make(k);
-	if (!recipe)
-		return ub_err_errno(err, ENOMEM, "state.json");
-	ret = ub_rundir_write_state(&k->rundir, &state, recipe, err);
+	ret = recipe ? ub_rundir_write_state(&k->rundir, &state, recipe, migration, err) :
+		       ub_err_errno(err, ENOMEM, "state.json");
 	json_decref(recipe);
+	json_decref(migration);
+	if (ret == 0)
+		ub_migrate_noted(k);
 	return ret;
 }
 
@@ -520,7 +525,8 @@ void ub_keeper_teardown(struct ub_keeper *k, bool force)
 	ub_keeper_end_server(k->server, EXIT_TIMEOUT_MS);
 	ub_keeper_end_server(k->standby, EXIT_TIMEOUT_MS);
 	ub_fence_clear(&k->fence);
-	ub_command_end(&k->command); /* after the last flush */
+	ub_migrate_end(k);
+	ub_command_end(k->command); /* after the last flush */
 	if (k->was_live)
 		keeper_say_served(k); /* what the kernel wrote back at the end included */
 	if (k->added && ub_keeper_still_ours(k))

@@ -27,7 +27,7 @@ struct ub_fence {
 };
 
 void ub_fence_add(struct ub_fence *f, uint32_t id, int fd); /* fd is the fence's from now on */
-void ub_fence_drop(struct ub_fence *f, uint32_t id);
+void ub_fence_drop(struct ub_fence *f, uint32_t id); /* not there: nothing happens */
 
 /* The server is dead: closes our side of all of them. is_blind: there may be some that nobody knows of. */
 void ub_fence_begin(struct ub_fence *f, uint64_t timeout_ms, bool is_blind);

@@ -12,6 +12,7 @@
 #include "keeper/command.h"
 #include "keeper/control.h"
 #include "keeper/fence.h"
+#include "keeper/migrate.h"
 #include "keeper/resize.h"
 #include "keeper/rundir.h"
 #include "keeper/settings.h"
@@ -70,13 +71,18 @@ struct ub_keeper_handover {
 
 struct ub_keeper {
 	const struct ub_attach_options *opts;
+	struct ub_recipe *recipe; /* opts are in it, and go with it; NULL: they are somebody else's */
 	struct ub_loop loop;
 	struct ub_ctrl ctrl;
 	uint64_t features;
 	int signal_fd;
 	unsigned nr_signals; /* INT and TERM, since the start */
 
-	struct ub_command command;
+	/* What it was started with, for the commands that it starts. */
+	int oom_score;
+	/* The present one, and that of the side that the device is not on: each a place in commands[]. */
+	struct ub_command *command, *next_command;
+	struct ub_command commands[2];
 
 	/* The server, and the one that takes its place when it dies. */
 	struct ub_server *server, *standby; /* both of servers[] */
@@ -85,6 +91,7 @@ struct ub_keeper {
 	uint32_t caps;
 	char *identity; /* likewise: "" where there is none, NULL before it is known */
 	struct ub_fence fence; /* the server's connections */
+	struct ub_fence next_fence; /* likewise, to a migration's destination, or to a source that was left */
 
 	/* The device. */
 	struct ublksrv_ctrl_dev_info info; /* as ADD_DEV returned it */
@@ -101,6 +108,7 @@ struct ub_keeper {
 	struct ub_keeper_detach detach;
 	struct ub_keeper_handover handover;
 	struct ub_keeper_resize resize;
+	struct ub_keeper_migration migration;
 	int store_fd;
 	int stats_fd;
 	int arena_fd; /* the tag buffers, of whichever server; -1: each has its own */

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/cleanup.h"
 #include "base/process.h"
@@ -71,9 +72,8 @@ static json_t *recipe_bytes(const char *text)
 	return hex ? json_string(hex) : json_null();
 }
 
-static json_t *recipe_command_to_json(const struct ub_keeper *k)
+static json_t *recipe_command_to_json(const struct ub_command *c)
 {
-	const struct ub_command *c = &k->command;
 	json_t *words = json_array();
 
 	if (!c->argv) {
@@ -88,20 +88,38 @@ static json_t *recipe_command_to_json(const struct ub_keeper *k)
 			 (int)c->pid, "started", (json_int_t)ub_process_started(c->pid));
 }
 
-json_t *ub_recipe_make(const struct ub_keeper *k)
+/* Tells one memory store from another, whoever holds it. 0: there is none. */
+static json_int_t recipe_store(int fd)
 {
-	const struct ub_attach_options *o = k->opts;
-	cleanup_free char *nbd = o->nbd ? nbd_options_to_json(o->nbd) : NULL;
+	struct stat st;
 
-	return json_pack("{s:s, s:s, s:s*, s:I, s:b, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:o, s:o, s:i, s:s, s:b, s:b}",
+	return fd >= 0 && fstat(fd, &st) == 0 ? (json_int_t)st.st_ino : 0;
+}
+
+json_t *ub_recipe_make_of(const struct ub_keeper *k, const struct ub_target *t)
+{
+	static const struct ub_limits unknown;
+	const struct ub_attach_options *o = t->opts;
+	const struct ub_limits *limits = t->limits ? t->limits : &unknown;
+	cleanup_free char *nbd = o->nbd ? nbd_options_to_json(o->nbd) : NULL;
+	uint64_t size_bytes = t->limits ? limits->size_bytes : o->size_bytes;
+
+	return json_pack("{s:s, s:s, s:s*, s:I, s:b, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:o, s:o, s:i, s:s, s:I, s:b, s:b}",
 			 "kind", o->kind, "options", o->options, "nbd", nbd, "size_bytes",
-			 (json_int_t)(o->nbd ? 0 : k->limits.size_bytes),
+			 (json_int_t)(o->nbd ? 0 : size_bytes),
 			 "prealloc", o->prealloc, "block_bytes", (int)o->logical_block_bytes, "queues", (int)o->nr_queues, "read_only",
 			 o->read_only, "core_dump", o->core_dump, "data_path", ub_data_path_name(k->data_path),
 			 "scheduler", o->scheduler, "timeout_s", (int)o->timeout_s, "command",
-			 recipe_command_to_json(k), "limits", recipe_limits_to_json(&k->limits), "caps", (int)k->caps,
-			 "identity", k->identity ? k->identity : "", "recovers", k->recovery.is_on, "has_failed",
-			 k->recovery.has_failed);
+			 recipe_command_to_json(t->command), "limits", recipe_limits_to_json(limits), "caps", (int)t->caps,
+			 "identity", t->identity ? t->identity : "", "store", recipe_store(t->store_fd), "recovers",
+			 k->recovery.is_on, "has_failed", k->recovery.has_failed);
+}
+
+json_t *ub_recipe_make(const struct ub_keeper *k)
+{
+	const struct ub_target target = { k->opts, &k->limits, k->caps, k->identity, k->command, k->store_fd };
+
+	return ub_recipe_make_of(k, &target);
 }
 
 static int recipe_read_command(struct ub_recipe *r, const json_t *json, struct ub_err *err)
@@ -172,10 +190,8 @@ int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err)
 
 int ub_recipe_apply(const struct ub_recipe *r, struct ub_keeper *k, struct ub_err *err)
 {
-	const json_t *command = json_object_get(r->json, "command");
-	const char *identity, *dir_hex, *socket;
-	cleanup_free char *dir = NULL;
-	int caps, failed, oom_score, ret;
+	int caps, failed, ret;
+	const char *identity;
 	json_t *limits;
 
 	if (json_unpack(r->json, "{s:o, s:i, s:s, s:b}", "limits", &limits, "caps", &caps, "identity", &identity,
@@ -191,19 +207,38 @@ int ub_recipe_apply(const struct ub_recipe *r, struct ub_keeper *k, struct ub_er
 	k->identity = strdup(identity);
 	if (!k->identity)
 		return ub_err_errno(err, ENOMEM, "what the device is made of");
+	return ub_recipe_apply_command(r, k->command, err);
+}
+
+int ub_recipe_apply_command(const struct ub_recipe *r, struct ub_command *c, struct ub_err *err)
+{
+	const json_t *command = json_object_get(r->json, "command");
+	const char *dir_hex, *socket;
+	cleanup_free char *dir = NULL;
+	int oom_score;
+
 	if (!r->command)
 		return 0;
 	if (json_unpack((json_t *)(uintptr_t)command, "{s:s, s:i, s:s}", "dir_hex", &dir_hex, "oom_score", &oom_score,
 			"socket", &socket) < 0 ||
 	    !(dir = ub_text_from_hex(dir_hex)))
 		return ub_err_set(err, EBADMSG, "state.json does not say how the command was started");
-	k->command.argv = r->command;
-	k->command.is_connected = r->opts.command_is_connected;
-	k->command.restarts = r->opts.restart_command;
-	k->command.oom_score = oom_score;
-	snprintf(k->command.dir, sizeof(k->command.dir), "%s", dir);
-	snprintf(k->command.path, sizeof(k->command.path), "%s", socket);
+	c->argv = r->command;
+	c->is_connected = r->opts.command_is_connected;
+	c->restarts = r->opts.restart_command;
+	c->oom_score = oom_score;
+	snprintf(c->dir, sizeof(c->dir), "%s", dir);
+	snprintf(c->path, sizeof(c->path), "%s", socket);
 	return 0;
+}
+
+pid_t ub_recipe_command_pid(const struct ub_recipe *r)
+{
+	const json_t *command = json_object_get(r->json, "command");
+	pid_t pid = (pid_t)json_integer_value(json_object_get(command, "pid"));
+	uint64_t started = (uint64_t)json_integer_value(json_object_get(command, "started"));
+
+	return started && ub_process_started(pid) == started ? pid : 0;
 }
 
 void ub_recipe_destroy(struct ub_recipe *r)

@@ -18,8 +18,20 @@ struct ub_recipe {
 	char **command;
 };
 
+/* What a device is made of, or shall be. All is borrowed. */
+struct ub_target {
+	const struct ub_attach_options *opts;
+	const struct ub_limits *limits; /* NULL: not known yet; then neither are caps and identity */
+	uint32_t caps;
+	const char *identity;
+	const struct ub_command *command;
+	int store_fd; /* -1: none */
+};
+
 /* The keeper's, as it is now. NULL: no memory. */
 json_t *ub_recipe_make(const struct ub_keeper *k);
+/* Likewise, as it would be if the device were made of something else. */
+json_t *ub_recipe_make_of(const struct ub_keeper *k, const struct ub_target *target);
 
 /*
  * Reads it: what was asked for into r, which outlives the keeper's use of it, and what came of that into k. 0 or -errno
@@ -27,6 +39,10 @@ json_t *ub_recipe_make(const struct ub_keeper *k);
  */
 int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err);
 int ub_recipe_apply(const struct ub_recipe *r, struct ub_keeper *k, struct ub_err *err);
+/* How its command is started, as far as the recipe says it; nothing if it has none. 0 or -errno with *err. */
+int ub_recipe_apply_command(const struct ub_recipe *r, struct ub_command *c, struct ub_err *err);
+/* The command's process, if it still runs: else 0. */
+pid_t ub_recipe_command_pid(const struct ub_recipe *r);
 void ub_recipe_destroy(struct ub_recipe *r);
 
 #endif

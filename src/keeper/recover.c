@@ -388,6 +388,7 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 		ub_log(UB_LOG_WARNING,
 		       "/dev/ublkb%u: the server (pid %d) %s: I/O waits until the next one has taken over",
 		       k->info.dev_id, k->server->pid, ub_keeper_server_fate(k->server, fate, sizeof(fate)));
+	ub_migrate_server_gone(k); /* the device may be made of something else by now, which takes another standby */
 	r->is_running = true;
 	/* Here, and not at each attempt: one that fails has had no server that lived, and pauses for longer than this. */
 	if (r->done_ms && began - r->done_ms >= RECOVER_STABLE_MS)
@@ -421,7 +422,7 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: recovered after %llu.%03llu s: the server is pid %d now", k->info.dev_id,
 	       (unsigned long long)(r->done_ms - began) / 1000, (unsigned long long)(r->done_ms - began) % 1000,
 	       k->server->pid);
-	if (k->command.socket_fd >= 0)
+	if (k->command->socket_fd >= 0)
 		ub_keeper_hand_over_socket(k);
 	recover_note_state(k);
 	return 0;

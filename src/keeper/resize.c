@@ -286,7 +286,7 @@ int ub_resize_tend(struct ub_keeper *k)
 	r->is_running = true;
 	if (r->must_settle && (r->is_asked || ub_now_ms() >= r->settle_not_before_ms))
 		resize_settle(k);
-	if (r->is_asked) {
+	if (r->is_asked && (r->has_caller || !ub_migrate_is_on(k))) {
 		resize_do(k, &err);
 		resize_answer(k, was_bytes, &err);
 	}
@@ -311,6 +311,11 @@ int ub_verb_resize(struct ub_keeper *k, struct ub_control_caller caller, const j
 		return ub_err_set(err, EAGAIN, "the device is not live: try again");
 	if (!size && !k->opts->nbd)
 		return ub_err_set(err, EINVAL, "a device of %s has no size by itself: say which it shall have", k->opts->kind);
+	if (ub_migrate_is_on(k))
+		return ub_err_set(err, EBUSY,
+				  "the device is being moved to %.200s: its size is not changed before that is over, or cancelled "
+				  "(migrate --cancel)",
+				  k->migration.label);
 	if (r->is_running || (r->is_asked && r->has_caller))
 		return ub_err_set(err, EBUSY, "its size is being changed already: try again");
 	r->is_asked = r->has_caller = true;

@@ -186,7 +186,8 @@ void ub_rundir_let_go(struct ub_rundir *dir)
 	ub_close(&dir->dir_fd);
 }
 
-int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, json_t *recipe, struct ub_err *err)
+int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, json_t *recipe, json_t *migration,
+			  struct ub_err *err)
 {
 	char cookie[17], device[32];
 	cleanup_free char *text = NULL;
@@ -202,7 +203,8 @@ int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, j
 			 (int)state->server_pid, "standby_pid", (int)state->standby_pid, "standby_started",
 			 (json_int_t)state->standby_started, "spare_pid", (int)state->spare_pid, "spare_started",
 			 (json_int_t)state->spare_started, "backend", state->backend);
-	if (recipe && json_object_set(json, "recipe", recipe) < 0) {
+	if ((recipe && json_object_set(json, "recipe", recipe) < 0) ||
+	    (migration && json_object_set(json, "migration", migration) < 0)) {
 		json_decref(json);
 		json = NULL;
 	}
@@ -211,6 +213,9 @@ int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, j
 	if (!text)
 		return ub_err_errno(err, ENOMEM, "state.json");
 	len = strlen(text);
+	if (migration && len > RUNDIR_STATE_BYTES)
+		return ub_err_set(err, E2BIG, "cannot write state.json: what the device is made of takes too many words");
+	errno = 0;
 	fd = openat(dir->dir_fd, "state.json.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (fd < 0 || write(fd, text, len) != (ssize_t)len ||
 	    renameat(dir->dir_fd, "state.json.new", dir->dir_fd, "state.json") < 0)
@@ -218,11 +223,44 @@ int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, j
 	return 0;
 }
 
+int ub_rundir_make_side(struct ub_rundir *dir, struct ub_err *err)
+{
+	static const uint64_t nothing = 0;
+	cleanup_fd int fd = -1;
+
+	unlinkat(dir->dir_fd, "side", 0);
+	errno = 0;
+	fd = openat(dir->dir_fd, "side", O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	/* Its page is there from now on: whoever writes it does not wait for memory. */
+	if (fd < 0 || pwrite(fd, &nothing, sizeof(nothing), 0) != (ssize_t)sizeof(nothing))
+		return ub_err_errno(err, errno ? errno : EIO, "the file 'side' in the run directory");
+	return ub_steal_fd(&fd);
+}
+
+static uint64_t rundir_read_side(int dir_fd)
+{
+	cleanup_fd int fd = openat(dir_fd, "side", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	uint64_t side = 0;
+
+	return fd >= 0 && pread(fd, &side, sizeof(side), 0) == (ssize_t)sizeof(side) ? side : 0;
+}
+
+uint64_t ub_rundir_read_side(const struct ub_rundir *dir)
+{
+	return dir->dir_fd >= 0 ? rundir_read_side(dir->dir_fd) : 0;
+}
+
+void ub_rundir_remove_side(struct ub_rundir *dir)
+{
+	if (dir->dir_fd >= 0)
+		unlinkat(dir->dir_fd, "side", 0);
+}
+
 /* 0 or -errno: it is still there. */
 static int rundir_unlink(int dir_fd, const char *name)
 {
 	static const char *const files[] = { "server.sock", "control.sock", "state.json",
-					     "state.json.new", "lock" };
+					     "state.json.new", "side", "lock" };
 	cleanup_fd int base = open(rundir_base(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(files); i++)
@@ -296,25 +334,61 @@ static int state_load(const char *name, json_t **json)
 	return *json ? 0 : -EBADMSG;
 }
 
+/* A migration, as far as everybody wants to know of it: whether it is over, and the device is made of something else. */
+static int state_look_at_migration(const char *name, const json_t *json, struct ub_state *state)
+{
+	const json_t *migration = json_object_get(json, "migration");
+	const char *cookie = json_string_value(json_object_get(migration, "cookie"));
+	cleanup_fd int dir = migration ? rundir_open(name) : -1;
+	/* A server may write it at any time: it is read once. */
+	uint64_t side = dir >= 0 ? rundir_read_side(dir) : 0;
+	const json_t *recipe;
+	const char *kind;
+
+	state->is_migrating = state->has_moved = false;
+	state->store = (uint64_t)json_integer_value(json_object_get(json_object_get(json, "recipe"), "store"));
+	if (!migration)
+		return 0;
+	if (!cookie)
+		return -EBADMSG;
+	state->has_moved = side && side == strtoull(cookie, NULL, 16);
+	state->is_migrating = !state->has_moved;
+	if (!state->has_moved)
+		return 0;
+	recipe = json_object_get(migration, "recipe");
+	kind = json_string_value(json_object_get(recipe, "kind"));
+	state->store = (uint64_t)json_integer_value(json_object_get(recipe, "store"));
+	snprintf(state->backend, sizeof(state->backend), "%s", kind ? kind : "");
+	return kind ? 0 : -EBADMSG;
+}
+
+int ub_state_read_all(const char *name, struct ub_state *state, json_t **json)
+{
+	int ret;
+
+	*json = NULL;
+	ret = state_load(name, json);
+	if (ret == 0)
+		ret = state_from_json(*json, state);
+	if (ret == 0)
+		ret = state_look_at_migration(name, *json, state);
+	return ret;
+}
+
 int ub_state_read(const char *name, struct ub_state *state)
 {
 	json_t *json = NULL;
-	int ret = state_load(name, &json);
+	int ret = ub_state_read_all(name, state, &json);
 
-	if (ret == 0)
-		ret = state_from_json(json, state);
 	json_decref(json);
 	return ret;
 }
 
-int ub_state_read_recipe(const char *name, json_t **recipe)
+json_t *ub_state_recipe(const json_t *json, const struct ub_state *state)
 {
-	json_t *json = NULL;
-	int ret = state_load(name, &json);
-
-	*recipe = json_incref(json_object_get(json, "recipe"));
-	json_decref(json);
-	return ret == 0 && !*recipe ? -EBADMSG : ret;
+	if (state->has_moved)
+		json = json_object_get(json, "migration");
+	return json_object_get(json, "recipe");
 }
 
 void ub_state_each(bool (*take)(const struct ub_state *state, void *arg), void *arg)
@@ -543,17 +617,25 @@ struct socket_search {
 	bool is_found;
 };
 
+static bool socket_is_of(const json_t *recipe, const char *name)
+{
+	const char *path = json_string_value(json_object_get(json_object_get(recipe, "command"), "socket"));
+
+	return path && strstr(path, name);
+}
+
 /* Whether a device's command listens there still, though the keeper that made the socket is gone. */
 static bool socket_is_not_its(const struct ub_state *state, void *arg)
 {
 	struct socket_search *search = arg;
-	const char *path = NULL;
-	json_t *recipe = NULL;
+	struct ub_state now;
+	json_t *json = NULL;
 
-	if (ub_state_read_recipe(state->name, &recipe) == 0)
-		path = json_string_value(json_object_get(json_object_get(recipe, "command"), "socket"));
-	search->is_found = path && strstr(path, search->name);
-	json_decref(recipe);
+	if (ub_state_read_all(state->name, &now, &json) == 0)
+		search->is_found = socket_is_of(json_object_get(json, "recipe"), search->name) ||
+				   socket_is_of(json_object_get(json_object_get(json, "migration"), "destination"),
+						search->name);
+	json_decref(json);
 	return !search->is_found;
 }
 
@@ -574,7 +656,7 @@ static void rundir_sweep_sockets(int base)
 	int pid;
 
 	while (dir && (entry = readdir(dir))) {
-		if (sscanf(entry->d_name, ".nbd-%d.sock", &pid) == 1 && kill(pid, 0) < 0 && errno == ESRCH &&
+		if (sscanf(entry->d_name, ".nbd-%d", &pid) == 1 && kill(pid, 0) < 0 && errno == ESRCH &&
 		    !socket_is_in_use(entry->d_name))
 			unlinkat(base, entry->d_name, 0);
 	}
@@ -585,12 +667,14 @@ static void rundir_sweep_sockets(int base)
 int ub_rundir_socket_path(char *path, size_t len, struct ub_err *err)
 {
 	cleanup_fd int base = rundir_open_base(true, err);
+	static unsigned nr; /* a migration has two commands */
 	char name[32];
 
 	if (base < 0)
 		return base;
 	rundir_sweep_sockets(base);
-	snprintf(name, sizeof(name), ".nbd-%d.sock", getpid());
+	snprintf(name, sizeof(name), nr ? ".nbd-%d-%u.sock" : ".nbd-%d.sock", getpid(), nr);
+	nr++;
 	if (snprintf(path, len, "%s/%s", rundir_base(), name) >= (int)len)
 		return ub_err_set(err, ENAMETOOLONG, "the run directory %s is too long a path for a socket",
 				  rundir_base());

@@ -4,6 +4,7 @@
  *
  *   lock         held (flock) by the keeper as long as it lives
  *   state.json   what is served, by whom; written atomically, no secret in it
+ *   side         of a migration: which of both sides the device is on
  *   server.sock  where the server itself can be reached, with the keeper or without
  *   control.sock where the keeper is asked, and told what to do
  *
@@ -36,6 +37,9 @@ struct ub_state {
 	pid_t spare_pid; /* of one that is made ready, or is: it outlives its keeper from then on. 0: none */
 	uint64_t spare_started;
 	char backend[16];
+	bool is_migrating; /* on its first side: a migration was going on */
+	uint64_t store; /* the inode of the memory in the recipe; 0: there is none, or it is not known */
+	bool has_moved;	   /* a migration has come to its end, though nobody has written that down: backend is the new one */
 };
 
 struct ub_rundir {
@@ -57,16 +61,29 @@ int ub_rundir_create(struct ub_rundir *dir, const char *name, struct ub_err *err
 int ub_rundir_lock(struct ub_rundir *dir, const char *name, struct ub_err *err);
 int ub_rundir_listen_server(struct ub_rundir *dir, struct ub_err *err);
 int ub_rundir_listen_control(struct ub_rundir *dir, struct ub_err *err);
-/* recipe: recipe.h, the caller's; NULL: without one. */
-int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, json_t *recipe, struct ub_err *err);
+/* recipe: recipe.h, migration: migrate.h; the caller's; NULL: without one. */
+int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, json_t *recipe, json_t *migration,
+			  struct ub_err *err);
 void ub_rundir_remove(struct ub_rundir *dir); /* the files too; idempotent */
 void ub_rundir_let_go(struct ub_rundir *dir); /* they stay: for the next keeper */
+
+/*
+ * The file `side`: eight bytes that are 0, until a server moves the device to the migration's destination: then they are
+ * that migration's cookie. Makes it afresh, so that nobody has it but who gets it from here: a descriptor, or -errno with
+ * *err.
+ */
+int ub_rundir_make_side(struct ub_rundir *dir, struct ub_err *err);
+uint64_t ub_rundir_read_side(const struct ub_rundir *dir); /* 0: there is none */
+void ub_rundir_remove_side(struct ub_rundir *dir);
 
 /* Reads NAME/state.json. 0 or -errno (-ENOENT: there is none; -EBADMSG: it cannot be understood). */
 int ub_state_read(const char *name, struct ub_state *state);
 
-/* The recipe in NAME/state.json, the caller's to json_decref(). 0 or -errno, likewise. */
-int ub_state_read_recipe(const char *name, json_t **recipe);
+/* Likewise, and *json: all of it, the caller's to json_decref(). */
+int ub_state_read_all(const char *name, struct ub_state *state, json_t **json);
+
+/* The recipe in what was read: of what the device is made of now. Borrowed; NULL: there is none. */
+json_t *ub_state_recipe(const json_t *json, const struct ub_state *state);
 
 /* Calls take() with each state that can be read, in no order, until it returns false. */
 void ub_state_each(bool (*take)(const struct ub_state *state, void *arg), void *arg);

@@ -79,11 +79,15 @@ static void server_take_message(struct ub_server *server, struct ub_msg_header *
 		break;
 	case UB_MSG_LINK:
 		if (header->len_bytes == sizeof(struct ub_msg_link) && fds[0] >= 0)
-			ub_fence_add(&k->fence, ((struct ub_msg_link *)header)->id, ub_steal_fd(&fds[0]));
+			ub_migrate_link(k, (struct ub_msg_link *)header, ub_steal_fd(&fds[0]));
 		break;
 	case UB_MSG_UNLINK:
 		if (header->len_bytes == sizeof(struct ub_msg_link))
-			ub_fence_drop(&k->fence, ((struct ub_msg_link *)header)->id);
+			ub_migrate_unlink(k, ((struct ub_msg_link *)header)->id);
+		break;
+	case UB_MSG_MIGRATION:
+		if (header->len_bytes > sizeof(struct ub_msg_migration) && server == k->server)
+			ub_migrate_said(k, (struct ub_msg_migration *)header);
 		break;
 	case UB_MSG_SET:
 		if (header->len_bytes == sizeof(struct ub_msg_text) && server == k->server)
@@ -205,8 +209,8 @@ int ub_keeper_await(struct ub_server *server, enum ub_message_type type, int64_t
 				   ub_keeper_server_fate(server, fate, sizeof(fate)), what);
 			return -ECHILD;
 		}
-		if (k->command.fate[0] && !k->command.restarts && !k->was_live) {
-			ub_err_set(err, ECHILD, "%s %s before %s", k->command.argv[0], k->command.fate, what);
+		if (k->command->fate[0] && !k->command->restarts && !k->was_live) {
+			ub_err_set(err, ECHILD, "%s %s before %s", k->command->argv[0], k->command->fate, what);
 			return -ECHILD;
 		}
 		if (k->nr_signals > k->was_live) {

@@ -186,6 +186,7 @@ int ub_verb_stats(struct ub_keeper *k, struct ub_control_caller caller, const js
 	json_object_set_new(reply, "data_path", json_string(ub_data_path_name(k->data_path)));
 	json_object_set_new(reply, "queues", json_integer(k->info.nr_hw_queues));
 	json_object_set_new(reply, "has_latencies", json_boolean(!k->opts->no_stats));
+	json_object_set_new(reply, "migration", ub_migrate_to_json(k));
 	stats = ub_stats_to_json(k->stats, k->info.nr_hw_queues, (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec,
 				 json_is_true(json_object_get(args, "buckets")));
 	json_object_update(reply, stats);

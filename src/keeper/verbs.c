@@ -44,6 +44,8 @@ int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const jso
 	json_object_update(reply, info);
 	json_decref(info);
 	ub_settings_show(k, reply);
+	json_object_set_new(reply, "migration", ub_migrate_to_json(k));
+	json_object_set_new(reply, "last_migration", ub_migrate_last_to_json(k));
 	return 0;
 }
 
@@ -72,6 +74,10 @@ int ub_verb_detach(struct ub_keeper *k, struct ub_control_caller caller, const j
 		return ub_err_set(err, EINVAL, "force: it is true or false");
 	if (!k->was_live)
 		return ub_err_set(err, EAGAIN, "the device is not live yet: try again");
+	if (ub_migrate_is_on(k) && !json_is_true(force))
+		return ub_err_set(err, EBUSY,
+				  "/dev/ublkb%u stays: it is being moved to %.200s: cancel that first (migrate --cancel), or use --force",
+				  k->info.dev_id, k->migration.label);
 	verb_forget_callers(k);
 	if (k->detach.nr_callers == UB_CONTROL_MAX_CLIENTS)
 		return ub_err_set(err, EBUSY, "%u others wait for it already", UB_CONTROL_MAX_CLIENTS);

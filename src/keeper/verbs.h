@@ -9,6 +9,10 @@ ub_control_verb ub_verb_info; /* what is served, by whom, how it is */
 ub_control_verb ub_verb_set; /* changes settings: settings.c */
 ub_control_verb ub_verb_handover; /* upgrade.c: gives the device to whoever asks */
 ub_control_verb ub_verb_resize; /* gives it another size: resize.c */
+ub_control_verb ub_verb_migrate; /* moves it to something else: migrate.c */
+ub_control_verb ub_verb_migrate_complete; /* in step, it need not wait any more */
+ub_control_verb ub_verb_migrate_cancel;	  /* the device stays where it is; answers when that is so */
+ub_control_verb ub_verb_migrate_rate;	  /* how fast it copies */
 ub_control_verb ub_verb_detach; /* takes the device away, or says who holds it */
 
 /* All who wait for a detach: err->code is 0, and the device is gone, or why it stays. */

@@ -7,7 +7,7 @@
 # shellcheck disable=SC2119 # functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-life.bash"
-require jq
+require jq nbdkit
 
 parse() { awk -f "$(dirname "$0")/openmetrics.awk" "$@"; }
 # take: the metrics of now, parsed, in samples
@@ -106,6 +106,27 @@ assert_le $(((count + 1) / 2)) "$(bucket $le)" "half the writes"
 # what is not there is not said
 ! grep -q '^ublk_bridge_backend' samples || fail "mem has no server"
 ! grep -q 'io_latency.*ublkb10' samples || fail "--no-stats has latencies"
+
+# --- a migration has its own, for as long as it lasts
+! grep -q '^ublk_bridge_migration' samples || fail "there is no migration"
+nbdkit -U side.sock -P side.pid memory 64M
+"$UB" migrate five --wait-for-cutover "nbd+unix:///?socket=$PWD/side.sock" >out 2>err || fail "migrate: $(cat err)"
+take
+for phase in connecting copying paused in-step cutover; do
+	assert_eq "$(sample "ublk_bridge_migration_phase{$labels,phase=\"$phase\"}")" "$([ $phase = in-step ] && echo 1 || echo 0)" \
+		"the phase $phase"
+done
+assert_eq "$(sample "ublk_bridge_migration_total_bytes{$labels}")" $((64 << 20)) "the bytes to be moved"
+assert_eq "$(sample "ublk_bridge_migration_dirty_bytes{$labels}")" 0 "the bytes that are left"
+"$UB" stats five --json >five.json
+for bytes in copied zeroed mirrored; do
+	assert_eq "$(sample "ublk_bridge_migration_${bytes}_bytes{$labels}")" "$(jq ".migration.${bytes}_bytes" five.json)" "bytes $bytes"
+done
+! grep -q '^ublk_bridge_migration.*ublkb10' samples || fail "a migration of another device"
+"$UB" migrate five --cancel
+take
+! grep -q '^ublk_bridge_migration' samples || fail "the migration is over"
+kill "$(<side.pid)"
 
 # --- a label is escaped
 state=$UBLK_BRIDGE_RUNDIR/five/state.json

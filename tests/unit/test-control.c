@@ -287,13 +287,13 @@ static void a_line_has_a_longest_length(void **state)
 	assert_ok(fd);
 	make_request(line, UB_CONTROL_REQUEST_BYTES + 1);
 	client_send(fd, line, UB_CONTROL_REQUEST_BYTES + 1);
-	assert_refused(fd, "EMSGSIZE", "at most 4095 bytes");
+	assert_refused(fd, "EMSGSIZE", "at most 16383 bytes");
 	assert_true(client_was_let_go(fd)); /* where the next line begins nobody knows */
 	close(fd);
 	fd = client_new();
 	memset(line, 'a', sizeof(line));
 	client_send(fd, line, sizeof(line));
-	assert_refused(fd, "EMSGSIZE", "at most 4095 bytes");
+	assert_refused(fd, "EMSGSIZE", "at most 16383 bytes");
 	assert_true(client_was_let_go(fd));
 	close(fd);
 	pump();

@@ -159,7 +159,7 @@ static void remove_leaves_nothing_and_may_be_repeated(void **state)
 
 	(void)state;
 	create(&dir, "disk");
-	assert_int_equal(ub_rundir_write_state(&dir, &s, NULL, &err), 0);
+	assert_int_equal(ub_rundir_write_state(&dir, &s, NULL, NULL, &err), 0);
 	ub_rundir_remove(&dir);
 	assert_false(is_there("disk", NULL));
 	assert_int_equal(unit_nr_fds(), before);
@@ -226,7 +226,7 @@ static void a_held_name_is_refused(void **state)
 
 	(void)state;
 	create(&dir, "disk");
-	assert_int_equal(ub_rundir_write_state(&dir, &s, NULL, &err), 0);
+	assert_int_equal(ub_rundir_write_state(&dir, &s, NULL, NULL, &err), 0);
 	before = unit_nr_fds();
 	assert_int_equal(ub_rundir_create(&second, "disk", &err), -EBUSY);
 	unit_assert_says(err.text, "'disk' is taken");
@@ -259,7 +259,7 @@ static void a_dead_keepers_directory_is_taken_over(void **state)
 
 	(void)state;
 	create(&dir, "disk");
-	assert_int_equal(ub_rundir_write_state(&dir, &s, NULL, &err), 0);
+	assert_int_equal(ub_rundir_write_state(&dir, &s, NULL, NULL, &err), 0);
 	die(&dir);
 	assert_false(ub_rundir_is_held("disk"));
 	assert_true(is_there("disk", "server.sock"));
@@ -277,7 +277,7 @@ static void sweep_removes_what_is_dead(void **state)
 
 	(void)state;
 	create(&dir, "disk");
-	assert_int_equal(ub_rundir_write_state(&dir, &s, NULL, &err), 0);
+	assert_int_equal(ub_rundir_write_state(&dir, &s, NULL, NULL, &err), 0);
 	write_file("disk", "state.json.new", "{", 1); /* killed while it wrote */
 	die(&dir);
 	ub_rundir_sweep("disk");
@@ -394,7 +394,7 @@ static void state_reads_back_as_written(void **state)
 	assert_int_equal(ub_state_read("disk", &got), -ENOENT);
 	for (unsigned round = 0; round < 2; round++) {
 		s.dev_id = round ? (1U << 20) - 1 : 0;
-		assert_int_equal(ub_rundir_write_state(&dir, &s, NULL, &err), 0);
+		assert_int_equal(ub_rundir_write_state(&dir, &s, NULL, NULL, &err), 0);
 		memset(&got, 0xff, sizeof(got));
 		assert_int_equal(ub_state_read("disk", &got), 0);
 		assert_string_equal(got.name, "disk");
@@ -424,7 +424,7 @@ static void extreme_states_read_back(void **state)
 	s = some_state(name, UINT64_MAX);
 	snprintf(s.backend, sizeof(s.backend), "fifteen-letters");
 	create(&dir, name);
-	assert_int_equal(ub_rundir_write_state(&dir, &s, NULL, &err), 0);
+	assert_int_equal(ub_rundir_write_state(&dir, &s, NULL, NULL, &err), 0);
 	assert_int_equal(ub_state_read(name, &got), 0);
 	assert_true(got.cookie == UINT64_MAX);
 	assert_string_equal(got.name, name);
@@ -530,9 +530,9 @@ static void a_state_is_found_by_its_cookie(void **state)
 	create(&corrupt, "corrupt");
 	create(&empty, "empty");
 	s = some_state("a", 11);
-	assert_int_equal(ub_rundir_write_state(&a, &s, NULL, &err), 0);
+	assert_int_equal(ub_rundir_write_state(&a, &s, NULL, NULL, &err), 0);
 	s = some_state("b", 12);
-	assert_int_equal(ub_rundir_write_state(&b, &s, NULL, &err), 0);
+	assert_int_equal(ub_rundir_write_state(&b, &s, NULL, NULL, &err), 0);
 	write_file("corrupt", "state.json", "{", 1);
 	assert_int_equal(ub_state_find(11, &got), 0);
 	assert_string_equal(got.name, "a");

@@ -1,0 +1,638 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * ublk-bridge migrate: moves a device that is in use to something else behind it.
+ *
+ * The keeper does it. This asks it to, looks every now and then how far it is, and goes on looking when the
+ * keeper is another one meanwhile: the device may be recovered or upgraded under it.
+ */
+#include <argp.h>
+#include <errno.h>
+#include <jansson.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/size.h"
+#include "base/text.h"
+#include "cli/cli.h"
+#include "cli/nbd-options.h"
+#include "cli/progress.h"
+#include "keeper/control.h"
+#include "keeper/find.h"
+
+#define MIGRATE_TIMEOUT_MS	  60000 /* of what is asked once */
+#define MIGRATE_LOOK_TIMEOUT_MS	  2000
+#define MIGRATE_LOOK_EVERY_MS	  200
+#define MIGRATE_TELL_EVERY_MS	  10000 /* where nobody watches a terminal */
+#define MIGRATE_PATIENCE_MS	  60000 /* with a device that has no keeper just now */
+#define MIGRATE_UNKNOWN_MS	  5000	/* with a keeper that has just come, and may know of it yet */
+#define MIGRATE_MIRROR_TIMEOUT_MS 1000
+#define MIGRATE_COLUMNS		  80
+
+enum {
+	OPT_MEM = 256,
+	OPT_WAIT,
+	OPT_COMPLETE,
+	OPT_CANCEL,
+	OPT_STATUS,
+	OPT_JSON,
+	OPT_RATE,
+	OPT_MIRROR_TIMEOUT,
+};
+
+static const struct argp_option migrate_options[] = {
+	{ NULL, 0, NULL, 0, "Where to, beside NBD:", 1 },
+	{ "mem", OPT_MEM, "SIZE", 0, "Memory of this size: the device's", 1 },
+	{ NULL, 0, NULL, 0, "The migration:", 4 },
+	{ "wait-for-cutover", OPT_WAIT, NULL, 0,
+	  "Return when both sides agree, and keep them so until --complete", 4 },
+	{ "rate-limit", OPT_RATE, "SIZE/s", 0,
+	  "Copy no more than so much a second, 0: as fast as it goes (the default); alone: of the one that runs", 4 },
+	{ "mirror-timeout", OPT_MIRROR_TIMEOUT, "DURATION", 0,
+	  "A destination that takes longer for a write is left out until it answers again (default: 1s)", 4 },
+	{ NULL, 0, NULL, 0, "One that runs:", 5 },
+	{ "complete", OPT_COMPLETE, NULL, 0, "Move it now, where --wait-for-cutover was given; returns when it has moved", 5 },
+	{ "cancel", OPT_CANCEL, NULL, 0, "Give it up: the device stays where it is", 5 },
+	{ "status", OPT_STATUS, NULL, 0, "Say how far it is, or how the last one ended", 5 },
+	{ "json", OPT_JSON, NULL, 0, "With --status: print an object", 5 },
+	{ 0 },
+};
+
+enum migrate_action { MIGRATE_START, MIGRATE_COMPLETE, MIGRATE_CANCEL, MIGRATE_STATUS, MIGRATE_RATE };
+
+struct migrate_args {
+	const char *device;
+	enum migrate_action action;
+	unsigned nr_actions; /* of --complete, --cancel and --status */
+	bool wait, json, has_rate, has_mirror_timeout;
+	unsigned nr_mem;
+	uint64_t mem_bytes, rate_bytes, mirror_timeout_ms;
+	struct ub_cli_nbd nbd;
+	struct ub_state state; /* of the device */
+	struct ub_err err;
+};
+
+/* ---- the command line ------------------------------------------------------------------------------------------- */
+
+/* "64M/s", "64M", "0". */
+static int migrate_rate(struct migrate_args *a, const char *arg)
+{
+	size_t len = strlen(arg);
+	char size[32];
+
+	if (len > 2 && strcmp(arg + len - 2, "/s") == 0)
+		len -= 2;
+	if (len >= sizeof(size))
+		return ub_err_set(&a->err, EINVAL, "--rate-limit: '%s' is not a size a second, such as 64M/s", arg);
+	snprintf(size, sizeof(size), "%.*s", (int)len, arg);
+	a->has_rate = true;
+	a->rate_bytes = 0;
+	return strcmp(size, "0") == 0 ? 0 : ub_size_parse(size, "--rate-limit", &a->rate_bytes, &a->err);
+}
+
+static int migrate_mirror_timeout(struct migrate_args *a, const char *arg)
+{
+	int ret = ub_duration_parse(arg, "--mirror-timeout", &a->mirror_timeout_ms, &a->err);
+
+	a->has_mirror_timeout = true;
+	if (ret == 0 && a->mirror_timeout_ms == 0)
+		return ub_err_set(&a->err, ERANGE, "--mirror-timeout: %s is no time for a write: give 1ms at least", arg);
+	return ret;
+}
+
+static int migrate_word(struct migrate_args *a, char *arg)
+{
+	if (strncmp(arg, "nbd", 3) == 0 && strchr(arg, ':'))
+		return ub_cli_nbd_take_uri(&a->nbd, arg);
+	if (a->device)
+		return ub_err_set(&a->err, EINVAL, "'%s' is no destination: give --mem SIZE, an NBD URI or [ COMMAND ARGS... ]",
+				  arg);
+	a->device = arg;
+	return 0;
+}
+
+static int migrate_action(struct migrate_args *a, enum migrate_action action)
+{
+	a->action = action;
+	a->nr_actions++;
+	return 0;
+}
+
+static error_t migrate_parse(int key, char *arg, struct argp_state *state)
+{
+	struct migrate_args *a = state->input;
+
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &a->nbd;
+		return 0;
+	case OPT_MEM:
+		a->nr_mem++;
+		return -ub_size_parse(arg, "--mem", &a->mem_bytes, &a->err);
+	case OPT_WAIT:
+		a->wait = true;
+		return 0;
+	case OPT_COMPLETE:
+		return migrate_action(a, MIGRATE_COMPLETE);
+	case OPT_CANCEL:
+		return migrate_action(a, MIGRATE_CANCEL);
+	case OPT_STATUS:
+		return migrate_action(a, MIGRATE_STATUS);
+	case OPT_JSON:
+		a->json = true;
+		return 0;
+	case OPT_RATE:
+		return -migrate_rate(a, arg);
+	case OPT_MIRROR_TIMEOUT:
+		return -migrate_mirror_timeout(a, arg);
+	case ARGP_KEY_ARG:
+		return -migrate_word(a, arg);
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+/* --complete, --cancel or --status, or a rate alone. */
+static int migrate_check_action(struct migrate_args *a)
+{
+	if (a->nr_actions > 1)
+		return ub_err_set(&a->err, EINVAL, "--complete, --cancel and --status exclude each other");
+	if (a->nr_mem + a->nbd.nr_named)
+		return ub_err_set(&a->err, EINVAL, "--complete, --cancel and --status are of a migration that runs: they take no "
+						   "destination");
+	if (a->wait || a->has_rate || a->has_mirror_timeout)
+		return ub_err_set(&a->err, EINVAL, "--wait-for-cutover, --rate-limit and --mirror-timeout do not go with "
+						   "--complete, --cancel and --status");
+	return 0;
+}
+
+static int migrate_check_destination(struct migrate_args *a)
+{
+	unsigned nr = a->nr_mem + a->nbd.nr_named;
+
+	if (nr > 1)
+		return ub_err_set(&a->err, EINVAL, "two destinations are named: give one NBD server or one --mem");
+	if (nr == 1)
+		return 0;
+	if (!a->has_rate)
+		return ub_err_set(&a->err, EINVAL, "migrate %s where to? Give --mem SIZE, an NBD URI or [ COMMAND ARGS... ]", a->device);
+	if (a->wait || a->has_mirror_timeout)
+		return ub_err_set(&a->err, EINVAL, "%s is of a migration that begins: it wants a destination",
+				  a->wait ? "--wait-for-cutover" : "--mirror-timeout");
+	a->action = MIGRATE_RATE;
+	return 0;
+}
+
+static int migrate_check(struct migrate_args *a)
+{
+	int ret;
+
+	if (!a->device)
+		return ub_err_set(&a->err, EINVAL, "migrate which device? Give a number, /dev/ublkbN or a --name");
+	if (a->json && a->action != MIGRATE_STATUS)
+		return ub_err_set(&a->err, EINVAL, "--json goes with --status");
+	ret = a->nr_actions ? migrate_check_action(a) : migrate_check_destination(a);
+	return ret ? ret : ub_cli_nbd_check(&a->nbd);
+}
+
+/* ---- what is asked for -------------------------------------------------------------------------------------------- */
+
+/* Bytes that need not be valid text; null: no memory. */
+static json_t *migrate_hex(const char *text)
+{
+	cleanup_free char *hex = ub_text_to_hex(text);
+
+	return hex ? json_string(hex) : json_null();
+}
+
+/* The server is the keeper's to start, where it would run here. 0 or -errno. */
+static int migrate_add_command(struct migrate_args *a, json_t *destination)
+{
+	json_t *words = json_array();
+	char dir[4096];
+
+	for (char **word = a->nbd.command; *word; word++)
+		json_array_append_new(words, migrate_hex(*word));
+	json_object_set_new(destination, "command_hex", words);
+	if (!getcwd(dir, sizeof(dir)))
+		return ub_err_errno(&a->err, errno, "the working directory");
+	json_object_set_new(destination, "dir_hex", migrate_hex(dir));
+	json_object_set_new(destination, "restart_command", json_boolean(a->nbd.restart_command));
+	return 0;
+}
+
+/* NULL with a->err. */
+static json_t *migrate_destination(struct migrate_args *a)
+{
+	cleanup_free char *nbd = NULL;
+	json_t *destination;
+
+	if (a->nr_mem)
+		return json_pack("{s:s, s:I}", "kind", "mem", "size_bytes", (json_int_t)a->mem_bytes);
+	nbd = nbd_options_to_json(&a->nbd.options);
+	destination = nbd ? json_pack("{s:s, s:s}", "kind", "nbd", "nbd", nbd) : NULL;
+	if (!destination) {
+		ub_err_set(&a->err, EINVAL, "the destination: a name in it is not UTF-8");
+		return NULL;
+	}
+	if (a->nbd.command && migrate_add_command(a, destination) != 0) {
+		json_decref(destination);
+		return NULL;
+	}
+	return destination;
+}
+
+static json_t *migrate_request(struct migrate_args *a)
+{
+	json_t *destination = migrate_destination(a);
+
+	if (!destination)
+		return NULL;
+	return json_pack("{s:s, s:o, s:b, s:I, s:I}", "verb", "migrate", "destination", destination, "wait", (int)a->wait,
+			 "rate_bytes", (json_int_t)a->rate_bytes, "mirror_timeout_ms", (json_int_t)a->mirror_timeout_ms);
+}
+
+/* 0, or an exit status with a->err. request is consumed. */
+static int migrate_ask(struct migrate_args *a, json_t *request)
+{
+	json_t *reply;
+
+	if (ub_control_ask(a->state.name, request, &reply, MIGRATE_TIMEOUT_MS, &a->err) != 0)
+		return a->err.code == EBUSY ? UB_EXIT_BUSY : UB_EXIT_FAILED;
+	json_decref(reply);
+	return UB_EXIT_DONE;
+}
+
+/* ---- looking on ----------------------------------------------------------------------------------------------------- */
+
+struct migrate_watch {
+	struct migrate_args *a;
+	const json_t *before; /* how the one before it ended: no news */
+	struct ub_progress progress;
+	uint64_t heard_ms, known_ms; /* when the keeper answered last; and knew of it */
+	uint64_t told_ms;
+	char phase[16]; /* the last that was told */
+	bool is_drawn;	/* a bar stands on the terminal */
+	bool is_quiet;
+	bool is_cancelled;
+};
+
+static volatile sig_atomic_t migrate_signal;
+
+static void migrate_on_signal(int number)
+{
+	migrate_signal = number;
+}
+
+/* The second one ends it at once. */
+static void migrate_catch_signals(void)
+{
+	struct sigaction action = { .sa_handler = migrate_on_signal, .sa_flags = (int)SA_RESETHAND };
+
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+}
+
+static void watch_clear(struct migrate_watch *w)
+{
+	if (w->is_drawn)
+		fputs("\r\033[K", stderr);
+	w->is_drawn = false;
+}
+
+static unsigned watch_columns(void)
+{
+	struct winsize size;
+
+	if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col)
+		return size.ws_col - 1U;
+	return MIGRATE_COLUMNS - 1;
+}
+
+/* A terminal has one line that is drawn again and again; else there is one for a phase, and for a while. */
+static void watch_tell(struct migrate_watch *w, const json_t *migration)
+{
+	const char *phase = json_string_value(json_object_get(migration, "phase"));
+	uint64_t now = ub_now_ms();
+	char text[512];
+
+	if (w->is_quiet)
+		return;
+	ub_progress_take(&w->progress, migration, now);
+	if (isatty(STDERR_FILENO)) {
+		fprintf(stderr, "\r%s\033[K", ub_progress_bar(&w->progress, migration, watch_columns(), text, sizeof(text)));
+		w->is_drawn = true;
+		return;
+	}
+	if (!phase || (strcmp(phase, w->phase) == 0 && now - w->told_ms < MIGRATE_TELL_EVERY_MS))
+		return;
+	snprintf(w->phase, sizeof(w->phase), "%s", phase);
+	w->told_ms = now;
+	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: %s", w->a->state.dev_id,
+	       ub_progress_text(&w->progress, migration, text, sizeof(text)));
+}
+
+/* The device, and not another that has its number by now. */
+static bool watch_is_there(const struct migrate_watch *w)
+{
+	struct ub_state state;
+	struct ub_err ignored;
+	char device[32];
+	int ret;
+
+	snprintf(device, sizeof(device), "/dev/ublkb%u", w->a->state.dev_id);
+	ret = ub_device_find_state(device, &state, NULL, &ignored);
+	return ret == 0 ? state.cookie == w->a->state.cookie : ret != -ENODEV && ret != -ENOENT && ret != -EPERM;
+}
+
+/* 0 with *info, -EAGAIN: nobody answers just now, or another -errno with a->err: nobody will. */
+static int watch_look(struct migrate_watch *w, json_t **info)
+{
+	struct migrate_args *a = w->a;
+	struct ub_err err = { 0 };
+
+	if (ub_control_ask(a->state.name, json_pack("{s:s}", "verb", "info"), info, MIGRATE_LOOK_TIMEOUT_MS, &err) == 0) {
+		w->heard_ms = ub_now_ms();
+		return 0;
+	}
+	if (!watch_is_there(w))
+		return ub_err_set(&a->err, ENODEV, "/dev/ublkb%u has gone meanwhile", a->state.dev_id);
+	if (ub_now_ms() - w->heard_ms <= MIGRATE_PATIENCE_MS)
+		return -EAGAIN;
+	a->err = err;
+	ub_err_wrap(&a->err, "nobody says how the migration goes on (ublk-bridge recover %u)", a->state.dev_id);
+	return -EHOSTDOWN;
+}
+
+/* Where a signal has come: until somebody has heard of it. */
+static void watch_cancel(struct migrate_watch *w)
+{
+	struct ub_err err = { 0 };
+	json_t *reply = NULL;
+	int ret;
+
+	if (!migrate_signal || w->is_cancelled)
+		return;
+	ret = ub_control_ask(w->a->state.name, json_pack("{s:s}", "verb", "migrate-cancel"), &reply, MIGRATE_LOOK_TIMEOUT_MS,
+			     &err);
+	json_decref(reply);
+	if (ret == -EAGAIN || ret == -ECONNREFUSED || ret == -ENOENT || ret == -ECONNRESET || ret == -ETIMEDOUT)
+		return; /* that is seen when it is looked at next, or tried again */
+	w->is_cancelled = true;
+	watch_clear(w);
+	if (ret)
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: it cannot be cancelled: %s", w->a->state.dev_id, err.text);
+}
+
+/* It is over, as far as this keeper knows: 1 with *last, which is new; 0: not known yet; -errno with a->err. */
+static int watch_end(struct migrate_watch *w, json_t *info, json_t **last)
+{
+	json_t *found = json_object_get(info, "last_migration");
+
+	if (json_is_object(found) && !json_equal(found, w->before)) {
+		*last = json_incref(found);
+		return 1;
+	}
+	if (ub_now_ms() - w->known_ms < MIGRATE_UNKNOWN_MS)
+		return 0;
+	return ub_err_set(&w->a->err, ENOENT,
+			  "/dev/ublkb%u: its keeper knows of no migration any more: 'ublk-bridge info' says what it serves",
+			  w->a->state.dev_id);
+}
+
+/* One look: 0: it goes on; 1: both sides agree, and that was waited for; 2: it is over, *last; -errno with a->err. */
+static int watch_once(struct migrate_watch *w, bool until_in_step, json_t **last)
+{
+	json_t *info = NULL, *migration;
+	int ret = watch_look(w, &info);
+
+	if (ret)
+		return ret == -EAGAIN ? 0 : ret;
+	migration = json_object_get(info, "migration");
+	if (json_is_object(migration)) {
+		const char *phase = json_string_value(json_object_get(migration, "phase"));
+
+		w->known_ms = ub_now_ms();
+		watch_tell(w, migration);
+		ret = until_in_step && phase && strcmp(phase, "in-step") == 0;
+	} else {
+		ret = watch_end(w, info, last);
+		ret = ret == 1 ? 2 : ret;
+	}
+	json_decref(info);
+	return ret;
+}
+
+/* Until then: as watch_once(), but never 0. before: borrowed. */
+static int migrate_watch(struct migrate_args *a, const json_t *before, bool until_in_step, json_t **last)
+{
+	struct migrate_watch w = { .a = a, .before = before, .is_quiet = a->action == MIGRATE_CANCEL };
+	int ret;
+
+	w.heard_ms = w.known_ms = ub_now_ms();
+	for (;;) {
+		watch_cancel(&w);
+		ret = watch_once(&w, until_in_step, last);
+		if (ret)
+			break;
+		poll(NULL, 0, MIGRATE_LOOK_EVERY_MS);
+	}
+	watch_clear(&w);
+	return ret;
+}
+
+/* How the last one ended, or null: the caller's to json_decref(). NULL with a->err. */
+static json_t *migrate_last(struct migrate_args *a)
+{
+	json_t *info, *last;
+
+	if (ub_control_ask(a->state.name, json_pack("{s:s}", "verb", "info"), &info, MIGRATE_LOOK_TIMEOUT_MS, &a->err) != 0)
+		return NULL;
+	last = json_object_get(info, "last_migration");
+	last = last ? json_incref(last) : json_null();
+	json_decref(info);
+	return last;
+}
+
+/* ---- the actions ------------------------------------------------------------------------------------------------------ */
+
+static bool migrate_has_moved(const json_t *last)
+{
+	const char *result = json_string_value(json_object_get(last, "result"));
+
+	return result && strcmp(result, "moved") == 0;
+}
+
+/* Says how it ended; an exit status, with a->err if it is another than 0. */
+static int migrate_tell_end(struct migrate_args *a, const json_t *last)
+{
+	char text[400];
+
+	ub_progress_result(last, text, sizeof(text));
+	if (migrate_has_moved(last)) {
+		printf("/dev/ublkb%u: %s\n", a->state.dev_id, text);
+		return UB_EXIT_DONE;
+	}
+	ub_err_set(&a->err, ECANCELED, "/dev/ublkb%u stays where it is: the migration %s%s", a->state.dev_id, text,
+		   migrate_signal ? " (by a signal)" : "");
+	return UB_EXIT_FAILED;
+}
+
+/* Looks on until it is over, or both sides agree. */
+static int migrate_follow(struct migrate_args *a, const json_t *before, bool until_in_step)
+{
+	json_t *last = NULL;
+	int ret = migrate_watch(a, before, until_in_step, &last), status = UB_EXIT_FAILED;
+
+	if (ret == 1) {
+		printf("/dev/ublkb%u: both sides agree: it moves with 'ublk-bridge migrate %u --complete'\n", a->state.dev_id,
+		       a->state.dev_id);
+		status = UB_EXIT_DONE;
+	} else if (ret == 2) {
+		status = migrate_tell_end(a, last);
+	}
+	json_decref(last);
+	return status;
+}
+
+static int migrate_start(struct migrate_args *a)
+{
+	json_t *request = migrate_request(a), *before;
+	int status;
+
+	if (!request)
+		return UB_EXIT_FAILED;
+	before = migrate_last(a);
+	if (!before) {
+		json_decref(request);
+		return UB_EXIT_FAILED;
+	}
+	migrate_catch_signals();
+	status = migrate_ask(a, request);
+	if (status == UB_EXIT_DONE)
+		status = migrate_follow(a, before, a->wait);
+	json_decref(before);
+	return status;
+}
+
+static int migrate_complete(struct migrate_args *a)
+{
+	json_t *before = migrate_last(a);
+	int status = before ? migrate_ask(a, json_pack("{s:s}", "verb", "migrate-complete")) : UB_EXIT_FAILED;
+
+	if (status == UB_EXIT_DONE)
+		status = migrate_follow(a, before, false);
+	json_decref(before);
+	return status;
+}
+
+static int migrate_cancel(struct migrate_args *a)
+{
+	json_t *before = migrate_last(a), *last = NULL;
+	int status = before ? migrate_ask(a, json_pack("{s:s}", "verb", "migrate-cancel")) : UB_EXIT_FAILED;
+
+	if (status == UB_EXIT_DONE && migrate_watch(a, before, false, &last) != 2)
+		status = UB_EXIT_FAILED;
+	if (status == UB_EXIT_DONE && migrate_has_moved(last)) {
+		ub_err_set(&a->err, EALREADY, "/dev/ublkb%u: too late, it has moved", a->state.dev_id);
+		status = UB_EXIT_FAILED;
+	}
+	json_decref(before);
+	json_decref(last);
+	return status;
+}
+
+static void migrate_print_status(const struct migrate_args *a, const json_t *info)
+{
+	const json_t *migration = json_object_get(info, "migration"), *last = json_object_get(info, "last_migration");
+	const char *destination = json_string_value(json_object_get(migration, "destination"));
+	char text[512];
+
+	if (json_is_object(migration))
+		printf("/dev/ublkb%u: to %s: %s\n", a->state.dev_id, destination ? destination : "?",
+		       ub_progress_text(NULL, migration, text, sizeof(text)));
+	else if (json_is_object(last))
+		printf("/dev/ublkb%u: no migration; the last one %s\n", a->state.dev_id,
+		       ub_progress_result(last, text, sizeof(text)));
+	else
+		printf("/dev/ublkb%u: no migration\n", a->state.dev_id);
+}
+
+static int migrate_status(struct migrate_args *a)
+{
+	static const char *const members[] = { "name", "device", "backend", "migration", "last_migration" };
+	json_t *info, *object;
+
+	if (ub_control_ask(a->state.name, json_pack("{s:s}", "verb", "info"), &info, MIGRATE_LOOK_TIMEOUT_MS, &a->err) != 0)
+		return UB_EXIT_FAILED;
+	if (a->json) {
+		object = json_object();
+		for (unsigned i = 0; i < UB_ARRAY_SIZE(members); i++) {
+			json_t *value = json_object_get(info, members[i]);
+
+			json_object_set_new(object, members[i], value ? json_incref(value) : json_null());
+		}
+		json_dumpf(object, stdout, JSON_INDENT(2));
+		printf("\n");
+		json_decref(object);
+	} else {
+		migrate_print_status(a, info);
+	}
+	json_decref(info);
+	return UB_EXIT_DONE;
+}
+
+static int migrate_run(struct migrate_args *a)
+{
+	if (ub_device_find_state(a->device, &a->state, NULL, &a->err) != 0)
+		return a->err.code == EINVAL ? UB_EXIT_USAGE : UB_EXIT_FAILED;
+	switch (a->action) {
+	case MIGRATE_START:
+		return migrate_start(a);
+	case MIGRATE_COMPLETE:
+		return migrate_complete(a);
+	case MIGRATE_CANCEL:
+		return migrate_cancel(a);
+	case MIGRATE_STATUS:
+		return migrate_status(a);
+	case MIGRATE_RATE:
+		return migrate_ask(a, json_pack("{s:s, s:I}", "verb", "migrate-rate", "rate_bytes", (json_int_t)a->rate_bytes));
+	}
+	return UB_EXIT_USAGE;
+}
+
+int ub_cli_migrate(int argc, char **argv)
+{
+	static const struct argp_child children[] = { { &ub_cli_nbd_argp, 0, NULL, 0 }, { 0 } };
+	static const struct argp argp = {
+		.options = migrate_options,
+		.parser = migrate_parse,
+		.args_doc = "DEVICE [NBD-URI | [ COMMAND ARGS... ]]",
+		.children = children,
+		.doc = "Move a device, while it is in use, to memory or an NBD export."
+		       "\vDEVICE is a number, /dev/ublkbN or a --name.  SIZE is in bytes, or has one of K M G T P E behind it"
+		       " (powers of 1024).  --fd and --command name no destination: their connection cannot be made again."
+		       "  A signal (SIGINT, SIGTERM) cancels the migration that was begun here."
+		       "  Exit status: 0 done, 1 failed, 2 wrong usage, 3 busy.",
+	};
+	struct migrate_args a = {
+		.mirror_timeout_ms = MIGRATE_MIRROR_TIMEOUT_MS,
+		.nbd = { .fd = -1, .is_destination = true, .err = &a.err },
+	};
+	int status;
+
+	nbd_options_init(&a.nbd.options);
+	if (ub_cli_nbd_take_command(&a.nbd, &argc, argv) != 0 || argp_parse(&argp, argc, argv, 0, NULL, &a) != 0 ||
+	    migrate_check(&a) != 0)
+		status = UB_EXIT_USAGE;
+	else
+		status = migrate_run(&a);
+	ub_cli_nbd_destroy(&a.nbd);
+	return status == UB_EXIT_DONE ? status : ub_cli_error(&a.err, status);
+}

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What people see of a migration. */
+#include "cli/progress.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/size.h"
+
+#define PROGRESS_MAX_BAR    40
+#define PROGRESS_MIN_BAR    8
+#define PROGRESS_COLUMNS    66 /* that the text takes when it is long: the bar shall not jump */
+#define PROGRESS_TEXT_BYTES 384
+
+static uint64_t progress_get(const json_t *object, const char *key)
+{
+	json_int_t value = json_integer_value(json_object_get(object, key));
+
+	return value > 0 ? (uint64_t)value : 0;
+}
+
+static const char *progress_string(const json_t *object, const char *key)
+{
+	const char *value = json_string_value(json_object_get(object, key));
+
+	return value ? value : "";
+}
+
+/* ---- how fast ------------------------------------------------------------------------------------------------- */
+
+static uint64_t progress_done(const json_t *migration)
+{
+	return progress_get(migration, "copied_bytes") + progress_get(migration, "zeroed_bytes");
+}
+
+void ub_progress_take(struct ub_progress *p, const json_t *migration, uint64_t now_ms)
+{
+	bool is_copying = strcmp(progress_string(migration, "phase"), "copying") == 0;
+	uint64_t done = progress_done(migration);
+
+	if (!is_copying || (p->nr && done < p->samples[(p->nr - 1) % UB_PROGRESS_SAMPLES].done_bytes))
+		p->nr = 0;
+	if (!is_copying)
+		return;
+	p->samples[p->nr % UB_PROGRESS_SAMPLES].ms = now_ms;
+	p->samples[p->nr % UB_PROGRESS_SAMPLES].done_bytes = done;
+	p->nr++;
+}
+
+uint64_t ub_progress_rate(const struct ub_progress *p)
+{
+	unsigned last = p->nr - 1, first = p->nr > UB_PROGRESS_SAMPLES ? p->nr - UB_PROGRESS_SAMPLES : 0;
+	uint64_t ms, bytes;
+
+	if (p->nr < 2)
+		return 0;
+	ms = p->samples[last % UB_PROGRESS_SAMPLES].ms - p->samples[first % UB_PROGRESS_SAMPLES].ms;
+	bytes = p->samples[last % UB_PROGRESS_SAMPLES].done_bytes - p->samples[first % UB_PROGRESS_SAMPLES].done_bytes;
+	return ms ? (uint64_t)((double)bytes * 1000 / (double)ms) : 0;
+}
+
+unsigned ub_progress_percent(const json_t *migration)
+{
+	uint64_t total = progress_get(migration, "total_bytes"), dirty = progress_get(migration, "dirty_bytes");
+	unsigned percent;
+
+	if (total == 0 || dirty >= total)
+		return 0;
+	percent = (unsigned)(100 * ((double)(total - dirty) / (double)total));
+	return dirty && percent > 99 ? 99 : percent; /* what is left is never nothing */
+}
+
+/* ---- in words ------------------------------------------------------------------------------------------------- */
+
+/* "0:34 left", "2:03:04 left"; "" when it cannot be known. */
+static const char *progress_left(const struct ub_progress *p, const json_t *migration, char *buf, size_t len)
+{
+	uint64_t rate = p ? ub_progress_rate(p) : 0, seconds;
+
+	buf[0] = '\0';
+	if (rate == 0)
+		return buf;
+	seconds = progress_get(migration, "dirty_bytes") / rate;
+	if (seconds < 3600)
+		snprintf(buf, len, ", %llu:%02llu left", (unsigned long long)seconds / 60,
+			 (unsigned long long)seconds % 60);
+	else if (seconds < 100 * 3600ULL)
+		snprintf(buf, len, ", %llu:%02llu:%02llu left", (unsigned long long)seconds / 3600,
+			 (unsigned long long)seconds / 60 % 60, (unsigned long long)seconds % 60);
+	return buf;
+}
+
+/* What stands behind the phase. */
+static const char *progress_numbers(const struct ub_progress *p, const json_t *migration, char *buf, size_t len)
+{
+	char dirty[32], mirrored[32], rate[32], left[40], speed[64] = "";
+
+	if (p && p->nr > 1)
+		snprintf(speed, sizeof(speed), ", %s/s",
+			 ub_size_format(ub_progress_rate(p), rate, sizeof(rate)));
+	snprintf(buf, len, "%u %%%s%s, %s dirty, %s mirrored", ub_progress_percent(migration), speed,
+		 progress_left(p, migration, left, sizeof(left)),
+		 ub_size_format(progress_get(migration, "dirty_bytes"), dirty, sizeof(dirty)),
+		 ub_size_format(progress_get(migration, "mirrored_bytes"), mirrored, sizeof(mirrored)));
+	return buf;
+}
+
+const char *ub_progress_text(const struct ub_progress *p, const json_t *migration, char *buf, size_t len)
+{
+	const char *phase = progress_string(migration, "phase"), *why = progress_string(migration, "why");
+	char numbers[PROGRESS_TEXT_BYTES];
+
+	if (strcmp(phase, "connecting") == 0)
+		snprintf(buf, len, "%s%s%s", phase, *why ? ": " : "", why);
+	else
+		snprintf(buf, len, "%s: %s%s%s", phase, progress_numbers(p, migration, numbers, sizeof(numbers)),
+			 *why ? ": " : "", why);
+	return buf;
+}
+
+/* Cuts it to so many columns, between two characters: one column each, as near as need be. */
+static void progress_cut(char *text, size_t columns)
+{
+	for (; *text; text++) {
+		if (((unsigned char)*text & 0xc0) == 0x80)
+			continue;
+		if (columns-- == 0) {
+			*text = '\0';
+			return;
+		}
+	}
+}
+
+const char *ub_progress_bar(const struct ub_progress *p, const json_t *migration, unsigned columns, char *buf,
+			    size_t len)
+{
+	bool is_copying = strcmp(progress_string(migration, "phase"), "copying") == 0;
+	size_t width = columns > PROGRESS_COLUMNS ? columns - PROGRESS_COLUMNS : 0, filled;
+	char text[PROGRESS_TEXT_BYTES], bar[PROGRESS_MAX_BAR + 1];
+
+	/* That it copies a bar says by itself. */
+	if (is_copying)
+		progress_numbers(p, migration, text, sizeof(text));
+	else
+		ub_progress_text(p, migration, text, sizeof(text));
+	if (width > PROGRESS_MAX_BAR)
+		width = PROGRESS_MAX_BAR;
+	if (width < PROGRESS_MIN_BAR) {
+		snprintf(buf, len, "%s", text);
+	} else {
+		filled = width * ub_progress_percent(migration) / 100;
+		memset(bar, '.', width);
+		memset(bar, '=', filled);
+		bar[width] = '\0';
+		snprintf(buf, len, "[%s] %s", bar, text);
+	}
+	progress_cut(buf, columns);
+	return buf;
+}
+
+const char *ub_progress_result(const json_t *last, char *buf, size_t len)
+{
+	const char *result = progress_string(last, "result"), *why = progress_string(last, "why");
+	double seconds = json_number_value(json_object_get(last, "seconds"));
+	char copied[32], zeroed[32], mirrored[32];
+
+	if (strcmp(result, "moved") == 0)
+		snprintf(buf, len, "moved to %s in %.1f s, pause %.1f ms, %s copied, %s zeroed, %s mirrored",
+			 progress_string(last, "destination"), seconds,
+			 json_number_value(json_object_get(last, "pause_ms")),
+			 ub_size_format(progress_get(last, "copied_bytes"), copied, sizeof(copied)),
+			 ub_size_format(progress_get(last, "zeroed_bytes"), zeroed, sizeof(zeroed)),
+			 ub_size_format(progress_get(last, "mirrored_bytes"), mirrored, sizeof(mirrored)));
+	else
+		snprintf(buf, len, "%s%s after %.1f s%s%s", strcmp(result, "cancelled") == 0 ? "was " : "", result, seconds, *why ? ": " : "", why);
+	return buf;
+}

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The verb `migrate`, and what belongs to it: a device that is in use is moved to something else. The server copies and
+ * mirrors; the keeper holds what both sides need, and writes down which one counts.
+ *
+ *      keeper                                                    server
+ *        │  its command, state.json with "migration", NAME/side, its memory
+ *        │── MIGRATE + side, mounts, memory ─────────────────────►│  opens the destination
+ *        │ ◄──────────────────────────────────────── READY ──────│  what it is
+ *        │  state.json with the destination's recipe
+ *        │── GO ─────────────────────────────────────────────────►│  COPYING, PAUSED, … IN_STEP
+ *        │                                                        │  CUTOVER: writes the cookie to NAME/side
+ *        │ ◄──────────────────────────────────────── MOVED ──────│
+ *        │  the sides change their places; a new standby; state.json without "migration"; NAME/side goes
+ *
+ * The one fact that decides is NAME/side: when it has the cookie of the migration in state.json, the destination counts,
+ * whoever has died since. Else the source does, and a migration that lost its server or its keeper begins anew.
+ *
+ * What state.json has of it: "migration": { "cookie", "wait", "rate_bytes", "mirror_timeout_ms", "began", "destination":
+ * a recipe as it was asked for, "recipe": from READY on, the destination's }.
+ *
+ * The keeper's main thread.
+ */
+#ifndef UB_KEEPER_MIGRATE_H
+#define UB_KEEPER_MIGRATE_H
+
+#include <jansson.h>
+
+#include <ublk-bridge/message.h>
+
+#include "base/err.h"
+#include "keeper/control.h"
+
+struct ub_recipe;
+struct ub_state;
+
+#define UB_MIGRATE_LABEL_BYTES 256
+
+/* How far the destination is: what the page counts. */
+struct ub_migration_progress {
+	uint64_t total_bytes, dirty_bytes, copied_bytes, zeroed_bytes, mirrored_bytes;
+};
+
+struct ub_keeper_migration {
+	/* The verb `migrate`, until it is answered. */
+	bool is_asked;
+	bool is_tending;
+	struct ub_control_caller caller;
+	json_t *request;
+
+	enum ub_migration_phase phase; /* NONE: there is none. As the server told it last; CONNECTING before that */
+	bool is_prepared;  /* side_fd and store_fd are this attempt's */
+	bool is_sent;	   /* the server has been told of this attempt */
+	bool is_heard;	   /* and has said something */
+	bool is_cancelled; /* its end is wanted */
+	struct ub_err refused; /* its code is not 0: this keeper has cancelled it, and why */
+	bool waits;	   /* in step, until `migrate-complete` */
+	uint32_t id;
+	uint64_t cookie;
+	uint64_t rate_bytes; /* 0: no limit */
+	uint64_t mirror_timeout_ms;
+	uint64_t began_unix_s, began_ms, sent_ms;
+	char label[UB_MIGRATE_LABEL_BYTES];
+	char why[512]; /* "": nothing to say */
+	int side_fd;
+	struct ub_limits limits; /* the destination's, from READY on, and so are caps and identity */
+	struct ub_control_caller cancellers[UB_CONTROL_MAX_CLIENTS];
+	unsigned nr_cancellers;
+
+	/* The destination, with k->next_command and k->next_fence; once it is over, the side that the device is not on. */
+	struct ub_recipe *recipe; /* NULL: its options are not ours */
+	int store_fd;
+	uint32_t caps;
+	char *identity; /* NULL: not known yet */
+	bool has_leftovers; /* it is over, and that side is still to be cleared away */
+	uint64_t clear_deadline_ms; /* of its command, once that was told to end; 0: it was not */
+	bool is_fencing;    /* a server died that had connections in k->next_fence: no other is told before they are closed */
+	bool has_side;	    /* there may be a file to be removed once state.json is written */
+	bool must_note;	    /* state.json could not be written */
+	uint64_t note_not_before_ms;
+
+	/* The one before. */
+	struct ub_migration_result {
+		const char *result; /* NULL: there was none */
+		char label[UB_MIGRATE_LABEL_BYTES];
+		char why[512];
+		uint64_t took_ms;
+		bool has_pause;
+		uint64_t pause_us;
+		struct ub_migration_progress progress;
+	} last;
+};
+
+#define UB_KEEPER_MIGRATION_NONE { .side_fd = -1, .store_fd = -1 }
+
+/* Begins one that was asked for, or begins it anew, and clears away what is left. When to call it again, in ms; -1: never. */
+int ub_migrate_tend(struct ub_keeper *k);
+
+/* Whether one goes on. */
+bool ub_migrate_is_on(const struct ub_keeper *k);
+
+/* What a server says. */
+void ub_migrate_said(struct ub_keeper *k, struct ub_msg_migration *msg);
+/* A connection of the server's (fd is taken), and its end. */
+void ub_migrate_link(struct ub_keeper *k, const struct ub_msg_link *msg, int fd);
+void ub_migrate_unlink(struct ub_keeper *k, uint32_t id);
+
+/* The server has died and shall have a successor: where the device is by now, and that what it was doing is to be done again. */
+void ub_migrate_server_gone(struct ub_keeper *k);
+/* The device shall go, but not by force: true when no migration is in the way any more. */
+bool ub_migrate_give_up(struct ub_keeper *k);
+/* The device is gone, and its server: so does all that a migration has. */
+void ub_migrate_end(struct ub_keeper *k);
+
+/* ---- state.json ------------------------------------------------------------------------------------------- */
+
+/* Its part, the caller's to json_decref(). NULL: there is none, or, while one goes on, no memory (*err). */
+json_t *ub_migrate_make_state(const struct ub_keeper *k, struct ub_err *err);
+/* It has been written. */
+void ub_migrate_noted(struct ub_keeper *k);
+
+/* ---- keepers that come and go ------------------------------------------------------------------------------ */
+
+/* This keeper has none any more: what is needed to begin it anew stays. */
+void ub_migrate_let_go(struct ub_keeper *k);
+/*
+ * What state.json (all of it) says of one: it is begun anew, or, where it has come to its end, the old side is cleared
+ * away. Before the server is adopted. 0 or -errno with *err.
+ */
+int ub_migrate_adopt(struct ub_keeper *k, const json_t *json, const struct ub_state *state, struct ub_err *err);
+/* Likewise for a keeper that has let go of the device and gets it back: the sides change places if they must. */
+void ub_migrate_adopt_again(struct ub_keeper *k);
+/* After it: true when the migration has come to its end since, and what this keeper believes is wrong. */
+bool ub_migrate_has_raced(const struct ub_keeper *k);
+
+/* ---- for `info` and `stats` ---------------------------------------------------------------------------------- */
+
+json_t *ub_migrate_to_json(const struct ub_keeper *k); /* null: none goes on */
+json_t *ub_migrate_last_to_json(const struct ub_keeper *k);
+
+#endif
