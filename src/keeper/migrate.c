@@ -28,7 +28,7 @@
 #define MIGRATE_END_MS	  5000	/* for a command; then it is killed */
 #define MIGRATE_NOTE_MS	  1000	/* between tries to write state.json */
 #define MIGRATE_MIN_MIRROR_MS	  100
-#define MIGRATE_DEFAULT_MIRROR_MS 5000
+#define MIGRATE_DEFAULT_MIRROR_MS 1000
 #define MIGRATE_MAX_MIRROR_MS	  3600000
 
 bool ub_migrate_is_on(const struct ub_keeper *k)

@@ -245,7 +245,7 @@ static void unknown_operations_fail(void **state)
 
 	(void)state;
 	disk_open(&d, 1 << 20);
-	assert_int_equal(disk_io(&d, UB_NR_OPS, 0, 512, NULL), -EOPNOTSUPP);
+	assert_int_equal(disk_io(&d, UB_OP_STATUS + 1, 0, 512, NULL), -EOPNOTSUPP);
 	disk_close(&d);
 }
 
