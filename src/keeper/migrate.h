@@ -52,6 +52,7 @@ struct ub_keeper_migration {
 	bool is_prepared;  /* side_fd and store_fd are this attempt's */
 	bool is_sent;	   /* the server has been told of this attempt */
 	bool is_heard;	   /* and has said something */
+	bool is_again;	   /* an earlier attempt has lost its server */
 	bool is_cancelled; /* its end is wanted */
 	struct ub_err refused; /* its code is not 0: this keeper has cancelled it, and why */
 	bool waits;	   /* in step, until `migrate-complete` */
