@@ -88,6 +88,12 @@ static void migrate_note(struct ub_keeper *k)
 	struct ub_keeper_migration *m = &k->migration;
 	struct ub_err err = { 0 };
 
+	/* I/O waits for another server, and whoever writes may wait for memory: until then NAME/side says it. */
+	if (k->server->gone) {
+		m->must_note = true;
+		m->note_not_before_ms = 0;
+		return;
+	}
 	if (ub_keeper_write_state(k, &err) == 0)
 		return;
 	if (!m->must_note)

@@ -14,7 +14,7 @@
 #include "keeper/recipe.h"
 #include "keeper/verbs.h"
 
-#define SIZE (1U << 20)
+#define SIZE (1ULL << 20)
 #define MEM "\"destination\":{\"kind\":\"mem\"}"
 #define NBD "\"destination\":{\"kind\":\"nbd\",\"nbd\":\"{\\\"transport\\\":\\\"uri\\\",\\\"uri\\\":\\\"nbd://there/x\\\"}\"}"
 #define MIGRATE(members) "{\"version\":1,\"verb\":\"migrate\"," members "}\n"
@@ -682,8 +682,9 @@ static void a_server_that_died_behind_the_cutover_has_moved_it(void **state)
 	assert_string_equal(keeper.opts->kind, "mem");
 	assert_info("last_migration", "result", "moved");
 	assert_info("last_migration", "pause_ms", NULL);
-	assert_noted("migration", NULL);
 	pump();
+	assert_noted("migration", NULL);
+	assert_false(side_is_there());
 	assert_true(server_has_nothing());
 }
 
@@ -697,6 +698,26 @@ static void a_device_that_fails_ends_it(void **state)
 	pump();
 	assert_info("last_migration", "result", "failed");
 	assert_true(server_has_nothing());
+}
+
+/* Servers that die of it are not to be the end of the device. */
+static void one_that_kills_its_servers_is_given_up(void **state)
+{
+	(void)state;
+	begin_copying(MIGRATE(MEM));
+	drop_fds();
+	server_dies();
+	pump();
+	server_hears_migrate();
+	drop_fds();
+	keeper.recovery.nr_deaths = 4;
+	server_dies();
+	pump();
+	assert_info("last_migration", "result", "failed");
+	unit_assert_says(keeper.migration.last.why, "servers died one after the other");
+	assert_true(server_has_nothing());
+	begin(MIGRATE(MEM)); /* whoever asks for it again gets it */
+	drop_fds();
 }
 
 static void connections_are_held_for_their_side(void **state)
@@ -893,9 +914,10 @@ static void another_keeper_knows_that_it_has_moved(void **state)
 
 static void a_keeper_that_gets_it_back_knows_it_too(void **state)
 {
-	uint64_t cookie = begin_copying(MIGRATE(MEM));
+	uint64_t cookie;
 
 	(void)state;
+	begin_copying(MIGRATE(MEM));
 	ub_migrate_let_go(&keeper);
 	ub_migrate_adopt_again(&keeper);
 	assert_true(ub_migrate_is_on(&keeper) && !keeper.migration.is_sent);
@@ -929,6 +951,7 @@ int main(int argc, char **argv)
 		KEEPER_TEST(a_dead_servers_migration_begins_anew),
 		KEEPER_TEST(a_server_that_died_behind_the_cutover_has_moved_it),
 		KEEPER_TEST(a_device_that_fails_ends_it),
+		KEEPER_TEST(one_that_kills_its_servers_is_given_up),
 		KEEPER_TEST(connections_are_held_for_their_side),
 		KEEPER_TEST(the_next_attempt_waits_for_the_fence),
 		KEEPER_TEST(a_command_is_the_devices_once_it_has_moved),
