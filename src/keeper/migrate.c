@@ -27,6 +27,7 @@
 #define MIGRATE_ANSWER_MS 10000 /* for its first word: a server that can says at once that it has begun */
 #define MIGRATE_END_MS	  5000	/* for a command; then it is killed */
 #define MIGRATE_NOTE_MS	  1000	/* between tries to write state.json */
+#define MIGRATE_MAX_DEATHS 4 /* in a row, as recovery counts them, and less than what is too many there */
 #define MIGRATE_MIN_MIRROR_MS	  100
 #define MIGRATE_DEFAULT_MIRROR_MS 1000
 #define MIGRATE_MAX_MIRROR_MS	  3600000
@@ -87,6 +88,12 @@ static void migrate_note(struct ub_keeper *k)
 	struct ub_keeper_migration *m = &k->migration;
 	struct ub_err err = { 0 };
 
+	/* I/O waits for another server, and whoever writes may wait for memory: until then NAME/side says it. */
+	if (k->server->gone) {
+		m->must_note = true;
+		m->note_not_before_ms = 0;
+		return;
+	}
 	if (ub_keeper_write_state(k, &err) == 0)
 		return;
 	if (!m->must_note)
@@ -627,6 +634,9 @@ static int migrate_go_on(struct ub_keeper *k)
 		ub_err_set(&err, ETIMEDOUT, "the server does not answer");
 	} else if (k->recovery.has_failed) {
 		ub_err_set(&err, EIO, "the device has failed: detach it, and attach it anew");
+	} else if (m->is_again && k->recovery.nr_deaths >= MIGRATE_MAX_DEATHS) {
+		/* Of this, perhaps: the device is not to fail of it. */
+		ub_err_set(&err, EIO, "%u servers died one after the other", k->recovery.nr_deaths);
 	} else if (!migrate_may_send(k)) {
 		return MIGRATE_TURN_MS;
 	} else {
@@ -852,7 +862,7 @@ static int migrate_begin(struct ub_keeper *k, const json_t *args, struct ub_err 
 
 	if (ret)
 		return ret;
-	m->is_cancelled = false;
+	m->is_cancelled = m->is_again = false;
 	m->refused.code = 0;
 	m->why[0] = '\0';
 	m->began_ms = ub_now_ms();
@@ -1060,6 +1070,7 @@ void ub_migrate_server_gone(struct ub_keeper *k)
 		migrate_failed(k, ECANCELED, "");
 	else if (was_sent)
 		snprintf(m->why, sizeof(m->why), "the server died: it begins anew");
+	m->is_again = true;
 }
 
 void ub_migrate_let_go(struct ub_keeper *k)

@@ -43,41 +43,42 @@ struct ub_migration_progress {
 
 struct ub_keeper_migration {
 	/* The verb `migrate`, until it is answered. */
-	bool is_asked;
-	bool is_tending;
-	struct ub_control_caller caller;
 	json_t *request;
+	struct ub_control_caller caller;
+	bool is_asked;
 
-	enum ub_migration_phase phase; /* NONE: there is none. As the server told it last; CONNECTING before that */
+	bool is_tending;
 	bool is_prepared;  /* side_fd and store_fd are this attempt's */
 	bool is_sent;	   /* the server has been told of this attempt */
 	bool is_heard;	   /* and has said something */
+	bool is_again;	   /* an earlier attempt has lost its server */
 	bool is_cancelled; /* its end is wanted */
-	struct ub_err refused; /* its code is not 0: this keeper has cancelled it, and why */
 	bool waits;	   /* in step, until `migrate-complete` */
+	bool has_leftovers; /* it is over, and the other side is still to be cleared away */
+	bool is_fencing;    /* a server died that had connections in k->next_fence: no other is told before they are closed */
+	bool has_side;	    /* there may be a file to be removed once state.json is written */
+	bool must_note;	    /* state.json could not be written */
+	enum ub_migration_phase phase; /* NONE: there is none. As the server told it last; CONNECTING before that */
 	uint32_t id;
 	uint64_t cookie;
 	uint64_t rate_bytes; /* 0: no limit */
 	uint64_t mirror_timeout_ms;
 	uint64_t began_unix_s, began_ms, sent_ms;
+	uint64_t clear_deadline_ms; /* of the other side's command, once that was told to end; 0: it was not */
+	uint64_t note_not_before_ms;
+	struct ub_err refused; /* its code is not 0: this keeper has cancelled it, and why */
 	char label[UB_MIGRATE_LABEL_BYTES];
 	char why[512]; /* "": nothing to say */
-	int side_fd;
-	struct ub_limits limits; /* the destination's, from READY on, and so are caps and identity */
 	struct ub_control_caller cancellers[UB_CONTROL_MAX_CLIENTS];
 	unsigned nr_cancellers;
 
 	/* The destination, with k->next_command and k->next_fence; once it is over, the side that the device is not on. */
-	struct ub_recipe *recipe; /* NULL: its options are not ours */
+	int side_fd;
 	int store_fd;
-	uint32_t caps;
-	char *identity; /* NULL: not known yet */
-	bool has_leftovers; /* it is over, and that side is still to be cleared away */
-	uint64_t clear_deadline_ms; /* of its command, once that was told to end; 0: it was not */
-	bool is_fencing;    /* a server died that had connections in k->next_fence: no other is told before they are closed */
-	bool has_side;	    /* there may be a file to be removed once state.json is written */
-	bool must_note;	    /* state.json could not be written */
-	uint64_t note_not_before_ms;
+	uint32_t caps; /* from READY on, as limits and identity */
+	struct ub_limits limits;
+	char *identity;		  /* NULL: not known yet */
+	struct ub_recipe *recipe; /* NULL: its options are not ours */
 
 	/* The one before. */
 	struct ub_migration_result {

@@ -410,6 +410,51 @@ static void state_reads_back_as_written(void **state)
 	ub_rundir_remove(&dir);
 }
 
+/* Which side the device is on: what the file says, if it is about this migration. */
+static void the_side_decides_of_which_migration_it_is(void **state)
+{
+	struct ub_state s = some_state("disk", 0x7562deadbeef0123ULL), got;
+	uint64_t cookie = 0xfedcba9876543210ULL, other = 1;
+	struct ub_err err = { 0 };
+	struct ub_rundir dir;
+	json_t *recipe = json_pack("{s:s}", "kind", "mem"), *json;
+	json_t *migration = json_pack("{s:s, s:{s:s, s:i}}", "cookie", "fedcba9876543210", "recipe", "kind", "nbd", "store", 12);
+	int fd;
+
+	(void)state;
+	create(&dir, "disk");
+	assert_true(ub_rundir_read_side(&dir) == 0);
+	assert_int_equal(ub_rundir_write_state(&dir, &s, recipe, migration, &err), 0);
+	assert_int_equal(ub_state_read("disk", &got), 0);
+	assert_true(got.is_migrating && !got.has_moved);
+	fd = ub_rundir_make_side(&dir, &err);
+	assert_true(fd >= 0);
+	assert_int_equal(pwrite(fd, &other, sizeof(other), 0), sizeof(other));
+	assert_int_equal(ub_state_read("disk", &got), 0);
+	assert_true(got.is_migrating && !got.has_moved);
+	assert_int_equal(pwrite(fd, &cookie, sizeof(cookie), 0), sizeof(cookie));
+	assert_int_equal(ub_state_read_all("disk", &got, &json), 0);
+	assert_true(!got.is_migrating && got.has_moved && got.store == 12);
+	assert_string_equal(got.backend, "nbd");
+	assert_string_equal(json_string_value(json_object_get(ub_state_recipe(json, &got), "kind")), "nbd");
+	json_decref(json);
+	/* Another attempt's file: what is written to the old one has no effect. */
+	close(ub_rundir_make_side(&dir, &err));
+	assert_int_equal(pwrite(fd, &cookie, sizeof(cookie), 0), sizeof(cookie));
+	assert_int_equal(ub_state_read("disk", &got), 0);
+	assert_true(got.is_migrating && !got.has_moved);
+	assert_string_equal(got.backend, "mem");
+	/* Without a migration it says nothing. */
+	assert_int_equal(ub_rundir_write_state(&dir, &s, recipe, NULL, &err), 0);
+	assert_int_equal(ub_state_read("disk", &got), 0);
+	assert_true(!got.is_migrating && !got.has_moved);
+	close(fd);
+	json_decref(recipe);
+	json_decref(migration);
+	ub_rundir_remove(&dir);
+	assert_false(is_there("disk", NULL));
+}
+
 /* A cookie has its top bits set as often as not, and a longest name is allowed. */
 static void extreme_states_read_back(void **state)
 {
@@ -581,6 +626,7 @@ int main(void)
 		BASE_TEST(the_socket_is_reached_by_name),
 		BASE_TEST(a_path_longer_than_a_socket_address_works),
 		BASE_TEST(state_reads_back_as_written),
+		BASE_TEST(the_side_decides_of_which_migration_it_is),
 		BASE_TEST(extreme_states_read_back),
 		BASE_TEST(a_corrupt_state_is_told_from_none),
 		BASE_TEST(binary_and_oversize_states_are_refused),
