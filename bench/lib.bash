@@ -169,6 +169,16 @@ in_memory() {
 	done
 }
 
+# library_in_memory NAME: what dlopen finds, and all that it needs
+library_in_memory() {
+	local file
+	file=$(ldconfig -p | awk -v name="$1" '$1 == name { print $NF; exit }')
+	[ -n "$file" ] || die "there is no $1"
+	in_memory "$file" "$1"
+	mkdir -p "$ROOT${file%/*}"
+	mv "$ROOT/bin/$1" "$ROOT$file"
+}
+
 make_root() {
 	local dir
 	mkdir -p "$ROOT"

@@ -33,6 +33,8 @@
 #define MIGRATE_PATIENCE_MS	  60000 /* with a device that has no keeper just now */
 #define MIGRATE_UNKNOWN_MS	  5000	/* with a keeper that has just come, and may know of it yet */
 #define MIGRATE_MIRROR_TIMEOUT_MS 1000
+#define MIGRATE_MIN_MIRROR_MS	  100
+#define MIGRATE_MAX_MIRROR_MS	  3600000
 #define MIGRATE_COLUMNS		  80
 
 enum {
@@ -48,7 +50,7 @@ enum {
 
 static const struct argp_option migrate_options[] = {
 	{ NULL, 0, NULL, 0, "Where to, beside NBD:", 1 },
-	{ "mem", OPT_MEM, "SIZE", 0, "Memory of this size: the device's", 1 },
+	{ "mem", OPT_MEM, "SIZE", 0, "Memory, as large as the device or larger", 1 },
 	{ NULL, 0, NULL, 0, "The migration:", 4 },
 	{ "wait-for-cutover", OPT_WAIT, NULL, 0,
 	  "Return when both sides agree, and keep them so until --complete", 4 },
@@ -101,8 +103,8 @@ static int migrate_mirror_timeout(struct migrate_args *a, const char *arg)
 	int ret = ub_duration_parse(arg, "--mirror-timeout", &a->mirror_timeout_ms, &a->err);
 
 	a->has_mirror_timeout = true;
-	if (ret == 0 && a->mirror_timeout_ms == 0)
-		return ub_err_set(&a->err, ERANGE, "--mirror-timeout: %s is no time for a write: give 1ms at least", arg);
+	if (ret == 0 && (a->mirror_timeout_ms < MIGRATE_MIN_MIRROR_MS || a->mirror_timeout_ms > MIGRATE_MAX_MIRROR_MS))
+		return ub_err_set(&a->err, ERANGE, "--mirror-timeout: %s is out of range: it goes from 100ms to 1h", arg);
 	return ret;
 }
 

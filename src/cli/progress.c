@@ -159,16 +159,28 @@ const char *ub_progress_bar(const struct ub_progress *p, const json_t *migration
 	return buf;
 }
 
+/* It is not known where the server has died right behind the cutover. */
+static const char *progress_pause(const json_t *last, char *buf, size_t len)
+{
+	const json_t *pause = json_object_get(last, "pause_ms");
+
+	if (json_is_number(pause))
+		snprintf(buf, len, "pause %.1f ms", json_number_value(pause));
+	else
+		snprintf(buf, len, "pause not known");
+	return buf;
+}
+
 const char *ub_progress_result(const json_t *last, char *buf, size_t len)
 {
 	const char *result = progress_string(last, "result"), *why = progress_string(last, "why");
 	double seconds = json_number_value(json_object_get(last, "seconds"));
-	char copied[32], zeroed[32], mirrored[32];
+	char copied[32], zeroed[32], mirrored[32], pause[48];
 
 	if (strcmp(result, "moved") == 0)
-		snprintf(buf, len, "moved to %s in %.1f s, pause %.1f ms, %s copied, %s zeroed, %s mirrored",
+		snprintf(buf, len, "moved to %s in %.1f s, %s, %s copied, %s zeroed, %s mirrored",
 			 progress_string(last, "destination"), seconds,
-			 json_number_value(json_object_get(last, "pause_ms")),
+			 progress_pause(last, pause, sizeof(pause)),
 			 ub_size_format(progress_get(last, "copied_bytes"), copied, sizeof(copied)),
 			 ub_size_format(progress_get(last, "zeroed_bytes"), zeroed, sizeof(zeroed)),
 			 ub_size_format(progress_get(last, "mirrored_bytes"), mirrored, sizeof(mirrored)));

@@ -42,7 +42,8 @@ usage 'do not go with' 0 --complete --wait-for-cutover
 usage 'wants a destination' 0 --wait-for-cutover --rate-limit 1M
 usage '--json goes with --status' 0 --json
 usage '--rate-limit: .fast' 0 --mem 1M --rate-limit fast
-usage '--mirror-timeout: 0' 0 --mem 1M --mirror-timeout 0
+usage '--mirror-timeout: 99ms is out of range' 0 --mem 1M --mirror-timeout 99ms
+usage '--mirror-timeout: 61m is out of range' 0 --mem 1M --mirror-timeout 61m
 usage "no NBD server" 0 --mem 1M --tls require
 usage 'a path in it' 0 'nbd+unix:///?socket=here'
 usage "without a '\]'" 0 [ nbdkit null
@@ -72,8 +73,8 @@ assert_match "$("$UB" migrate "$ID" --status)" "^$DEV: no migration; the last on
 refused 'nonesuch|127' [ nonesuch ]
 make_side 2 8M
 serve_side 2
-refused 'smaller|8388608' "$(side_uri 2)"
-refused 'smaller|size|8388608' --mem 8M
+refused '8388608' "$(side_uri 2)"
+refused '8388608 bytes is smaller than the device' --mem 8M
 kill_side 2
 serve_side 1 -r file "$(side_image 1)"
 refused 'read.only|not writable' "$(side_uri 1)"

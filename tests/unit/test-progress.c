@@ -155,6 +155,8 @@ static void ends_are_told(void **state)
 			    "moved to mem in 3.4 s, pause 5.1 ms, 32 MiB copied, 480 MiB zeroed, 0 B mirrored");
 	json_object_set_new(last, "pause_ms", json_integer(5)); /* a whole number is one, too */
 	unit_assert_says(ub_progress_result(last, text, sizeof(text)), "pause 5.0 ms");
+	json_object_set_new(last, "pause_ms", json_null());
+	unit_assert_says(ub_progress_result(last, text, sizeof(text)), "in 3.4 s, pause not known, 32 MiB copied");
 	json_object_set_new(last, "result", json_string("failed"));
 	json_object_set_new(last, "why", json_string("No space left on device"));
 	assert_string_equal(ub_progress_result(last, text, sizeof(text)), "failed after 3.4 s: No space left on device");
