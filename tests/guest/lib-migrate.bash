@@ -172,7 +172,7 @@ crash_rounds() {
 		read -ra who <<<"${victims[i % 3]}"
 		note "round $i: ${who[*]}"
 		if [ $((i % 2)) = 0 ]; then
-			start_move --rate-limit 12M/s "$(side_uri 1)"
+			start_move --rate-limit 12M/s --fence-timeout 1s "$(side_uri 1)"
 		else
 			start_move --rate-limit 12M/s --mem 16M
 		fi

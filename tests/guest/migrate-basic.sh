@@ -25,16 +25,16 @@ left_alone() {
 	assert_eq "$(health)" online "the health without side $1"
 }
 
-make_side 1 48M garbage
-make_side 2 48M
+make_side 1 32M garbage
+make_side 2 32M
 serve_side 1
 serve_side 2
-attach --mem 48M --queues 2
+attach --mem 32M --queues 2
 assert_eq "$(phase)" none "the phase of no migration"
 mkfs.ext4 -q "$DEV"
 mount_at "$DEV"
 fill_tree mnt
-fio --name=w --directory=mnt --rw=randwrite --bsrange=1k-64k --size=4M --numjobs=2 --ioengine=psync --fallocate=none \
+fio --name=w --directory=mnt --rw=randwrite --bsrange=1k-64k --size=2M --numjobs=2 --ioengine=psync --fallocate=none \
 	--fsync=16 --verify=crc32c --verify_fatal=1 --do_verify=1 --serialize_overlap=1 --loops=1000 --output=fio.out \
 	>/dev/null 2>&1 &
 FIO=$!
@@ -54,7 +54,7 @@ assert_eq "$(backend)" nbd "the back end"
 left_alone 1
 
 note "NBD to memory"
-move --mem 48M
+move --mem 32M
 assert_eq "$(backend)" mem "the back end"
 left_alone 2
 check_tree mnt
@@ -77,6 +77,6 @@ same_as 1
 note "$(pauses_of_moves)"
 sum=$(checksum "$DEV")
 detach
-assert_eq "$(head -c 48M "$(side_image 1)" | sha256sum | cut -d ' ' -f 1)" "$sum" "the image after the end"
+assert_eq "$(head -c 32M "$(side_image 1)" | sha256sum | cut -d ' ' -f 1)" "$sum" "the image after the end"
 kill_side 1
 no_d_state
