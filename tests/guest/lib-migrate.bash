@@ -164,12 +164,14 @@ die_moving() {
 }
 
 # crash_rounds ROUNDS: under blkstamp, from memory to a server and back, again and again; in each move the server, the keeper or
-# both die at a time that nobody has chosen. The device goes on, and is on the other side at the end.
+# both die at a time that nobody has chosen. The device goes on, and is on the other side at the end. (Both not on the way into
+# memory: right behind the cutover there is no standby yet, and the memory would go with them.)
 crash_rounds() {
-	local i who victims=(server_pid keeper_pid 'keeper_pid server_pid')
+	local i who victims=(server_pid keeper_pid keeper_pid server_pid 'keeper_pid server_pid' server_pid
+		'keeper_pid server_pid' keeper_pid)
 	for ((i = 0; i < $1; i++)); do
 		await 40 has_standby
-		read -ra who <<<"${victims[i % 3]}"
+		read -ra who <<<"${victims[i % 8]}"
 		note "round $i: ${who[*]}"
 		if [ $((i % 2)) = 0 ]; then
 			start_move --rate-limit 12M/s --fence-timeout 1s "$(side_uri 1)"

@@ -37,7 +37,7 @@ await 20 more_rows 5
 note "to a server, which is killed on the way"
 truncate -s 96M disk.img
 nbdkit -U nbd.sock -P nbd.pid file disk.img
-"$UB" migrate trial --rate-limit 8M/s "nbd+unix:///?socket=$PWD/nbd.sock" >move.out 2>move.err &
+"$UB" migrate trial --rate-limit 1M/s "nbd+unix:///?socket=$PWD/nbd.sock" >move.out 2>move.err &
 MIGRATE=$!
 await 20 in_phase copying
 goes_on
