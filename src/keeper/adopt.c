@@ -225,11 +225,8 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 		ret = adopt_device(k, &state, err);
 	if (ret == 0)
 		ret = adopt_command(k, json_object_get(recipe.json, "command"), err);
-	/* I/O may be waiting: a /run that is full just now must not keep it so. */
-	if (ret == 0 && ub_keeper_write_state(k, err) != 0) {
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err->text);
-		*err = (struct ub_err){ 0 };
-	}
+	if (ret == 0)
+		ub_keeper_note_state(k);
 	if (ret == 0 && k->server->gone) {
 		ret = ub_keeper_recover(k, err);
 		if (ret && !err->code)
@@ -249,7 +246,9 @@ int ub_keeper_adopt_again(struct ub_keeper *k, const char *name, struct ub_err *
 		ret = ub_ctrl_open(&k->ctrl, err);
 	if (ret == 0)
 		ret = adopt_device(k, &state, err);
-	return ret ? ret : ub_keeper_write_state(k, err);
+	if (ret == 0)
+		ub_keeper_note_state(k);
+	return ret;
 }
 
 void ub_keeper_let_go(struct ub_keeper *k)

@@ -181,6 +181,8 @@ int ub_keeper_serve(struct ub_keeper *k, struct ub_err *err);
 /* The SERVE message. 0 or -errno with *err. */
 int ub_keeper_send_serve(struct ub_keeper *k, struct ub_server *server, struct ub_err *err);
 int ub_keeper_write_state(struct ub_keeper *k, struct ub_err *err);
+/* Likewise, and a failure is only said: I/O may be waiting, and a full or read-only /run must not keep it so. */
+void ub_keeper_note_state(struct ub_keeper *k);
 /* Sends START, STOP, DEL or one of recovery's, and waits for it, as ub_ctrl_wait() does. */
 int ub_keeper_long_cmd(struct ub_keeper *k, struct ub_ctrl_cmd *cmd, uint32_t op, uint64_t data, const char *what,
 		       int64_t timeout_ms, bool (*until)(void *));

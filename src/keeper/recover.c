@@ -57,15 +57,6 @@ static void standby_failed(struct ub_keeper *k, const char *why)
 	r->standby_not_before_ms = ub_now_ms() + r->standby_delay_ms;
 }
 
-/* A full or read-only /run is no reason to have no standby, or not to recover. */
-static void recover_note_state(struct ub_keeper *k)
-{
-	struct ub_err err = { 0 };
-
-	if (ub_keeper_write_state(k, &err) != 0)
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err.text);
-}
-
 static int standby_step(struct ub_keeper *k, struct ub_server *s, struct ub_err *err)
 {
 	switch (s->stage) {
@@ -78,7 +69,7 @@ static int standby_step(struct ub_keeper *k, struct ub_server *s, struct ub_err 
 		if (s->last_msg != UB_MSG_LIMITS)
 			return 0;
 		s->stage = UB_STANDBY_PREPARING;
-		recover_note_state(k); /* from now on it outlives this keeper, and the next one must know of it */
+		ub_keeper_note_state(k); /* from now on it outlives this keeper, and the next one must know of it */
 		return ub_keeper_send_serve(k, s, err);
 	case UB_STANDBY_PREPARING:
 		if (s->last_msg != UB_MSG_READY)
@@ -86,7 +77,7 @@ static int standby_step(struct ub_keeper *k, struct ub_server *s, struct ub_err 
 		s->stage = UB_STANDBY_READY;
 		k->recovery.standby_delay_ms = 0;
 		ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: a standby server (pid %d) is ready", k->info.dev_id, s->pid);
-		recover_note_state(k);
+		ub_keeper_note_state(k);
 		return 0;
 	default:
 		return 0;
@@ -423,7 +414,7 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 	       k->server->pid);
 	if (k->command.socket_fd >= 0)
 		ub_keeper_hand_over_socket(k);
-	recover_note_state(k);
+	ub_keeper_note_state(k);
 	return 0;
 }
 
