@@ -33,6 +33,7 @@
 #define RECOVER_FETCH_MS	30000
 #define RECOVER_LIVE_MS		10000
 #define RECOVER_DROP_MS		2000
+#define RECOVER_INSISTED_MS	2000 /* for what is dirty: as long as it may take to be written back afterwards */
 #define RECOVER_YIELD_MS	3000 /* more than a server takes for what it has */
 
 /* ---- the standby ---------------------------------------------------------------------------------------- */
@@ -136,6 +137,15 @@ void ub_keeper_renew_standby(struct ub_keeper *k)
 
 /* ---- recovery --------------------------------------------------------------------------------------------- */
 
+bool ub_keeper_recovery_is_given_up(struct ub_keeper *k)
+{
+	if (k->nr_signals < 2 && !k->detach.is_forced)
+		return false;
+	if (!k->recovery.insisted_ms)
+		k->recovery.insisted_ms = ub_now_ms();
+	return ub_now_ms() - k->recovery.insisted_ms >= RECOVER_INSISTED_MS;
+}
+
 /* Whether somebody wants it no more: 0, or what ub_keeper_recover() returns. */
 static int recover_check(struct ub_keeper *k)
 {
@@ -143,7 +153,7 @@ static int recover_check(struct ub_keeper *k)
 	struct ub_err ignored;
 	int ret;
 
-	if (k->nr_signals > 1 || k->detach.is_forced)
+	if (ub_keeper_recovery_is_given_up(k))
 		return -EINTR;
 	ret = ub_ctrl_get_info(&k->ctrl, k->info.dev_id, &info, &ignored);
 	if (ret == -ENODEV || (ret == 0 && (info.ublksrv_flags != k->info.ublksrv_flags ||
@@ -227,7 +237,7 @@ static bool recover_must_stop_waiting(void *arg)
 {
 	const struct ub_server *server = arg;
 
-	return server->gone || server->keeper->nr_signals > 1 || server->keeper->detach.is_forced;
+	return server->gone || ub_keeper_recovery_is_given_up(server->keeper);
 }
 
 int ub_keeper_finish_recovery(struct ub_keeper *k, struct ub_server *server, struct ub_err *err)
@@ -292,7 +302,7 @@ static void recover_end_standby(struct ub_keeper *k)
 {
 	if (k->standby->pid && !k->standby->gone)
 		kill(k->standby->pid, SIGKILL);
-	while (k->standby->pid && !k->standby->gone && k->nr_signals < 2 && !k->detach.is_forced)
+	while (k->standby->pid && !k->standby->gone && !ub_keeper_recovery_is_given_up(k))
 		ub_loop_once(&k->loop, RECOVER_TEND_MS);
 }
 
@@ -436,7 +446,7 @@ int ub_keeper_switch(struct ub_keeper *k, uint64_t *pause_ms, struct ub_err *err
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: the server (pid %d) does not end: it is killed", k->info.dev_id,
 		       k->server->pid);
 		kill(k->server->pid, SIGKILL);
-		while (!k->server->gone && k->nr_signals < 2 && !k->detach.is_forced)
+		while (!k->server->gone && !ub_keeper_recovery_is_given_up(k))
 			ub_loop_once(&k->loop, RECOVER_TEND_MS);
 	}
 	ret = ub_keeper_recover(k, err);
