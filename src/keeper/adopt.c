@@ -50,11 +50,9 @@ static int adopt_find_device(struct ub_keeper *k, const struct ub_state *state, 
  */
 static void adopt_end_old_standby(const struct ub_state *state, pid_t server_pid)
 {
-	if (state->standby_pid != server_pid && state->standby_started &&
-	    ub_process_started(state->standby_pid) == state->standby_started)
+	if (state->standby_pid != server_pid && ub_process_is(state->standby_pid, state->standby_started))
 		kill(state->standby_pid, SIGKILL);
-	if (state->spare_pid != server_pid && state->spare_started &&
-	    ub_process_started(state->spare_pid) == state->spare_started)
+	if (state->spare_pid != server_pid && ub_process_is(state->spare_pid, state->spare_started))
 		kill(state->spare_pid, SIGKILL);
 }
 
@@ -192,7 +190,7 @@ static int adopt_command(struct ub_keeper *k, const json_t *json, struct ub_err 
 
 	k->command.reconnected = ub_keeper_hand_over_socket;
 	k->command.arg = k;
-	return ub_command_adopt(&k->command, &k->loop, started && ub_process_started(pid) == started ? pid : 0, err);
+	return ub_command_adopt(&k->command, &k->loop, ub_process_is(pid, started) ? pid : 0, err);
 }
 
 int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
