@@ -300,8 +300,7 @@ static void recover_swap(struct ub_keeper *k)
 /* Of an attempt that failed: the next one is another's. */
 static void recover_end_standby(struct ub_keeper *k)
 {
-	if (k->standby->pid && !k->standby->gone)
-		kill(k->standby->pid, SIGKILL);
+	standby_dismiss(k);
 	while (k->standby->pid && !k->standby->gone && !ub_keeper_recovery_is_given_up(k))
 		ub_loop_once(&k->loop, RECOVER_TEND_MS);
 }
@@ -340,8 +339,10 @@ static uint64_t recover_fence_ms(const struct ub_keeper *k)
 	return k->opts->nbd ? k->opts->nbd->fence_timeout_ms : 0;
 }
 
-/* One attempt: 0, or -errno with *err. -ENODEV, -EINTR and -ENOTRECOVERABLE: no other is to follow. */
-/* has_taken: it came so far that the standby was asked to take the device. */
+/*
+ * One attempt: 0, or -errno with *err. -ENODEV, -EINTR and -ENOTRECOVERABLE: no other is to follow. *has_taken: it came so
+ * far that the standby was asked to take the device.
+ */
 static int recover_once(struct ub_keeper *k, bool *has_taken, struct ub_err *err)
 {
 	int ret;
