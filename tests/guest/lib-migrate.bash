@@ -72,7 +72,7 @@ STATUS_JSON=''
 
 # shown KEY: a word or a number of it, from the migration that runs, or from the last one where none does
 shown() {
-	[[ $STATUS_JSON =~ \"$1\":\ \"?([^",[:space:]}]*) ]] || return 0
+	[[ $STATUS_JSON =~ \"$1\":\ \"?([^\",[:space:]}]*) ]] || return 0
 	printf '%s' "${BASH_REMATCH[1]}"
 }
 
