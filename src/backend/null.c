@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The null back end: takes every I/O and does nothing, for measuring the core alone.
+ * Back ends with nothing behind them. Queue threads; know the contract alone.
  *
- * A READ returns whatever the tag's buffer held before. Queue threads; knows the contract alone.
+ *   null    takes every I/O and does nothing, for measuring the core alone: a READ returns what the tag's buffer held before
+ *   error   fails every I/O: it takes over a device whose servers die one after the other, so that what waits fails
+ *           instead of hanging
  */
+#include <errno.h>
+
 #include "backend/registry.h"
 
 #define NULL_MAX_IO_BYTES    (1U << 20)
@@ -22,6 +26,7 @@ static int null_get_limits(struct ub_backend *be, struct ub_limits *limits, stru
 	uint32_t block = be->limits.logical_block_bytes ? be->limits.logical_block_bytes : 512;
 
 	(void)err;
+	/* It can do everything: what it could not do the core would answer. */
 	*limits = (struct ub_limits){
 		.size_bytes = be->limits.size_bytes,
 		.logical_block_bytes = block,
@@ -79,4 +84,40 @@ const struct ub_backend_ops ub_backend_null = {
 	.close = null_close,
 	.resize = null_resize,
 	.submit = null_submit,
+};
+
+/* ---- error ------------------------------------------------------------------------------------------------ */
+
+static int error_set_live(struct ub_backend *be, struct ub_err *err)
+{
+	(void)err;
+	ub_backend_report(be, UB_HEALTH_FAILED, "failed: its servers died one after the other; all I/O fails");
+	return 0;
+}
+
+/* Nothing is to be copied: and so the tag buffers, which a device of memory does not have locked, are not locked. */
+static int error_place(struct ub_backend_queue *bq, struct ub_io *io)
+{
+	(void)bq;
+	(void)io;
+	return -EIO;
+}
+
+static void error_submit(struct ub_backend_queue *bq, struct ub_io *io)
+{
+	(void)bq;
+	ub_io_complete(io, -EIO);
+}
+
+const struct ub_backend_ops ub_backend_error = {
+	.name = "error",
+	.caps = UB_CAP_PLACE,
+	.open = null_open,
+	.get_limits = null_get_limits,
+	.set_live = error_set_live,
+	.queue_init = null_queue_init,
+	.queue_destroy = null_queue_destroy,
+	.close = null_close,
+	.place = error_place,
+	.submit = error_submit,
 };

@@ -59,7 +59,8 @@ void ub_message_unpack_fds(int fds[UB_MESSAGE_MAX_FDS], uint32_t mask)
 	int packed[UB_MESSAGE_MAX_FDS];
 	unsigned nr = 0;
 
-	memcpy(packed, fds, sizeof(packed));
+	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
+		packed[i] = fds[i];
 	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
 		fds[i] = mask & 1U << i ? packed[nr++] : -1;
 	while (nr < UB_MESSAGE_MAX_FDS)

@@ -32,6 +32,11 @@ uint64_t ub_process_started(pid_t pid)
 	return at && sscanf(at, " %llu", &started) == 1 ? started : 0;
 }
 
+bool ub_process_is(pid_t pid, uint64_t started)
+{
+	return started && ub_process_started(pid) == started;
+}
+
 bool ub_process_is_ending(pid_t pid)
 {
 	char text[PROCESS_STAT_BYTES], state = '\0';

@@ -9,6 +9,8 @@
 
 /* When it began, in the kernel's ticks since the machine started: with its pid that is like no other. 0: there is none. */
 uint64_t ub_process_started(pid_t pid);
+/* Whether pid is still the process that began then. False for 0. */
+bool ub_process_is(pid_t pid, uint64_t started);
 
 /* Whether its main thread has begun to end, or has ended unwaited: a pidfd tells only when the last thread has. */
 bool ub_process_is_ending(pid_t pid);

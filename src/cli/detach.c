@@ -39,16 +39,8 @@ static error_t detach_parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPT_TIMEOUT:
 		return -ub_number_parse(arg, "--timeout", 1, DETACH_MAX_TIMEOUT_S, &a->timeout_s, &a->err);
-	case ARGP_KEY_ARG:
-		if (a->device)
-			return -ub_err_set(&a->err, EINVAL, "detach takes one device, not also '%s'", arg);
-		a->device = arg;
-		return 0;
-	case ARGP_KEY_NO_ARGS:
-		return -ub_err_set(&a->err, EINVAL,
-				   "detach which device? Give a number, /dev/ublkbN or a --name");
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return ub_cli_parse_device(key, arg, "detach", &a->device, &a->err);
 	}
 }
 

@@ -36,15 +36,8 @@ static error_t info_parse(int key, char *arg, struct argp_state *state)
 	case OPT_JSON:
 		a->json = true;
 		return 0;
-	case ARGP_KEY_ARG:
-		if (a->device)
-			return -ub_err_set(&a->err, EINVAL, "info takes one device, not also '%s'", arg);
-		a->device = arg;
-		return 0;
-	case ARGP_KEY_NO_ARGS:
-		return -ub_err_set(&a->err, EINVAL, "info of which device? Give a number, /dev/ublkbN or a --name");
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return ub_cli_parse_device(key, arg, "info of", &a->device, &a->err);
 	}
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Finds the verb. Also where the same binary becomes a server, a helper or a command. */
 #include <argp.h>
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -23,6 +24,18 @@ int ub_cli_error(const struct ub_err *err, int status)
 	if (err->code)
 		ub_log(UB_LOG_ERROR, "%s", err->text);
 	return status;
+}
+
+int ub_cli_parse_device(int key, const char *arg, const char *what, const char **device, struct ub_err *err)
+{
+	if (key == ARGP_KEY_NO_ARGS)
+		return -ub_err_set(err, EINVAL, "%s which device? Give a number, /dev/ublkbN or a --name", what);
+	if (key != ARGP_KEY_ARG)
+		return ARGP_ERR_UNKNOWN;
+	if (*device)
+		return -ub_err_set(err, EINVAL, "%.*s takes one device, not also '%s'", (int)strcspn(what, " "), what, arg);
+	*device = arg;
+	return 0;
 }
 
 static const struct {

@@ -40,23 +40,20 @@ static error_t resize_parse(int key, char *arg, struct argp_state *state)
 		a->to_export = true;
 		return 0;
 	case ARGP_KEY_ARG:
-		if (!a->device) {
-			a->device = arg;
-			return 0;
-		}
+		if (!a->device)
+			break;
 		if (a->has_size)
 			return -ub_err_set(&a->err, EINVAL, "resize takes a device and a size, not also '%s'", arg);
 		a->has_size = true;
 		return -ub_size_parse(arg, "SIZE", &a->size_bytes, &a->err);
-	case ARGP_KEY_NO_ARGS:
-		return -ub_err_set(&a->err, EINVAL, "resize which device? Give a number, /dev/ublkbN or a --name");
 	case ARGP_KEY_END:
 		if (a->has_size && a->to_export)
 			return -ub_err_set(&a->err, EINVAL, "a SIZE and --to-export exclude each other");
 		return 0;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		break;
 	}
+	return ub_cli_parse_device(key, arg, "resize", &a->device, &a->err);
 }
 
 static int resize_run(struct resize_args *a)

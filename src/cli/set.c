@@ -71,19 +71,12 @@ static error_t set_parse(int key, char *arg, struct argp_state *state)
 		return -set_stall_timeout(a, arg);
 	case OPT_LOG_LEVEL:
 		return -set_log_level(a, arg);
-	case ARGP_KEY_ARG:
-		if (a->device)
-			return -ub_err_set(&a->err, EINVAL, "set takes one device, not also '%s'", arg);
-		a->device = arg;
-		return 0;
-	case ARGP_KEY_NO_ARGS:
-		return -ub_err_set(&a->err, EINVAL, "set of which device? Give a number, /dev/ublkbN or a --name");
 	case ARGP_KEY_END:
 		if (json_object_size(a->request) == 0)
 			return -ub_err_set(&a->err, EINVAL, "set what? See 'ublk-bridge set --help'");
 		return 0;
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return ub_cli_parse_device(key, arg, "set of", &a->device, &a->err);
 	}
 }
 

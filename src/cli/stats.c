@@ -52,15 +52,8 @@ static error_t stats_parse(int key, char *arg, struct argp_state *state)
 		if (a->wait_ms < STATS_MIN_WAIT_MS)
 			return -ub_err_set(&a->err, ERANGE, "--watch: %s is too often: at least 0.1 seconds", arg);
 		return 0;
-	case ARGP_KEY_ARG:
-		if (a->device)
-			return -ub_err_set(&a->err, EINVAL, "stats takes one device, not also '%s'", arg);
-		a->device = arg;
-		return 0;
-	case ARGP_KEY_NO_ARGS:
-		return -ub_err_set(&a->err, EINVAL, "stats of which device? Give a number, /dev/ublkbN or a --name");
 	default:
-		return ARGP_ERR_UNKNOWN;
+		return ub_cli_parse_device(key, arg, "stats of", &a->device, &a->err);
 	}
 }
 

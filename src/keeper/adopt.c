@@ -50,11 +50,9 @@ static int adopt_find_device(struct ub_keeper *k, const struct ub_state *state, 
  */
 static void adopt_end_old_standby(const struct ub_state *state, pid_t server_pid)
 {
-	if (state->standby_pid != server_pid && state->standby_started &&
-	    ub_process_started(state->standby_pid) == state->standby_started)
+	if (state->standby_pid != server_pid && ub_process_is(state->standby_pid, state->standby_started))
 		kill(state->standby_pid, SIGKILL);
-	if (state->spare_pid != server_pid && state->spare_started &&
-	    ub_process_started(state->spare_pid) == state->spare_started)
+	if (state->spare_pid != server_pid && ub_process_is(state->spare_pid, state->spare_started))
 		kill(state->spare_pid, SIGKILL);
 }
 
@@ -253,11 +251,8 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 		ret = adopt_device(k, &state, err);
 	if (ret == 0)
 		ret = adopt_command(k, &recipe, err);
-	/* I/O may be waiting: a /run that is full just now must not keep it so. */
-	if (ret == 0 && ub_keeper_write_state(k, err) != 0) {
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err->text);
-		*err = (struct ub_err){ 0 };
-	}
+	if (ret == 0)
+		ub_keeper_note_state(k);
 	if (ret == 0 && k->server->gone) {
 		ret = ub_keeper_recover(k, err);
 		if (ret && !err->code)
@@ -290,7 +285,9 @@ int ub_keeper_adopt_again(struct ub_keeper *k, const char *name, struct ub_err *
 		ub_keeper_let_go(k);
 		ret = adopt_again(k, name, err);
 	}
-	return ret ? ret : ub_keeper_write_state(k, err);
+	if (ret == 0)
+		ub_keeper_note_state(k);
+	return ret;
 }
 
 void ub_keeper_let_go(struct ub_keeper *k)

@@ -297,7 +297,8 @@ static bool keeper_insisted(void *arg)
 /* There is nothing to be written back any more, or somebody does not care. */
 static bool keeper_must_go(const struct ub_keeper *k)
 {
-	return k->nr_signals > 1 || k->detach.is_forced || (k->server->gone && !k->recovery.is_on);
+	/* A server that can be replaced is, for whoever insists, too: what is dirty needs one. */
+	return k->server->gone ? !k->recovery.is_on : k->nr_signals > 1 || k->detach.is_forced;
 }
 
 /*

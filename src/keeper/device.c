@@ -219,6 +219,14 @@ int ub_keeper_write_state(struct ub_keeper *k, struct ub_err *err)
 	return ret;
 }
 
+void ub_keeper_note_state(struct ub_keeper *k)
+{
+	struct ub_err err = { 0 };
+
+	if (ub_keeper_write_state(k, &err) != 0)
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err.text);
+}
+
 /* A name is taken while a keeper holds it, and while the device of a dead keeper lives. */
 int ub_keeper_check_name(struct ub_keeper *k, const char *name, struct ub_err *err)
 {

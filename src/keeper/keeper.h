@@ -49,6 +49,7 @@ struct ub_recovery {
 	unsigned nr_deaths; /* in a row, each soon after the one before */
 	unsigned nr_done;
 	uint64_t done_ms;   /* when the last one was over */
+	uint64_t insisted_ms; /* since when somebody insists on the device's end; 0: nobody did while it mattered */
 	uint64_t standby_not_before_ms;
 	uint64_t standby_delay_ms;
 	struct ub_ctrl_cmd start_cmd, end_cmd;
@@ -165,10 +166,12 @@ void ub_keeper_drop_standby(struct ub_keeper *k);
 /* What a standby was told is no longer true: another one is made. */
 void ub_keeper_renew_standby(struct ub_keeper *k);
 /*
- * The server is dead: the standby takes the device over. 0; -ENODEV: the device was stopped, -EINTR: a second signal
- * insists on the end, or another -errno with *err: it cannot be recovered.
+ * The server is dead: the standby takes the device over. 0; -ENODEV: the device was stopped, -EINTR: somebody insists on
+ * its end and it takes too long, or another -errno with *err: it cannot be recovered.
  */
 int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err);
+/* Whether somebody has insisted on the device's end for so long that what is dirty has to be lost. */
+bool ub_keeper_recovery_is_given_up(struct ub_keeper *k);
 /*
  * The standby takes over from a server that lives: what is in flight is finished first. 0 with *pause_ms, how long I/O
  * stood still, or as ub_keeper_recover().
@@ -189,6 +192,8 @@ int ub_keeper_serve(struct ub_keeper *k, struct ub_err *err);
 /* The SERVE message. 0 or -errno with *err. */
 int ub_keeper_send_serve(struct ub_keeper *k, struct ub_server *server, struct ub_err *err);
 int ub_keeper_write_state(struct ub_keeper *k, struct ub_err *err);
+/* Likewise, and a failure is only said: I/O may be waiting, and a full or read-only /run must not keep it so. */
+void ub_keeper_note_state(struct ub_keeper *k);
 /* Sends START, STOP, DEL or one of recovery's, and waits for it, as ub_ctrl_wait() does. */
 int ub_keeper_long_cmd(struct ub_keeper *k, struct ub_ctrl_cmd *cmd, uint32_t op, uint64_t data, const char *what,
 		       int64_t timeout_ms, bool (*until)(void *));

@@ -238,7 +238,7 @@ pid_t ub_recipe_command_pid(const struct ub_recipe *r)
 	pid_t pid = (pid_t)json_integer_value(json_object_get(command, "pid"));
 	uint64_t started = (uint64_t)json_integer_value(json_object_get(command, "started"));
 
-	return started && ub_process_started(pid) == started ? pid : 0;
+	return ub_process_is(pid, started) ? pid : 0;
 }
 
 void ub_recipe_destroy(struct ub_recipe *r)

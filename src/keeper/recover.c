@@ -33,6 +33,7 @@
 #define RECOVER_FETCH_MS	30000
 #define RECOVER_LIVE_MS		10000
 #define RECOVER_DROP_MS		2000
+#define RECOVER_INSISTED_MS	2000 /* for what is dirty: as long as it may take to be written back afterwards */
 #define RECOVER_YIELD_MS	3000 /* more than a server takes for what it has */
 
 /* ---- the standby ---------------------------------------------------------------------------------------- */
@@ -57,15 +58,6 @@ static void standby_failed(struct ub_keeper *k, const char *why)
 	r->standby_not_before_ms = ub_now_ms() + r->standby_delay_ms;
 }
 
-/* A full or read-only /run is no reason to have no standby, or not to recover. */
-static void recover_note_state(struct ub_keeper *k)
-{
-	struct ub_err err = { 0 };
-
-	if (ub_keeper_write_state(k, &err) != 0)
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err.text);
-}
-
 static int standby_step(struct ub_keeper *k, struct ub_server *s, struct ub_err *err)
 {
 	switch (s->stage) {
@@ -78,7 +70,7 @@ static int standby_step(struct ub_keeper *k, struct ub_server *s, struct ub_err 
 		if (s->last_msg != UB_MSG_LIMITS)
 			return 0;
 		s->stage = UB_STANDBY_PREPARING;
-		recover_note_state(k); /* from now on it outlives this keeper, and the next one must know of it */
+		ub_keeper_note_state(k); /* from now on it outlives this keeper, and the next one must know of it */
 		return ub_keeper_send_serve(k, s, err);
 	case UB_STANDBY_PREPARING:
 		if (s->last_msg != UB_MSG_READY)
@@ -86,7 +78,7 @@ static int standby_step(struct ub_keeper *k, struct ub_server *s, struct ub_err 
 		s->stage = UB_STANDBY_READY;
 		k->recovery.standby_delay_ms = 0;
 		ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: a standby server (pid %d) is ready", k->info.dev_id, s->pid);
-		recover_note_state(k);
+		ub_keeper_note_state(k);
 		return 0;
 	default:
 		return 0;
@@ -145,6 +137,15 @@ void ub_keeper_renew_standby(struct ub_keeper *k)
 
 /* ---- recovery --------------------------------------------------------------------------------------------- */
 
+bool ub_keeper_recovery_is_given_up(struct ub_keeper *k)
+{
+	if (k->nr_signals < 2 && !k->detach.is_forced)
+		return false;
+	if (!k->recovery.insisted_ms)
+		k->recovery.insisted_ms = ub_now_ms();
+	return ub_now_ms() - k->recovery.insisted_ms >= RECOVER_INSISTED_MS;
+}
+
 /* Whether somebody wants it no more: 0, or what ub_keeper_recover() returns. */
 static int recover_check(struct ub_keeper *k)
 {
@@ -152,7 +153,7 @@ static int recover_check(struct ub_keeper *k)
 	struct ub_err ignored;
 	int ret;
 
-	if (k->nr_signals > 1 || k->detach.is_forced)
+	if (ub_keeper_recovery_is_given_up(k))
 		return -EINTR;
 	ret = ub_ctrl_get_info(&k->ctrl, k->info.dev_id, &info, &ignored);
 	if (ret == -ENODEV || (ret == 0 && (info.ublksrv_flags != k->info.ublksrv_flags ||
@@ -236,7 +237,7 @@ static bool recover_must_stop_waiting(void *arg)
 {
 	const struct ub_server *server = arg;
 
-	return server->gone || server->keeper->nr_signals > 1 || server->keeper->detach.is_forced;
+	return server->gone || ub_keeper_recovery_is_given_up(server->keeper);
 }
 
 int ub_keeper_finish_recovery(struct ub_keeper *k, struct ub_server *server, struct ub_err *err)
@@ -299,9 +300,8 @@ static void recover_swap(struct ub_keeper *k)
 /* Of an attempt that failed: the next one is another's. */
 static void recover_end_standby(struct ub_keeper *k)
 {
-	if (k->standby->pid && !k->standby->gone)
-		kill(k->standby->pid, SIGKILL);
-	while (k->standby->pid && !k->standby->gone && k->nr_signals < 2 && !k->detach.is_forced)
+	standby_dismiss(k);
+	while (k->standby->pid && !k->standby->gone && !ub_keeper_recovery_is_given_up(k))
 		ub_loop_once(&k->loop, RECOVER_TEND_MS);
 }
 
@@ -339,8 +339,10 @@ static uint64_t recover_fence_ms(const struct ub_keeper *k)
 	return k->opts->nbd ? k->opts->nbd->fence_timeout_ms : 0;
 }
 
-/* One attempt: 0, or -errno with *err. -ENODEV, -EINTR and -ENOTRECOVERABLE: no other is to follow. */
-/* has_taken: it came so far that the standby was asked to take the device. */
+/*
+ * One attempt: 0, or -errno with *err. -ENODEV, -EINTR and -ENOTRECOVERABLE: no other is to follow. *has_taken: it came so
+ * far that the standby was asked to take the device.
+ */
 static int recover_once(struct ub_keeper *k, bool *has_taken, struct ub_err *err)
 {
 	int ret;
@@ -424,7 +426,7 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 	       k->server->pid);
 	if (k->command->socket_fd >= 0)
 		ub_keeper_hand_over_socket(k);
-	recover_note_state(k);
+	ub_keeper_note_state(k);
 	return 0;
 }
 
@@ -446,7 +448,7 @@ int ub_keeper_switch(struct ub_keeper *k, uint64_t *pause_ms, struct ub_err *err
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: the server (pid %d) does not end: it is killed", k->info.dev_id,
 		       k->server->pid);
 		kill(k->server->pid, SIGKILL);
-		while (!k->server->gone && k->nr_signals < 2 && !k->detach.is_forced)
+		while (!k->server->gone && !ub_keeper_recovery_is_given_up(k))
 			ub_loop_once(&k->loop, RECOVER_TEND_MS);
 	}
 	ret = ub_keeper_recover(k, err);

@@ -140,15 +140,13 @@ static int resize_update_kernel(struct ub_keeper *k, uint64_t size, struct ub_er
 static void resize_remember(struct ub_keeper *k, uint64_t size)
 {
 	char was[32], is[32];
-	struct ub_err err = { 0 };
 
 	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: %s become %s (%llu bytes)", k->info.dev_id,
 	       ub_size_format(k->limits.size_bytes, was, sizeof(was)), ub_size_format(size, is, sizeof(is)),
 	       (unsigned long long)size);
 	k->limits.size_bytes = size;
 	ub_keeper_renew_standby(k);
-	if (ub_keeper_write_state(k, &err) != 0)
-		ub_log(UB_LOG_WARNING, "%s", err.text);
+	ub_keeper_note_state(k);
 }
 
 /* ---- the verb ---------------------------------------------------------------------------------------------------- */

@@ -213,7 +213,7 @@ int ub_keeper_await(struct ub_server *server, enum ub_message_type type, int64_t
 			ub_err_set(err, ECHILD, "%s %s before %s", k->command->argv[0], k->command->fate, what);
 			return -ECHILD;
 		}
-		if (k->nr_signals > k->was_live) {
+		if (k->was_live ? ub_keeper_recovery_is_given_up(k) : k->nr_signals > 0) {
 			ub_err_set(err, EINTR, "interrupted before %s", what);
 			return -EINTR;
 		}

@@ -72,8 +72,7 @@ STATUS_JSON=''
 
 # shown KEY: a word or a number of it, from the migration that runs, or from the last one where none does
 shown() {
-	local value="\"$1\": \"?([^\",[:space:]}]*)"
-	[[ $STATUS_JSON =~ $value ]] || return 0
+	[[ $STATUS_JSON =~ \"$1\":\ \"?([^\",[:space:]}]*) ]] || return 0
 	printf '%s' "${BASH_REMATCH[1]}"
 }
 

@@ -36,19 +36,21 @@ exec {HOLD}>&-
 await 20 no_device "$ID"
 ! arrived || fail "the kernel wrote it back: this test shows nothing"
 
-for how in 'verb' 'verb, its server just killed' 'two signals'; do
+for how in 'verb' 'verb, its server just killed' 'two signals' 'two signals, its server just killed'; do
 	note "detach by $how"
 	attach "$URI"
 	await 20 has_standby
 	dirty "0$((RANDOM % 9))$((RANDOM % 9))"
+	[[ $how != 'two'*killed ]] || kill -STOP "$KEEPER" # it hears of all at once
 	[[ $how != *killed ]] || kill -KILL "$(state_of server_pid)"
 	if [[ $how == verb* ]]; then
 		assert_fails 3 busy "$UB" detach "$ID"
 		"$UB" detach --force "$ID"
 	else
 		kill -TERM "$KEEPER"
-		nap 0.2
-		kill -TERM "$KEEPER"
+		[[ $how == *killed ]] || nap 0.2
+		kill -INT "$KEEPER"
+		kill -CONT "$KEEPER"
 		await 30 gone "$KEEPER"
 	fi
 	exec {HOLD}>&-

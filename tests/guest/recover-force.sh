@@ -4,7 +4,7 @@
 # is shut down, and no process stays in D state. With all dead, with a standby left, and with a keeper in mid-recovery.
 # kernels: 6.12 7
 # push: 7
-# timeout: 120
+# timeout: 150
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-life.bash"
 . "$(dirname "$0")/lib-recover.bash"
@@ -30,11 +30,20 @@ wait_in_vain() {
 }
 in_d_state() { ! none_in_d_state; }
 
-# taken_by_force WHAT: all that waits ends in error, and nothing is left
+by_verb() {
+	run "$UB" detach --force "$ID"
+	assert_eq "$STATUS" 0 "the status of detach --force ($ERR)"
+}
+by_signals() {
+	kill -TERM "$KEEPER"
+	kill -INT "$KEEPER"
+	await 40 gone "$KEEPER"
+}
+
+# taken_by_force WHAT [HOW]: all that waits ends in error, and nothing is left
 taken_by_force() {
 	local pid began=$SECONDS
-	run "$UB" detach --force "$ID"
-	assert_eq "$STATUS" 0 "$1: the status of detach --force ($ERR)"
+	"${2:-by_verb}"
 	note "$1: gone after $((SECONDS - began)) s"
 	for pid in "${WAITING[@]}"; do
 		await 20 gone "$pid"
@@ -68,16 +77,18 @@ WAITING=()
 "$UB" detach --force "$ID"
 assert_sweep "unused"
 
-note "a keeper whose standby does not get ready"
-attach_with server-hello=stop --mem 32M
-make_dirty
-keeper=$(state_of keeper_pid)
-pids=("$(state_of standby_pid)" "$(state_of server_pid)")
-: >"$NOW"
-kill -KILL "${pids[@]}"
-for pid in "${pids[@]}"; do await 10 gone "$pid"; done
-await 10 was_acted
-assert_eq "$("$UB" info "$ID" --json | jq -r .state)" recovering "the state"
-wait_in_vain
-taken_by_force "a keeper that recovers"
-await 10 gone "$keeper"
+for how in by_verb by_signals; do
+	note "a keeper whose standby does not get ready, $how"
+	attach_with server-hello=stop --mem 32M
+	make_dirty
+	keeper=$(state_of keeper_pid)
+	pids=("$(state_of standby_pid)" "$(state_of server_pid)")
+	: >"$NOW"
+	kill -KILL "${pids[@]}"
+	for pid in "${pids[@]}"; do await 10 gone "$pid"; done
+	await 10 was_acted
+	assert_eq "$("$UB" info "$ID" --json | jq -r .state)" recovering "the state"
+	wait_in_vain
+	taken_by_force "a keeper that recovers" $how
+	await 10 gone "$keeper"
+done

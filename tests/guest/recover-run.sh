@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # A /run that is full or read-only does not keep a device from being recovered, by its keeper or by another one that can
-# take its place; and a state.json that was cut off, is of another version or is nonsense is refused by recover, which
-# leaves the server alone: with the right one back, it is recovered.
+# take its place, nor from being taken back when an upgrade fails; and a state.json that was cut off, is of another version
+# or is nonsense is refused by recover, which leaves the server alone: with the right one back, it is recovered.
 # kernels: 6.12 7
 # tier: all
 # timeout: 400
@@ -43,6 +43,23 @@ rm "$UBLK_BRIDGE_RUNDIR/fill"
 dies_here
 await 20 has_standby
 assert_eq "$(state_of server_pid)" "$(info_of server_pid)" "the server in state.json"
+
+note "an upgrade that fails when it is full: the old keeper has it back"
+keeper=$(info_of keeper_pid)
+UB_STEP=adopt=stop "$UBT" upgrade "$ID" 2>upgrade.err &
+verb=$!
+# stopped: the next keeper, when the old one has let go; sets NEXT
+stopped() { NEXT=$(pgrep -P $verb) && [[ $(</proc/"$NEXT"/stat) == *') T '* ]]; }
+await 20 stopped
+fill
+kill -KILL "$NEXT"
+! wait $verb || fail "an upgrade whose keeper was killed says that it is done"
+has_it_back() { [ "$(info_of keeper_pid)" = "$keeper" ]; }
+await 20 has_it_back
+said 'did not come up: this one goes on' || fail "it was not handed over: $(cat "$ATTACH_ERR")"
+dies_here
+rm "$UBLK_BRIDGE_RUNDIR/fill"
+dies_here
 
 note "a keeper that comes when it is full"
 keeper=$(state_of keeper_pid)

@@ -57,9 +57,9 @@ struct peer {
 };
 
 struct peer_request {
-	uint16_t flags, type;
 	uint64_t cookie, offset;
 	uint32_t len;
+	uint16_t flags, type;
 };
 
 void peer_put16(uint8_t *at, uint16_t value);

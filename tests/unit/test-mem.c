@@ -919,9 +919,9 @@ static void it_grows_and_shrinks_while_queues_run(void **state)
 		disk_resize(&d, large);
 		assert_reads(&d, small, (uint32_t)(large - small), 0);
 		disk_fill(&d, small, (uint32_t)(large - small), 'x');
-		disk_resize(&d, small + (i % 3) * 5 * SECTOR);
+		disk_resize(&d, small + 5 * SECTOR * (i % 3));
 		if (i % 3)
-			assert_reads(&d, small, (uint32_t)((i % 3) * 5 * SECTOR), 'x');
+			assert_reads(&d, small, (uint32_t)(5 * SECTOR * (i % 3)), 'x');
 		disk_resize(&d, small);
 	}
 	for (unsigned i = 0; i < NR_THREADS; i++) {
