@@ -274,11 +274,14 @@ static bool ranges_overlap(const struct mirror_ranges *list, const struct mirror
 /* True: it is held. Else granted() follows, on the range's queue. Those that come first are first. */
 static bool range_take(struct mirror *m, struct mirror_range *r)
 {
+	bool is_held;
+
 	pthread_mutex_lock(&m->lock);
-	r->is_held = !ranges_overlap(&m->held, r, NULL) && !ranges_overlap(&m->waiting, r, NULL);
-	ranges_add(r->is_held ? &m->held : &m->waiting, r);
+	is_held = !ranges_overlap(&m->held, r, NULL) && !ranges_overlap(&m->waiting, r, NULL);
+	r->is_held = is_held;
+	ranges_add(is_held ? &m->held : &m->waiting, r);
 	pthread_mutex_unlock(&m->lock);
-	return r->is_held;
+	return is_held; /* one that waits may be granted by now: that comes by itself */
 }
 
 /* Under the lock: whose turn it is now. */
