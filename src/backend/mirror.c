@@ -598,9 +598,8 @@ static void copy_zero(struct mirror_copy *c)
 	bool can_zero = l->can_zero && !atomic_load_explicit(&m->cannot_zero, memory_order_relaxed);
 
 	most &= ~((1U << m->cluster_shift) - 1);
-	if (!can_zero || most == 0)
-		most = m->chunk_bytes;
-	copy_shrink(c, most);
+	can_zero &= most != 0; /* less than a cluster: they are written */
+	copy_shrink(c, can_zero ? most : m->chunk_bytes);
 	if (can_zero) {
 		copy_submit(c, COPY_ZERO, UB_OP_WRITE_ZEROES, true, NULL, c->len_bytes);
 	} else {
