@@ -108,6 +108,7 @@ struct mirror {
 	_Atomic bool cannot_zero;
 	bool has_begun, is_running, is_probing;
 	uint64_t paced_ns; /* the rate allows the next piece then; 0: at once */
+	uint64_t paced_rate; /* the rate by which that is so */
 	struct ub_timer pace, probe;
 	struct ub_msg start_msg, kick_msg, flush_msg;
 	_Atomic bool is_kicked;
@@ -813,6 +814,10 @@ static bool copier_is_paced(struct mirror *m, uint32_t len)
 	uint64_t rate = atomic_load_explicit(&m->rate_bytes, memory_order_relaxed);
 	uint64_t now_ns = ub_now_ms() * 1000000;
 
+	if (rate != m->paced_rate) {
+		m->paced_rate = rate;
+		m->paced_ns = now_ns;
+	}
 	if (!rate)
 		return true;
 	if (m->paced_ns > now_ns) {
