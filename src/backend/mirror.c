@@ -662,11 +662,12 @@ static void copy_looked(struct mirror_copy *c, int32_t res)
 	struct mirror *m = c->m;
 	uint32_t len = res < 0 ? 0 : copy_whole(c, c->extent.len_bytes);
 
-	if (res < 0) {
+	if (res < 0 && res != -EOPNOTSUPP) {
 		m->is_looking = false;
 		copy_failed(c, res, true);
 		return;
 	}
+	m->cannot_look |= res < 0;
 	if (!len || !c->extent.is_zero) { /* somebody has written there since */
 		copy_found_data(c, len);
 		return;
