@@ -709,7 +709,7 @@ static void copy_next(struct ub_io *io, int32_t res)
 	struct mirror *m = c->m;
 
 	ub_io_end_internal(io);
-	if (res >= 0 && mirror_get_state(m) >= UB_MIRROR_FAILED)
+	if (mirror_get_state(m) >= UB_MIRROR_FAILED)
 		res = -ECANCELED;
 	switch (c->step) {
 	case COPY_PEEK:
