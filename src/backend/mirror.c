@@ -183,8 +183,9 @@ static void mirror_dest_failed(struct mirror *m, int32_t res)
 	}
 }
 
-/* ---- dirty clusters: under the lock ------------------------------------------------------------------------------- */
+/* ---- dirty clusters ----------------------------------------------------------------------------------------------- */
 
+/* Under the lock. */
 static uint64_t dirty_count(const struct mirror *m, uint64_t first, uint64_t count)
 {
 	uint64_t nr = 0;
@@ -202,8 +203,11 @@ static uint64_t dirty_count(const struct mirror *m, uint64_t first, uint64_t cou
 
 static void dirty_note(struct mirror *m)
 {
-	uint64_t bytes = m->nr_dirty << m->cluster_shift, size = m->backend->limits.size_bytes;
+	uint64_t bytes, size = m->backend->limits.size_bytes;
 
+	pthread_mutex_lock(&m->lock);
+	bytes = m->nr_dirty << m->cluster_shift;
+	pthread_mutex_unlock(&m->lock);
 	ub_stat_set(&m->config.stats->dirty_bytes, bytes < size ? bytes : size);
 }
 
@@ -899,8 +903,10 @@ static void copier_say_in_step(struct mirror *m)
 
 	pthread_mutex_lock(&m->lock);
 	is_news = m->nr_dirty == 0 && mirror_get_state(m) == UB_MIRROR_COPYING;
-	if (is_news)
+	if (is_news) {
+		ub_stat_set(&m->config.stats->dirty_bytes, 0);
 		atomic_store_explicit(&m->state, UB_MIRROR_IN_STEP, memory_order_release);
+	}
 	pthread_mutex_unlock(&m->lock);
 	if (is_news)
 		mirror_tell(m);
@@ -916,9 +922,9 @@ static void copier_run(struct mirror *m)
 	m->is_running = false;
 	if (mirror_get_state(m) == UB_MIRROR_OUT)
 		ub_timer_set(&m->probe, MIRROR_PROBE_MS);
+	dirty_note(m);
 	if (m->nr_copies == 0)
 		copier_say_in_step(m);
-	dirty_note(m);
 }
 
 static void copier_paced(struct ub_timer *timer)
