@@ -61,6 +61,7 @@ struct mirror_copy {
 	struct mirror_range range;
 	enum mirror_step step;
 	uint32_t len_bytes; /* as it shall be copied: at most the range */
+	uint64_t sent_ms;   /* to the destination; 0: it has none of it */
 	char *buf;	    /* chunk_bytes */
 };
 
@@ -356,6 +357,14 @@ static void queue_take_granted(struct ub_msg *msg, struct ub_queue *q)
 
 /* ---- what the application asks for ------------------------------------------------------------------------------ */
 
+static void queue_tick(struct mirror_queue *mq)
+{
+	if (mq->is_ticking)
+		return;
+	mq->is_ticking = true;
+	ub_timer_set(&mq->late, mq->m->config.late_ms / MIRROR_LATE_TICKS + 1);
+}
+
 static void sent_add(struct mirror_queue *mq, struct mirror_slot *slot)
 {
 	slot->prev = mq->sent_last;
@@ -366,10 +375,7 @@ static void sent_add(struct mirror_queue *mq, struct mirror_slot *slot)
 		mq->sent_first = slot;
 	mq->sent_last = slot;
 	slot->sent_ms = ub_now_ms();
-	if (!mq->is_ticking) {
-		mq->is_ticking = true;
-		ub_timer_set(&mq->late, mq->m->config.late_ms / MIRROR_LATE_TICKS + 1);
-	}
+	queue_tick(mq);
 }
 
 static void sent_remove(struct mirror_queue *mq, struct mirror_slot *slot)
@@ -384,16 +390,46 @@ static void sent_remove(struct mirror_queue *mq, struct mirror_slot *slot)
 		mq->sent_last = slot->prev;
 }
 
+static bool copier_has_sent(const struct mirror *m)
+{
+	for (unsigned i = 0; i < MIRROR_NR_SLOTS; i++) {
+		if (m->copies[i].sent_ms)
+			return true;
+	}
+	return false;
+}
+
+/* The copier itself has time: it counts when the application waits for what the destination has of it. */
+static bool copier_is_late(struct mirror *m, uint64_t now_ms)
+{
+	bool is_late = false;
+
+	pthread_mutex_lock(&m->lock);
+	for (unsigned i = 0; i < MIRROR_NR_SLOTS && !is_late; i++) {
+		const struct mirror_copy *c = &m->copies[i];
+
+		is_late = c->sent_ms && now_ms - c->sent_ms >= m->config.late_ms && ranges_overlap(&m->waiting, &c->range, NULL);
+	}
+	pthread_mutex_unlock(&m->lock);
+	return is_late;
+}
+
 static void queue_look_for_late(struct ub_timer *timer)
 {
 	struct mirror_queue *mq = ub_container_of(timer, struct mirror_queue, late);
-	struct ub_backend *dest = mq->m->config.dest;
+	struct mirror *m = mq->m;
+	struct ub_backend *dest = m->config.dest;
+	bool is_copier_s = mq == &m->queues[0];
+	uint64_t now_ms = ub_now_ms();
+	bool is_late;
 
-	mq->is_ticking = mq->sent_first != NULL && !mq->is_stopped;
-	if (!mq->is_ticking)
+	mq->is_ticking = false;
+	if (mq->is_stopped || (!mq->sent_first && !(is_copier_s && copier_has_sent(m))))
 		return;
-	ub_timer_set(&mq->late, mq->m->config.late_ms / MIRROR_LATE_TICKS + 1);
-	if (ub_now_ms() - mq->sent_first->sent_ms >= mq->m->config.late_ms && dest->ops->reset)
+	queue_tick(mq);
+	is_late = mq->sent_first && now_ms - mq->sent_first->sent_ms >= m->config.late_ms;
+	is_late |= is_copier_s && copier_is_late(m, now_ms);
+	if (is_late && dest->ops->reset)
 		dest->ops->reset(dest);
 }
 
@@ -543,6 +579,9 @@ static void copy_submit(struct mirror_copy *c, enum mirror_step step, uint8_t op
 	c->io.offset_bytes = c->range.start;
 	c->io.len_bytes = len;
 	c->io.buf = buf;
+	c->sent_ms = to_dest ? ub_now_ms() : 0;
+	if (to_dest)
+		queue_tick(mq);
 	ub_io_begin_internal(&c->io);
 	be->ops->submit(to_dest ? mq->dest : mq->source, &c->io);
 }
@@ -713,6 +752,7 @@ static void copy_next(struct ub_io *io, int32_t res)
 	struct mirror *m = c->m;
 
 	ub_io_end_internal(io);
+	c->sent_ms = 0;
 	if (mirror_get_state(m) >= UB_MIRROR_FAILED)
 		res = -ECANCELED;
 	switch (c->step) {
