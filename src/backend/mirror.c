@@ -93,8 +93,7 @@ struct mirror {
 	uint64_t nr_clusters;
 
 	_Atomic int state; /* enum ub_mirror_state; changed under the lock */
-	_Atomic int error;
-	_Atomic bool is_source_error;
+	_Atomic int error; /* the first one: positive, the source's negative */
 	_Atomic unsigned nr_started, nr_stopped; /* queues */
 	_Atomic uint64_t rate_bytes;
 	_Atomic uint64_t busy_ms; /* when the application last asked for something */
@@ -160,8 +159,7 @@ static void mirror_fail(struct mirror *m, int32_t res, bool is_source)
 {
 	int none = 0;
 
-	if (atomic_compare_exchange_strong(&m->error, &none, -res))
-		atomic_store(&m->is_source_error, is_source);
+	atomic_compare_exchange_strong(&m->error, &none, is_source ? res : -res);
 	mirror_set_state(m, UB_MIRROR_FAILED);
 }
 
@@ -1137,8 +1135,10 @@ int ub_mirror_error(const struct ub_backend *be, bool *is_source)
 {
 	const struct mirror *m = be->priv;
 
-	*is_source = atomic_load(&m->is_source_error);
-	return atomic_load(&m->error);
+	int error = atomic_load(&m->error);
+
+	*is_source = error < 0;
+	return error < 0 ? -error : error;
 }
 
 void ub_mirror_set_rate(struct ub_backend *be, uint64_t rate_bytes)
