@@ -632,6 +632,13 @@ static void copy_shrink(struct mirror_copy *c, uint32_t len)
 		m->cursor = next;
 }
 
+/* So much has been begun with: what it takes of the rate is taken from the next pieces. */
+static void copier_pay(struct mirror *m, uint32_t len)
+{
+	if (m->paced_rate)
+		m->paced_ns += (uint64_t)len * 1000000000 / m->paced_rate;
+}
+
 static void copy_zero(struct mirror_copy *c)
 {
 	struct mirror *m = c->m;
@@ -645,6 +652,8 @@ static void copy_zero(struct mirror_copy *c)
 	if (can_zero) {
 		copy_submit(c, COPY_ZERO, UB_OP_WRITE_ZEROES, true, NULL, c->len_bytes);
 	} else {
+		if (c->step != COPY_READ) /* that was paid for */
+			copier_pay(m, c->len_bytes);
 		memset(c->buf, 0, c->len_bytes);
 		copy_submit(c, COPY_ZERO, UB_OP_WRITE, true, c->buf, c->len_bytes);
 	}
@@ -851,8 +860,8 @@ static unsigned copier_nr_allowed(const struct mirror *m)
 	return is_busy ? MIRROR_BUSY_SLOTS : MIRROR_NR_SLOTS;
 }
 
-/* False: the rate does not allow it yet, and the timer is set. */
-static bool copier_is_paced(struct mirror *m, uint32_t len)
+/* False: the rate allows nothing yet, and the timer is set. */
+static bool copier_is_paced(struct mirror *m)
 {
 	uint64_t rate = atomic_load_explicit(&m->rate_bytes, memory_order_relaxed);
 	uint64_t now_ns = ub_now_ms() * 1000000;
@@ -870,7 +879,6 @@ static bool copier_is_paced(struct mirror *m, uint32_t len)
 	/* What was not used in the last tenth of a second may still be. */
 	if (m->paced_ns + 100000000 < now_ns)
 		m->paced_ns = now_ns - 100000000;
-	m->paced_ns += (uint64_t)len * 1000000000 / rate;
 	return true;
 }
 
@@ -916,8 +924,10 @@ static bool copier_start_one(struct mirror *m)
 	}
 	if (end - start > most)
 		end = start + most;
-	if (step == COPY_READ && !copier_is_paced(m, (uint32_t)(end - start)))
+	if (!copier_is_paced(m))
 		return false;
+	if (step == COPY_READ)
+		copier_pay(m, (uint32_t)(end - start));
 	c->len_bytes = (uint32_t)(end - start);
 	c->range.start = start;
 	c->range.end = end;
