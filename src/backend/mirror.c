@@ -618,18 +618,25 @@ static void copy_failed(struct mirror_copy *c, int32_t res, bool is_source)
 		mirror_dest_failed(m, res);
 }
 
+/* To what is behind a piece that became smaller. */
+static void copier_go_back(struct mirror *m, uint64_t offset_bytes)
+{
+	uint64_t cluster = (offset_bytes + (1ULL << m->cluster_shift) - 1) >> m->cluster_shift;
+
+	if (cluster < m->cursor)
+		m->cursor = cluster;
+}
+
 /* The rest is another piece's. */
 static void copy_shrink(struct mirror_copy *c, uint32_t len)
 {
 	struct mirror *m = c->m;
-	uint64_t next = (c->range.start + len) >> m->cluster_shift;
 
 	if (len >= c->range.end - c->range.start)
 		return;
 	c->len_bytes = len;
 	range_shrink(m, &c->range, c->range.start + len);
-	if (next < m->cursor)
-		m->cursor = next;
+	copier_go_back(m, c->range.end);
 }
 
 /* So much has been begun with: what it takes of the rate is taken from the next pieces. */
@@ -703,6 +710,7 @@ static void copy_peeked(struct mirror_copy *c, int32_t res)
 	c->step = COPY_LOOK;
 	c->len_bytes = len;
 	c->range.end = c->range.start + len;
+	copier_go_back(m, c->range.end);
 	if (range_take(m, &c->range))
 		copy_granted(&c->range);
 }
