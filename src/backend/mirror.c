@@ -73,6 +73,7 @@ struct mirror_queue {
 	struct ub_timer late;
 	bool is_ticking;
 	bool is_stopped;
+	int cancel_error; /* not 0: all was cancelled with it */
 	struct ub_msg stop_msg, grant_msg;
 	struct mirror_range *granted; /* under the lock: of this queue, newest first */
 	bool is_grant_posted;	      /* likewise */
@@ -515,7 +516,15 @@ static void slot_start(struct mirror_slot *slot)
 
 static void slot_granted(struct mirror_range *range)
 {
-	slot_start(ub_container_of(range, struct mirror_slot, range));
+	struct mirror_queue *mq = range->mq;
+	struct mirror_slot *slot = ub_container_of(range, struct mirror_slot, range);
+
+	if (!mq->cancel_error) {
+		slot_start(slot);
+		return;
+	}
+	range_give_back(mq->m, range);
+	ub_io_complete(slot->parent, mq->cancel_error);
 }
 
 static void mirror_submit(struct ub_backend_queue *bq, struct ub_io *io)
@@ -1192,6 +1201,7 @@ static void mirror_cancel(struct ub_backend_queue *bq, int err)
 	struct ub_backend *source = m->config.source, *dest = m->config.dest;
 
 	mirror_set_state(m, UB_MIRROR_STOPPED);
+	mq->cancel_error = err;
 	for (struct mirror_range *r = ranges_take_waiting(m, mq), *next; r; r = next) {
 		next = r->next_granted;
 		ub_io_complete(ub_container_of(r, struct mirror_slot, range)->parent, err);
