@@ -61,6 +61,7 @@ struct mirror_copy {
 	struct mirror_range range;
 	enum mirror_step step;
 	uint32_t len_bytes; /* as it shall be copied: at most the range */
+	uint64_t sent_ms;   /* to the destination; 0: it has none of it */
 	char *buf;	    /* chunk_bytes */
 };
 
@@ -72,6 +73,7 @@ struct mirror_queue {
 	struct ub_timer late;
 	bool is_ticking;
 	bool is_stopped;
+	int cancel_error; /* not 0: all was cancelled with it */
 	struct ub_msg stop_msg, grant_msg;
 	struct mirror_range *granted; /* under the lock: of this queue, newest first */
 	bool is_grant_posted;	      /* likewise */
@@ -92,8 +94,7 @@ struct mirror {
 	uint64_t nr_clusters;
 
 	_Atomic int state; /* enum ub_mirror_state; changed under the lock */
-	_Atomic int error;
-	_Atomic bool is_source_error;
+	_Atomic int error; /* the first one: positive, the source's negative */
 	_Atomic unsigned nr_started, nr_stopped; /* queues */
 	_Atomic uint64_t rate_bytes;
 	_Atomic uint64_t busy_ms; /* when the application last asked for something */
@@ -108,6 +109,7 @@ struct mirror {
 	_Atomic bool cannot_zero;
 	bool has_begun, is_running, is_probing;
 	uint64_t paced_ns; /* the rate allows the next piece then; 0: at once */
+	uint64_t paced_rate; /* the rate by which that is so */
 	struct ub_timer pace, probe;
 	struct ub_msg start_msg, kick_msg, flush_msg;
 	_Atomic bool is_kicked;
@@ -158,8 +160,7 @@ static void mirror_fail(struct mirror *m, int32_t res, bool is_source)
 {
 	int none = 0;
 
-	if (atomic_compare_exchange_strong(&m->error, &none, -res))
-		atomic_store(&m->is_source_error, is_source);
+	atomic_compare_exchange_strong(&m->error, &none, is_source ? res : -res);
 	mirror_set_state(m, UB_MIRROR_FAILED);
 }
 
@@ -182,8 +183,9 @@ static void mirror_dest_failed(struct mirror *m, int32_t res)
 	}
 }
 
-/* ---- dirty clusters: under the lock ------------------------------------------------------------------------------- */
+/* ---- dirty clusters ----------------------------------------------------------------------------------------------- */
 
+/* Under the lock. */
 static uint64_t dirty_count(const struct mirror *m, uint64_t first, uint64_t count)
 {
 	uint64_t nr = 0;
@@ -201,8 +203,11 @@ static uint64_t dirty_count(const struct mirror *m, uint64_t first, uint64_t cou
 
 static void dirty_note(struct mirror *m)
 {
-	uint64_t bytes = m->nr_dirty << m->cluster_shift, size = m->backend->limits.size_bytes;
+	uint64_t bytes, size = m->backend->limits.size_bytes;
 
+	pthread_mutex_lock(&m->lock);
+	bytes = m->nr_dirty << m->cluster_shift;
+	pthread_mutex_unlock(&m->lock);
 	ub_stat_set(&m->config.stats->dirty_bytes, bytes < size ? bytes : size);
 }
 
@@ -274,11 +279,14 @@ static bool ranges_overlap(const struct mirror_ranges *list, const struct mirror
 /* True: it is held. Else granted() follows, on the range's queue. Those that come first are first. */
 static bool range_take(struct mirror *m, struct mirror_range *r)
 {
+	bool is_held;
+
 	pthread_mutex_lock(&m->lock);
-	r->is_held = !ranges_overlap(&m->held, r, NULL) && !ranges_overlap(&m->waiting, r, NULL);
-	ranges_add(r->is_held ? &m->held : &m->waiting, r);
+	is_held = !ranges_overlap(&m->held, r, NULL) && !ranges_overlap(&m->waiting, r, NULL);
+	r->is_held = is_held;
+	ranges_add(is_held ? &m->held : &m->waiting, r);
 	pthread_mutex_unlock(&m->lock);
-	return r->is_held;
+	return is_held; /* one that waits may be granted by now: that comes by itself */
 }
 
 /* Under the lock: whose turn it is now. */
@@ -348,6 +356,14 @@ static void queue_take_granted(struct ub_msg *msg, struct ub_queue *q)
 
 /* ---- what the application asks for ------------------------------------------------------------------------------ */
 
+static void queue_tick(struct mirror_queue *mq)
+{
+	if (mq->is_ticking)
+		return;
+	mq->is_ticking = true;
+	ub_timer_set(&mq->late, mq->m->config.late_ms / MIRROR_LATE_TICKS + 1);
+}
+
 static void sent_add(struct mirror_queue *mq, struct mirror_slot *slot)
 {
 	slot->prev = mq->sent_last;
@@ -358,10 +374,7 @@ static void sent_add(struct mirror_queue *mq, struct mirror_slot *slot)
 		mq->sent_first = slot;
 	mq->sent_last = slot;
 	slot->sent_ms = ub_now_ms();
-	if (!mq->is_ticking) {
-		mq->is_ticking = true;
-		ub_timer_set(&mq->late, mq->m->config.late_ms / MIRROR_LATE_TICKS + 1);
-	}
+	queue_tick(mq);
 }
 
 static void sent_remove(struct mirror_queue *mq, struct mirror_slot *slot)
@@ -376,16 +389,46 @@ static void sent_remove(struct mirror_queue *mq, struct mirror_slot *slot)
 		mq->sent_last = slot->prev;
 }
 
+static bool copier_has_sent(const struct mirror *m)
+{
+	for (unsigned i = 0; i < MIRROR_NR_SLOTS; i++) {
+		if (m->copies[i].sent_ms)
+			return true;
+	}
+	return false;
+}
+
+/* The copier itself has time: it counts when the application waits for what the destination has of it. */
+static bool copier_is_late(struct mirror *m, uint64_t now_ms)
+{
+	bool is_late = false;
+
+	pthread_mutex_lock(&m->lock);
+	for (unsigned i = 0; i < MIRROR_NR_SLOTS && !is_late; i++) {
+		const struct mirror_copy *c = &m->copies[i];
+
+		is_late = c->sent_ms && now_ms - c->sent_ms >= m->config.late_ms && ranges_overlap(&m->waiting, &c->range, NULL);
+	}
+	pthread_mutex_unlock(&m->lock);
+	return is_late;
+}
+
 static void queue_look_for_late(struct ub_timer *timer)
 {
 	struct mirror_queue *mq = ub_container_of(timer, struct mirror_queue, late);
-	struct ub_backend *dest = mq->m->config.dest;
+	struct mirror *m = mq->m;
+	struct ub_backend *dest = m->config.dest;
+	bool is_copier_s = mq == &m->queues[0];
+	uint64_t now_ms = ub_now_ms();
+	bool is_late;
 
-	mq->is_ticking = mq->sent_first != NULL && !mq->is_stopped;
-	if (!mq->is_ticking)
+	mq->is_ticking = false;
+	if (mq->is_stopped || (!mq->sent_first && !(is_copier_s && copier_has_sent(m))))
 		return;
-	ub_timer_set(&mq->late, mq->m->config.late_ms / MIRROR_LATE_TICKS + 1);
-	if (ub_now_ms() - mq->sent_first->sent_ms >= mq->m->config.late_ms && dest->ops->reset)
+	queue_tick(mq);
+	is_late = mq->sent_first && now_ms - mq->sent_first->sent_ms >= m->config.late_ms;
+	is_late |= is_copier_s && copier_is_late(m, now_ms);
+	if (is_late && dest->ops->reset)
 		dest->ops->reset(dest);
 }
 
@@ -473,7 +516,15 @@ static void slot_start(struct mirror_slot *slot)
 
 static void slot_granted(struct mirror_range *range)
 {
-	slot_start(ub_container_of(range, struct mirror_slot, range));
+	struct mirror_queue *mq = range->mq;
+	struct mirror_slot *slot = ub_container_of(range, struct mirror_slot, range);
+
+	if (!mq->cancel_error) {
+		slot_start(slot);
+		return;
+	}
+	range_give_back(mq->m, range);
+	ub_io_complete(slot->parent, mq->cancel_error);
 }
 
 static void mirror_submit(struct ub_backend_queue *bq, struct ub_io *io)
@@ -535,6 +586,9 @@ static void copy_submit(struct mirror_copy *c, enum mirror_step step, uint8_t op
 	c->io.offset_bytes = c->range.start;
 	c->io.len_bytes = len;
 	c->io.buf = buf;
+	c->sent_ms = to_dest ? ub_now_ms() : 0;
+	if (to_dest)
+		queue_tick(mq);
 	ub_io_begin_internal(&c->io);
 	be->ops->submit(to_dest ? mq->dest : mq->source, &c->io);
 }
@@ -573,18 +627,32 @@ static void copy_failed(struct mirror_copy *c, int32_t res, bool is_source)
 		mirror_dest_failed(m, res);
 }
 
+/* To what is behind a piece that became smaller. */
+static void copier_go_back(struct mirror *m, uint64_t offset_bytes)
+{
+	uint64_t cluster = (offset_bytes + (1ULL << m->cluster_shift) - 1) >> m->cluster_shift;
+
+	if (cluster < m->cursor)
+		m->cursor = cluster;
+}
+
 /* The rest is another piece's. */
 static void copy_shrink(struct mirror_copy *c, uint32_t len)
 {
 	struct mirror *m = c->m;
-	uint64_t next = (c->range.start + len) >> m->cluster_shift;
 
 	if (len >= c->range.end - c->range.start)
 		return;
 	c->len_bytes = len;
 	range_shrink(m, &c->range, c->range.start + len);
-	if (next < m->cursor)
-		m->cursor = next;
+	copier_go_back(m, c->range.end);
+}
+
+/* So much has been begun with: what it takes of the rate is taken from the next pieces. */
+static void copier_pay(struct mirror *m, uint32_t len)
+{
+	if (m->paced_rate)
+		m->paced_ns += (uint64_t)len * 1000000000 / m->paced_rate;
 }
 
 static void copy_zero(struct mirror_copy *c)
@@ -595,12 +663,13 @@ static void copy_zero(struct mirror_copy *c)
 	bool can_zero = l->can_zero && !atomic_load_explicit(&m->cannot_zero, memory_order_relaxed);
 
 	most &= ~((1U << m->cluster_shift) - 1);
-	if (!can_zero || most == 0)
-		most = m->chunk_bytes;
-	copy_shrink(c, most);
+	can_zero &= most != 0; /* less than a cluster: they are written */
+	copy_shrink(c, can_zero ? most : m->chunk_bytes);
 	if (can_zero) {
 		copy_submit(c, COPY_ZERO, UB_OP_WRITE_ZEROES, true, NULL, c->len_bytes);
 	} else {
+		if (c->step != COPY_READ) /* that was paid for */
+			copier_pay(m, c->len_bytes);
 		memset(c->buf, 0, c->len_bytes);
 		copy_submit(c, COPY_ZERO, UB_OP_WRITE, true, c->buf, c->len_bytes);
 	}
@@ -650,6 +719,7 @@ static void copy_peeked(struct mirror_copy *c, int32_t res)
 	c->step = COPY_LOOK;
 	c->len_bytes = len;
 	c->range.end = c->range.start + len;
+	copier_go_back(m, c->range.end);
 	if (range_take(m, &c->range))
 		copy_granted(&c->range);
 }
@@ -659,11 +729,12 @@ static void copy_looked(struct mirror_copy *c, int32_t res)
 	struct mirror *m = c->m;
 	uint32_t len = res < 0 ? 0 : copy_whole(c, c->extent.len_bytes);
 
-	if (res < 0) {
+	if (res < 0 && res != -EOPNOTSUPP) {
 		m->is_looking = false;
 		copy_failed(c, res, true);
 		return;
 	}
+	m->cannot_look |= res < 0;
 	if (!len || !c->extent.is_zero) { /* somebody has written there since */
 		copy_found_data(c, len);
 		return;
@@ -705,7 +776,8 @@ static void copy_next(struct ub_io *io, int32_t res)
 	struct mirror *m = c->m;
 
 	ub_io_end_internal(io);
-	if (res >= 0 && mirror_get_state(m) >= UB_MIRROR_FAILED)
+	c->sent_ms = 0;
+	if (mirror_get_state(m) >= UB_MIRROR_FAILED)
 		res = -ECANCELED;
 	switch (c->step) {
 	case COPY_PEEK:
@@ -805,12 +877,16 @@ static unsigned copier_nr_allowed(const struct mirror *m)
 	return is_busy ? MIRROR_BUSY_SLOTS : MIRROR_NR_SLOTS;
 }
 
-/* False: the rate does not allow it yet, and the timer is set. */
-static bool copier_is_paced(struct mirror *m, uint32_t len)
+/* False: the rate allows nothing yet, and the timer is set. */
+static bool copier_is_paced(struct mirror *m)
 {
 	uint64_t rate = atomic_load_explicit(&m->rate_bytes, memory_order_relaxed);
 	uint64_t now_ns = ub_now_ms() * 1000000;
 
+	if (rate != m->paced_rate) {
+		m->paced_rate = rate;
+		m->paced_ns = now_ns;
+	}
 	if (!rate)
 		return true;
 	if (m->paced_ns > now_ns) {
@@ -820,7 +896,6 @@ static bool copier_is_paced(struct mirror *m, uint32_t len)
 	/* What was not used in the last tenth of a second may still be. */
 	if (m->paced_ns + 100000000 < now_ns)
 		m->paced_ns = now_ns - 100000000;
-	m->paced_ns += (uint64_t)len * 1000000000 / rate;
 	return true;
 }
 
@@ -866,8 +941,10 @@ static bool copier_start_one(struct mirror *m)
 	}
 	if (end - start > most)
 		end = start + most;
-	if (step == COPY_READ && !copier_is_paced(m, (uint32_t)(end - start)))
+	if (!copier_is_paced(m))
 		return false;
+	if (step == COPY_READ)
+		copier_pay(m, (uint32_t)(end - start));
 	c->len_bytes = (uint32_t)(end - start);
 	c->range.start = start;
 	c->range.end = end;
@@ -891,8 +968,10 @@ static void copier_say_in_step(struct mirror *m)
 
 	pthread_mutex_lock(&m->lock);
 	is_news = m->nr_dirty == 0 && mirror_get_state(m) == UB_MIRROR_COPYING;
-	if (is_news)
+	if (is_news) {
+		ub_stat_set(&m->config.stats->dirty_bytes, 0);
 		atomic_store_explicit(&m->state, UB_MIRROR_IN_STEP, memory_order_release);
+	}
 	pthread_mutex_unlock(&m->lock);
 	if (is_news)
 		mirror_tell(m);
@@ -908,9 +987,9 @@ static void copier_run(struct mirror *m)
 	m->is_running = false;
 	if (mirror_get_state(m) == UB_MIRROR_OUT)
 		ub_timer_set(&m->probe, MIRROR_PROBE_MS);
+	dirty_note(m);
 	if (m->nr_copies == 0)
 		copier_say_in_step(m);
-	dirty_note(m);
 }
 
 static void copier_paced(struct ub_timer *timer)
@@ -1083,8 +1162,10 @@ int ub_mirror_error(const struct ub_backend *be, bool *is_source)
 {
 	const struct mirror *m = be->priv;
 
-	*is_source = atomic_load(&m->is_source_error);
-	return atomic_load(&m->error);
+	int error = atomic_load(&m->error);
+
+	*is_source = error < 0;
+	return error < 0 ? -error : error;
 }
 
 void ub_mirror_set_rate(struct ub_backend *be, uint64_t rate_bytes)
@@ -1120,6 +1201,7 @@ static void mirror_cancel(struct ub_backend_queue *bq, int err)
 	struct ub_backend *source = m->config.source, *dest = m->config.dest;
 
 	mirror_set_state(m, UB_MIRROR_STOPPED);
+	mq->cancel_error = err;
 	for (struct mirror_range *r = ranges_take_waiting(m, mq), *next; r; r = next) {
 		next = r->next_granted;
 		ub_io_complete(ub_container_of(r, struct mirror_slot, range)->parent, err);

@@ -23,7 +23,7 @@
 
 struct ub_queue {
 	struct core *core;
-	struct ub_backend_queue bq;
+	struct ub_backend_queue *bq; /* the root's */
 	pthread_t thread;
 	bool has_thread;
 	int wake_fd;
@@ -31,6 +31,8 @@ struct ub_queue {
 	struct ub_io *_Atomic foreign_done;
 	struct ub_io *done_first, **done_last;
 	unsigned nr_owned; /* by the back end */
+	unsigned nr_internal;
+	struct order *leaving;
 	uint64_t turn_ns;
 	bool quit;
 	struct ub_msg quit_msg;
@@ -42,6 +44,16 @@ struct ub_queue {
 	unsigned nr_watches;
 	struct ub_timer *timers[CORE_MAX_TIMERS];
 	unsigned nr_timers;
+};
+
+/* What a queue is told to do, while the test waits. */
+struct order {
+	struct ub_msg msg;
+	struct core *core;
+	struct ub_backend_queue *bq;
+	int err;
+	bool is_done; /* under the core's lock */
+	struct order *next;
 };
 
 _Atomic int core_health;
@@ -88,6 +100,7 @@ void ub_timer_set(struct ub_timer *timer, uint64_t delay_ms)
 	assert(q == this_queue);
 	assert(timer->expired);
 	timer->deadline_ns = delay_ms ? core_now_ns() + delay_ms * NS_PER_MS : 0;
+	timer->armed_ns = timer->deadline_ns;
 	while (i < q->nr_timers && q->timers[i] != timer)
 		i++;
 	if (i < q->nr_timers)
@@ -101,7 +114,7 @@ void ub_timer_stop(struct ub_timer *timer)
 	struct ub_queue *q = timer->queue;
 
 	assert(q == this_queue);
-	timer->deadline_ns = 0;
+	timer->deadline_ns = timer->armed_ns = 0;
 	for (unsigned i = 0; i < q->nr_timers; i++) {
 		if (q->timers[i] == timer)
 			q->timers[i--] = q->timers[--q->nr_timers];
@@ -164,7 +177,31 @@ void ub_io_complete(struct ub_io *io, int32_t res)
 		queue_wake(q);
 }
 
+void ub_io_begin_internal(struct ub_io *io)
+{
+	assert(io->home == this_queue);
+	assert(io->slot >= this_queue->core->depth && io->slot < this_queue->core->depth + UB_INTERNAL_SLOTS);
+	io->is_completed = false;
+	io->home->nr_internal++;
+}
+
+void ub_io_end_internal(struct ub_io *io)
+{
+	assert(io->home == this_queue && io->is_completed && io->home->nr_internal > 0);
+	io->home->nr_internal--;
+}
+
 /* ---- the loop ------------------------------------------------------------------------------------ */
+
+static void order_is_done(struct order *order)
+{
+	struct core *c = order->core;
+
+	pthread_mutex_lock(&c->lock);
+	order->is_done = true;
+	pthread_cond_broadcast(&c->done);
+	pthread_mutex_unlock(&c->lock);
+}
 
 static void queue_take_foreign(struct ub_queue *q)
 {
@@ -198,9 +235,17 @@ static void queue_take_msgs(struct ub_queue *q)
 	}
 }
 
+static void queue_submit_end(struct ub_queue *q)
+{
+	const struct ub_backend_ops *ops = q->bq->backend->ops;
+
+	if (ops->submit_end)
+		ops->submit_end(q->bq);
+}
+
 static void queue_end_batch(struct ub_queue *q)
 {
-	q->bq.backend->ops->submit_end(&q->bq);
+	queue_submit_end(q);
 	while (q->done_first) {
 		struct ub_io *io = q->done_first;
 
@@ -209,7 +254,35 @@ static void queue_end_batch(struct ub_queue *q)
 			q->done_last = &q->done_first;
 		io->done(io, io->result);
 		if (!q->done_first)
-			q->bq.backend->ops->submit_end(&q->bq);
+			queue_submit_end(q);
+	}
+}
+
+static void queue_begin_with(struct ub_queue *q, struct ub_backend_queue *bq)
+{
+	const struct ub_backend_ops *ops = bq->backend->ops;
+
+	q->bq = bq;
+	if (!bq->is_started && ops->queue_start)
+		ops->queue_start(bq);
+	bq->is_started = true;
+}
+
+/* The end of a turn: those that nothing here refers to any more have left. */
+static void queue_let_leave(struct ub_queue *q)
+{
+	struct order **at = &q->leaving;
+
+	while (*at) {
+		struct order *order = *at;
+		const struct ub_backend_ops *ops = order->bq->backend->ops;
+
+		if (ops->queue_stop && order->bq->is_started && !ops->queue_stop(order->bq)) {
+			at = &order->next;
+			continue;
+		}
+		*at = order->next;
+		order_is_done(order);
 	}
 }
 
@@ -233,7 +306,7 @@ static void queue_run_timers(struct ub_queue *q)
 		struct ub_timer *timer = q->timers[i];
 
 		if (timer->deadline_ns && timer->deadline_ns <= now) {
-			timer->deadline_ns = 0;
+			timer->deadline_ns = timer->armed_ns = 0;
 			timer->expired(timer);
 		}
 	}
@@ -280,6 +353,7 @@ static void queue_turn(struct ub_queue *q)
 	}
 	queue_run_timers(q);
 	queue_end_batch(q);
+	queue_let_leave(q);
 }
 
 static void *queue_main(void *arg)
@@ -287,12 +361,12 @@ static void *queue_main(void *arg)
 	struct ub_queue *q = arg;
 
 	this_queue = q;
-	q->bq.backend->ops->queue_start(&q->bq);
+	queue_begin_with(q, q->bq);
 	pthread_mutex_lock(&q->core->lock);
 	q->core->nr_started++;
 	pthread_cond_broadcast(&q->core->done);
 	pthread_mutex_unlock(&q->core->lock);
-	while (!q->quit || q->nr_owned)
+	while (!q->quit || q->nr_owned || q->nr_internal)
 		queue_turn(q);
 	return NULL;
 }
@@ -319,6 +393,18 @@ void core_be_verbose(void)
 	ub_log_set_level(UB_LOG_DEBUG);
 }
 
+static int core_init_bq(struct core *c, struct ub_backend_queue *bq, struct ub_backend *be, unsigned qid, struct ub_err *err)
+{
+	*bq = (struct ub_backend_queue){
+		.backend = be,
+		.queue = c->queues[qid],
+		.qid = qid,
+		.nr_slots = c->depth + UB_INTERNAL_SLOTS,
+		.stats = &c->queue_stats[qid],
+	};
+	return be->ops->queue_init(bq, bq->nr_slots, err);
+}
+
 static int core_make_queue(struct core *c, unsigned qid, struct ub_err *err)
 {
 	struct ub_queue *q = calloc(1, sizeof(*q));
@@ -329,10 +415,8 @@ static int core_make_queue(struct core *c, unsigned qid, struct ub_err *err)
 	q->done_last = &q->done_first;
 	q->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	assert(q->wake_fd >= 0);
-	q->bq = (struct ub_backend_queue){
-		.backend = &c->backend, .queue = q, .qid = qid, .nr_slots = c->depth, .stats = &c->queue_stats[qid]
-	};
-	return c->backend.ops->queue_init(&q->bq, c->depth, err);
+	q->bq = &c->bqs[qid];
+	return core_init_bq(c, q->bq, &c->backend, qid, err);
 }
 
 int core_open(struct core *c, const struct ub_backend_config *cfg, unsigned depth, struct ub_err *err)
@@ -399,9 +483,9 @@ static void io_submit(struct ub_msg *msg, struct ub_queue *q)
 {
 	struct core_io *cio = ub_container_of(msg, struct core_io, msg);
 
-	assert(cio->io.slot < q->bq.nr_slots);
+	assert(cio->io.slot < q->core->depth);
 	q->nr_owned++;
-	q->bq.backend->ops->submit(&q->bq, &cio->io);
+	q->bq->backend->ops->submit(q->bq, &cio->io);
 }
 
 void core_start_io(struct core *c, unsigned qid, struct core_io *cio)
@@ -432,22 +516,6 @@ bool core_wait_io(struct core *c, struct core_io *cio, unsigned timeout_ms)
 		ret = pthread_cond_timedwait(&c->done, &c->lock, &until);
 	pthread_mutex_unlock(&c->lock);
 	return atomic_load(&cio->is_done);
-}
-
-/* What a queue is told to do, while the test waits. */
-struct order {
-	struct ub_msg msg;
-	struct core *core;
-	int err;
-	bool is_done; /* under the core's lock */
-};
-
-static void order_is_done(struct order *order)
-{
-	pthread_mutex_lock(&order->core->lock);
-	order->is_done = true;
-	pthread_cond_broadcast(&order->core->done);
-	pthread_mutex_unlock(&order->core->lock);
 }
 
 static void orders_await(struct core *c, const struct order *orders, unsigned nr)
@@ -482,7 +550,7 @@ static void queue_cancel(struct ub_msg *msg, struct ub_queue *q)
 {
 	struct order *order = ub_container_of(msg, struct order, msg);
 
-	q->bq.backend->ops->cancel(&q->bq, order->err);
+	q->bq->backend->ops->cancel(q->bq, order->err);
 	order_is_done(order);
 }
 
@@ -495,6 +563,68 @@ void core_cancel(struct core *c, int err)
 		ub_queue_post(c->queues[i], &orders[i].msg);
 	}
 	orders_await(c, orders, c->nr_queues);
+}
+
+struct ub_backend_queue *core_make_queues(struct core *c, struct ub_backend *be, struct ub_err *err)
+{
+	struct ub_backend_queue *bqs = calloc(CORE_MAX_QUEUES, sizeof(*bqs));
+
+	assert(bqs);
+	for (unsigned i = 0; i < c->nr_queues; i++) {
+		if (core_init_bq(c, &bqs[i], be, i, err) == 0)
+			continue;
+		core_free_queues(c, bqs);
+		return NULL;
+	}
+	return bqs;
+}
+
+void core_free_queues(struct core *c, struct ub_backend_queue *bqs)
+{
+	for (unsigned i = 0; i < c->nr_queues; i++) {
+		if (bqs[i].backend)
+			bqs[i].backend->ops->queue_destroy(&bqs[i]);
+	}
+	free(bqs);
+}
+
+static void core_order(struct core *c, struct ub_backend_queue *bqs, void (*fn)(struct ub_msg *, struct ub_queue *))
+{
+	struct order orders[CORE_MAX_QUEUES] = { 0 };
+
+	for (unsigned i = 0; i < c->nr_queues; i++) {
+		orders[i] = (struct order){ .msg = { .fn = fn }, .bq = &bqs[i], .core = c };
+		ub_queue_post(c->queues[i], &orders[i].msg);
+	}
+	orders_await(c, orders, c->nr_queues);
+}
+
+static void queue_swap(struct ub_msg *msg, struct ub_queue *q)
+{
+	struct order *order = ub_container_of(msg, struct order, msg);
+
+	assert(q->nr_owned == 0);
+	queue_begin_with(q, order->bq);
+	order_is_done(order);
+}
+
+void core_swap(struct core *c, struct ub_backend_queue *bqs)
+{
+	core_order(c, bqs, queue_swap);
+}
+
+static void queue_leave(struct ub_msg *msg, struct ub_queue *q)
+{
+	struct order *order = ub_container_of(msg, struct order, msg);
+
+	assert(q->bq != order->bq);
+	order->next = q->leaving;
+	q->leaving = order;
+}
+
+void core_leave(struct core *c, struct ub_backend_queue *bqs)
+{
+	core_order(c, bqs, queue_leave);
 }
 
 static void queue_quit(struct ub_msg *msg, struct ub_queue *q)
@@ -515,7 +645,7 @@ void core_close(struct core *c)
 		}
 	}
 	for (unsigned i = 0; i < c->nr_queues; i++) {
-		c->backend.ops->queue_destroy(&c->queues[i]->bq);
+		c->backend.ops->queue_destroy(&c->bqs[i]);
 		close(c->queues[i]->wake_fd);
 		free(c->queues[i]);
 	}

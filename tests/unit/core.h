@@ -34,6 +34,7 @@ struct core {
 	struct ub_backend_stats stats;
 	struct ub_backend_queue_stats queue_stats[CORE_MAX_QUEUES];
 	struct ub_queue *queues[CORE_MAX_QUEUES];
+	struct ub_backend_queue bqs[CORE_MAX_QUEUES]; /* of the back end that was opened */
 	unsigned nr_queues, depth;
 	unsigned nr_started; /* under the lock */
 	pthread_mutex_t lock;
@@ -65,7 +66,15 @@ void core_wake_falsely(struct core *c, unsigned qid);
 /* All queues complete with err what they hold. Returns when each has been told. */
 void core_cancel(struct core *c, int err);
 
-/* Ends the threads (nothing may be in flight) and closes the back end. Also of one that did not open. */
+/* Parts of another back end, which is the test's, on all queues. NULL with *err. */
+struct ub_backend_queue *core_make_queues(struct core *c, struct ub_backend *be, struct ub_err *err);
+void core_free_queues(struct core *c, struct ub_backend_queue *bqs);
+/* The queues go on with these (c->bqs: with the first ones). No I/O is in flight. Returns when all have begun. */
+void core_swap(struct core *c, struct ub_backend_queue *bqs);
+/* Returns when the queues know no more of them, which are not the present ones. */
+void core_leave(struct core *c, struct ub_backend_queue *bqs);
+
+/* Ends the threads (nothing may be in flight, and the queues are with the first back end) and closes the back end. Also of one that did not open. */
 void core_close(struct core *c);
 
 #endif
