@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "base/bitmap.h"
 #include "base/cleanup.h"
@@ -19,8 +20,13 @@
 #define MIRROR_LOOK_BYTES    (128U << 20) /* about so much is asked at once what it has */
 #define MIRROR_ZERO_BYTES    (16U << 20)  /* of zeroes, in one piece: writes there wait for it */
 #define MIRROR_NR_SLOTS	     (UB_INTERNAL_SLOTS - 2) /* copies in flight: all internal slots but a flush's two */
-#define MIRROR_BUSY_SLOTS    2	/* while the application is at work */
-#define MIRROR_BUSY_MS	     10 /* which it is for so long after its last I/O */
+/*
+ * While the application is at work one small piece at a time, and as long a pause behind it: what the application asks for
+ * waits behind one piece at the most, on either side, and half of the time behind none.
+ */
+#define MIRROR_BUSY_BYTES    (64U << 10)
+#define MIRROR_BUSY_ZERO_BYTES (1U << 20)
+#define MIRROR_BUSY_MS	     10 /* it is at work for so long after its last I/O */
 #define MIRROR_PROBE_MS	     200
 #define MIRROR_LATE_TICKS    4
 #define MIRROR_MAX_CLUSTERS  (256ULL << 20) /* bits of the bitmap: 32 MiB */
@@ -62,6 +68,7 @@ struct mirror_copy {
 	enum mirror_step step;
 	uint32_t len_bytes; /* as it shall be copied: at most the range */
 	uint64_t sent_ms;   /* to the destination; 0: it has none of it */
+	uint64_t began_ns;
 	char *buf;	    /* chunk_bytes */
 };
 
@@ -108,6 +115,8 @@ struct mirror {
 	bool cannot_look, cannot_look_dest;
 	_Atomic bool cannot_zero;
 	bool has_begun, is_running, is_probing;
+	bool gives_way;	   /* to the application: the next piece waits */
+	uint64_t way_ns;   /* until then */
 	uint64_t paced_ns; /* the rate allows the next piece then; 0: at once */
 	uint64_t paced_rate; /* the rate by which that is so */
 	struct ub_timer pace, probe;
@@ -126,6 +135,20 @@ struct mirror {
 static void copier_kick(struct mirror *m);
 static void copier_run(struct mirror *m);
 static void copy_granted(struct mirror_range *range);
+
+static uint64_t mirror_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+/* Whether the application is at work. */
+static bool mirror_is_busy(const struct mirror *m)
+{
+	return ub_now_ms() - atomic_load_explicit(&m->busy_ms, memory_order_relaxed) < MIRROR_BUSY_MS;
+}
 
 /* ---- the state ------------------------------------------------------------------------------------------------- */
 
@@ -548,7 +571,11 @@ static void mirror_submit(struct ub_backend_queue *bq, struct ub_io *io)
 static void mirror_submit_end(struct ub_backend_queue *bq)
 {
 	struct mirror_queue *mq = bq->priv;
-	const struct ub_mirror_config *c = &mq->m->config;
+	struct mirror *m = mq->m;
+	const struct ub_mirror_config *c = &m->config;
+
+	if (mq == &m->queues[0] && m->gives_way && mirror_now_ns() >= m->way_ns)
+		copier_run(m);
 
 	if (c->source->ops->submit_end)
 		c->source->ops->submit_end(mq->source);
@@ -601,6 +628,8 @@ static void copy_end(struct mirror_copy *c)
 		range_give_back(m, &c->range);
 	c->step = COPY_IDLE;
 	m->nr_copies--;
+	m->way_ns = mirror_now_ns();
+	m->way_ns += m->way_ns - c->began_ns;
 }
 
 /* The range's first len_bytes are the same on both sides. */
@@ -625,6 +654,16 @@ static void copy_failed(struct mirror_copy *c, int32_t res, bool is_source)
 		mirror_fail(m, res, true);
 	else
 		mirror_dest_failed(m, res);
+}
+
+/* No more than so much, but a cluster. */
+static uint32_t copier_busy_bytes(const struct mirror *m, uint32_t most, uint32_t busy_bytes)
+{
+	uint32_t cluster = 1U << m->cluster_shift;
+
+	if (busy_bytes < cluster)
+		busy_bytes = cluster;
+	return most < busy_bytes ? most : busy_bytes;
 }
 
 /* To what is behind a piece that became smaller. */
@@ -662,6 +701,8 @@ static void copy_zero(struct mirror_copy *c)
 	uint32_t most = l->max_zeroes_bytes < MIRROR_ZERO_BYTES ? l->max_zeroes_bytes : MIRROR_ZERO_BYTES;
 	bool can_zero = l->can_zero && !atomic_load_explicit(&m->cannot_zero, memory_order_relaxed);
 
+	if (mirror_is_busy(m))
+		most = copier_busy_bytes(m, most, MIRROR_BUSY_ZERO_BYTES);
 	most &= ~((1U << m->cluster_shift) - 1);
 	can_zero &= most != 0; /* less than a cluster: they are written */
 	copy_shrink(c, can_zero ? most : m->chunk_bytes);
@@ -870,11 +911,17 @@ static bool copier_has(const struct mirror *m, uint64_t start, uint64_t *end)
 	return false;
 }
 
-static unsigned copier_nr_allowed(const struct mirror *m)
+/* Not now: the application comes first. Its next turn, or the timer, is when it may be. */
+static bool copier_gives_way(struct mirror *m)
 {
-	bool is_busy = ub_now_ms() - atomic_load_explicit(&m->busy_ms, memory_order_relaxed) < MIRROR_BUSY_MS;
-
-	return is_busy ? MIRROR_BUSY_SLOTS : MIRROR_NR_SLOTS;
+	if (!mirror_is_busy(m))
+		return false;
+	if (m->nr_copies)
+		return true;
+	m->gives_way = mirror_now_ns() < m->way_ns;
+	if (m->gives_way)
+		ub_timer_set(&m->pace, 1);
+	return m->gives_way;
 }
 
 /* False: the rate allows nothing yet, and the timer is set. */
@@ -916,8 +963,10 @@ static bool copier_start_one(struct mirror *m)
 	enum mirror_step step = COPY_READ;
 	uint32_t most = m->chunk_bytes;
 
-	if (!c || m->nr_copies >= copier_nr_allowed(m))
+	if (!c || copier_gives_way(m))
 		return false;
+	if (mirror_is_busy(m))
+		most = copier_busy_bytes(m, most, MIRROR_BUSY_BYTES);
 	if (!copier_find(m, &first, &count))
 		return false;
 	start = first << m->cluster_shift;
@@ -948,6 +997,7 @@ static bool copier_start_one(struct mirror *m)
 	c->len_bytes = (uint32_t)(end - start);
 	c->range.start = start;
 	c->range.end = end;
+	c->began_ns = mirror_now_ns();
 	m->nr_copies++;
 	m->cursor = (end + (1ULL << m->cluster_shift) - 1) >> m->cluster_shift;
 	if (step == COPY_PEEK) {
