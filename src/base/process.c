@@ -2,8 +2,12 @@
 /* What /proc says of a process. Any thread; knows nobody. */
 #include "base/process.h"
 
+#include <dirent.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
+#include <unistd.h>
 
 #include "base/text.h"
 
@@ -47,4 +51,28 @@ bool ub_process_is_ending(pid_t pid)
 	if (!at || sscanf(at, ") %c %*d %*d %*d %*d %*d %u", &state, &flags) != 2)
 		return false;
 	return state == 'Z' || state == 'X' || (flags & PROCESS_FLAG_EXITING);
+}
+
+unsigned ub_process_copy_fds(pid_t pid, int pidfd, const char *what, int fds[], unsigned max)
+{
+	char path[32], link[64];
+	struct dirent *entry;
+	unsigned nr = 0;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+	dir = opendir(path);
+	while (dir && nr < max && (entry = readdir(dir))) {
+		ssize_t len = readlinkat(dirfd(dir), entry->d_name, link, sizeof(link) - 1);
+
+		if (len < 0)
+			continue;
+		link[len] = '\0';
+		if (strcmp(link, what) == 0)
+			fds[nr] = pidfd_getfd(pidfd, atoi(entry->d_name), 0);
+		nr += strcmp(link, what) == 0 && fds[nr] >= 0;
+	}
+	if (dir)
+		closedir(dir);
+	return nr;
 }

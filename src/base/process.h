@@ -15,4 +15,10 @@ bool ub_process_is(pid_t pid, uint64_t started);
 /* Whether its main thread has begun to end, or has ended unwaited: a pidfd tells only when the last thread has. */
 bool ub_process_is_ending(pid_t pid);
 
+/*
+ * Duplicates of those of its descriptors that are such files, as /proc names them ("anon_inode:[io_uring]"): how many
+ * came, at most max. They are the caller's. Where the kernel does not permit it there are none.
+ */
+unsigned ub_process_copy_fds(pid_t pid, int pidfd, const char *what, int fds[], unsigned max);
+
 #endif

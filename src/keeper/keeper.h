@@ -33,6 +33,8 @@ struct ub_server {
 	unsigned last_msg; /* enum ub_message_type of the newest that tells how far it is */
 	struct ub_err err; /* what it gave up with */
 	enum ub_standby_stage stage;
+	int *rings; /* its queues', where they are held: ub_keeper_hold_rings() */
+	unsigned nr_rings;
 	struct ub_log_limit log;
 	uint64_t began_ms;
 };
@@ -115,6 +117,12 @@ struct ub_keeper {
 int ub_keeper_spawn(struct ub_keeper *k, struct ub_server *server, struct ub_err *err);
 /* Watches one that runs already: pid's, at the other end of fd, which is the server's from now on. */
 int ub_keeper_watch_server(struct ub_server *server, pid_t pid, int fd, struct ub_err *err);
+/*
+ * On Linux 6.12: keeps the rings of a server's queues until its last thread has ended. Else the last thread may end
+ * them while it runs what they have left for it, and what their cancelling frees is what it runs: a null pointer in the
+ * kernel, and a device that nobody can mend.
+ */
+void ub_keeper_hold_rings(struct ub_server *server);
 /*
  * Waits for a message of this type. 0; -ECHILD: the server failed or died (*err says how), -ETIMEDOUT,
  * -EINTR: a signal asks us to end.

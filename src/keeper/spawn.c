@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
@@ -18,7 +19,8 @@
 #include "keeper/keeper.h"
 #include "server/server.h"
 
-#define SPAWN_SAY_MS 10000
+#define SPAWN_SAY_MS	10000
+#define SPAWN_RING_FILE "anon_inode:[io_uring]" /* a ring, as /proc names it */
 
 static void server_say_dropped(unsigned dropped)
 {
@@ -67,6 +69,31 @@ static void server_take_limits(struct ub_keeper *k, struct ub_msg_limits *msg)
 	k->identity = strdup(msg->identity);
 }
 
+void ub_keeper_hold_rings(struct ub_server *server)
+{
+	const struct ub_keeper *k = server->keeper;
+	unsigned nr = k->info.nr_hw_queues;
+
+	if ((k->features & UBLK_F_PER_IO_DAEMON) || server->rings)
+		return;
+	server->rings = calloc(nr, sizeof(*server->rings));
+	if (server->rings)
+		server->nr_rings =
+			ub_process_copy_fds(server->pid, server->pidfd, SPAWN_RING_FILE, server->rings, nr);
+	if (server->nr_rings < nr)
+		ub_log(UB_LOG_DEBUG, "%u of %u rings of server %d are held: its death may be too much for this kernel",
+		       server->nr_rings, nr, server->pid);
+}
+
+static void server_let_go_of_rings(struct ub_server *server)
+{
+	for (unsigned i = 0; i < server->nr_rings; i++)
+		close(server->rings[i]);
+	free(server->rings);
+	server->rings = NULL;
+	server->nr_rings = 0;
+}
+
 static void server_take_message(struct ub_server *server, struct ub_msg_header *header, int fds[])
 {
 	struct ub_keeper *k = server->keeper;
@@ -100,6 +127,8 @@ static void server_take_message(struct ub_server *server, struct ub_msg_header *
 	default:
 		if (header->type == UB_MSG_LIMITS && header->len_bytes > sizeof(struct ub_msg_limits))
 			server_take_limits(k, (struct ub_msg_limits *)header);
+		if (header->type == UB_MSG_READY)
+			ub_keeper_hold_rings(server);
 		server->last_msg = header->type;
 		break;
 	}
@@ -130,6 +159,7 @@ static void server_died(void *arg)
 		return;
 	server_says(server); /* its last words may be waiting */
 	server->gone = true;
+	server_let_go_of_rings(server);
 	ub_loop_remove(&server->keeper->loop, server->pidfd);
 	if (server == server->keeper->server)
 		ub_settings_server_gone(server->keeper);
@@ -249,6 +279,7 @@ void ub_keeper_forget_server(struct ub_server *server)
 {
 	struct ub_keeper *k = server->keeper;
 
+	server_let_go_of_rings(server);
 	ub_loop_remove(&k->loop, server->fd);
 	ub_loop_remove(&k->loop, server->pidfd);
 	ub_close(&server->fd);
@@ -269,6 +300,7 @@ void ub_keeper_end_server(struct ub_server *server, int64_t timeout_ms)
 	}
 	if (!server->gone)
 		ub_log(UB_LOG_ERROR, "the server (pid %d) cannot be killed", server->pid);
+	server_let_go_of_rings(server);
 	ub_loop_remove(&server->keeper->loop, server->fd);
 	ub_loop_remove(&server->keeper->loop, server->pidfd);
 	ub_close(&server->fd);
