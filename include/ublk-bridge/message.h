@@ -33,6 +33,7 @@
  * A standby is a server that waits for TAKE: its CONFIG says what the device was made from (identity), it opens
  * nothing that is not there any more, and its SERVE names the server whose place it shall take. Then
  *
+ *        │── HOLD ────────────────────────►│  (Linux 6.12) holds the rings of the server before it, as the keeper does
  *        │  START_USER_RECOVERY            │
  *        │── TAKE ────────────────────────►│  opens /dev/ublkcN, fetches
  *        │ ◄──────────────── FETCHING ─────│
@@ -82,6 +83,7 @@ enum ub_message_type {
 	UB_MSG_RESIZE,
 	UB_MSG_RESIZED,
 	UB_MSG_GROWN,
+	UB_MSG_HOLD, /* to a standby that is ready: the rings of the server before it, until that is gone */
 };
 
 struct ub_msg_header {

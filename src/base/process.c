@@ -11,6 +11,7 @@
 
 #include "base/text.h"
 
+#define PROCESS_RING_FILE    "anon_inode:[io_uring]" /* as /proc/PID/fd names it */
 #define PROCESS_STAT_BYTES   512
 #define PROCESS_STARTTIME    20	 /* of the fields behind the name, the first of which is 1 */
 #define PROCESS_FLAG_EXITING 0x4 /* of the kernel's flags: it is in do_exit() */
@@ -53,26 +54,36 @@ bool ub_process_is_ending(pid_t pid)
 	return state == 'Z' || state == 'X' || (flags & PROCESS_FLAG_EXITING);
 }
 
-unsigned ub_process_copy_fds(pid_t pid, int pidfd, const char *what, int fds[], unsigned max)
+bool ub_rings_hold(struct ub_held_rings *rings, pid_t pid, int pidfd, unsigned max)
 {
 	char path[32], link[64];
 	struct dirent *entry;
-	unsigned nr = 0;
 	DIR *dir;
 
+	ub_rings_let_go(rings);
+	rings->fds = calloc(max, sizeof(*rings->fds));
 	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
-	dir = opendir(path);
-	while (dir && nr < max && (entry = readdir(dir))) {
+	dir = rings->fds ? opendir(path) : NULL;
+	while (dir && rings->nr < max && (entry = readdir(dir))) {
 		ssize_t len = readlinkat(dirfd(dir), entry->d_name, link, sizeof(link) - 1);
+		int fd;
 
-		if (len < 0)
+		link[len < 0 ? 0 : len] = '\0';
+		if (strcmp(link, PROCESS_RING_FILE) != 0)
 			continue;
-		link[len] = '\0';
-		if (strcmp(link, what) == 0)
-			fds[nr] = pidfd_getfd(pidfd, atoi(entry->d_name), 0);
-		nr += strcmp(link, what) == 0 && fds[nr] >= 0;
+		fd = pidfd_getfd(pidfd, atoi(entry->d_name), 0);
+		if (fd >= 0)
+			rings->fds[rings->nr++] = fd;
 	}
 	if (dir)
 		closedir(dir);
-	return nr;
+	return rings->nr == max;
+}
+
+void ub_rings_let_go(struct ub_held_rings *rings)
+{
+	for (unsigned i = 0; i < rings->nr; i++)
+		close(rings->fds[i]);
+	free(rings->fds);
+	*rings = (struct ub_held_rings){ 0 };
 }

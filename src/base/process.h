@@ -16,9 +16,17 @@ bool ub_process_is(pid_t pid, uint64_t started);
 bool ub_process_is_ending(pid_t pid);
 
 /*
- * Duplicates of those of its descriptors that are such files, as /proc names them ("anon_inode:[io_uring]"): how many
- * came, at most max. They are the caller's. Where the kernel does not permit it there are none.
+ * On Linux 6.12: rings of a process that another one holds until its last thread has ended. Else the last thread may end
+ * them while it runs what they have left for it, and what their cancelling frees is what it runs: a null pointer in the
+ * kernel, and a device that nobody can mend. Control plane.
  */
-unsigned ub_process_copy_fds(pid_t pid, int pidfd, const char *what, int fds[], unsigned max);
+struct ub_held_rings {
+	int *fds;
+	unsigned nr;
+};
+
+/* Duplicates all that it has, at most max. False: not so many came. */
+bool ub_rings_hold(struct ub_held_rings *rings, pid_t pid, int pidfd, unsigned max);
+void ub_rings_let_go(struct ub_held_rings *rings); /* idempotent */
 
 #endif

@@ -28,6 +28,7 @@
 #define RECOVER_RETRY_MS	2
 #define RECOVER_SLOW_RETRY_MS	50
 #define RECOVER_QUICK_MS	1000 /* for so long is asked often whether the kernel has noticed the death */
+#define RECOVER_STUCK_MS	40000 /* the kernel may take 30 s to notice a death */
 #define RECOVER_SAY_MS		10000
 #define RECOVER_CMD_MS		5000
 #define RECOVER_FETCH_MS	30000
@@ -77,6 +78,8 @@ static int standby_step(struct ub_keeper *k, struct ub_server *s, struct ub_err 
 			return 0;
 		s->stage = UB_STANDBY_READY;
 		k->recovery.standby_delay_ms = 0;
+		if (ub_keeper_must_hold_rings(k) && ub_message_send_type(s->fd, UB_MSG_HOLD) < 0)
+			ub_log(UB_LOG_DEBUG, "the standby is gone already");
 		ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: a standby server (pid %d) is ready", k->info.dev_id, s->pid);
 		ub_keeper_note_state(k);
 		return 0;
@@ -211,6 +214,9 @@ static int recover_start(struct ub_keeper *k, struct ub_err *err)
 		if (ret != -EBUSY)
 			break;
 		waited = ub_now_ms() - began;
+		/* It may be a standby that stands still and has the dead server's rings. */
+		if (waited >= RECOVER_STUCK_MS && ub_keeper_must_hold_rings(k) && !k->standby->is_dismissed)
+			standby_dismiss(k);
 		if (ub_now_ms() >= say) {
 			ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: the kernel has not noticed its server's death for %llu s",
 			       k->info.dev_id, (unsigned long long)waited / 1000);

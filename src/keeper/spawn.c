@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
@@ -19,8 +18,7 @@
 #include "keeper/keeper.h"
 #include "server/server.h"
 
-#define SPAWN_SAY_MS	10000
-#define SPAWN_RING_FILE "anon_inode:[io_uring]" /* a ring, as /proc names it */
+#define SPAWN_SAY_MS 10000
 
 static void server_say_dropped(unsigned dropped)
 {
@@ -72,26 +70,10 @@ static void server_take_limits(struct ub_keeper *k, struct ub_msg_limits *msg)
 void ub_keeper_hold_rings(struct ub_server *server)
 {
 	const struct ub_keeper *k = server->keeper;
-	unsigned nr = k->info.nr_hw_queues;
 
-	if ((k->features & UBLK_F_PER_IO_DAEMON) || server->rings)
-		return;
-	server->rings = calloc(nr, sizeof(*server->rings));
-	if (server->rings)
-		server->nr_rings =
-			ub_process_copy_fds(server->pid, server->pidfd, SPAWN_RING_FILE, server->rings, nr);
-	if (server->nr_rings < nr)
+	if (ub_keeper_must_hold_rings(k) && !ub_rings_hold(&server->rings, server->pid, server->pidfd, k->info.nr_hw_queues))
 		ub_log(UB_LOG_DEBUG, "%u of %u rings of server %d are held: its death may be too much for this kernel",
-		       server->nr_rings, nr, server->pid);
-}
-
-static void server_let_go_of_rings(struct ub_server *server)
-{
-	for (unsigned i = 0; i < server->nr_rings; i++)
-		close(server->rings[i]);
-	free(server->rings);
-	server->rings = NULL;
-	server->nr_rings = 0;
+		       server->rings.nr, k->info.nr_hw_queues, server->pid);
 }
 
 static void server_take_message(struct ub_server *server, struct ub_msg_header *header, int fds[])
@@ -159,7 +141,7 @@ static void server_died(void *arg)
 		return;
 	server_says(server); /* its last words may be waiting */
 	server->gone = true;
-	server_let_go_of_rings(server);
+	ub_rings_let_go(&server->rings);
 	ub_loop_remove(&server->keeper->loop, server->pidfd);
 	if (server == server->keeper->server)
 		ub_settings_server_gone(server->keeper);
@@ -279,7 +261,7 @@ void ub_keeper_forget_server(struct ub_server *server)
 {
 	struct ub_keeper *k = server->keeper;
 
-	server_let_go_of_rings(server);
+	ub_rings_let_go(&server->rings);
 	ub_loop_remove(&k->loop, server->fd);
 	ub_loop_remove(&k->loop, server->pidfd);
 	ub_close(&server->fd);
@@ -300,7 +282,7 @@ void ub_keeper_end_server(struct ub_server *server, int64_t timeout_ms)
 	}
 	if (!server->gone)
 		ub_log(UB_LOG_ERROR, "the server (pid %d) cannot be killed", server->pid);
-	server_let_go_of_rings(server);
+	ub_rings_let_go(&server->rings);
 	ub_loop_remove(&server->keeper->loop, server->fd);
 	ub_loop_remove(&server->keeper->loop, server->pidfd);
 	ub_close(&server->fd);
