@@ -33,6 +33,7 @@
  * A standby is a server that waits for TAKE: its CONFIG says what the device was made from (identity), it opens
  * nothing that is not there any more, and its SERVE names the server whose place it shall take. Then
  *
+ *        │── HOLD ────────────────────────►│  (Linux 6.12) holds the rings of the server before it, as the keeper does
  *        │  START_USER_RECOVERY            │
  *        │── TAKE ────────────────────────►│  opens /dev/ublkcN, fetches
  *        │ ◄──────────────── FETCHING ─────│
@@ -85,6 +86,7 @@ enum ub_message_type {
 	UB_MSG_MIGRATE, /* descriptors: struct ub_msg_migrate */
 	UB_MSG_MIGRATION, /* the server's: a migration has come to another phase */
 	UB_MSG_MIGRATE_CONTROL,
+	UB_MSG_HOLD, /* to a standby that is ready: the rings of the server before it, until that is gone */
 };
 
 struct ub_msg_header {

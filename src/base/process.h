@@ -15,4 +15,18 @@ bool ub_process_is(pid_t pid, uint64_t started);
 /* Whether its main thread has begun to end, or has ended unwaited: a pidfd tells only when the last thread has. */
 bool ub_process_is_ending(pid_t pid);
 
+/*
+ * On Linux 6.12: rings of a process that another one holds until its last thread has ended. Else the last thread may end
+ * them while it runs what they have left for it, and what their cancelling frees is what it runs: a null pointer in the
+ * kernel, and a device that nobody can mend. Control plane.
+ */
+struct ub_held_rings {
+	int *fds;
+	unsigned nr;
+};
+
+/* Duplicates all that it has, at most max. False: not so many came. */
+bool ub_rings_hold(struct ub_held_rings *rings, pid_t pid, int pidfd, unsigned max);
+void ub_rings_let_go(struct ub_held_rings *rings); /* idempotent */
+
 #endif

@@ -96,6 +96,8 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 	ub_close(&a->fds[UB_FD_STORE]);
 	ret = ub_keeper_watch_server(server, a->pid, ub_steal_fd(&a->fd), err);
 	if (ret == 0)
+		ub_keeper_hold_rings(server);
+	if (ret == 0)
 		ret = adopt_map_stats(k, err);
 	if (ret)
 		return ret;

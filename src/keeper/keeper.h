@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/process.h"
 #include "keeper/attach.h"
 #include "keeper/command.h"
 #include "keeper/control.h"
@@ -34,6 +35,7 @@ struct ub_server {
 	unsigned last_msg; /* enum ub_message_type of the newest that tells how far it is */
 	struct ub_err err; /* what it gave up with */
 	enum ub_standby_stage stage;
+	struct ub_held_rings rings; /* its queues', on Linux 6.12 */
 	struct ub_log_limit log;
 	uint64_t began_ms;
 };
@@ -123,6 +125,13 @@ struct ub_keeper {
 int ub_keeper_spawn(struct ub_keeper *k, struct ub_server *server, struct ub_err *err);
 /* Watches one that runs already: pid's, at the other end of fd, which is the server's from now on. */
 int ub_keeper_watch_server(struct ub_server *server, pid_t pid, int fd, struct ub_err *err);
+static inline bool ub_keeper_must_hold_rings(const struct ub_keeper *k)
+{
+	return !(k->features & UBLK_F_PER_IO_DAEMON);
+}
+
+/* Where it must be: keeps the rings of a server until it is gone. Its standby does so, too. */
+void ub_keeper_hold_rings(struct ub_server *server);
 /*
  * Waits for a message of this type. 0; -ECHILD: the server failed or died (*err says how), -ETIMEDOUT,
  * -EINTR: a signal asks us to end.

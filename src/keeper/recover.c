@@ -28,6 +28,7 @@
 #define RECOVER_RETRY_MS	2
 #define RECOVER_SLOW_RETRY_MS	50
 #define RECOVER_QUICK_MS	1000 /* for so long is asked often whether the kernel has noticed the death */
+#define RECOVER_STUCK_MS	40000 /* the kernel may take 30 s to notice a death */
 #define RECOVER_SAY_MS		10000
 #define RECOVER_CMD_MS		5000
 #define RECOVER_FETCH_MS	30000
@@ -77,6 +78,8 @@ static int standby_step(struct ub_keeper *k, struct ub_server *s, struct ub_err 
 			return 0;
 		s->stage = UB_STANDBY_READY;
 		k->recovery.standby_delay_ms = 0;
+		if (ub_keeper_must_hold_rings(k) && ub_message_send_type(s->fd, UB_MSG_HOLD) < 0)
+			ub_log(UB_LOG_DEBUG, "the standby is gone already");
 		ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: a standby server (pid %d) is ready", k->info.dev_id, s->pid);
 		ub_keeper_note_state(k);
 		return 0;
@@ -211,6 +214,9 @@ static int recover_start(struct ub_keeper *k, struct ub_err *err)
 		if (ret != -EBUSY)
 			break;
 		waited = ub_now_ms() - began;
+		/* It may be a standby that stands still and has the dead server's rings. */
+		if (waited >= RECOVER_STUCK_MS && ub_keeper_must_hold_rings(k) && !k->standby->is_dismissed)
+			standby_dismiss(k);
 		if (ub_now_ms() >= say) {
 			ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: the kernel has not noticed its server's death for %llu s",
 			       k->info.dev_id, (unsigned long long)waited / 1000);
@@ -240,6 +246,21 @@ static bool recover_must_stop_waiting(void *arg)
 	return server->gone || ub_keeper_recovery_is_given_up(server->keeper);
 }
 
+/*
+ * When one queue was fetched and another one not, START_USER_RECOVERY of Linux 6.12 follows a null pointer
+ * (ublk_queue_reinit), and whoever asks anything of the device afterwards hangs.
+ */
+static bool recover_is_half_fetched_fatal(const struct ub_keeper *k)
+{
+	return !(k->features & UBLK_F_PER_IO_DAEMON) && k->info.nr_hw_queues > 1;
+}
+
+static int recover_refuse_half_fetched(struct ub_err *err, const char *hint)
+{
+	return ub_err_set(err, ENOTRECOVERABLE,
+			  "a server died while it fetched, and this kernel cannot mend that for several queues%s", hint);
+}
+
 int ub_keeper_finish_recovery(struct ub_keeper *k, struct ub_server *server, struct ub_err *err)
 {
 	struct ub_ctrl_cmd *cmd = &k->recovery.end_cmd;
@@ -256,34 +277,31 @@ int ub_keeper_finish_recovery(struct ub_keeper *k, struct ub_server *server, str
 				   recover_must_stop_waiting, server);
 	if (ret)
 		return ub_err_errno(err, -ret, "END_USER_RECOVERY");
+	if (recover_is_half_fetched_fatal(k))
+		ub_rundir_mark_taking(&k->rundir, false);
 	ret = ub_step("recovered", err);
 	if (ret == 0 && ub_message_send_type(server->fd, UB_MSG_LIVE) < 0)
 		ub_log(UB_LOG_DEBUG, "the server is gone already");
 	return ret ? ret : ub_keeper_await(server, UB_MSG_LIVE, RECOVER_LIVE_MS, "it knew that it is live", err);
 }
 
-/*
- * When one queue was fetched and another one not, START_USER_RECOVERY of Linux 6.12 follows a null pointer
- * (ublk_queue_reinit), and whoever asks anything of the device afterwards hangs.
- */
-static bool recover_is_half_fetched_fatal(const struct ub_keeper *k)
-{
-	return !(k->features & UBLK_F_PER_IO_DAEMON) && k->info.nr_hw_queues > 1;
-}
-
 /* The standby fetches; then what waits in the kernel comes. */
 static int recover_hand_over(struct ub_keeper *k, struct ub_err *err)
 {
+	bool is_fatal = recover_is_half_fetched_fatal(k);
 	int ret = ub_step("take", err);
 
 	if (ret)
 		return ret;
+	if (is_fatal)
+		ub_rundir_mark_taking(&k->rundir, true);
 	if (ub_message_send_type(k->standby->fd, UB_MSG_TAKE) < 0)
 		ub_log(UB_LOG_DEBUG, "the standby is gone already"); /* and that is found out now */
 	ret = ub_keeper_await(k->standby, UB_MSG_FETCHING, RECOVER_FETCH_MS, "it had fetched every tag", err);
-	if (ret && k->standby->last_msg == UB_MSG_TAKING && recover_is_half_fetched_fatal(k))
-		return ub_err_set(err, ENOTRECOVERABLE,
-				  "a server died while it fetched, and this kernel cannot mend that for several queues");
+	if (ret && k->standby->last_msg == UB_MSG_TAKING && is_fatal)
+		return recover_refuse_half_fetched(err, "");
+	if (is_fatal)
+		ub_rundir_mark_taking(&k->rundir, false);
 	return ret ? ret : ub_keeper_finish_recovery(k, k->standby, err);
 }
 
@@ -384,6 +402,9 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 	char fate[96];
 	int ret = recover_check(k);
 
+	/* Of a keeper before this one that died with the standby which it had told to take the device. */
+	if (ret == 0 && recover_is_half_fetched_fatal(k) && ub_rundir_is_taking(&k->rundir))
+		ret = recover_refuse_half_fetched(err, ": detach it with --force");
 	if (ret)
 		return ret;
 	if (!r->is_planned)

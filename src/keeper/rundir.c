@@ -23,6 +23,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 
+#define RUNDIR_TAKING "taking"
 #define RUNDIR_DEFAULT	     "/run/ublk-bridge"
 #define RUNDIR_STATE_VERSION 1
 #define RUNDIR_STATE_BYTES   65536
@@ -256,11 +257,28 @@ void ub_rundir_remove_side(struct ub_rundir *dir)
 		unlinkat(dir->dir_fd, "side", 0);
 }
 
+void ub_rundir_mark_taking(struct ub_rundir *dir, bool is_taking)
+{
+	int fd;
+
+	if (!is_taking) {
+		unlinkat(dir->dir_fd, RUNDIR_TAKING, 0);
+		return;
+	}
+	fd = openat(dir->dir_fd, RUNDIR_TAKING, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	ub_close(&fd);
+}
+
+bool ub_rundir_is_taking(const struct ub_rundir *dir)
+{
+	return faccessat(dir->dir_fd, RUNDIR_TAKING, F_OK, 0) == 0;
+}
+
 /* 0 or -errno: it is still there. */
 static int rundir_unlink(int dir_fd, const char *name)
 {
 	static const char *const files[] = { "server.sock", "control.sock", "state.json",
-					     "state.json.new", "side", "lock" };
+					     "state.json.new", "side", RUNDIR_TAKING, "lock" };
 	cleanup_fd int base = open(rundir_base(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(files); i++)

@@ -5,6 +5,7 @@
  *   lock         held (flock) by the keeper as long as it lives
  *   state.json   what is served, by whom; written atomically, no secret in it
  *   side         of a migration: which of both sides the device is on
+ *   taking       there while a server fetches, where half of that would be fatal
  *   server.sock  where the server itself can be reached, with the keeper or without
  *   control.sock where the keeper is asked, and told what to do
  *
@@ -64,6 +65,9 @@ int ub_rundir_listen_control(struct ub_rundir *dir, struct ub_err *err);
 /* recipe: recipe.h, migration: migrate.h; the caller's; NULL: without one. */
 int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, json_t *recipe, json_t *migration,
 			  struct ub_err *err);
+/* That a server is fetching, for a keeper that comes later. Best effort. */
+void ub_rundir_mark_taking(struct ub_rundir *dir, bool is_taking);
+bool ub_rundir_is_taking(const struct ub_rundir *dir);
 void ub_rundir_remove(struct ub_rundir *dir); /* the files too; idempotent */
 void ub_rundir_let_go(struct ub_rundir *dir); /* they stay: for the next keeper */
 

@@ -67,6 +67,15 @@ static void server_take_limits(struct ub_keeper *k, struct ub_msg_limits *msg)
 	k->identity = strdup(msg->identity);
 }
 
+void ub_keeper_hold_rings(struct ub_server *server)
+{
+	const struct ub_keeper *k = server->keeper;
+
+	if (ub_keeper_must_hold_rings(k) && !ub_rings_hold(&server->rings, server->pid, server->pidfd, k->info.nr_hw_queues))
+		ub_log(UB_LOG_DEBUG, "%u of %u rings of server %d are held: its death may be too much for this kernel",
+		       server->rings.nr, k->info.nr_hw_queues, server->pid);
+}
+
 static void server_take_message(struct ub_server *server, struct ub_msg_header *header, int fds[])
 {
 	struct ub_keeper *k = server->keeper;
@@ -104,6 +113,8 @@ static void server_take_message(struct ub_server *server, struct ub_msg_header *
 	default:
 		if (header->type == UB_MSG_LIMITS && header->len_bytes > sizeof(struct ub_msg_limits))
 			server_take_limits(k, (struct ub_msg_limits *)header);
+		if (header->type == UB_MSG_READY)
+			ub_keeper_hold_rings(server);
 		server->last_msg = header->type;
 		break;
 	}
@@ -134,6 +145,7 @@ static void server_died(void *arg)
 		return;
 	server_says(server); /* its last words may be waiting */
 	server->gone = true;
+	ub_rings_let_go(&server->rings);
 	ub_loop_remove(&server->keeper->loop, server->pidfd);
 	if (server == server->keeper->server)
 		ub_settings_server_gone(server->keeper);
@@ -253,6 +265,7 @@ void ub_keeper_forget_server(struct ub_server *server)
 {
 	struct ub_keeper *k = server->keeper;
 
+	ub_rings_let_go(&server->rings);
 	ub_loop_remove(&k->loop, server->fd);
 	ub_loop_remove(&k->loop, server->pidfd);
 	ub_close(&server->fd);
@@ -273,6 +286,7 @@ void ub_keeper_end_server(struct ub_server *server, int64_t timeout_ms)
 	}
 	if (!server->gone)
 		ub_log(UB_LOG_ERROR, "the server (pid %d) cannot be killed", server->pid);
+	ub_rings_let_go(&server->rings);
 	ub_loop_remove(&server->keeper->loop, server->fd);
 	ub_loop_remove(&server->keeper->loop, server->pidfd);
 	ub_close(&server->fd);

@@ -32,6 +32,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/process.h"
 #include "base/step.h"
 #include "base/text.h"
 #include "server/isolate.h"
@@ -276,6 +277,47 @@ static int server_copy_masks(struct server *s, const struct ub_msg_serve *msg, s
 static void server_device_event(void *arg);
 static void server_visitor_arrives(void *arg);
 
+/* From now on it is this server that is meant by server.sock. */
+static void server_listen(struct server *s)
+{
+	ub_loop_remove(&s->loop, s->listen_fd);
+	if (s->listen_fd >= 0)
+		ub_loop_add(&s->loop, s->listen_fd, server_visitor_arrives, s);
+}
+
+static void server_before_me_died(void *arg)
+{
+	struct server *s = arg;
+
+	ub_rings_let_go(&s->served_rings);
+	ub_loop_remove(&s->loop, s->served_pidfd);
+	ub_close(&s->served_pidfd);
+	if (!s->has_keeper)
+		server_listen(s);
+}
+
+static void server_watch_the_one_before(struct server *s)
+{
+	if (s->served_pidfd < 0)
+		s->served_pidfd = pidfd_open(s->served_pid, 0);
+	if (s->served_pidfd >= 0)
+		ub_loop_add(&s->loop, s->served_pidfd, server_before_me_died, s);
+}
+
+/*
+ * The keeper does, too; but it may die in the same moment. It asks for this when it has ours: else it would take those
+ * of the other one, which are here then, for ours.
+ */
+static int server_hold_rings(struct server *s, struct ub_err *err)
+{
+	if (s->phase != SERVER_READY || !s->served_pid)
+		return ub_err_set(err, EPROTO, "an unexpected HOLD message");
+	server_watch_the_one_before(s);
+	if (s->served_pidfd >= 0)
+		ub_rings_hold(&s->served_rings, s->served_pid, s->served_pidfd, s->device.config.nr_queues);
+	return 0;
+}
+
 static int server_serve(struct server *s, const struct ub_msg_serve *msg, int fds[], struct ub_err *err)
 {
 	struct ub_device_config config = {
@@ -316,14 +358,6 @@ static int server_serve(struct server *s, const struct ub_msg_serve *msg, int fd
 	return 0;
 }
 
-/* From now on it is this server that is meant by server.sock. */
-static void server_listen(struct server *s)
-{
-	ub_loop_remove(&s->loop, s->listen_fd);
-	if (s->listen_fd >= 0)
-		ub_loop_add(&s->loop, s->listen_fd, server_visitor_arrives, s);
-}
-
 static int server_take(struct server *s, struct ub_err *err)
 {
 	int ret;
@@ -331,6 +365,7 @@ static int server_take(struct server *s, struct ub_err *err)
 	if (s->phase != SERVER_READY)
 		return ub_err_set(err, EPROTO, "an unexpected TAKE message");
 	s->phase = SERVER_SERVING;
+	ub_rings_let_go(&s->served_rings);
 	ret = ub_device_take(&s->device, err);
 	if (ret)
 		return ret;
@@ -548,6 +583,8 @@ static int server_handle(struct server *s, struct ub_msg_header *header, int fds
 		return server_configure(s, (struct ub_msg_config *)header, fds, err);
 	case UB_MSG_SERVE:
 		return server_serve(s, (struct ub_msg_serve *)header, fds, err);
+	case UB_MSG_HOLD:
+		return server_hold_rings(s, err);
 	case UB_MSG_TAKE:
 		return server_take(s, err);
 	case UB_MSG_LIVE:
@@ -597,22 +634,12 @@ static void server_close_fds(int fds[])
 		ub_close(&fds[i]);
 }
 
-static void server_before_me_died(void *arg)
-{
-	struct server *s = arg;
-
-	ub_loop_remove(&s->loop, s->served_pidfd);
-	ub_close(&s->served_pidfd);
-	server_listen(s);
-}
-
 /* A standby alone: once the server before it is dead, it is who knows what the device is made of. */
 static void server_stand_alone(struct server *s)
 {
-	s->served_pidfd = pidfd_open(s->served_pid, 0);
-	if (s->served_pidfd >= 0)
-		ub_loop_add(&s->loop, s->served_pidfd, server_before_me_died, s);
-	else
+	if (s->served_pidfd < 0)
+		server_watch_the_one_before(s);
+	if (s->served_pidfd < 0)
 		server_listen(s);
 }
 
@@ -690,8 +717,10 @@ static int server_adopt(struct server *s)
 		return 0; /* it has gone already, and the loop will find that out */
 	s->has_keeper = true;
 	ub_loop_add(&s->loop, s->keeper_fd, server_keeper_event, s);
-	ub_loop_remove(&s->loop, s->served_pidfd);
-	ub_close(&s->served_pidfd);
+	if (!s->served_rings.nr) {
+		ub_loop_remove(&s->loop, s->served_pidfd);
+		ub_close(&s->served_pidfd);
+	}
 	if (msg.state == UB_ADOPTED_STANDBY)
 		ub_loop_remove(&s->loop, s->listen_fd);
 	ub_sockets_set_listener(server_tell_socket);
@@ -778,6 +807,7 @@ static void server_destroy(struct server *s)
 	ub_close(&s->stats_fd);
 	ub_close(&s->arena_fd);
 	ub_close(&s->served_pidfd);
+	ub_rings_let_go(&s->served_rings);
 }
 
 /* A standby without a keeper: when the device is gone, nobody will come for it. */

@@ -6,6 +6,7 @@
 #include <ublk-bridge/message.h>
 
 #include "base/loop.h"
+#include "base/process.h"
 #include "server/migrate.h"
 #include "ublk/device.h"
 
@@ -18,7 +19,8 @@ struct server {
 	int keeper_fd; /* always UB_SERVER_SOCKET_FD, also while nobody is at the other end */
 	bool has_keeper;
 	pid_t served_pid; /* a standby's: of the server before it; 0: this is the first one */
-	int served_pidfd; /* of that one, once the keeper has gone; -1: it is not watched */
+	int served_pidfd; /* of that one, once the keeper has gone, or while its rings are held; -1: it is not watched */
+	struct ub_held_rings served_rings;
 	int listen_fd; /* server.sock; -1 until SERVE */
 	int visitor_fd; /* one verb at a time; -1: none */
 	bool visitor_greeted;

@@ -128,4 +128,22 @@ half_fetched() {
 	grep -q 'cannot be recovered.*a server died while it fetched' "$ATTACH_ERR" || fail "half fetched: $(cat "$ATTACH_ERR")"
 	assert_sweep "half fetched"
 }
+# half_fetched_alone: likewise, and the keeper with it. Linux 6.12: whoever comes later must not try
+half_fetched_alone() {
+	local keeper
+	attach_with queue-fetch=kill-both --backend faulty:8M --queues 2
+	keeper=$(state_of keeper_pid)
+	: >"$NOW"
+	kill -KILL "$(state_of server_pid)"
+	await 60 was_acted
+	await 20 gone "$keeper"
+	if kernel_at_least 7; then
+		"$UBT" recover "$ID" || fail "half fetched, both killed: recover ended with $?"
+		"$UB" detach "$ID" || fail "half fetched, both killed: detach ended with $?"
+	else
+		for _ in 1 2; do assert_fails 1 'a server died while it fetched.*detach it with --force' "$UBT" recover "$ID"; done
+		"$UB" detach --force "$ID" || fail "half fetched, both killed: detach ended with $?"
+	fi
+	assert_sweep "half fetched, both killed"
+}
 gone_or_goes_on() { gone "$STAMP" || grep -q 'recovered after' "$ATTACH_ERR"; }

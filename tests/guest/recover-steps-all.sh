@@ -29,4 +29,7 @@ done
 both_die_at end-recovery
 both_die_at take
 note "half fetched"
-for _ in 1 2 3; do half_fetched; done
+for _ in 1 2 3; do
+	half_fetched
+	half_fetched_alone
+done

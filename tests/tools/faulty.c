@@ -424,6 +424,13 @@ static void faulty_submit(struct ub_backend_queue *bq, struct ub_io *io)
 	}
 }
 
+/* Not again at each turn: a timer that is put off by its own wake-up never expires. */
+static void faulty_wait(struct faulty_queue *fq)
+{
+	if (!fq->timer.deadline_ns)
+		ub_timer_set(&fq->timer, fq->f->hang ? FAULTY_GO_POLL_MS : fq->f->delay_ms);
+}
+
 static void faulty_submit_end(struct ub_backend_queue *bq)
 {
 	struct faulty_queue *fq = bq->priv;
@@ -432,11 +439,9 @@ static void faulty_submit_end(struct ub_backend_queue *bq)
 		return;
 	if (fq->f->foreign)
 		faulty_hand_over(fq);
-	else if (fq->f->hang)
-		ub_timer_set(&fq->timer, FAULTY_GO_POLL_MS);
-	else if (fq->f->delay_ms && !fq->timer.deadline_ns)
-		ub_timer_set(&fq->timer, fq->f->delay_ms);
-	else if (!fq->f->delay_ms)
+	else if (fq->f->hang ? access(FAULTY_GO_FILE, F_OK) != 0 : fq->f->delay_ms > 0)
+		faulty_wait(fq);
+	else
 		faulty_complete(fq->f, faulty_take_held(fq), 0);
 }
 

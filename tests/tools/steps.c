@@ -2,7 +2,7 @@
 /*
  * Makes a step of the life cycle fail: UB_STEP=NAME=ACTION, where ACTION is a number (the errno that the
  * step fails with), `kill` (SIGKILL to this process), `stop` (SIGSTOP: another process is to be killed
- * meanwhile) or `kill-keeper` (SIGKILL to the parent, the server going on).
+ * meanwhile), `kill-keeper` (SIGKILL to the parent, the server going on) or `kill-both`.
  * With UB_STEP_WHEN=FILE it does so only when there is such a file, and removes it: once.
  * UB_STEP_LOG=FILE collects the names of the steps that are reached.
  */
@@ -38,13 +38,13 @@ static int steps_hook(const char *name)
 	if (when && unlink(when) < 0)
 		return 0;
 	action = want + len + 1;
-	if (strcmp(action, "kill") == 0)
+	if (strcmp(action, "kill-keeper") == 0 || strcmp(action, "kill-both") == 0)
+		kill(getppid(), SIGKILL);
+	if (strcmp(action, "kill") == 0 || strcmp(action, "kill-both") == 0)
 		kill(getpid(), SIGKILL);
 	else if (strcmp(action, "stop") == 0)
 		kill(getpid(), SIGSTOP);
-	else if (strcmp(action, "kill-keeper") == 0)
-		kill(getppid(), SIGKILL);
-	else
+	else if (strcmp(action, "kill-keeper") != 0)
 		return atoi(action);
 	return 0;
 }
