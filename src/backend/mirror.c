@@ -1211,7 +1211,6 @@ enum ub_mirror_state ub_mirror_state(const struct ub_backend *be)
 int ub_mirror_error(const struct ub_backend *be, bool *is_source)
 {
 	const struct mirror *m = be->priv;
-
 	int error = atomic_load(&m->error);
 
 	*is_source = error < 0;
