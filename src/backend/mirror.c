@@ -18,12 +18,14 @@
 
 #define MIRROR_CHUNK_BYTES   (256U << 10) /* of data, in one piece */
 #define MIRROR_LOOK_BYTES    (128U << 20) /* about so much is asked at once what it has */
+#define MIRROR_MIN_DATA	     (1U << 20)   /* where there is data, so much is read without another look */
 #define MIRROR_ZERO_BYTES    (16U << 20)  /* of zeroes, in one piece: writes there wait for it */
 #define MIRROR_NR_SLOTS	     (UB_INTERNAL_SLOTS - 2) /* copies in flight: all internal slots but a flush's two */
 /*
- * While the application is at work one small piece at a time, and as long a pause behind it: what the application asks for
- * waits behind one piece at the most, on either side, and half of the time behind none.
+ * While the application is at work one small piece at a time, and a pause behind it: what the application asks for
+ * waits behind one piece at the most, on either side, and mostly behind none.
  */
+#define MIRROR_BUSY_PAUSE    3 /* times as long as the piece took */
 #define MIRROR_BUSY_BYTES    (64U << 10)
 #define MIRROR_BUSY_ZERO_BYTES (1U << 20)
 #define MIRROR_BUSY_MS	     10 /* it is at work for so long after its last I/O */
@@ -629,7 +631,7 @@ static void copy_end(struct mirror_copy *c)
 	c->step = COPY_IDLE;
 	m->nr_copies--;
 	m->way_ns = mirror_now_ns();
-	m->way_ns += m->way_ns - c->began_ns;
+	m->way_ns += (m->way_ns - c->began_ns) * MIRROR_BUSY_PAUSE;
 }
 
 /* The range's first len_bytes are the same on both sides. */
@@ -734,8 +736,9 @@ static void copy_found_data(struct mirror_copy *c, uint32_t len)
 {
 	struct mirror *m = c->m;
 
+	/* Where data and holes take turns in small parts, looking costs more than reading what is zero. */
 	m->data_start = c->range.start;
-	m->data_end = c->range.start + (len ? len : 1ULL << m->cluster_shift);
+	m->data_end = c->range.start + (len > MIRROR_MIN_DATA ? len : MIRROR_MIN_DATA);
 	m->cursor = c->range.start >> m->cluster_shift;
 	m->is_looking = false;
 	copy_end(c);

@@ -312,7 +312,10 @@ static int cmd_answered(void *arg, int *error)
 	return 1;
 }
 
-/* libnbd: what a range is made of, as pairs of length and state. The first part of one kind counts. */
+/*
+ * libnbd: what a range begins with, as pairs of length and state. One is what was asked for: the list of all can be long,
+ * and is sent in many small parts.
+ */
 static int cmd_extents(void *arg, const char *context, uint64_t offset, uint32_t *entries, size_t nr, int *error)
 {
 	struct nbd_cmd *cmd = arg;
@@ -356,7 +359,8 @@ static int64_t link_call(struct nbd_link *link, struct nbd_cmd *cmd)
 	case UB_OP_STATUS:
 		/* A server that says nothing of the range has said nothing: no part of it is known. */
 		*(struct ub_extent *)io->buf = (struct ub_extent){ .len_bytes = io->len_bytes };
-		return nbd.aio_block_status(link->handle, cmd->part_bytes, offset, extents, answered, 0);
+		return nbd.aio_block_status(link->handle, cmd->part_bytes, offset, extents, answered,
+					    LIBNBD_CMD_FLAG_REQ_ONE);
 	case UB_OP_FLUSH:
 		return nbd.aio_flush(link->handle, answered, 0);
 	case UB_OP_DISCARD:
