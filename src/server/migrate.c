@@ -47,20 +47,17 @@ void ub_migration_init(struct ub_server_migration *m)
 static void move_tell(struct server *s, enum ub_migration_phase phase, const struct ub_err *err, uint64_t pause_us)
 {
 	struct ub_server_migration *m = &s->migration;
-	const struct ub_backend_ops *ops = m->dest ? m->dest->ops : NULL;
 	cleanup_free char *identity = NULL;
 	struct ub_msg_migration *msg;
-	cleanup_free void *free_msg = NULL;
 	size_t len;
 
 	if (m->told == phase && phase != UB_MIGRATION_FAILED)
 		return;
 	m->told = phase;
-	if (phase == UB_MIGRATION_READY && ops->get_identity)
-		identity = ops->get_identity(m->dest);
+	if (phase == UB_MIGRATION_READY && m->dest->ops->get_identity)
+		identity = m->dest->ops->get_identity(m->dest);
 	len = identity ? strlen(identity) + 1 : 1;
 	msg = calloc(1, sizeof(*msg) + len);
-	free_msg = msg;
 	if (!msg)
 		return; /* the keeper asks again when it wants to know: this server is in no better shape then */
 	msg->header.type = UB_MSG_MIGRATION;
@@ -73,12 +70,13 @@ static void move_tell(struct server *s, enum ub_migration_phase phase, const str
 		snprintf(msg->text, sizeof(msg->text), "%s", err->text);
 	}
 	if (phase == UB_MIGRATION_READY) {
-		msg->caps = ops->caps;
+		msg->caps = m->dest->ops->caps;
 		msg->limits = m->dest->limits;
 		if (identity)
 			memcpy(msg->identity, identity, len);
 	}
 	ub_message_send(s->keeper_fd, &msg->header, NULL, 0, MSG_DONTWAIT);
+	free(msg);
 }
 
 /* ---- the thread: opening ------------------------------------------------------------------------------------------- */

@@ -73,10 +73,10 @@ struct ub_queue {
 	bool quit;
 	bool is_yielding, has_yielded;
 	bool is_pausing;
-	struct ub_req *held_first, **held_last; /* what came meanwhile, in its order */
-	struct ub_backend_queue *leaving;	/* of back ends that are being taken out */
 	bool is_shrinking; /* I/O behind the new end may still be in flight */
 	bool has_spare_bufs; /* see below */
+	struct ub_req *held_first, **held_last; /* came while it pauses, or yields, in their order */
+	struct ub_backend_queue *leaving;	/* of back ends that are being taken out */
 	struct ub_io *done_first, **done_last; /* completed, waiting to be committed */
 
 	/*
@@ -95,9 +95,9 @@ struct ub_queue {
 	struct ub_msg cancel_msg, quit_msg, yield_msg; /* the main thread's, posted once */
 	struct ub_msg size_msg, pause_msg, resume_msg; /* the main thread's, one at a time each */
 	struct ub_backend_queue *next_bq; /* to begin with at resume_msg; NULL: none. The main thread's until then */
-	_Atomic bool has_paused;
 	_Atomic uint64_t wanted_bytes, size_bytes; /* what limits.size_bytes shall be; nothing in flight lies behind this */
 	_Atomic bool is_cancelled;	    /* nothing is given to the back end any more */
+	_Atomic bool has_paused;	    /* nothing is in flight, and nothing is taken before resume_msg */
 
 	/* Written by the thread, read by the main thread once it has seen the state. */
 	struct ub_err err;

@@ -9,6 +9,7 @@
  * libnbd's callbacks run inside its calls and must not call it: they change lists, and what follows is
  * done when the call has returned.
  */
+#include <assert.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -178,6 +179,7 @@ static void queue_route(struct nbd_queue *nq, struct nbd_cmd *cmd)
 		conn = queue_any_conn(nq);
 	if (!conn)
 		conn = nq->nr_own ? nq->own[0] : &nq->be->conns[nq->bq->qid % nq->be->nr_conns];
+	assert(conn);
 	if (conn->home == nq)
 		conn_add(conn, cmd);
 	else
