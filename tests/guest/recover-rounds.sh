@@ -21,6 +21,8 @@ kills_of() {
 		kill -KILL "${pids[@]}"
 		for one in "${pids[@]}"; do await 10 gone "$one"; done
 		"$UB" recover "$ID" >>recover.out 2>&1 || fail "recover: $(tail -n 3 recover.out)"
+		# nbdkit 1.32 may abort when a connection ends within a request
+		[ $what = memory ] || process_alive "$SERVER" || serve file "$IMG"
 		stamp_goes_on
 	done
 	note "$ROUNDS times $*"
