@@ -1038,7 +1038,8 @@ static void copier_run(struct mirror *m)
 	while (mirror_is_mirroring(m) && copier_start_one(m))
 		;
 	m->is_running = false;
-	if (mirror_get_state(m) == UB_MIRROR_OUT)
+	/* Not put off by every turn of a busy application. */
+	if (mirror_get_state(m) == UB_MIRROR_OUT && !m->is_probing && !m->probe.deadline_ns)
 		ub_timer_set(&m->probe, MIRROR_PROBE_MS);
 	dirty_note(m);
 	if (m->nr_copies == 0)
