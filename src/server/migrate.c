@@ -459,9 +459,8 @@ static void move_look_at_mirror(struct server *s)
 			move_tell(s, UB_MIGRATION_IN_STEP, NULL, 0);
 			return;
 		}
-		if (m->not_before_ms && ub_now_ms() < m->not_before_ms)
+		if (m->not_before_ms)
 			return;
-		m->not_before_ms = 0;
 		m->stage = UB_MOVE_FLUSH;
 		m->is_flushing = true;
 		ub_mirror_flush(&m->mirror);
@@ -630,6 +629,8 @@ void ub_migration_step(struct server *s)
 {
 	struct ub_server_migration *m = &s->migration;
 
+	if (m->not_before_ms && ub_now_ms() >= m->not_before_ms)
+		m->not_before_ms = 0;
 	if (m->is_dead || move_give_up(s))
 		return;
 	switch (m->stage) {
