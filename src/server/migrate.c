@@ -483,7 +483,8 @@ static void move_flushed(struct server *s)
 	if (m->is_flushing)
 		return;
 	m->stage = UB_MOVE_MIRRORING;
-	if (ub_mirror_state(&m->mirror) != UB_MIRROR_IN_STEP) {
+	/* In step it may be again since one that failed. */
+	if (ub_mirror_state(&m->mirror) != UB_MIRROR_IN_STEP || ub_mirror_flushed(&m->mirror) < 0) {
 		move_look_at_mirror(s);
 		return;
 	}
@@ -584,7 +585,7 @@ static void move_cut_flushed(struct server *s)
 		m->stage = UB_MOVE_FLUSH;
 		return;
 	}
-	if (ub_mirror_state(&m->mirror) != UB_MIRROR_IN_STEP || m->is_unwanted) {
+	if (ub_mirror_state(&m->mirror) != UB_MIRROR_IN_STEP || ub_mirror_flushed(&m->mirror) < 0 || m->is_unwanted) {
 		move_resume(s);
 		return;
 	}
