@@ -182,6 +182,11 @@ struct ub_backend_ops {
 	 * the latest when the back end's own limit for that is over. May be NULL: it is always so.
 	 */
 	bool (*has_settled)(struct ub_backend *be);
+	/*
+	 * A destination's. Any thread: counts whenever a server may have died, before anything is sent to the next one. What that
+	 * one had not flushed may be lost. May be NULL: nothing is ever lost.
+	 */
+	uint64_t (*nr_losses)(struct ub_backend *be);
 
 	/* The queue's thread: neither blocks nor allocates. Those marked may be NULL. */
 	void (*queue_start)(struct ub_backend_queue *bq); /* may be NULL */

@@ -30,6 +30,7 @@
 #define MIRROR_BUSY_ZERO_BYTES (1U << 20)
 #define MIRROR_BUSY_MS	     10 /* it is at work for so long after its last I/O */
 #define MIRROR_PROBE_MS	     200
+#define MIRROR_SYNC_MS	     10000 /* so often the destination is flushed while it is copied: this much may have to be copied again */
 #define MIRROR_LATE_TICKS    4
 #define MIRROR_MAX_CLUSTERS  (256ULL << 20) /* bits of the bitmap: 32 MiB */
 #define MIRROR_MIN_CLUSTER   16 /* 64 KiB, as a shift */
@@ -44,6 +45,12 @@ struct mirror_range {
 	struct mirror_range *next_granted;
 };
 
+/* Clusters, and where the first and the last of them may be. */
+struct mirror_unsafe {
+	struct ub_bitmap map;
+	uint64_t first, end;
+};
+
 struct mirror_ranges {
 	struct mirror_range *first, *last;
 };
@@ -56,6 +63,7 @@ struct mirror_slot {
 	unsigned nr_pending;
 	bool is_mirrored; /* the destination has, or had, its part */
 	uint64_t sent_ms;
+	uint64_t losses; /* mirror_losses() before that */
 	struct mirror_slot *prev, *next; /* in the queue's list of those that the destination has */
 };
 
@@ -70,6 +78,7 @@ struct mirror_copy {
 	enum mirror_step step;
 	uint32_t len_bytes; /* as it shall be copied: at most the range */
 	uint64_t sent_ms;   /* to the destination; 0: it has none of it */
+	uint64_t losses;    /* mirror_losses() before that */
 	uint64_t began_ns;
 	char *buf;	    /* chunk_bytes */
 };
@@ -99,6 +108,9 @@ struct mirror {
 	struct mirror_ranges held, waiting;
 	struct ub_bitmap dirty; /* a bit a cluster */
 	uint64_t nr_dirty;
+	struct mirror_unsafe unsafe;  /* the destination has them, and may forget them: not flushed yet */
+	struct mirror_unsafe pending; /* likewise: they are being flushed */
+	uint64_t losses;	      /* of the destination: as many are dealt with */
 	unsigned cluster_shift;
 	uint64_t nr_clusters;
 
@@ -131,12 +143,20 @@ struct mirror {
 
 	struct ub_io flush_source, flush_dest;
 	unsigned nr_flushing;
+	struct ub_io sync_io; /* the copier's own flush of the destination */
+	bool is_syncing, flush_waits;
+	uint64_t synced_ms, flush_losses; /* when the last flush of the destination began, and `losses` then */
 	_Atomic int flushed; /* 0: not yet, 1: done, or a negative errno */
 };
 
 static void copier_kick(struct mirror *m);
 static void copier_run(struct mirror *m);
 static void copy_granted(struct mirror_range *range);
+static void copier_begin_flush(struct mirror *m);
+static void flush_begins_at_dest(struct mirror *m);
+static void flush_ends_at_dest(struct mirror *m, int32_t res);
+static void flush_submit(struct ub_backend *be, struct ub_backend_queue *bq, struct ub_io *io,
+			 void (*done)(struct ub_io *, int32_t));
 
 static uint64_t mirror_now_ns(void)
 {
@@ -208,6 +228,50 @@ static void mirror_dest_failed(struct mirror *m, int32_t res)
 	}
 }
 
+/* ---- what the destination may forget ------------------------------------------------------------------------------ */
+
+/*
+ * A server that dies, and is started again, has what it was told to flush, and of the rest what it likes. This counts
+ * whenever one may have died.
+ */
+static uint64_t mirror_losses(const struct mirror *m)
+{
+	struct ub_backend *dest = m->config.dest;
+
+	return dest->ops->nr_losses ? dest->ops->nr_losses(dest) : 0;
+}
+
+/* All of these under the lock. */
+static void unsafe_add(struct mirror_unsafe *u, uint64_t first, uint64_t end)
+{
+	bool is_empty = u->first == u->end;
+
+	ub_bitmap_set(&u->map, first, end - first);
+	u->first = is_empty || first < u->first ? first : u->first;
+	u->end = is_empty || end > u->end ? end : u->end;
+}
+
+static void unsafe_add_all(struct mirror_unsafe *u, const struct mirror_unsafe *from)
+{
+	uint64_t at = from->first;
+
+	while (at < from->end) {
+		bool value;
+		uint64_t run = ub_bitmap_run(&from->map, at, from->end - at, &value);
+
+		if (value)
+			unsafe_add(u, at, at + run);
+		at += run;
+	}
+}
+
+static void unsafe_clear(struct mirror_unsafe *u)
+{
+	if (u->first < u->end)
+		ub_bitmap_clear(&u->map, u->first, u->end - u->first);
+	u->first = u->end = 0;
+}
+
 /* ---- dirty clusters ----------------------------------------------------------------------------------------------- */
 
 /* Under the lock. */
@@ -224,6 +288,24 @@ static uint64_t dirty_count(const struct mirror *m, uint64_t first, uint64_t cou
 		count -= run;
 	}
 	return nr;
+}
+
+/* Under the lock. */
+static void dirty_add_unsafe(struct mirror *m, struct mirror_unsafe *u)
+{
+	uint64_t at = u->first;
+
+	while (at < u->end) {
+		bool value;
+		uint64_t run = ub_bitmap_run(&u->map, at, u->end - at, &value);
+
+		if (value) {
+			m->nr_dirty += run - dirty_count(m, at, run);
+			ub_bitmap_set(&m->dirty, at, run);
+		}
+		at += run;
+	}
+	unsafe_clear(u);
 }
 
 static void dirty_note(struct mirror *m)
@@ -251,19 +333,47 @@ static void dirty_set(struct mirror *m, uint64_t start, uint64_t end)
 		copier_kick(m);
 }
 
-/* Every cluster that lies within the range, or reaches over the device's end. */
-static void dirty_clear(struct mirror *m, uint64_t start, uint64_t end)
+/*
+ * Every cluster that lies within the range, or reaches over the device's end: the destination has it. False: since it was
+ * sent there (`losses`), a server has been lost, and perhaps that, too; nothing is cleared.
+ */
+static bool dirty_clear(struct mirror *m, uint64_t start, uint64_t end, uint64_t losses)
 {
 	uint64_t cluster = 1ULL << m->cluster_shift;
 	uint64_t first = (start + cluster - 1) >> m->cluster_shift;
 	uint64_t last = end >= m->backend->limits.size_bytes ? m->nr_clusters : end >> m->cluster_shift;
+	bool is_there;
 
-	if (first >= last)
-		return;
 	pthread_mutex_lock(&m->lock);
-	m->nr_dirty -= dirty_count(m, first, last - first);
-	ub_bitmap_clear(&m->dirty, first, last - first);
+	is_there = losses == mirror_losses(m);
+	if (is_there)
+		unsafe_add(&m->unsafe, start >> m->cluster_shift, ((end - 1) >> m->cluster_shift) + 1);
+	if (is_there && first < last) {
+		m->nr_dirty -= dirty_count(m, first, last - first);
+		ub_bitmap_clear(&m->dirty, first, last - first);
+	}
 	pthread_mutex_unlock(&m->lock);
+	return is_there;
+}
+
+/* The destination has lost a server since: what that one had not flushed is copied again. Queue 0. */
+static void dirty_look_for_losses(struct mirror *m)
+{
+	uint64_t losses = mirror_losses(m);
+	bool is_news = false;
+
+	pthread_mutex_lock(&m->lock);
+	if (losses != m->losses) {
+		m->losses = losses;
+		dirty_add_unsafe(m, &m->unsafe);
+		dirty_add_unsafe(m, &m->pending);
+		is_news = m->nr_dirty && mirror_get_state(m) == UB_MIRROR_IN_STEP;
+		if (is_news)
+			atomic_store_explicit(&m->state, UB_MIRROR_COPYING, memory_order_release);
+	}
+	pthread_mutex_unlock(&m->lock);
+	if (is_news)
+		mirror_tell(m);
 }
 
 /* ---- ranges ----------------------------------------------------------------------------------------------------------- */
@@ -466,10 +576,9 @@ static void slot_finish(struct mirror_slot *slot)
 	bool differs = !slot->is_mirrored || dest_res < 0 || res < 0;
 
 	/* Before the source's answer is passed on. */
+	differs = differs || !dirty_clear(m, slot->range.start, slot->range.end, slot->losses);
 	if (differs && mirror_get_state(m) < UB_MIRROR_FAILED)
 		dirty_set(m, slot->range.start, slot->range.end);
-	else if (!differs)
-		dirty_clear(m, slot->range.start, slot->range.end);
 	if (slot->is_mirrored && dest_res == -EOPNOTSUPP && slot->parent->op == UB_OP_WRITE_ZEROES)
 		atomic_store_explicit(&m->cannot_zero, true, memory_order_relaxed);
 	else if (slot->is_mirrored && dest_res < 0)
@@ -532,6 +641,7 @@ static void slot_start(struct mirror_slot *slot)
 		slot_copy_io(slot, &slot->dest, slot_dest_done);
 		slot->dest.flags &= (uint8_t)~UB_FUA; /* what counts is the source, until the cutover flushes both */
 		sent_add(mq, slot);
+		slot->losses = mirror_losses(m);
 		m->config.dest->ops->submit(mq->dest, &slot->dest);
 	} else if (mirror_get_state(m) < UB_MIRROR_FAILED) {
 		dirty_set(m, slot->range.start, slot->range.end);
@@ -616,8 +726,10 @@ static void copy_submit(struct mirror_copy *c, enum mirror_step step, uint8_t op
 	c->io.len_bytes = len;
 	c->io.buf = buf;
 	c->sent_ms = to_dest ? ub_now_ms() : 0;
-	if (to_dest)
+	if (to_dest) {
+		c->losses = mirror_losses(m);
 		queue_tick(mq);
+	}
 	ub_io_begin_internal(&c->io);
 	be->ops->submit(to_dest ? mq->dest : mq->source, &c->io);
 }
@@ -639,8 +751,8 @@ static void copy_done(struct mirror_copy *c, _Atomic uint64_t *counter)
 {
 	struct mirror *m = c->m;
 
-	dirty_clear(m, c->range.start, c->range.start + c->len_bytes);
-	ub_stat_add(counter, c->len_bytes);
+	if (dirty_clear(m, c->range.start, c->range.start + c->len_bytes, c->losses))
+		ub_stat_add(counter, c->len_bytes);
 	copy_end(c);
 }
 
@@ -1030,15 +1142,43 @@ static void copier_say_in_step(struct mirror *m)
 		mirror_tell(m);
 }
 
+static void sync_done(struct ub_io *io, int32_t res)
+{
+	struct mirror *m = ub_container_of(io, struct mirror, sync_io);
+
+	ub_io_end_internal(io);
+	m->is_syncing = false;
+	flush_ends_at_dest(m, res);
+	if (res < 0)
+		mirror_dest_failed(m, res);
+	if (m->flush_waits)
+		copier_begin_flush(m);
+	copier_run(m);
+}
+
+/* So that the loss of a server costs no more than what was copied since. */
+static void copier_sync(struct mirror *m)
+{
+	if (m->is_syncing || m->nr_flushing || !m->config.dest->limits.can_flush ||
+	    mirror_get_state(m) != UB_MIRROR_COPYING || ub_now_ms() - m->synced_ms < MIRROR_SYNC_MS)
+		return;
+	m->is_syncing = true;
+	flush_begins_at_dest(m);
+	flush_submit(m->config.dest, m->queues[0].dest, &m->sync_io, sync_done);
+}
+
 static void copier_run(struct mirror *m)
 {
 	if (!m->has_begun || m->is_running) /* a piece that was begun below may end at once */
 		return;
 	m->is_running = true;
+	dirty_look_for_losses(m);
+	copier_sync(m);
 	while (mirror_is_mirroring(m) && copier_start_one(m))
 		;
 	m->is_running = false;
-	if (mirror_get_state(m) == UB_MIRROR_OUT)
+	/* Not put off by every turn of a busy application. */
+	if (mirror_get_state(m) == UB_MIRROR_OUT && !m->is_probing && !m->probe.deadline_ns)
 		ub_timer_set(&m->probe, MIRROR_PROBE_MS);
 	dirty_note(m);
 	if (m->nr_copies == 0)
@@ -1092,6 +1232,31 @@ static void probe_due(struct ub_timer *timer)
 
 /* ---- flushing both sides -------------------------------------------------------------------------------------------- */
 
+/* What it has by now is what is safe afterwards. */
+static void flush_begins_at_dest(struct mirror *m)
+{
+	struct mirror_unsafe none;
+
+	m->synced_ms = ub_now_ms();
+	m->flush_losses = m->losses;
+	dirty_look_for_losses(m); /* if there is one, this flush comes too early */
+	pthread_mutex_lock(&m->lock);
+	none = m->pending;
+	m->pending = m->unsafe;
+	m->unsafe = none;
+	pthread_mutex_unlock(&m->lock);
+}
+
+static void flush_ends_at_dest(struct mirror *m, int32_t res)
+{
+	dirty_look_for_losses(m);
+	pthread_mutex_lock(&m->lock);
+	if (res < 0)
+		unsafe_add_all(&m->unsafe, &m->pending);
+	unsafe_clear(&m->pending);
+	pthread_mutex_unlock(&m->lock);
+}
+
 static void flush_done(struct mirror *m)
 {
 	int result = 1;
@@ -1102,8 +1267,11 @@ static void flush_done(struct mirror *m)
 		result = m->flush_source.result;
 	else if (m->flush_dest.result < 0)
 		result = m->flush_dest.result;
+	else if (m->flush_losses != m->losses)
+		result = -EAGAIN; /* there is something to be copied again */
 	atomic_store_explicit(&m->flushed, result, memory_order_release);
 	mirror_tell(m);
+	copier_run(m);
 }
 
 static void flush_source_done(struct ub_io *io, int32_t res)
@@ -1121,6 +1289,7 @@ static void flush_dest_done(struct ub_io *io, int32_t res)
 	struct mirror *m = ub_container_of(io, struct mirror, flush_dest);
 
 	ub_io_end_internal(io);
+	flush_ends_at_dest(m, res);
 	if (res < 0)
 		mirror_dest_failed(m, res);
 	flush_done(m);
@@ -1142,15 +1311,32 @@ static void flush_submit(struct ub_backend *be, struct ub_backend_queue *bq, str
 		ub_io_complete(io, 0);
 }
 
+static void copier_begin_flush(struct mirror *m)
+{
+	struct mirror_queue *mq = &m->queues[0];
+
+	m->flush_waits = false;
+	m->nr_flushing = 2;
+	flush_begins_at_dest(m);
+	flush_submit(m->config.source, mq->source, &m->flush_source, flush_source_done);
+	if (mq->is_stopped) { /* meanwhile: nothing goes there any more */
+		m->flush_dest.done = flush_dest_done;
+		ub_io_begin_internal(&m->flush_dest);
+		ub_io_complete(&m->flush_dest, -ECANCELED);
+	} else {
+		flush_submit(m->config.dest, mq->dest, &m->flush_dest, flush_dest_done);
+	}
+}
+
 static void copier_flush(struct ub_msg *msg, struct ub_queue *q)
 {
 	struct mirror *m = ub_container_of(msg, struct mirror, flush_msg);
-	struct mirror_queue *mq = &m->queues[0];
 
 	(void)q;
-	m->nr_flushing = 2;
-	flush_submit(m->config.source, mq->source, &m->flush_source, flush_source_done);
-	flush_submit(m->config.dest, mq->dest, &m->flush_dest, flush_dest_done);
+	/* What the copier's own one may not have covered is what this one is for. */
+	m->flush_waits = m->is_syncing;
+	if (!m->flush_waits)
+		copier_begin_flush(m);
 }
 
 void ub_mirror_flush(struct ub_backend *be)
@@ -1324,6 +1510,8 @@ static void copier_start(struct mirror *m)
 	m->probe_io.done = probe_done;
 	copier_init_io(m, &m->flush_source, MIRROR_NR_SLOTS);
 	copier_init_io(m, &m->flush_dest, MIRROR_NR_SLOTS + 1);
+	copier_init_io(m, &m->sync_io, MIRROR_NR_SLOTS + 1); /* never both at a time */
+	m->synced_ms = ub_now_ms();
 	m->pace = (struct ub_timer){ .queue = q, .expired = copier_paced };
 	m->probe = (struct ub_timer){ .queue = q, .expired = probe_due };
 	m->has_begun = true;
@@ -1360,7 +1548,7 @@ static bool mirror_queue_stop(struct ub_backend_queue *bq)
 		return !mq->late.armed_ns;
 	ub_timer_stop(&m->pace);
 	ub_timer_stop(&m->probe);
-	return !mq->late.armed_ns && !m->pace.armed_ns && !m->probe.armed_ns && !m->nr_copies && !m->nr_flushing &&
+	return !mq->late.armed_ns && !m->pace.armed_ns && !m->probe.armed_ns && !m->nr_copies && !m->nr_flushing && !m->is_syncing &&
 	       !m->is_probing && !atomic_load(&m->is_kicked);
 }
 
@@ -1400,6 +1588,10 @@ static int mirror_make_bitmap(struct mirror *m, struct ub_err *err)
 				  (unsigned long long)size, m->backend->limits.max_io_bytes);
 	m->nr_clusters = (size + (1ULL << m->cluster_shift) - 1) >> m->cluster_shift;
 	ret = ub_bitmap_init(&m->dirty, m->nr_clusters, -1, 0);
+	if (ret == 0)
+		ret = ub_bitmap_init(&m->unsafe.map, m->nr_clusters, -1, 0);
+	if (ret == 0)
+		ret = ub_bitmap_init(&m->pending.map, m->nr_clusters, -1, 0);
 	if (ret)
 		return ub_err_errno(err, -ret, "the migration's bitmap");
 	ub_bitmap_set(&m->dirty, 0, m->nr_clusters);
@@ -1425,6 +1617,7 @@ int ub_mirror_create(struct ub_backend *be, const struct ub_mirror_config *confi
 	m->config = *config;
 	m->backend = be;
 	m->block_bytes = config->source->limits.logical_block_bytes;
+	m->losses = mirror_losses(m);
 	atomic_init(&m->rate_bytes, config->rate_bytes);
 	m->kick_msg.fn = copier_kicked;
 	m->start_msg.fn = mirror_all_started;
@@ -1457,6 +1650,8 @@ void ub_mirror_destroy(struct ub_backend *be)
 	if (!m)
 		return;
 	ub_bitmap_destroy(&m->dirty);
+	ub_bitmap_destroy(&m->unsafe.map);
+	ub_bitmap_destroy(&m->pending.map);
 	if (m->bufs)
 		munmap(m->bufs, (size_t)MIRROR_NR_SLOTS * m->chunk_bytes);
 	pthread_mutex_destroy(&m->lock);

@@ -409,6 +409,7 @@ static void move_put_in(struct server *s)
 	}
 	if (!ub_device_is_paused(&s->device))
 		return;
+	ub_mirror_set_rate(&m->mirror, m->rate_bytes); /* it may have changed since the mirror was made */
 	m->source_bqs = ub_device_swap(&s->device, &m->mirror, m->mirror_bqs);
 	ub_device_resume(&s->device);
 	m->stage = UB_MOVE_MIRRORING;
@@ -457,9 +458,8 @@ static void move_look_at_mirror(struct server *s)
 			move_tell(s, UB_MIGRATION_IN_STEP, NULL, 0);
 			return;
 		}
-		if (m->not_before_ms && ub_now_ms() < m->not_before_ms)
+		if (m->not_before_ms)
 			return;
-		m->not_before_ms = 0;
 		m->stage = UB_MOVE_FLUSH;
 		m->is_flushing = true;
 		ub_mirror_flush(&m->mirror);
@@ -481,7 +481,8 @@ static void move_flushed(struct server *s)
 	if (m->is_flushing)
 		return;
 	m->stage = UB_MOVE_MIRRORING;
-	if (ub_mirror_state(&m->mirror) != UB_MIRROR_IN_STEP) {
+	/* In step it may be again since one that failed. */
+	if (ub_mirror_state(&m->mirror) != UB_MIRROR_IN_STEP || ub_mirror_flushed(&m->mirror) < 0) {
 		move_look_at_mirror(s);
 		return;
 	}
@@ -582,7 +583,7 @@ static void move_cut_flushed(struct server *s)
 		m->stage = UB_MOVE_FLUSH;
 		return;
 	}
-	if (ub_mirror_state(&m->mirror) != UB_MIRROR_IN_STEP || m->is_unwanted) {
+	if (ub_mirror_state(&m->mirror) != UB_MIRROR_IN_STEP || ub_mirror_flushed(&m->mirror) < 0 || m->is_unwanted) {
 		move_resume(s);
 		return;
 	}
@@ -628,6 +629,8 @@ void ub_migration_step(struct server *s)
 {
 	struct ub_server_migration *m = &s->migration;
 
+	if (m->not_before_ms && ub_now_ms() >= m->not_before_ms)
+		m->not_before_ms = 0;
 	if (m->is_dead || move_give_up(s))
 		return;
 	switch (m->stage) {
@@ -709,6 +712,19 @@ static int move_make_fds(struct server *s, struct ub_err *err)
 	return 0;
 }
 
+static void move_tell_of_next(struct server *s, enum ub_migration_phase phase, const struct ub_err *err)
+{
+	struct ub_server_migration *m = &s->migration;
+	enum ub_migration_phase told = m->told;
+	uint32_t id = m->id;
+
+	m->id = m->next->id;
+	m->told = UB_MIGRATION_NONE;
+	move_tell(s, phase, err, 0);
+	m->id = id;
+	m->told = told;
+}
+
 /* It comes when what the last one left behind is closed. */
 static int move_keep_for_later(struct server *s, const struct ub_msg_migrate *msg, int fds[], struct ub_err *err)
 {
@@ -723,7 +739,42 @@ static int move_keep_for_later(struct server *s, const struct ub_msg_migrate *ms
 		ub_close(&m->next_fds[i]);
 		m->next_fds[i] = ub_steal_fd(&fds[i]);
 	}
+	/* Else the keeper thinks that nobody has heard it: what is closed may take its fence's time. */
+	move_tell_of_next(s, UB_MIGRATION_CONNECTING, NULL);
 	return 0;
+}
+
+static void move_drop_next(struct ub_server_migration *m)
+{
+	free(m->next);
+	m->next = NULL;
+	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
+		ub_close(&m->next_fds[i]);
+}
+
+/* True: it was for the one that waits. */
+static bool move_control_next(struct server *s, const struct ub_msg_migrate_control *msg)
+{
+	const struct ub_err cancelled = { .code = ECANCELED, .text = "it was cancelled" };
+	struct ub_server_migration *m = &s->migration;
+
+	if (!m->next || msg->id != m->next->id)
+		return false;
+	switch (msg->what) {
+	case UB_MIGRATE_CANCEL:
+		move_tell_of_next(s, UB_MIGRATION_FAILED, &cancelled);
+		move_drop_next(m);
+		break;
+	case UB_MIGRATE_COMPLETE:
+		m->next->flags &= ~(uint32_t)UB_MIGRATE_WAIT;
+		break;
+	case UB_MIGRATE_RATE:
+		m->next->rate_bytes = msg->rate_bytes;
+		break;
+	default:
+		break;
+	}
+	return true;
 }
 
 int ub_migration_begin(struct server *s, struct ub_msg_migrate *msg, int fds[], struct ub_err *err)
@@ -790,17 +841,8 @@ int ub_migration_control(struct server *s, const struct ub_msg_migrate_control *
 
 	if (msg->header.len_bytes != sizeof(*msg))
 		return ub_err_set(err, EPROTO, "an unexpected MIGRATE_CONTROL message");
-	if (m->next && msg->what == UB_MIGRATE_CANCEL && msg->id == m->next->id) {
-		struct ub_err cancelled = { .code = ECANCELED, .text = "it was cancelled" };
-		uint32_t id = m->id;
-
-		m->id = msg->id;
-		move_tell(s, UB_MIGRATION_FAILED, &cancelled, 0);
-		m->id = id;
-		free(m->next);
-		m->next = NULL;
+	if (move_control_next(s, msg))
 		return 0;
-	}
 	if (msg->id != m->id || m->stage == UB_MOVE_NONE || m->stage >= UB_MOVE_STOPPING)
 		return 0; /* it is over: the answer is on its way */
 	switch (msg->what) {
@@ -828,10 +870,7 @@ void ub_migration_abandon(struct server *s)
 {
 	struct ub_server_migration *m = &s->migration;
 
-	free(m->next);
-	m->next = NULL;
-	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
-		ub_close(&m->next_fds[i]);
+	move_drop_next(m);
 	if (m->stage != UB_MOVE_NONE && m->stage < UB_MOVE_STOPPING)
 		move_cancel(s);
 }

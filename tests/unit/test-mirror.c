@@ -49,6 +49,7 @@ struct side {
 	bool refuses_zeroes; /* says so when asked */
 	bool is_forbidden;   /* nothing may come any more */
 	uint64_t out_until_ms, settled_at_ms;
+	_Atomic uint64_t nr_losses;
 	unsigned fail_op, fail_at; /* the at-th from now on of this kind fails; 0: none */
 	int fail_errno;
 
@@ -322,6 +323,13 @@ static bool side_has_settled(struct ub_backend *be)
 	return ub_now_ms() >= s->settled_at_ms;
 }
 
+static uint64_t side_nr_losses(struct ub_backend *be)
+{
+	struct side *s = be->priv;
+
+	return atomic_load(&s->nr_losses);
+}
+
 static int side_queue_init(struct ub_backend_queue *bq, unsigned nr_slots, struct ub_err *err)
 {
 	(void)bq;
@@ -361,7 +369,8 @@ static void side_close(struct ub_backend *be)
 		.name = (ops_name), .caps = (ops_caps), .open = side_open, \
 		.get_limits = side_get_limits, .queue_init = side_queue_init, \
 		.queue_destroy = side_queue_destroy, .close = side_close, .reset = side_reset, \
-		.has_settled = side_has_settled, .submit = side_submit, .cancel = side_cancel, \
+		.has_settled = side_has_settled, .nr_losses = side_nr_losses, .submit = side_submit, \
+		.cancel = side_cancel, \
 		.queue_stop = side_queue_stop, \
 	}
 
@@ -1362,6 +1371,39 @@ static int flush(void)
 	return ub_mirror_flushed(&w.mirror_be);
 }
 
+/* Its server dies, and what the next one has of these bytes is something else. */
+static void lose(uint64_t start, uint64_t end)
+{
+	pthread_mutex_lock(&w.dest.lock);
+	memset(w.dest.data + start, 'x', end - start);
+	pthread_mutex_unlock(&w.dest.lock);
+	atomic_fetch_add(&w.dest.nr_losses, 1);
+}
+
+static void what_a_lost_server_had_not_flushed_is_copied_again(void **state)
+{
+	static char buf[4096] = "news";
+	unsigned nr;
+
+	(void)state;
+	world_init(1 << 20);
+	fill(&w.source, 'a');
+	world_begin();
+	assert_in_step();
+	lose(0, 1 << 20);
+	assert_int_equal(flush(), -EAGAIN); /* with that it is noticed */
+	assert_in_step();
+	assert_int_equal(flush(), 1);
+	/* From now on only what is written since. */
+	nr = side_count(&w.dest, UB_OP_WRITE);
+	assert_int_equal(io_run(UB_OP_WRITE, 300 << 10, sizeof(buf), buf), sizeof(buf));
+	lose(300 << 10, (300 << 10) + sizeof(buf));
+	assert_int_equal(flush(), -EAGAIN);
+	assert_in_step();
+	assert_in_range(side_count(&w.dest, UB_OP_WRITE) - nr, 2, 3);
+	world_end();
+}
+
 static void a_flush_reaches_the_sides_that_can(void **state)
 {
 	(void)state;
@@ -1560,6 +1602,7 @@ int main(void)
 		cmocka_unit_test(the_rate_is_kept_to),
 		cmocka_unit_test(the_rate_counts_for_zeroes_that_are_written),
 		cmocka_unit_test(a_higher_rate_counts_at_once),
+		cmocka_unit_test(what_a_lost_server_had_not_flushed_is_copied_again),
 		cmocka_unit_test(a_flush_reaches_the_sides_that_can),
 		cmocka_unit_test(a_flush_that_the_destination_does_not_answer_is_an_outage),
 		cmocka_unit_test(a_flush_that_fails_ends_it),

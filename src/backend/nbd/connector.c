@@ -370,6 +370,9 @@ static void connector_attempt_failed(struct nbd_conn *conn, const char *why)
 		nbd.close(a->handle);
 	a->handle = NULL;
 	ub_stat_add(&be->backend->stats->failed_attempts, 1);
+	/* One that was given up because it was silent may have died since, which nobody has seen. */
+	if (connector_nr_given(be) == 0)
+		atomic_fetch_add_explicit(&be->nr_losses, 1, memory_order_acq_rel);
 	connector_back_off(conn);
 	if (connector_nr_given(be) == 0 || be->said_stalled)
 		connector_say_why(be, why);

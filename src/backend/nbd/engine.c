@@ -202,11 +202,12 @@ static bool link_is_dead(struct nbd_link *link)
 	if (link->failing)
 		return true;
 	if (nbd.aio_is_closed(link->handle)) {
-		link->is_ended = true;
+		link->is_ended = link->is_lost = true;
 		link_fail(link, "the server closed the connection");
 	} else if (nbd.aio_is_dead(link->handle)) {
 		/* A reset came from the other side. Any other error of the network is our own side's view. */
 		link->is_cut_here = nbd_session_error_is_ours(nbd.get_errno());
+		link->is_lost = true;
 		link_fail(link, nbd_session_reason());
 	}
 	return link->failing;
@@ -288,6 +289,7 @@ static int cmd_answered(void *arg, int *error)
 	if (code == ENOTCONN)
 		return 1;
 	if (code == ESHUTDOWN) {
+		link->is_lost = true;
 		link_fail(link, "the server is shutting down");
 		return 1;
 	}
@@ -611,6 +613,8 @@ static void conn_retire(struct nbd_conn *conn, struct nbd_link *link)
 {
 	bool needs_fence = !link->is_ended && link_has_changes(link);
 
+	if (link->is_lost)
+		atomic_fetch_add_explicit(&conn->be->nr_losses, 1, memory_order_acq_rel);
 	if (link == conn->draining) {
 		conn->draining = NULL;
 		ub_timer_set(&conn->drain, 0);
@@ -845,6 +849,7 @@ static void link_hung_up(struct ub_watch *watch, int32_t res)
 	(void)res;
 	if (!link_disarmed(link, &link->hung_up_armed) || link->failing || link->nr_in_flight)
 		return;
+	link->is_lost = true;
 	link_fail(link, "the server closed the connection");
 }
 

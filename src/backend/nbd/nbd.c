@@ -356,6 +356,13 @@ static bool nbd_has_settled(struct ub_backend *backend)
 	return !atomic_load_explicit(&be->nr_unfenced, memory_order_acquire);
 }
 
+static uint64_t nbd_nr_losses(struct ub_backend *backend)
+{
+	const struct nbd_backend *be = backend->priv;
+
+	return atomic_load_explicit(&be->nr_losses, memory_order_acquire);
+}
+
 static int nbd_take_socket(struct ub_backend *backend, int fd)
 {
 	struct nbd_backend *be = backend->priv;
@@ -624,6 +631,7 @@ const struct ub_backend_ops ub_backend_nbd = {
 	.promote = nbd_promote,
 	.reset = nbd_reset,
 	.has_settled = nbd_has_settled,
+	.nr_losses = nbd_nr_losses,
 	.stop = nbd_stop,
 	.take_socket = nbd_take_socket,
 	.set = nbd_set,

@@ -69,6 +69,7 @@ struct nbd_link {
 	bool readable_armed, writable_armed, hung_up_armed;
 	bool failing;  /* to be retired as soon as libnbd has returned */
 	bool is_ended; /* the server closed it: the fence is passed */
+	bool is_lost; /* it was not us who ended it: the server may have died */
 	bool is_cut_here; /* it ended without a word from the server: its state proves nothing */
 	bool is_draining; /* another one has taken over; it is read until its writes are answered */
 	bool is_healthy; /* though it is draining: so it is read until all is answered */
@@ -172,6 +173,7 @@ struct nbd_backend {
 	_Atomic bool has_failed;     /* for good: all I/O fails */
 	_Atomic bool is_leaving;     /* no connection is made any more */
 	_Atomic unsigned nr_unfenced; /* retired links whose writes may still be executed: no write is sent */
+	_Atomic uint64_t nr_losses; /* how often the server may have died */
 	_Atomic int next_socket;     /* of --command, after a restart; -1: none */
 
 	/* The connector: connector.c. */
