@@ -22,7 +22,8 @@
 #include "server/isolate.h"
 #include "server/state.h"
 
-#define MOVE_PAUSE_MS	1000 /* for a cutover: longer, and the queues resume, and it is tried again */
+#define MOVE_PAUSE_MS	1000 /* longer, and the queues resume, and it is tried again */
+#define MOVE_TELL_MS	100  /* until a keeper that did not read is told again */
 #define MOVE_RETRY_MS	1000
 #define MOVE_POLL_NS	(5L * 1000 * 1000)
 #define NS_PER_S	1000000000ULL
@@ -43,6 +44,16 @@ void ub_migration_init(struct ub_server_migration *m)
 }
 
 /* ---- what the keeper is told ----------------------------------------------------------------------------------- */
+
+static void move_tell_untold(struct server *s)
+{
+	struct ub_server_migration *m = &s->migration;
+
+	if (!m->untold || ub_message_send(s->keeper_fd, &m->untold->header, NULL, 0, MSG_DONTWAIT) == -EAGAIN)
+		return;
+	free(m->untold);
+	m->untold = NULL;
+}
 
 static void move_tell(struct server *s, enum ub_migration_phase phase, const struct ub_err *err, uint64_t pause_us)
 {
@@ -75,8 +86,9 @@ static void move_tell(struct server *s, enum ub_migration_phase phase, const str
 		if (identity)
 			memcpy(msg->identity, identity, len);
 	}
-	ub_message_send(s->keeper_fd, &msg->header, NULL, 0, MSG_DONTWAIT);
-	free(msg);
+	free(m->untold); /* this one says more */
+	m->untold = msg;
+	move_tell_untold(s);
 }
 
 /* ---- the thread: opening ------------------------------------------------------------------------------------------- */
@@ -370,12 +382,25 @@ static void move_pause(struct server *s, enum ub_server_migration_stage stage)
 {
 	s->migration.stage = stage;
 	s->migration.paused_ns = move_now_ns();
+	s->migration.deadline_ms = ub_now_ms() + MOVE_PAUSE_MS;
 	ub_device_pause(&s->device);
+}
+
+/* The queues go on, with another back end or without; stage: what is next, at the earliest after a while. */
+static void move_unpause(struct server *s, enum ub_server_migration_stage stage)
+{
+	struct ub_server_migration *m = &s->migration;
+
+	ub_device_resume(&s->device);
+	m->deadline_ms = 0;
+	m->not_before_ms = ub_now_ms() + MOVE_RETRY_MS;
+	m->stage = stage;
 }
 
 static void move_stop(struct server *s)
 {
 	s->migration.stage = UB_MOVE_STOPPING;
+	s->migration.not_before_ms = 0;
 	ub_mirror_stop(&s->migration.mirror);
 }
 
@@ -403,16 +428,19 @@ static void move_put_in(struct server *s)
 	struct ub_server_migration *m = &s->migration;
 
 	if (m->is_unwanted) {
-		ub_device_resume(&s->device);
+		move_unpause(s, UB_MOVE_OPEN);
 		move_fail(s);
 		return;
 	}
-	if (!ub_device_is_paused(&s->device))
+	if (!ub_device_is_paused(&s->device)) {
+		if (ub_now_ms() >= m->deadline_ms)
+			move_unpause(s, UB_MOVE_WAIT_IN);
 		return;
+	}
 	ub_mirror_set_rate(&m->mirror, m->rate_bytes); /* it may have changed since the mirror was made */
 	m->source_bqs = ub_device_swap(&s->device, &m->mirror, m->mirror_bqs);
-	ub_device_resume(&s->device);
-	m->stage = UB_MOVE_MIRRORING;
+	move_unpause(s, UB_MOVE_MIRRORING);
+	m->not_before_ms = 0;
 	move_tell(s, UB_MIGRATION_COPYING, NULL, 0);
 }
 
@@ -420,10 +448,13 @@ static void move_take_out(struct server *s)
 {
 	struct ub_server_migration *m = &s->migration;
 
-	if (!ub_device_is_paused(&s->device))
+	if (!ub_device_is_paused(&s->device)) {
+		if (ub_now_ms() >= m->deadline_ms)
+			move_unpause(s, UB_MOVE_STOPPING);
 		return;
+	}
 	ub_device_swap(&s->device, s->backend, m->source_bqs);
-	ub_device_resume(&s->device);
+	move_unpause(s, UB_MOVE_PAUSE_OUT);
 	move_fail(s);
 }
 
@@ -487,7 +518,6 @@ static void move_flushed(struct server *s)
 		return;
 	}
 	move_tell(s, UB_MIGRATION_CUTOVER, NULL, 0);
-	m->deadline_ms = ub_now_ms() + MOVE_PAUSE_MS;
 	move_pause(s, UB_MOVE_PAUSE_CUT);
 }
 
@@ -496,10 +526,7 @@ static void move_resume(struct server *s)
 {
 	struct ub_server_migration *m = &s->migration;
 
-	ub_device_resume(&s->device);
-	m->deadline_ms = 0;
-	m->not_before_ms = ub_now_ms() + MOVE_RETRY_MS;
-	m->stage = UB_MOVE_MIRRORING;
+	move_unpause(s, UB_MOVE_MIRRORING);
 	if (m->is_unwanted)
 		move_stop(s);
 	else
@@ -555,13 +582,13 @@ static void move_over(struct server *s)
 	struct ub_backend *source = s->backend;
 
 	atomic_store(&m->dest->is_destination, false);
+	atomic_store(&source->is_destination, true); /* what becomes of it is not the device's */
 	if (m->dest->ops->promote)
 		m->dest->ops->promote(m->dest);
 	atomic_store_explicit(&s->stats->side, !ub_stat_side(s->stats), memory_order_release);
 	s->backend = m->dest;
 	ub_device_swap(&s->device, m->dest, m->dest_bqs);
-	ub_device_resume(&s->device);
-	m->deadline_ms = 0;
+	move_unpause(s, UB_MOVE_FLUSH_CUT);
 	ub_close(&s->store_fd);
 	s->store_fd = ub_steal_fd(&m->dest_fd);
 	move_tell(s, UB_MIGRATION_MOVED, NULL, (move_now_ns() - m->paused_ns) / 1000);
@@ -577,10 +604,7 @@ static void move_cut_flushed(struct server *s)
 		if (ub_now_ms() < m->deadline_ms)
 			return;
 		/* The flush goes on, and is waited for before the next one. */
-		ub_device_resume(&s->device);
-		m->deadline_ms = 0;
-		m->not_before_ms = ub_now_ms() + MOVE_RETRY_MS;
-		m->stage = UB_MOVE_FLUSH;
+		move_unpause(s, UB_MOVE_FLUSH);
 		return;
 	}
 	if (ub_mirror_state(&m->mirror) != UB_MIRROR_IN_STEP || ub_mirror_flushed(&m->mirror) < 0 || m->is_unwanted) {
@@ -588,8 +612,7 @@ static void move_cut_flushed(struct server *s)
 		return;
 	}
 	if (move_write_fact(s, &m->err) != 0) {
-		ub_device_resume(&s->device);
-		m->deadline_ms = 0;
+		move_unpause(s, UB_MOVE_MIRRORING);
 		move_stop(s);
 		return;
 	}
@@ -615,7 +638,7 @@ static bool move_give_up(struct server *s)
 
 	if (!m->is_unwanted)
 		return false;
-	if (m->stage == UB_MOVE_OPEN) {
+	if (m->stage == UB_MOVE_OPEN || m->stage == UB_MOVE_WAIT_IN) {
 		move_fail(s);
 		return true;
 	}
@@ -631,6 +654,7 @@ void ub_migration_step(struct server *s)
 
 	if (m->not_before_ms && ub_now_ms() >= m->not_before_ms)
 		m->not_before_ms = 0;
+	move_tell_untold(s);
 	if (m->is_dead || move_give_up(s))
 		return;
 	switch (m->stage) {
@@ -639,6 +663,10 @@ void ub_migration_step(struct server *s)
 		break;
 	case UB_MOVE_PAUSE_IN:
 		move_put_in(s);
+		break;
+	case UB_MOVE_WAIT_IN:
+		if (!m->not_before_ms)
+			move_pause(s, UB_MOVE_PAUSE_IN);
 		break;
 	case UB_MOVE_MIRRORING:
 		move_look_at_mirror(s);
@@ -653,7 +681,7 @@ void ub_migration_step(struct server *s)
 		move_cut_flushed(s);
 		break;
 	case UB_MOVE_STOPPING:
-		if (ub_mirror_state(&m->mirror) == UB_MIRROR_STOPPED)
+		if (ub_mirror_state(&m->mirror) == UB_MIRROR_STOPPED && !m->not_before_ms)
 			move_pause(s, UB_MOVE_PAUSE_OUT);
 		break;
 	case UB_MOVE_PAUSE_OUT:
@@ -681,7 +709,9 @@ int ub_migration_wait_ms(const struct server *s)
 	const struct ub_server_migration *m = &s->migration;
 	uint64_t until = m->deadline_ms ? m->deadline_ms : m->not_before_ms, now;
 
-	if (m->is_dead || !until || m->stage < UB_MOVE_MIRRORING || m->stage > UB_MOVE_FLUSH_CUT)
+	if (m->untold)
+		return MOVE_TELL_MS;
+	if (m->is_dead || !until || m->stage < UB_MOVE_PAUSE_IN || m->stage > UB_MOVE_PAUSE_OUT)
 		return -1;
 	now = ub_now_ms();
 	return until <= now ? 0 : (int)(until - now);
@@ -870,6 +900,8 @@ void ub_migration_abandon(struct server *s)
 {
 	struct ub_server_migration *m = &s->migration;
 
+	free(m->untold);
+	m->untold = NULL;
 	move_drop_next(m);
 	if (m->stage != UB_MOVE_NONE && m->stage < UB_MOVE_STOPPING)
 		move_cancel(s);

@@ -30,6 +30,7 @@ enum ub_server_migration_stage {
 	UB_MOVE_OPENING,   /* the thread */
 	UB_MOVE_OPEN,	   /* until GO */
 	UB_MOVE_PAUSE_IN,
+	UB_MOVE_WAIT_IN,   /* I/O in flight took too long: it is tried again */
 	UB_MOVE_MIRRORING,
 	UB_MOVE_FLUSH,	   /* both sides, so that there is less to do in the pause */
 	UB_MOVE_PAUSE_CUT,
@@ -64,6 +65,7 @@ struct ub_server_migration {
 	struct ub_backend mirror;
 	struct ub_backend_queue *source_bqs, *dest_bqs, *mirror_bqs, *leaving_bqs; /* NULL: none, or the device's */
 
+	struct ub_msg_migration *untold; /* that the keeper had no room for; NULL: none */
 	bool is_flushing;
 	uint64_t paused_ns, deadline_ms, not_before_ms; /* 0: none */
 	struct ub_msg_migrate *next; /* that came while the last one was still being closed; with its descriptors */

@@ -173,7 +173,7 @@ void ub_device_pause(struct ub_device *dev)
 bool ub_device_is_paused(const struct ub_device *dev)
 {
 	for (unsigned i = 0; i < dev->config.nr_queues; i++) {
-		if (!atomic_load_explicit(&dev->queues[i]->has_paused, memory_order_acquire))
+		if (!ub_queue_is_paused(dev->queues[i]))
 			return false;
 	}
 	return true;

@@ -517,6 +517,7 @@ static void queue_pause(struct ub_msg *msg, struct ub_queue *q)
 {
 	(void)msg;
 	q->is_pausing = true;
+	q->pause_id = atomic_load_explicit(&q->pause_wanted, memory_order_acquire);
 }
 
 static void queue_resume(struct ub_msg *msg, struct ub_queue *q)
@@ -526,7 +527,6 @@ static void queue_resume(struct ub_msg *msg, struct ub_queue *q)
 	(void)msg;
 	q->next_bq = NULL;
 	q->is_pausing = false;
-	atomic_store_explicit(&q->has_paused, false, memory_order_relaxed);
 	if (next)
 		queue_begin_with(q, next);
 	if (!q->is_yielding)
@@ -561,7 +561,7 @@ static void queue_let_leave(struct ub_queue *q)
 
 static void queue_say_paused(struct ub_queue *q)
 {
-	atomic_store_explicit(&q->has_paused, true, memory_order_release);
+	atomic_store_explicit(&q->paused_for, q->pause_id, memory_order_release);
 	eventfd_write(q->dev->event_fd, 1);
 }
 
@@ -570,7 +570,7 @@ static void queue_end_rare_turn(struct ub_queue *q)
 {
 	if (q->leaving)
 		queue_let_leave(q);
-	if (q->is_pausing && !q->nr_owned && !atomic_load_explicit(&q->has_paused, memory_order_relaxed))
+	if (q->is_pausing && !q->nr_owned && atomic_load_explicit(&q->paused_for, memory_order_relaxed) != q->pause_id)
 		queue_say_paused(q);
 }
 
@@ -900,12 +900,19 @@ void ub_queue_cancel(struct ub_queue *q)
 
 void ub_queue_pause(struct ub_queue *q)
 {
+	atomic_fetch_add(&q->pause_wanted, 1);
 	q->pause_msg.fn = queue_pause;
 	ub_queue_post(q, &q->pause_msg);
 }
 
+bool ub_queue_is_paused(const struct ub_queue *q)
+{
+	return atomic_load_explicit(&q->paused_for, memory_order_acquire) == atomic_load(&q->pause_wanted);
+}
+
 void ub_queue_resume(struct ub_queue *q, struct ub_backend_queue *next)
 {
+	atomic_fetch_add(&q->pause_wanted, 1);
 	q->next_bq = next;
 	q->resume_msg.fn = queue_resume;
 	ub_queue_post(q, &q->resume_msg);

@@ -73,6 +73,7 @@ struct ub_queue {
 	bool quit;
 	bool is_yielding, has_yielded;
 	bool is_pausing;
+	unsigned pause_id; /* of pause_wanted, when it began */
 	bool is_shrinking; /* I/O behind the new end may still be in flight */
 	bool has_spare_bufs; /* see below */
 	struct ub_req *held_first, **held_last; /* came while it pauses, or yields, in their order */
@@ -97,7 +98,8 @@ struct ub_queue {
 	struct ub_backend_queue *next_bq; /* to begin with at resume_msg; NULL: none. The main thread's until then */
 	_Atomic uint64_t wanted_bytes, size_bytes; /* what limits.size_bytes shall be; nothing in flight lies behind this */
 	_Atomic bool is_cancelled;	    /* nothing is given to the back end any more */
-	_Atomic bool has_paused;	    /* nothing is in flight, and nothing is taken before resume_msg */
+	/* The main thread counts its pauses and resumes; the queue says for which of them nothing is in flight any more. */
+	_Atomic unsigned pause_wanted, paused_for;
 
 	/* Written by the thread, read by the main thread once it has seen the state. */
 	struct ub_err err;
@@ -125,9 +127,10 @@ void ub_queue_go(struct ub_queue *q);
 void ub_queue_cancel(struct ub_queue *q);
 /* Has it refuse what lies behind this end; size_bytes follows when the last I/O there is done. Main thread. */
 void ub_queue_set_size(struct ub_queue *q, uint64_t size_bytes);
-/* Takes no more requests; has_paused follows when it holds none. Main thread, as the next two. */
+/* Takes no more requests; ub_queue_is_paused() when it holds none. Main thread, as the next three. */
 void ub_queue_pause(struct ub_queue *q);
-/* Goes on: with next, if it is not NULL. Only with has_paused where there is a next. */
+bool ub_queue_is_paused(const struct ub_queue *q);
+/* Goes on: with next, if it is not NULL. Only when it is paused where there is a next. */
 void ub_queue_resume(struct ub_queue *q, struct ub_backend_queue *next);
 /* Has a part of a back end that is no longer its own let go of the ring: bq->has_left follows. Any thread. */
 void ub_queue_leave(struct ub_queue *q, struct ub_backend_queue *bq);
