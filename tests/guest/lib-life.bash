@@ -83,6 +83,9 @@ RECOVERY_STEPS='start-recovery take end-recovery recovered' ADOPT_STEPS='adopt'
 # when a device gets another version, and another size
 # shellcheck disable=SC2034 # for the tests
 UPGRADE_STEPS='handover upgrade' RESIZE_STEPS='resize server-resize server-resized size-updated update-size'
+# when it is moved: the keeper's, and the server's
+# shellcheck disable=SC2034 # for the tests
+MIGRATE_STEPS='migrate migrate-ready migrate-moved' MIGRATE_SERVER_STEPS='migrate-open migrate-cutover migrate-cut'
 # shellcheck disable=SC2034 # for the tests
 DETACH_STEPS='detach detach-stopped'
 
