@@ -180,6 +180,7 @@ crash_rounds() {
 		nap $((RANDOM % 2)).$((RANDOM % 10))
 		die_moving "${who[@]}"
 		# see thaw_side
+		nap 0.5
 		process_alive "${SIDES[1]}" || serve_side 1
 		stamp_goes_on
 		# what the verb says does not count when the one who knew how it ended has died

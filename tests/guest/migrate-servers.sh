@@ -76,6 +76,7 @@ printf '[generic]\nunixsock = %s\nlistenaddr = 127.0.0.1\nport = 10998\nallowlis
 nbd-server -d -C "$TEST_DIR/nbd-server.conf" >/dev/null 2>&1 &
 SIDES[3]=$!
 await 20 test -S "$(side_socket 3)"
+nap 0.5 # a client that comes while it starts is never answered
 move "nbd+unix:///disk?socket=$(side_socket 3)"
 assert_eq "$(checksum "$DEV")" "$sum" "the bytes on nbd-server"
 signal_side 2 TERM
