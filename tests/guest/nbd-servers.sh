@@ -66,7 +66,6 @@ rm -f "$SOCK"
 nbd-server -d -C "$TEST_DIR/nbd-server.conf" >/dev/null 2>&1 &
 SERVER=$!
 wait_socket
-nap 0.5 # a client that comes while it starts is never answered
 attach "nbd+unix:///disk?socket=$SOCK"
 fio_verify nbd-server --rw=randwrite --bsrange=4k-128k --iodepth=8 --ioengine=libaio --direct=1
 same_bytes
