@@ -102,7 +102,6 @@ struct mirror {
 	struct ub_mirror_config config;
 	struct ub_backend *backend;
 	struct mirror_queue *queues;
-	uint32_t block_bytes;
 
 	pthread_mutex_t lock;
 	struct mirror_ranges held, waiting;
@@ -111,8 +110,9 @@ struct mirror {
 	struct mirror_unsafe unsafe;  /* the destination has them, and may forget them: not flushed yet */
 	struct mirror_unsafe pending; /* likewise: they are being flushed */
 	uint64_t losses;	      /* of the destination: as many are dealt with */
-	unsigned cluster_shift;
 	uint64_t nr_clusters;
+	unsigned cluster_shift;
+	uint32_t block_bytes;
 
 	_Atomic int state; /* enum ub_mirror_state; changed under the lock */
 	_Atomic int error; /* the first one: positive, the source's negative */
@@ -122,31 +122,29 @@ struct mirror {
 
 	/* The copier: queue 0's. */
 	struct mirror_copy copies[MIRROR_NR_SLOTS];
-	unsigned nr_copies; /* not idle */
 	uint64_t cursor;    /* the next cluster to look at */
 	uint64_t data_start, data_end; /* there is data, as it was when it was looked at */
-	bool is_looking;
-	bool cannot_look, cannot_look_dest;
-	_Atomic bool cannot_zero;
-	bool has_begun, is_running, is_probing;
-	bool gives_way;	   /* to the application: the next piece waits */
-	uint64_t way_ns;   /* until then */
+	uint64_t way_ns;   /* to the application: the next piece waits until then */
 	uint64_t paced_ns; /* the rate allows the next piece then; 0: at once */
 	uint64_t paced_rate; /* the rate by which that is so */
 	struct ub_timer pace, probe;
 	struct ub_msg start_msg, kick_msg, flush_msg;
-	_Atomic bool is_kicked;
 	char *bufs; /* of all copies, chunk_bytes each */
 	uint32_t chunk_bytes;
+	unsigned nr_copies; /* not idle */
 	struct ub_io probe_io;
 	char probe_buf[4096];
 
 	struct ub_io flush_source, flush_dest;
-	unsigned nr_flushing;
 	struct ub_io sync_io; /* the copier's own flush of the destination */
-	bool is_syncing, flush_waits;
 	uint64_t synced_ms, flush_losses; /* when the last flush of the destination began, and `losses` then */
+	unsigned nr_flushing;
 	_Atomic int flushed; /* 0: not yet, 1: done, or a negative errno */
+
+	_Atomic bool cannot_zero, is_kicked; /* any queue's; those below are the copier's */
+	bool is_looking, cannot_look, cannot_look_dest;
+	bool has_begun, is_running, is_probing, is_syncing, flush_waits;
+	bool gives_way; /* until way_ns */
 };
 
 static void copier_kick(struct mirror *m);
