@@ -289,6 +289,13 @@ static uint64_t dirty_count(const struct mirror *m, uint64_t first, uint64_t cou
 }
 
 /* Under the lock. */
+static void dirty_add(struct mirror *m, uint64_t first, uint64_t count)
+{
+	m->nr_dirty += count - dirty_count(m, first, count);
+	ub_bitmap_set(&m->dirty, first, count);
+}
+
+/* Under the lock. */
 static void dirty_add_unsafe(struct mirror *m, struct mirror_unsafe *u)
 {
 	uint64_t at = u->first;
@@ -297,10 +304,8 @@ static void dirty_add_unsafe(struct mirror *m, struct mirror_unsafe *u)
 		bool value;
 		uint64_t run = ub_bitmap_run(&u->map, at, u->end - at, &value);
 
-		if (value) {
-			m->nr_dirty += run - dirty_count(m, at, run);
-			ub_bitmap_set(&m->dirty, at, run);
-		}
+		if (value)
+			dirty_add(m, at, run);
 		at += run;
 	}
 	unsafe_clear(u);
@@ -322,8 +327,7 @@ static void dirty_set(struct mirror *m, uint64_t start, uint64_t end)
 	uint64_t first = start >> m->cluster_shift, count = ((end - 1) >> m->cluster_shift) + 1 - first;
 
 	pthread_mutex_lock(&m->lock);
-	m->nr_dirty += count - dirty_count(m, first, count);
-	ub_bitmap_set(&m->dirty, first, count);
+	dirty_add(m, first, count);
 	if (mirror_get_state(m) == UB_MIRROR_IN_STEP)
 		atomic_store_explicit(&m->state, UB_MIRROR_COPYING, memory_order_release);
 	pthread_mutex_unlock(&m->lock);
@@ -854,22 +858,32 @@ static void copy_found_data(struct mirror_copy *c, uint32_t len)
 	copy_end(c);
 }
 
+/* What a look at the source has told. False: nothing more is to be done. Else *len bytes read as zeroes. */
+static bool copy_take_look(struct mirror_copy *c, int32_t res, uint32_t *len)
+{
+	struct mirror *m = c->m;
+
+	*len = res < 0 ? 0 : copy_whole(c, c->extent.len_bytes);
+	if (res < 0 && res != -EOPNOTSUPP) {
+		m->is_looking = false;
+		copy_failed(c, res, true);
+		return false;
+	}
+	m->cannot_look |= res < 0;
+	if (*len && c->extent.is_zero)
+		return true;
+	copy_found_data(c, *len);
+	return false;
+}
+
 /* A first look, which nobody waits for. Zeroes are looked at again, while nobody may change them. */
 static void copy_peeked(struct mirror_copy *c, int32_t res)
 {
 	struct mirror *m = c->m;
-	uint32_t len = res < 0 ? 0 : copy_whole(c, c->extent.len_bytes);
+	uint32_t len;
 
-	if (res < 0 && res != -EOPNOTSUPP) {
-		m->is_looking = false;
-		copy_failed(c, res, true);
+	if (!copy_take_look(c, res, &len))
 		return;
-	}
-	m->cannot_look |= res < 0;
-	if (!len || !c->extent.is_zero) {
-		copy_found_data(c, len);
-		return;
-	}
 	c->step = COPY_LOOK;
 	c->len_bytes = len;
 	c->range.end = c->range.start + len;
@@ -881,18 +895,10 @@ static void copy_peeked(struct mirror_copy *c, int32_t res)
 static void copy_looked(struct mirror_copy *c, int32_t res)
 {
 	struct mirror *m = c->m;
-	uint32_t len = res < 0 ? 0 : copy_whole(c, c->extent.len_bytes);
+	uint32_t len;
 
-	if (res < 0 && res != -EOPNOTSUPP) {
-		m->is_looking = false;
-		copy_failed(c, res, true);
+	if (!copy_take_look(c, res, &len)) /* somebody has written there since, perhaps */
 		return;
-	}
-	m->cannot_look |= res < 0;
-	if (!len || !c->extent.is_zero) { /* somebody has written there since */
-		copy_found_data(c, len);
-		return;
-	}
 	copy_shrink(c, len);
 	m->is_looking = false;
 	if (m->cannot_look_dest || !(m->config.dest->ops->caps & UB_CAP_STATUS))
