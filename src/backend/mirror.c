@@ -9,7 +9,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <time.h>
 
 #include "base/bitmap.h"
 #include "base/cleanup.h"
@@ -155,14 +154,6 @@ static void flush_begins_at_dest(struct mirror *m);
 static void flush_ends_at_dest(struct mirror *m, int32_t res);
 static void flush_submit(struct ub_backend *be, struct ub_backend_queue *bq, struct ub_io *io,
 			 void (*done)(struct ub_io *, int32_t));
-
-static uint64_t mirror_now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
 
 /* Whether the application is at work. */
 static bool mirror_is_busy(const struct mirror *m)
@@ -688,7 +679,7 @@ static void mirror_submit_end(struct ub_backend_queue *bq)
 	struct mirror *m = mq->m;
 	const struct ub_mirror_config *c = &m->config;
 
-	if (mq == &m->queues[0] && m->gives_way && mirror_now_ns() >= m->way_ns)
+	if (mq == &m->queues[0] && m->gives_way && ub_now_ns() >= m->way_ns)
 		copier_run(m);
 
 	if (c->source->ops->submit_end)
@@ -744,7 +735,7 @@ static void copy_end(struct mirror_copy *c)
 		range_give_back(m, &c->range);
 	c->step = COPY_IDLE;
 	m->nr_copies--;
-	m->way_ns = mirror_now_ns();
+	m->way_ns = ub_now_ns();
 	m->way_ns += (m->way_ns - c->began_ns) * MIRROR_BUSY_PAUSE;
 }
 
@@ -1037,7 +1028,7 @@ static bool copier_gives_way(struct mirror *m)
 		return false;
 	if (m->nr_copies)
 		return true;
-	m->gives_way = mirror_now_ns() < m->way_ns;
+	m->gives_way = ub_now_ns() < m->way_ns;
 	if (m->gives_way)
 		ub_timer_set(&m->pace, 1);
 	return m->gives_way;
@@ -1116,7 +1107,7 @@ static bool copier_start_one(struct mirror *m)
 	c->len_bytes = (uint32_t)(end - start);
 	c->range.start = start;
 	c->range.end = end;
-	c->began_ns = mirror_now_ns();
+	c->began_ns = ub_now_ns();
 	m->nr_copies++;
 	m->cursor = (end + (1ULL << m->cluster_shift) - 1) >> m->cluster_shift;
 	if (step == COPY_PEEK) {

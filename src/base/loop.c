@@ -53,6 +53,14 @@ void ub_loop_once(struct ub_loop *loop, int timeout_ms)
 	}
 }
 
+uint64_t ub_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
 uint64_t ub_now_ms(void)
 {
 	struct timespec ts;

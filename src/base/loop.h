@@ -28,7 +28,8 @@ void ub_loop_remove(struct ub_loop *loop, int fd); /* not there: nothing happens
 /* Waits for one round of events, at most timeout_ms (-1: for ever), and runs their callbacks. */
 void ub_loop_once(struct ub_loop *loop, int timeout_ms);
 
-/* Milliseconds of the monotonic clock. */
+/* Milliseconds, and nanoseconds, of the monotonic clock. */
 uint64_t ub_now_ms(void);
+uint64_t ub_now_ns(void);
 
 #endif

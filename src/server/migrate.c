@@ -26,15 +26,6 @@
 #define MOVE_TELL_MS	100  /* until a keeper that did not read is told again */
 #define MOVE_RETRY_MS	1000
 #define MOVE_POLL_NS	(5L * 1000 * 1000)
-#define NS_PER_S	1000000000ULL
-
-static uint64_t move_now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
-}
 
 void ub_migration_init(struct ub_server_migration *m)
 {
@@ -351,7 +342,7 @@ static void move_closed(struct server *s)
 	struct ub_server_migration *m = &s->migration;
 
 	if (m->leaving->stats) {
-		ub_stat_outage_ends(m->leaving->stats, move_now_ns());
+		ub_stat_outage_ends(m->leaving->stats, ub_now_ns());
 		ub_stat_set(&m->leaving->stats->nr_connections, 0);
 	}
 	if (m->leaving != &s->first_backend)
@@ -381,7 +372,7 @@ static void move_fail(struct server *s)
 static void move_pause(struct server *s, enum ub_server_migration_stage stage)
 {
 	s->migration.stage = stage;
-	s->migration.paused_ns = move_now_ns();
+	s->migration.paused_ns = ub_now_ns();
 	s->migration.deadline_ms = ub_now_ms() + MOVE_PAUSE_MS;
 	ub_device_pause(&s->device);
 }
@@ -591,7 +582,7 @@ static void move_over(struct server *s)
 	move_unpause(s, UB_MOVE_FLUSH_CUT);
 	ub_close(&s->store_fd);
 	s->store_fd = ub_steal_fd(&m->dest_fd);
-	move_tell(s, UB_MIGRATION_MOVED, NULL, (move_now_ns() - m->paused_ns) / 1000);
+	move_tell(s, UB_MIGRATION_MOVED, NULL, (ub_now_ns() - m->paused_ns) / 1000);
 	move_close(s, source, m->source_bqs);
 }
 
