@@ -28,7 +28,9 @@
 
 #define MIGRATE_TIMEOUT_MS	  60000 /* of what is asked once */
 #define MIGRATE_LOOK_TIMEOUT_MS	  2000
-#define MIGRATE_LOOK_EVERY_MS	  200
+#define MIGRATE_LOOK_MIN_MS	  20
+#define MIGRATE_LOOK_MAX_MS	  1000
+#define MIGRATE_DRAW_EVERY_MS	  200 /* where somebody does */
 #define MIGRATE_TELL_EVERY_MS	  10000 /* where nobody watches a terminal */
 #define MIGRATE_PATIENCE_MS	  60000 /* with a device that has no keeper just now */
 #define MIGRATE_UNKNOWN_MS	  5000	/* with a keeper that has just come, and may know of it yet */
@@ -431,19 +433,30 @@ static int watch_once(struct migrate_watch *w, bool until_in_step, json_t **last
 	return ret;
 }
 
+/* A look costs the machine something, and the move with it: what has taken long may be known a little later. */
+static int watch_wait_ms(uint64_t since_ms)
+{
+	uint64_t wait = (ub_now_ms() - since_ms) / 10;
+	uint64_t most = isatty(STDERR_FILENO) ? MIGRATE_DRAW_EVERY_MS : MIGRATE_LOOK_MAX_MS;
+
+	wait = wait < MIGRATE_LOOK_MIN_MS ? MIGRATE_LOOK_MIN_MS : wait;
+	return (int)(wait < most ? wait : most);
+}
+
 /* Until then: as watch_once(), but never 0. before: borrowed. */
 static int migrate_watch(struct migrate_args *a, const json_t *before, bool until_in_step, json_t **last)
 {
 	struct migrate_watch w = { .a = a, .before = before, .is_quiet = a->action == MIGRATE_CANCEL };
+	uint64_t since_ms = ub_now_ms();
 	int ret;
 
-	w.heard_ms = w.known_ms = ub_now_ms();
+	w.heard_ms = w.known_ms = since_ms;
 	for (;;) {
 		watch_cancel(&w);
 		ret = watch_once(&w, until_in_step, last);
 		if (ret)
 			break;
-		poll(NULL, 0, MIGRATE_LOOK_EVERY_MS);
+		poll(NULL, 0, watch_wait_ms(since_ms));
 	}
 	watch_clear(&w);
 	return ret;
