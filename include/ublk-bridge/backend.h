@@ -187,6 +187,11 @@ struct ub_backend_ops {
 	 * one had not flushed may be lost. May be NULL: nothing is ever lost.
 	 */
 	uint64_t (*nr_losses)(struct ub_backend *be);
+	/*
+	 * Any thread: nanoseconds that an I/O is on its way there and back while it occupies nobody. Whoever copies has as many more
+	 * in flight. May be NULL: none.
+	 */
+	uint64_t (*latency_ns)(struct ub_backend *be);
 
 	/* The queue's thread: neither blocks nor allocates. Those marked may be NULL. */
 	void (*queue_start)(struct ub_backend_queue *bq); /* may be NULL */

@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 
+#include "backend/pace.h"
 #include "base/bitmap.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -20,19 +21,15 @@
 #define MIRROR_MIN_DATA	     (1U << 20)   /* where there is data, so much is read without another look */
 #define MIRROR_ZERO_BYTES    (16U << 20)  /* of zeroes, in one piece: writes there wait for it */
 #define MIRROR_NR_SLOTS	     (UB_INTERNAL_SLOTS - 2) /* copies in flight: all internal slots but a flush's two */
-/*
- * While the application is at work one small piece at a time, and a pause behind it: what the application asks for
- * waits behind one piece at the most, on either side, and mostly behind none.
- */
-#define MIRROR_BUSY_PAUSE    3 /* times as long as the piece took */
-#define MIRROR_BUSY_BYTES    (64U << 10)
+/* While the application is at work, in small pieces: what it asks for waits behind one on either side. */
+#define MIRROR_BUSY_BYTES    (32U << 10)
 #define MIRROR_BUSY_ZERO_BYTES (1U << 20)
-#define MIRROR_BUSY_MS	     10 /* it is at work for so long after its last I/O */
-#define MIRROR_PROBE_MS	     200
+#define MIRROR_BUSY_MS	     100 /* it is at work for so long after its last I/O */
+#define MIRROR_PROBE_MS	     200 /* a destination that is out of step */
 #define MIRROR_SYNC_MS	     10000 /* so often the destination is flushed while it is copied: this much may have to be copied again */
 #define MIRROR_LATE_TICKS    4
 #define MIRROR_MAX_CLUSTERS  (256ULL << 20) /* bits of the bitmap: 32 MiB */
-#define MIRROR_MIN_CLUSTER   16 /* 64 KiB, as a shift */
+#define MIRROR_MIN_CLUSTER   15 /* 32 KiB, as a shift */
 
 /* What somebody changes: nobody else does at the same time. Under the lock, but for the two offsets of one that is held. */
 struct mirror_range {
@@ -79,7 +76,8 @@ struct mirror_copy {
 	uint64_t sent_ms;   /* to the destination; 0: it has none of it */
 	uint64_t losses;    /* mirror_losses() before that */
 	uint64_t began_ns;
-	char *buf;	    /* chunk_bytes */
+	bool is_beside; /* it began while the application was at work */
+	char *buf;	/* chunk_bytes */
 };
 
 struct mirror_queue {
@@ -123,10 +121,9 @@ struct mirror {
 	struct mirror_copy copies[MIRROR_NR_SLOTS];
 	uint64_t cursor;    /* the next cluster to look at */
 	uint64_t data_start, data_end; /* there is data, as it was when it was looked at */
-	uint64_t way_ns;   /* to the application: the next piece waits until then */
-	uint64_t paced_ns; /* the rate allows the next piece then; 0: at once */
-	uint64_t paced_rate; /* the rate by which that is so */
-	struct ub_timer pace, probe;
+	struct ub_pace pace;
+	uint64_t due_ns; /* the next piece is due then, perhaps in a turn of the application's; 0: when something ends */
+	struct ub_timer paced, probe_due;
 	struct ub_msg start_msg, kick_msg, flush_msg;
 	char *bufs; /* of all copies, chunk_bytes each */
 	uint32_t chunk_bytes;
@@ -143,7 +140,6 @@ struct mirror {
 	_Atomic bool cannot_zero, is_kicked; /* any queue's; those below are the copier's */
 	bool is_looking, cannot_look, cannot_look_dest;
 	bool has_begun, is_running, is_probing, is_syncing, flush_waits;
-	bool gives_way; /* until way_ns */
 };
 
 static void copier_kick(struct mirror *m);
@@ -155,10 +151,16 @@ static void flush_ends_at_dest(struct mirror *m, int32_t res);
 static void flush_submit(struct ub_backend *be, struct ub_backend_queue *bq, struct ub_io *io,
 			 void (*done)(struct ub_io *, int32_t));
 
-/* Whether the application is at work. */
+/* Whether the application is at work. One that waits for all that it asked for asks for nothing new. */
 static bool mirror_is_busy(const struct mirror *m)
 {
-	return ub_now_ms() - atomic_load_explicit(&m->busy_ms, memory_order_relaxed) < MIRROR_BUSY_MS;
+	if (ub_now_ms() - atomic_load_explicit(&m->busy_ms, memory_order_relaxed) < MIRROR_BUSY_MS)
+		return true;
+	for (unsigned i = 0; i < m->config.nr_queues; i++) {
+		if (ub_stat_read(&m->config.queue_stats[i].in_flight))
+			return true;
+	}
+	return false;
 }
 
 /* ---- the state ------------------------------------------------------------------------------------------------- */
@@ -188,6 +190,26 @@ static bool mirror_set_state(struct mirror *m, enum ub_mirror_state state)
 	if (changes)
 		mirror_tell(m);
 	return changes;
+}
+
+/* Under the lock: there is something to copy (again). False: it was in another state, and still is. */
+static bool mirror_resume_locked(struct mirror *m, enum ub_mirror_state from)
+{
+	if (mirror_get_state(m) != (int)from)
+		return false;
+	atomic_store_explicit(&m->state, UB_MIRROR_COPYING, memory_order_release);
+	return true;
+}
+
+static void mirror_resume(struct mirror *m, enum ub_mirror_state from)
+{
+	bool is_news;
+
+	pthread_mutex_lock(&m->lock);
+	is_news = mirror_resume_locked(m, from);
+	pthread_mutex_unlock(&m->lock);
+	if (is_news)
+		mirror_tell(m);
 }
 
 static void mirror_fail(struct mirror *m, int32_t res, bool is_source)
@@ -319,8 +341,7 @@ static void dirty_set(struct mirror *m, uint64_t start, uint64_t end)
 
 	pthread_mutex_lock(&m->lock);
 	dirty_add(m, first, count);
-	if (mirror_get_state(m) == UB_MIRROR_IN_STEP)
-		atomic_store_explicit(&m->state, UB_MIRROR_COPYING, memory_order_release);
+	mirror_resume_locked(m, UB_MIRROR_IN_STEP);
 	pthread_mutex_unlock(&m->lock);
 	if (mirror_get_state(m) == UB_MIRROR_COPYING)
 		copier_kick(m);
@@ -360,9 +381,7 @@ static void dirty_look_for_losses(struct mirror *m)
 		m->losses = losses;
 		dirty_add_unsafe(m, &m->unsafe);
 		dirty_add_unsafe(m, &m->pending);
-		is_news = m->nr_dirty && mirror_get_state(m) == UB_MIRROR_IN_STEP;
-		if (is_news)
-			atomic_store_explicit(&m->state, UB_MIRROR_COPYING, memory_order_release);
+		is_news = m->nr_dirty && mirror_resume_locked(m, UB_MIRROR_IN_STEP);
 	}
 	pthread_mutex_unlock(&m->lock);
 	if (is_news)
@@ -679,9 +698,8 @@ static void mirror_submit_end(struct ub_backend_queue *bq)
 	struct mirror *m = mq->m;
 	const struct ub_mirror_config *c = &m->config;
 
-	if (mq == &m->queues[0] && m->gives_way && ub_now_ns() >= m->way_ns)
+	if (mq == &m->queues[0] && m->due_ns && ub_now_ns() >= m->due_ns)
 		copier_run(m);
-
 	if (c->source->ops->submit_end)
 		c->source->ops->submit_end(mq->source);
 	if (c->dest->ops->submit_end)
@@ -735,8 +753,7 @@ static void copy_end(struct mirror_copy *c)
 		range_give_back(m, &c->range);
 	c->step = COPY_IDLE;
 	m->nr_copies--;
-	m->way_ns = ub_now_ns();
-	m->way_ns += (m->way_ns - c->began_ns) * MIRROR_BUSY_PAUSE;
+	ub_pace_end(&m->pace, c->began_ns, ub_now_ns(), c->is_beside, c->len_bytes == m->chunk_bytes);
 }
 
 /* The range's first len_bytes are the same on both sides. */
@@ -794,13 +811,6 @@ static void copy_shrink(struct mirror_copy *c, uint32_t len)
 	copier_go_back(m, c->range.end);
 }
 
-/* So much has been begun with: what it takes of the rate is taken from the next pieces. */
-static void copier_pay(struct mirror *m, uint32_t len)
-{
-	if (m->paced_rate)
-		m->paced_ns += (uint64_t)len * 1000000000 / m->paced_rate;
-}
-
 static void copy_zero(struct mirror_copy *c)
 {
 	struct mirror *m = c->m;
@@ -817,7 +827,7 @@ static void copy_zero(struct mirror_copy *c)
 		copy_submit(c, COPY_ZERO, UB_OP_WRITE_ZEROES, true, NULL, c->len_bytes);
 	} else {
 		if (c->step != COPY_READ) /* that was paid for */
-			copier_pay(m, c->len_bytes);
+			ub_pace_pay(&m->pace, c->len_bytes);
 		memset(c->buf, 0, c->len_bytes);
 		copy_submit(c, COPY_ZERO, UB_OP_WRITE, true, c->buf, c->len_bytes);
 	}
@@ -1021,39 +1031,26 @@ static bool copier_has(const struct mirror *m, uint64_t start, uint64_t *end)
 	return false;
 }
 
-/* Not now: the application comes first. Its next turn, or the timer, is when it may be. */
-static bool copier_gives_way(struct mirror *m)
+static uint64_t side_latency(struct ub_backend *be)
 {
-	if (!mirror_is_busy(m))
-		return false;
-	if (m->nr_copies)
-		return true;
-	m->gives_way = ub_now_ns() < m->way_ns;
-	if (m->gives_way)
-		ub_timer_set(&m->pace, 1);
-	return m->gives_way;
+	return be->ops->latency_ns ? be->ops->latency_ns(be) : 0;
 }
 
-/* False: the rate allows nothing yet, and the timer is set. */
-static bool copier_is_paced(struct mirror *m)
+/* False: not now; the timer is set, or the end of a piece is when it may be. */
+static bool copier_may_begin(struct mirror *m, bool is_busy)
 {
-	uint64_t rate = atomic_load_explicit(&m->rate_bytes, memory_order_relaxed);
-	uint64_t now_ns = ub_now_ms() * 1000000;
+	uint64_t now_ns = ub_now_ns(), wait_ns;
 
-	if (rate != m->paced_rate) {
-		m->paced_rate = rate;
-		m->paced_ns = now_ns;
-	}
-	if (!rate)
+	ub_pace_set_latency(&m->pace, side_latency(m->config.source) + side_latency(m->config.dest));
+	ub_pace_set_rate(&m->pace, now_ns, atomic_load_explicit(&m->rate_bytes, memory_order_relaxed));
+	m->due_ns = 0;
+	if (ub_pace_may_begin(&m->pace, now_ns, m->nr_copies, is_busy, &wait_ns))
 		return true;
-	if (m->paced_ns > now_ns) {
-		ub_timer_set(&m->pace, (m->paced_ns - now_ns) / 1000000 + 1);
-		return false;
+	if (wait_ns) {
+		m->due_ns = now_ns + wait_ns;
+		ub_timer_set(&m->paced, wait_ns / 1000000 + 1);
 	}
-	/* What was not used in the last tenth of a second may still be. */
-	if (m->paced_ns + 100000000 < now_ns)
-		m->paced_ns = now_ns - 100000000;
-	return true;
+	return false;
 }
 
 static struct mirror_copy *copier_idle(struct mirror *m)
@@ -1072,13 +1069,12 @@ static bool copier_start_one(struct mirror *m)
 	uint64_t first, count, start, end, size = m->backend->limits.size_bytes;
 	enum mirror_step step = COPY_READ;
 	uint32_t most = m->chunk_bytes;
+	bool is_busy = mirror_is_busy(m);
 
-	if (!c || copier_gives_way(m))
+	if (!c || !copier_may_begin(m, is_busy) || !copier_find(m, &first, &count))
 		return false;
-	if (mirror_is_busy(m))
+	if (is_busy)
 		most = copier_busy_bytes(m, most, MIRROR_BUSY_BYTES);
-	if (!copier_find(m, &first, &count))
-		return false;
 	start = first << m->cluster_shift;
 	end = (first + count) << m->cluster_shift;
 	end = end < size ? end : size;
@@ -1100,14 +1096,12 @@ static bool copier_start_one(struct mirror *m)
 	}
 	if (end - start > most)
 		end = start + most;
-	if (!copier_is_paced(m))
-		return false;
-	if (step == COPY_READ)
-		copier_pay(m, (uint32_t)(end - start));
 	c->len_bytes = (uint32_t)(end - start);
 	c->range.start = start;
 	c->range.end = end;
 	c->began_ns = ub_now_ns();
+	c->is_beside = is_busy;
+	ub_pace_begin(&m->pace, c->began_ns, is_busy, step == COPY_READ ? c->len_bytes : 0);
 	m->nr_copies++;
 	m->cursor = (end + (1ULL << m->cluster_shift) - 1) >> m->cluster_shift;
 	if (step == COPY_PEEK) {
@@ -1173,8 +1167,8 @@ static void copier_run(struct mirror *m)
 		;
 	m->is_running = false;
 	/* Not put off by every turn of a busy application. */
-	if (mirror_get_state(m) == UB_MIRROR_OUT && !m->is_probing && !m->probe.deadline_ns)
-		ub_timer_set(&m->probe, MIRROR_PROBE_MS);
+	if (mirror_get_state(m) == UB_MIRROR_OUT && !m->is_probing && !m->probe_due.deadline_ns)
+		ub_timer_set(&m->probe_due, MIRROR_PROBE_MS);
 	dirty_note(m);
 	if (m->nr_copies == 0)
 		copier_say_in_step(m);
@@ -1182,7 +1176,7 @@ static void copier_run(struct mirror *m)
 
 static void copier_paced(struct ub_timer *timer)
 {
-	copier_run(ub_container_of(timer, struct mirror, pace));
+	copier_run(ub_container_of(timer, struct mirror, paced));
 }
 
 /* ---- is it back? ---------------------------------------------------------------------------------------------------- */
@@ -1195,23 +1189,14 @@ static void probe_done(struct ub_io *io, int32_t res)
 	ub_io_end_internal(io);
 	m->is_probing = false;
 	/* While a server may still execute what was given up, writes would only wait. */
-	if (res >= 0 && (!dest->ops->has_settled || dest->ops->has_settled(dest))) {
-		bool is_back;
-
-		pthread_mutex_lock(&m->lock);
-		is_back = mirror_get_state(m) == UB_MIRROR_OUT;
-		if (is_back)
-			atomic_store_explicit(&m->state, UB_MIRROR_COPYING, memory_order_release);
-		pthread_mutex_unlock(&m->lock);
-		if (is_back)
-			mirror_tell(m);
-	}
+	if (res >= 0 && (!dest->ops->has_settled || dest->ops->has_settled(dest)))
+		mirror_resume(m, UB_MIRROR_OUT);
 	copier_run(m);
 }
 
-static void probe_due(struct ub_timer *timer)
+static void probe_is_due(struct ub_timer *timer)
 {
-	struct mirror *m = ub_container_of(timer, struct mirror, probe);
+	struct mirror *m = ub_container_of(timer, struct mirror, probe_due);
 
 	if (m->is_probing || mirror_get_state(m) != UB_MIRROR_OUT)
 		return;
@@ -1506,9 +1491,10 @@ static void copier_start(struct mirror *m)
 	copier_init_io(m, &m->flush_source, MIRROR_NR_SLOTS);
 	copier_init_io(m, &m->flush_dest, MIRROR_NR_SLOTS + 1);
 	copier_init_io(m, &m->sync_io, MIRROR_NR_SLOTS + 1); /* never both at a time */
+	ub_pace_init(&m->pace, MIRROR_NR_SLOTS);
 	m->synced_ms = ub_now_ms();
-	m->pace = (struct ub_timer){ .queue = q, .expired = copier_paced };
-	m->probe = (struct ub_timer){ .queue = q, .expired = probe_due };
+	m->paced = (struct ub_timer){ .queue = q, .expired = copier_paced };
+	m->probe_due = (struct ub_timer){ .queue = q, .expired = probe_is_due };
 	m->has_begun = true;
 	copier_run(m);
 }
@@ -1541,10 +1527,10 @@ static bool mirror_queue_stop(struct ub_backend_queue *bq)
 	ub_timer_stop(&mq->late);
 	if (mq != &m->queues[0])
 		return !mq->late.armed_ns;
-	ub_timer_stop(&m->pace);
-	ub_timer_stop(&m->probe);
-	return !mq->late.armed_ns && !m->pace.armed_ns && !m->probe.armed_ns && !m->nr_copies && !m->nr_flushing && !m->is_syncing &&
-	       !m->is_probing && !atomic_load(&m->is_kicked);
+	ub_timer_stop(&m->paced);
+	ub_timer_stop(&m->probe_due);
+	return !mq->late.armed_ns && !m->paced.armed_ns && !m->probe_due.armed_ns && !m->nr_copies && !m->nr_flushing &&
+	       !m->is_syncing && !m->is_probing && !atomic_load(&m->is_kicked);
 }
 
 static const struct ub_backend_ops mirror_ops = {

@@ -70,6 +70,7 @@ struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handl
 	link->made_ms = ub_now_ms();
 	link->is_tcp = nbd_session_tune(fd, connector_stall_ms(conn->be), conn->be->send_bytes);
 	link->held_id = ub_backend_hold_socket(conn->be->backend, fd);
+	atomic_store_explicit(&conn->be->latency_ns, nbd_session_latency_ns(fd), memory_order_relaxed);
 	return link;
 }
 

@@ -363,6 +363,13 @@ static uint64_t nbd_nr_losses(struct ub_backend *backend)
 	return atomic_load_explicit(&be->nr_losses, memory_order_acquire);
 }
 
+static uint64_t nbd_latency_ns(struct ub_backend *backend)
+{
+	const struct nbd_backend *be = backend->priv;
+
+	return atomic_load_explicit(&be->latency_ns, memory_order_relaxed);
+}
+
 static int nbd_take_socket(struct ub_backend *backend, int fd)
 {
 	struct nbd_backend *be = backend->priv;
@@ -632,6 +639,7 @@ const struct ub_backend_ops ub_backend_nbd = {
 	.reset = nbd_reset,
 	.has_settled = nbd_has_settled,
 	.nr_losses = nbd_nr_losses,
+	.latency_ns = nbd_latency_ns,
 	.stop = nbd_stop,
 	.take_socket = nbd_take_socket,
 	.set = nbd_set,

@@ -174,6 +174,7 @@ struct nbd_backend {
 	_Atomic bool is_leaving;     /* no connection is made any more */
 	_Atomic unsigned nr_unfenced; /* retired links whose writes may still be executed: no write is sent */
 	_Atomic uint64_t nr_losses; /* how often the server may have died */
+	_Atomic uint64_t latency_ns; /* of the network, when the last connection was made */
 	_Atomic int next_socket;     /* of --command, after a restart; -1: none */
 
 	/* The connector: connector.c. */

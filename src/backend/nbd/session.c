@@ -3,8 +3,8 @@
 #include "backend/nbd/session.h"
 
 #include <errno.h>
+#include <linux/tcp.h> /* netinet/tcp.h has not all of tcp_info */
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -180,6 +180,16 @@ bool nbd_session_tune(int fd, uint64_t stall_timeout_ms, uint64_t send_bytes)
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof(timeout));
 	session_bound_sending(fd, send_bytes);
 	return true;
+}
+
+uint64_t nbd_session_latency_ns(int fd)
+{
+	struct tcp_info info = { 0 };
+	socklen_t len = sizeof(info);
+
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 || info.tcpi_min_rtt == UINT32_MAX)
+		return 0;
+	return (uint64_t)info.tcpi_min_rtt * 1000;
 }
 
 /* ---- the export --------------------------------------------------------------------------------------- */

@@ -65,6 +65,8 @@ bool nbd_session_error_is_ours(int code);
  * sockets. Whether it is TCP.
  */
 bool nbd_session_tune(int fd, uint64_t stall_timeout_ms, uint64_t send_bytes);
+/* The shortest time from a packet to its acknowledgement so far, TCP_INFO in tcp(7); 0: not TCP, or not told. */
+uint64_t nbd_session_latency_ns(int fd);
 
 /*
  * The export in words, for whoever opens it when the server cannot be asked; and back. No secrets. The caller's to

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "backend/pace.h"
+
+void ub_pace_init(struct ub_pace *p, unsigned max_window)
+{
+	*p = (struct ub_pace){ .max_window = max_window };
+	p->window = max_window < UB_PACE_MIN_WINDOW ? max_window : UB_PACE_MIN_WINDOW;
+}
+
+/* ---- beside an application ---------------------------------------------------------------------------------------- */
+
+void ub_pace_set_latency(struct ub_pace *p, uint64_t latency_ns)
+{
+	p->latency_ns = latency_ns;
+}
+
+static unsigned pace_busy_window(const struct ub_pace *p)
+{
+	uint64_t nr = p->cost_ns ? 1 + p->latency_ns / (p->cost_ns * UB_PACE_SHARE) : 1;
+
+	return nr < p->max_window ? (unsigned)nr : p->max_window;
+}
+
+static void pace_put_off(struct ub_pace *p, uint64_t until_ns)
+{
+	if (until_ns > p->way_ns)
+		p->way_ns = until_ns;
+}
+
+static void pace_end_busy(struct ub_pace *p, uint64_t began_ns, uint64_t now_ns)
+{
+	uint64_t trip = now_ns - began_ns, cost;
+
+	cost = trip > p->latency_ns ? trip - p->latency_ns : 0;
+	if (cost < trip / UB_PACE_MIN_COST + 1)
+		cost = trip / UB_PACE_MIN_COST + 1;
+	if (cost > UB_PACE_MAX_WAIT_NS / UB_PACE_SHARE)
+		cost = UB_PACE_MAX_WAIT_NS / UB_PACE_SHARE;
+	p->cost_ns = p->cost_ns ? (p->cost_ns * 3 + cost) / 4 : cost;
+	pace_put_off(p, began_ns + cost * UB_PACE_SHARE);
+}
+
+/* ---- alone -------------------------------------------------------------------------------------------------------- */
+
+static uint64_t pace_shortest(struct ub_pace *p, uint64_t now_ns, uint64_t trip)
+{
+	uint64_t *s = p->shortest_ns;
+
+	if (now_ns - p->epoch_ns >= UB_PACE_EPOCH_NS) {
+		p->epoch_ns = now_ns;
+		s[1] = s[0];
+		s[0] = 0;
+	}
+	if (!s[0] || trip < s[0])
+		s[0] = trip;
+	return s[1] && s[1] < s[0] ? s[1] : s[0];
+}
+
+static void pace_end_alone(struct ub_pace *p, uint64_t began_ns, uint64_t now_ns)
+{
+	uint64_t trip = now_ns - began_ns, shortest = pace_shortest(p, now_ns, trip);
+
+	if (trip > shortest + shortest / 2 + UB_PACE_TARGET_NS) {
+		if (began_ns < p->cut_ns || p->window <= UB_PACE_MIN_WINDOW)
+			return;
+		p->window = p->window / 2 < UB_PACE_MIN_WINDOW ? UB_PACE_MIN_WINDOW : p->window / 2;
+		p->is_steady = true;
+		p->cut_ns = now_ns;
+		p->nr_since = 0;
+	} else if (p->window < p->max_window && (!p->is_steady || ++p->nr_since >= p->window)) {
+		p->window++;
+		p->nr_since = 0;
+	}
+}
+
+/* ---- both --------------------------------------------------------------------------------------------------------- */
+
+bool ub_pace_may_begin(struct ub_pace *p, uint64_t now_ns, unsigned nr_in_flight, bool is_busy, uint64_t *wait_ns)
+{
+	unsigned window = is_busy ? pace_busy_window(p) : p->window;
+	uint64_t until_ns = is_busy && p->way_ns > p->rate_ns ? p->way_ns : p->rate_ns;
+
+	*wait_ns = 0;
+	if (nr_in_flight >= window)
+		return false;
+	if (until_ns > now_ns)
+		*wait_ns = until_ns - now_ns;
+	return *wait_ns == 0;
+}
+
+void ub_pace_begin(struct ub_pace *p, uint64_t now_ns, bool is_busy, uint32_t bytes)
+{
+	if (p->rate_bytes && p->rate_ns + UB_PACE_SAVED_NS < now_ns)
+		p->rate_ns = now_ns - UB_PACE_SAVED_NS;
+	ub_pace_pay(p, bytes);
+	if (!is_busy)
+		return;
+	pace_put_off(p, now_ns + p->cost_ns * UB_PACE_SHARE);
+	/* When it is alone again, it begins anew. */
+	p->window = p->max_window < UB_PACE_MIN_WINDOW ? p->max_window : UB_PACE_MIN_WINDOW;
+	p->is_steady = false;
+}
+
+void ub_pace_end(struct ub_pace *p, uint64_t began_ns, uint64_t now_ns, bool is_busy, bool is_whole)
+{
+	if (is_busy)
+		pace_end_busy(p, began_ns, now_ns);
+	else if (is_whole)
+		pace_end_alone(p, began_ns, now_ns);
+}
+
+void ub_pace_pay(struct ub_pace *p, uint32_t bytes)
+{
+	if (p->rate_bytes)
+		p->rate_ns += (uint64_t)bytes * 1000000000 / p->rate_bytes;
+}
+
+void ub_pace_set_rate(struct ub_pace *p, uint64_t now_ns, uint64_t rate_bytes)
+{
+	if (rate_bytes == p->rate_bytes)
+		return;
+	p->rate_bytes = rate_bytes;
+	p->rate_ns = rate_bytes ? now_ns : 0;
+}
