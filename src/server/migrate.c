@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "backend/mirror.h"
+#include "backend/mirror/mirror.h"
 #include "backend/registry.h"
 #include "base/cleanup.h"
 #include "base/log.h"

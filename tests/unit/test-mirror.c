@@ -12,7 +12,7 @@
 #include <sys/eventfd.h>
 #include <time.h>
 
-#include "backend/mirror.h"
+#include "backend/mirror/mirror.h"
 #include "base/cleanup.h"
 #include "base/loop.h"
 #include "core.h"

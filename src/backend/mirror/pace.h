@@ -7,7 +7,8 @@
  * they wait for each other, as in LEDBAT (RFC 6817): what an application asks for next waits behind all of it.
  *
  * Beside an application, a piece occupies somebody for its trip, less the network's latency; of the time, that may be one
- * part in UB_PACE_SHARE. A distant server's latency is made up for by several pieces in flight.
+ * part in UB_PACE_SHARE. It is the shortest trip that counts: a longer one has waited behind the application's I/O, which
+ * would stop the copy where everything is at its limit. A distant server's latency is made up for by several pieces in flight.
  */
 #ifndef UB_BACKEND_PACE_H
 #define UB_BACKEND_PACE_H
@@ -23,14 +24,20 @@
 #define UB_PACE_MAX_WAIT_NS   500000000ULL /* beside an application, whatever a piece took */
 #define UB_PACE_SAVED_NS      100000000ULL /* what a rate allowed so long ago may still be used */
 
+/* The shortest trip of this epoch and of the one before; 0: none. */
+struct ub_pace_trips {
+	uint64_t ns[2], epoch_ns;
+};
+
 struct ub_pace {
 	unsigned max_window, window;
 	unsigned nr_since; /* pieces that came back in time since the window grew */
 	bool is_steady;	   /* it has been halved: it grows slowly from now on */
 	uint64_t cut_ns;   /* when that was: what began before says nothing new */
-	uint64_t shortest_ns[2], epoch_ns; /* trips of whole pieces: of this epoch and the one before; 0: none */
+	struct ub_pace_trips alone;
 
-	uint64_t cost_ns; /* of a piece beside an application, smoothed; 0: not known */
+	struct ub_pace_trips beside;
+	uint64_t cost_ns; /* of a piece beside an application; 0: not known */
 	uint64_t way_ns;  /* no piece before that */
 	uint64_t latency_ns;
 

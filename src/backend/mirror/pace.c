@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "backend/pace.h"
+#include "backend/mirror/pace.h"
 
 void ub_pace_init(struct ub_pace *p, unsigned max_window)
 {
@@ -27,38 +27,44 @@ static void pace_put_off(struct ub_pace *p, uint64_t until_ns)
 		p->way_ns = until_ns;
 }
 
-static void pace_end_busy(struct ub_pace *p, uint64_t began_ns, uint64_t now_ns)
+static uint64_t pace_shortest(struct ub_pace_trips *t, uint64_t now_ns, uint64_t trip)
+{
+	uint64_t *ns = t->ns;
+
+	if (now_ns - t->epoch_ns >= UB_PACE_EPOCH_NS) {
+		t->epoch_ns = now_ns;
+		ns[1] = ns[0];
+		ns[0] = 0;
+	}
+	if (!ns[0] || trip < ns[0])
+		ns[0] = trip;
+	return ns[1] && ns[1] < ns[0] ? ns[1] : ns[0];
+}
+
+/* What is not whole, such as zeroes, costs what it took, but no more than what is. */
+static void pace_end_beside(struct ub_pace *p, uint64_t began_ns, uint64_t now_ns, bool is_whole)
 {
 	uint64_t trip = now_ns - began_ns, cost;
 
+	if (is_whole)
+		trip = pace_shortest(&p->beside, now_ns, trip);
 	cost = trip > p->latency_ns ? trip - p->latency_ns : 0;
 	if (cost < trip / UB_PACE_MIN_COST + 1)
 		cost = trip / UB_PACE_MIN_COST + 1;
 	if (cost > UB_PACE_MAX_WAIT_NS / UB_PACE_SHARE)
 		cost = UB_PACE_MAX_WAIT_NS / UB_PACE_SHARE;
-	p->cost_ns = p->cost_ns ? (p->cost_ns * 3 + cost) / 4 : cost;
+	if (is_whole)
+		p->cost_ns = cost;
+	else if (p->cost_ns && cost > p->cost_ns)
+		cost = p->cost_ns;
 	pace_put_off(p, began_ns + cost * UB_PACE_SHARE);
 }
 
 /* ---- alone -------------------------------------------------------------------------------------------------------- */
 
-static uint64_t pace_shortest(struct ub_pace *p, uint64_t now_ns, uint64_t trip)
-{
-	uint64_t *s = p->shortest_ns;
-
-	if (now_ns - p->epoch_ns >= UB_PACE_EPOCH_NS) {
-		p->epoch_ns = now_ns;
-		s[1] = s[0];
-		s[0] = 0;
-	}
-	if (!s[0] || trip < s[0])
-		s[0] = trip;
-	return s[1] && s[1] < s[0] ? s[1] : s[0];
-}
-
 static void pace_end_alone(struct ub_pace *p, uint64_t began_ns, uint64_t now_ns)
 {
-	uint64_t trip = now_ns - began_ns, shortest = pace_shortest(p, now_ns, trip);
+	uint64_t trip = now_ns - began_ns, shortest = pace_shortest(&p->alone, now_ns, trip);
 
 	if (trip > shortest + shortest / 2 + UB_PACE_TARGET_NS) {
 		if (began_ns < p->cut_ns || p->window <= UB_PACE_MIN_WINDOW)
@@ -104,7 +110,7 @@ void ub_pace_begin(struct ub_pace *p, uint64_t now_ns, bool is_busy, uint32_t by
 void ub_pace_end(struct ub_pace *p, uint64_t began_ns, uint64_t now_ns, bool is_busy, bool is_whole)
 {
 	if (is_busy)
-		pace_end_busy(p, began_ns, now_ns);
+		pace_end_beside(p, began_ns, now_ns, is_whole);
 	else if (is_whole)
 		pace_end_alone(p, began_ns, now_ns);
 }
