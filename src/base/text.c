@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -83,4 +84,21 @@ ssize_t ub_text_read_file(const char *path, char *buf, size_t len)
 		return -errno;
 	buf[n] = '\0';
 	return n;
+}
+
+void ub_text_list_add(struct ub_text_list *list, const char *format, ...)
+{
+	size_t left = sizeof(list->text) - list->len;
+	va_list args;
+	int n = 0;
+
+	if (list->len)
+		n = snprintf(list->text + list->len, left, "; ");
+	if ((size_t)n < left) {
+		va_start(args, format);
+		n += vsnprintf(list->text + list->len + n, left - (size_t)n, format, args);
+		va_end(args);
+	}
+	if (n > 0)
+		list->len += (size_t)n < left ? (size_t)n : left - 1;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Text that comes from somebody else. Any thread; knows nobody. */
+/* Text that comes from somebody else, or is put together. Any thread; knows nobody. */
 #ifndef UB_BASE_TEXT_H
 #define UB_BASE_TEXT_H
 
@@ -24,5 +24,12 @@ char *ub_text_from_hex(const char *hex);
  * -errno.
  */
 ssize_t ub_text_read_file(const char *path, char *buf, size_t len);
+
+/* All that is the matter, in one line: "this; that". Empty at first; what does not fit any more is cut. */
+struct ub_text_list {
+	char text[400];
+	size_t len; /* 0: there is nothing */
+};
+__attribute__((format(printf, 2, 3))) void ub_text_list_add(struct ub_text_list *list, const char *format, ...);
 
 #endif

@@ -19,6 +19,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/step.h"
+#include "base/text.h"
 #include "server/isolate.h"
 #include "server/state.h"
 
@@ -84,38 +85,20 @@ static void move_tell(struct server *s, enum ub_migration_phase phase, const str
 
 /* ---- the thread: opening ------------------------------------------------------------------------------------------- */
 
-struct move_differences {
-	char text[400];
-	size_t used;
-};
-
-static void move_differ(struct move_differences *d, const char *what)
-{
-	int n = snprintf(d->text + d->used, sizeof(d->text) - d->used, "%s%s", d->used ? "; " : "", what);
-
-	if (n > 0)
-		d->used += (size_t)n < sizeof(d->text) - d->used ? (size_t)n : sizeof(d->text) - d->used - 1;
-}
-
 /* What the device has announced cannot be taken back: everything that the destination lacks is named. */
 static int move_compare(const struct ub_limits *device, const struct ub_limits *dest, struct ub_err *err)
 {
-	struct move_differences d = { .used = 0 };
-	char text[160];
+	struct ub_text_list d = { .len = 0 };
 
-	if (dest->size_bytes < device->size_bytes) {
-		snprintf(text, sizeof(text), "it has %llu bytes and the device %llu", (unsigned long long)dest->size_bytes,
-			 (unsigned long long)device->size_bytes);
-		move_differ(&d, text);
-	}
-	if (dest->logical_block_bytes > device->logical_block_bytes) {
-		snprintf(text, sizeof(text), "its smallest block is %u bytes and the device's %u", dest->logical_block_bytes,
-			 device->logical_block_bytes);
-		move_differ(&d, text);
-	}
+	if (dest->size_bytes < device->size_bytes)
+		ub_text_list_add(&d, "it has %llu bytes and the device %llu", (unsigned long long)dest->size_bytes,
+				 (unsigned long long)device->size_bytes);
+	if (dest->logical_block_bytes > device->logical_block_bytes)
+		ub_text_list_add(&d, "its smallest block is %u bytes and the device's %u", dest->logical_block_bytes,
+				 device->logical_block_bytes);
 	if (dest->read_only)
-		move_differ(&d, "it is read only");
-	if (d.used)
+		ub_text_list_add(&d, "it is read only");
+	if (d.len)
 		return ub_err_set(err, EINVAL, "the destination does not fit: %s", d.text);
 	if (device->can_flush && !dest->can_flush)
 		ub_log(UB_LOG_WARNING, "the destination has no flush, and the source has: what it acknowledges may be lost when it "
@@ -377,15 +360,19 @@ static void move_pause(struct server *s, enum ub_server_migration_stage stage)
 	ub_device_pause(&s->device);
 }
 
-/* The queues go on, with another back end or without; stage: what is next, at the earliest after a while. */
+/* The queues go on, with another back end or without. */
 static void move_unpause(struct server *s, enum ub_server_migration_stage stage)
 {
-	struct ub_server_migration *m = &s->migration;
-
 	ub_device_resume(&s->device);
-	m->deadline_ms = 0;
-	m->not_before_ms = ub_now_ms() + MOVE_RETRY_MS;
-	m->stage = stage;
+	s->migration.deadline_ms = 0;
+	s->migration.stage = stage;
+}
+
+/* They go on without what the pause was for: that is tried again after a while. */
+static void move_put_off(struct server *s, enum ub_server_migration_stage stage)
+{
+	move_unpause(s, stage);
+	s->migration.not_before_ms = ub_now_ms() + MOVE_RETRY_MS;
 }
 
 static void move_stop(struct server *s)
@@ -425,13 +412,12 @@ static void move_put_in(struct server *s)
 	}
 	if (!ub_device_is_paused(&s->device)) {
 		if (ub_now_ms() >= m->deadline_ms)
-			move_unpause(s, UB_MOVE_WAIT_IN);
+			move_put_off(s, UB_MOVE_WAIT_IN);
 		return;
 	}
 	ub_mirror_set_rate(&m->mirror, m->rate_bytes); /* it may have changed since the mirror was made */
 	m->source_bqs = ub_device_swap(&s->device, &m->mirror, m->mirror_bqs);
 	move_unpause(s, UB_MOVE_MIRRORING);
-	m->not_before_ms = 0;
 	move_tell(s, UB_MIGRATION_COPYING, NULL, 0);
 }
 
@@ -441,7 +427,7 @@ static void move_take_out(struct server *s)
 
 	if (!ub_device_is_paused(&s->device)) {
 		if (ub_now_ms() >= m->deadline_ms)
-			move_unpause(s, UB_MOVE_STOPPING);
+			move_put_off(s, UB_MOVE_STOPPING);
 		return;
 	}
 	ub_device_swap(&s->device, s->backend, m->source_bqs);
@@ -517,7 +503,7 @@ static void move_resume(struct server *s)
 {
 	struct ub_server_migration *m = &s->migration;
 
-	move_unpause(s, UB_MOVE_MIRRORING);
+	move_put_off(s, UB_MOVE_MIRRORING);
 	if (m->is_unwanted)
 		move_stop(s);
 	else
@@ -595,7 +581,7 @@ static void move_cut_flushed(struct server *s)
 		if (ub_now_ms() < m->deadline_ms)
 			return;
 		/* The flush goes on, and is waited for before the next one. */
-		move_unpause(s, UB_MOVE_FLUSH);
+		move_put_off(s, UB_MOVE_FLUSH);
 		return;
 	}
 	if (ub_mirror_state(&m->mirror) != UB_MIRROR_IN_STEP || ub_mirror_flushed(&m->mirror) < 0 || m->is_unwanted) {

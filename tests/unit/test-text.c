@@ -59,6 +59,37 @@ static void bytes_survive_as_digits(void **state)
 	assert_null(ub_text_from_hex("FF"));
 }
 
+static void a_list_is_one_line(void **state)
+{
+	struct ub_text_list list = { .len = 0 };
+
+	(void)state;
+	ub_text_list_add(&list, "%s", "");
+	assert_int_equal(list.len, 0);
+	ub_text_list_add(&list, "it has %u", 5);
+	ub_text_list_add(&list, "no %s", "more");
+	assert_string_equal(list.text, "it has 5; no more");
+	assert_int_equal(list.len, strlen(list.text));
+}
+
+static void a_list_that_is_full_is_cut(void **state)
+{
+	struct ub_text_list list;
+	char long_text[sizeof(list.text) + 50];
+
+	(void)state;
+	memset(long_text, 'x', sizeof(long_text));
+	long_text[sizeof(long_text) - 1] = 0;
+	for (size_t first = sizeof(list.text) - 6; first < sizeof(long_text); first++) {
+		list.len = 0;
+		ub_text_list_add(&list, "%.*s", (int)first, long_text);
+		for (int i = 0; i < 5; i++)
+			ub_text_list_add(&list, "and %d", i);
+		assert_int_equal(list.len, sizeof(list.text) - 1);
+		assert_int_equal(strlen(list.text), list.len);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -66,6 +97,8 @@ int main(void)
 		cmocka_unit_test(control_characters_go),
 		cmocka_unit_test(what_is_no_utf8_goes),
 		cmocka_unit_test(bytes_survive_as_digits),
+		cmocka_unit_test(a_list_is_one_line),
+		cmocka_unit_test(a_list_that_is_full_is_cut),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

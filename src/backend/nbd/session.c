@@ -367,53 +367,33 @@ int nbd_export_limits(const struct nbd_export *e, uint32_t block_bytes, struct u
 
 /* ---- comparing ------------------------------------------------------------------------------------------ */
 
-struct differences {
-	char text[400];
-	size_t used;
-};
-
-static void differ(struct differences *d, const char *what)
-{
-	int n = snprintf(d->text + d->used, sizeof(d->text) - d->used, "%s%s", d->used ? "; " : "", what);
-
-	if (n > 0)
-		d->used += (size_t)n < sizeof(d->text) - d->used ? (size_t)n : sizeof(d->text) - d->used - 1;
-}
-
-static void differ_if_lost(struct differences *d, bool had, bool has, const char *what)
+static void differ_if_lost(struct ub_text_list *d, bool had, bool has, const char *what)
 {
 	if (had && !has)
-		differ(d, what);
+		ub_text_list_add(d, "%s", what);
 }
 
-static void differ_text(struct differences *d, const char *what, const char *first, const char *now)
+static void differ_text(struct ub_text_list *d, const char *what, const char *first, const char *now)
 {
-	char text[160];
-
 	/* A server that says nothing of it says nothing against it. */
 	if (!*first || !*now || strcmp(first, now) == 0)
 		return;
-	snprintf(text, sizeof(text), "its %s is '%.50s' and was '%.50s'", what, now, first);
-	differ(d, text);
+	ub_text_list_add(d, "its %s is '%.50s' and was '%.50s'", what, now, first);
 }
 
 int nbd_export_compare(const struct nbd_export *first, const struct nbd_export *now, const struct ub_limits *limits,
 		       unsigned nr_connections, struct ub_err *err)
 {
-	struct differences d = { .used = 0 };
-	char text[128], is[32], was[32];
+	struct ub_text_list d = { .len = 0 };
+	char is[32], was[32];
 
-	if (now->size_bytes < limits->size_bytes) {
-		snprintf(text, sizeof(text), "it has %s (%llu bytes) and the device %s",
-			 ub_size_format(now->size_bytes, is, sizeof(is)), (unsigned long long)now->size_bytes,
-			 ub_size_format(limits->size_bytes, was, sizeof(was)));
-		differ(&d, text);
-	}
-	if (now->min_block_bytes > limits->logical_block_bytes) {
-		snprintf(text, sizeof(text), "its minimum block is %u bytes and the device's %u",
-			 now->min_block_bytes, limits->logical_block_bytes);
-		differ(&d, text);
-	}
+	if (now->size_bytes < limits->size_bytes)
+		ub_text_list_add(&d, "it has %s (%llu bytes) and the device %s",
+				 ub_size_format(now->size_bytes, is, sizeof(is)), (unsigned long long)now->size_bytes,
+				 ub_size_format(limits->size_bytes, was, sizeof(was)));
+	if (now->min_block_bytes > limits->logical_block_bytes)
+		ub_text_list_add(&d, "its minimum block is %u bytes and the device's %u", now->min_block_bytes,
+				 limits->logical_block_bytes);
 	differ_if_lost(&d, !limits->read_only, !now->read_only, "it is read only");
 	differ_if_lost(&d, limits->can_flush, now->can_flush, "it has no flush");
 	differ_if_lost(&d, limits->can_fua, now->can_fua, "it has no FUA");
@@ -423,7 +403,7 @@ int nbd_export_compare(const struct nbd_export *first, const struct nbd_export *
 	differ_if_lost(&d, first->has_tls, now->has_tls, "it has no TLS");
 	differ_text(&d, "name", first->name, now->name);
 	differ_text(&d, "description", first->description, now->description);
-	if (!d.used)
+	if (!d.len)
 		return 0;
 	return ub_err_set(err, ESTALE, "another export answers: %s", d.text);
 }
