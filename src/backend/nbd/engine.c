@@ -967,18 +967,23 @@ static void conn_take_settings(struct nbd_conn *conn)
 		conn_take_stall_timeout(conn, timeout);
 }
 
+static void conn_retire_links(struct nbd_conn *conn, const char *why)
+{
+	if (conn->draining) {
+		link_fail(conn->draining, why);
+		conn_retire(conn, conn->draining);
+	}
+	if (conn->link) {
+		link_fail(conn->link, why);
+		conn_retire(conn, conn->link);
+	}
+}
+
 /* All that is in flight, or waits, is given up. A link with writes unanswered is fenced, as any other. */
 static void conn_reset(struct nbd_conn *conn)
 {
 	conn->is_resetting = true;
-	if (conn->draining) {
-		link_fail(conn->draining, "its requests took too long");
-		conn_retire(conn, conn->draining);
-	}
-	if (conn->link) {
-		link_fail(conn->link, "its requests took too long");
-		conn_retire(conn, conn->link);
-	}
+	conn_retire_links(conn, "its requests took too long");
 	conn->is_resetting = false;
 	conn_fail_waiting(conn, -ENOLINK);
 }
@@ -1094,14 +1099,7 @@ static void queue_end_conns(struct nbd_queue *nq, int err, const char *why)
 		struct nbd_conn *conn = nq->own[i];
 
 		conn->cancel_error = err;
-		if (conn->draining) {
-			link_fail(conn->draining, why);
-			conn_retire(conn, conn->draining);
-		}
-		if (conn->link) {
-			link_fail(conn->link, why);
-			conn_retire(conn, conn->link);
-		}
+		conn_retire_links(conn, why);
 		conn_fail_waiting(conn, err);
 	}
 }
