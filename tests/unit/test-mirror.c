@@ -65,6 +65,8 @@ struct side {
 	unsigned nr[SIDE_NR_OPS], nr_resets;
 	uint64_t written_at; /* the last WRITE */
 	unsigned nr_back;    /* WRITEs that went far back */
+	unsigned most_pending;
+	uint32_t longest_bytes; /* of READs */
 	char wrong[128];     /* what it was asked for that nobody may ask for */
 };
 
@@ -232,6 +234,8 @@ static void side_submit(struct ub_backend_queue *bq, struct ub_io *io)
 	if (op->io && !s->wrong[0])
 		snprintf(s->wrong, sizeof(s->wrong), "slot %u is used twice", io->slot);
 	s->nr[io->op]++;
+	if (io->op == UB_OP_READ && io->len_bytes > s->longest_bytes)
+		s->longest_bytes = io->len_bytes;
 	if (io->op == UB_OP_WRITE) {
 		s->nr_back += io->offset_bytes + (64 << 20) < s->written_at;
 		s->written_at = io->offset_bytes;
@@ -241,6 +245,7 @@ static void side_submit(struct ub_backend_queue *bq, struct ub_io *io)
 		*op = (struct side_op){ .io = io,
 					.due_us = delay == FOR_EVER ? FOR_EVER : now_us() + delay };
 		s->nr_pending++;
+		s->most_pending = s->nr_pending > s->most_pending ? s->nr_pending : s->most_pending;
 		pthread_cond_signal(&s->more);
 	} else {
 		res = side_answer(s, io);
@@ -1591,6 +1596,32 @@ static void a_higher_rate_counts_at_once(void **state)
 	world_end();
 }
 
+/* ---- beside an application --------------------------------------------------------------------------------------------------------------- */
+
+/* It asks for nothing, for it waits for all that it has asked for. */
+static void it_is_gentle_while_the_application_waits(void **state)
+{
+	_Atomic uint64_t *in_flight = &w.queue_stats[MAX_QUEUES - 1].in_flight;
+
+	(void)state;
+	world_init(8 << 20);
+	w.nr_queues = MAX_QUEUES;
+	fill(&w.source, 's');
+	w.source.delay_us = 1000;
+	ub_stat_set(in_flight, 1);
+	world_begin();
+	side_await_count(&w.dest, UB_OP_WRITE, 50);
+	pthread_mutex_lock(&w.source.lock);
+	assert_int_equal(w.source.longest_bytes, 16 << 10);
+	assert_int_equal(w.source.most_pending, 1);
+	pthread_mutex_unlock(&w.source.lock);
+	ub_stat_set(in_flight, 0);
+	assert_in_step();
+	assert_int_equal(w.source.longest_bytes, LOAD_MAX_BYTES);
+	assert_true(w.source.most_pending > 1);
+	world_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -1602,6 +1633,7 @@ int main(void)
 		cmocka_unit_test(the_rate_is_kept_to),
 		cmocka_unit_test(the_rate_counts_for_zeroes_that_are_written),
 		cmocka_unit_test(a_higher_rate_counts_at_once),
+		cmocka_unit_test(it_is_gentle_while_the_application_waits),
 		cmocka_unit_test(what_a_lost_server_had_not_flushed_is_copied_again),
 		cmocka_unit_test(a_flush_reaches_the_sides_that_can),
 		cmocka_unit_test(a_flush_that_the_destination_does_not_answer_is_an_outage),
