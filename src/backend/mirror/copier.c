@@ -13,6 +13,7 @@
 /* While the application is at work, in small pieces: what it asks for waits behind one on either side. */
 #define COPIER_BUSY_BYTES      (16U << 10)
 #define COPIER_BUSY_ZERO_BYTES (1U << 20)
+#define COPIER_MAX_TURN	       (2 * MIRROR_NR_SLOTS)
 #define COPIER_BUSY_MS	       100   /* it is at work for so long after its last I/O */
 #define COPIER_PROBE_MS	       200   /* a destination that is out of step */
 #define COPIER_SYNC_MS	       10000 /* so often the destination is flushed: as much may have to be copied again */
@@ -142,14 +143,17 @@ static void copy_zero(struct mirror_copy *c)
 	struct mirror *m = c->m;
 	const struct ub_limits *l = &m->config.dest->limits;
 	uint32_t most = l->max_zeroes_bytes < COPIER_ZERO_BYTES ? l->max_zeroes_bytes : COPIER_ZERO_BYTES;
+	uint32_t most_written = m->chunk_bytes;
 	bool can_zero = l->can_zero && !atomic_load_explicit(&m->cannot_zero, memory_order_relaxed);
 
-	if (copier_is_busy(m))
+	if (copier_is_busy(m)) {
 		most = copier_busy_bytes(m, most, COPIER_BUSY_ZERO_BYTES);
+		most_written = copier_busy_bytes(m, most_written, COPIER_BUSY_BYTES);
+	}
 	c->is_whole = false;
 	most &= ~((1U << m->cluster_shift) - 1);
 	can_zero &= most != 0; /* less than a cluster: they are written */
-	copy_shrink(c, can_zero ? most : m->chunk_bytes);
+	copy_shrink(c, can_zero ? most : most_written);
 	if (can_zero) {
 		copy_submit(c, COPY_ZERO, UB_OP_WRITE_ZEROES, true, NULL, c->len_bytes);
 	} else {
@@ -468,8 +472,13 @@ void mirror_copier_run(struct mirror *m)
 	m->is_running = true;
 	mirror_look_for_losses(m);
 	copier_sync(m);
-	while (mirror_is_mirroring(m) && copier_start_one(m))
-		;
+	/* Where pieces end at once, others' I/O has its turn in between. */
+	for (unsigned nr = 0; mirror_is_mirroring(m) && copier_start_one(m);) {
+		if (++nr == COPIER_MAX_TURN) {
+			mirror_copier_kick(m);
+			break;
+		}
+	}
 	m->is_running = false;
 	/* Not put off by every turn of a busy application. */
 	if (mirror_get_state(m) == UB_MIRROR_OUT && !m->is_probing && !m->probe_due.deadline_ns)
