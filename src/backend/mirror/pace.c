@@ -1,10 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "backend/mirror/pace.h"
 
+/* Alone, with a small window, which grows fast. */
+static void pace_start_anew(struct ub_pace *p)
+{
+	p->window = p->max_window < UB_PACE_MIN_WINDOW ? p->max_window : UB_PACE_MIN_WINDOW;
+	p->is_steady = false;
+	p->nr_since = 0;
+}
+
 void ub_pace_init(struct ub_pace *p, unsigned max_window)
 {
 	*p = (struct ub_pace){ .max_window = max_window };
-	p->window = max_window < UB_PACE_MIN_WINDOW ? max_window : UB_PACE_MIN_WINDOW;
+	pace_start_anew(p);
 }
 
 /* ---- beside an application ---------------------------------------------------------------------------------------- */
@@ -27,15 +35,21 @@ static void pace_put_off(struct ub_pace *p, uint64_t until_ns)
 		p->way_ns = until_ns;
 }
 
-static uint64_t pace_shortest(struct ub_pace_trips *t, uint64_t now_ns, uint64_t trip)
+/* True: another epoch has begun. */
+static bool pace_look_at_epoch(struct ub_pace_trips *t, uint64_t now_ns)
+{
+	if (now_ns - t->epoch_ns < UB_PACE_EPOCH_NS)
+		return false;
+	t->epoch_ns = now_ns;
+	t->ns[1] = t->ns[0];
+	t->ns[0] = 0;
+	return true;
+}
+
+static uint64_t pace_shortest(struct ub_pace_trips *t, uint64_t trip)
 {
 	uint64_t *ns = t->ns;
 
-	if (now_ns - t->epoch_ns >= UB_PACE_EPOCH_NS) {
-		t->epoch_ns = now_ns;
-		ns[1] = ns[0];
-		ns[0] = 0;
-	}
 	if (!ns[0] || trip < ns[0])
 		ns[0] = trip;
 	return ns[1] && ns[1] < ns[0] ? ns[1] : ns[0];
@@ -46,8 +60,9 @@ static void pace_end_beside(struct ub_pace *p, uint64_t began_ns, uint64_t now_n
 {
 	uint64_t trip = now_ns - began_ns, cost;
 
+	pace_look_at_epoch(&p->beside, now_ns);
 	if (is_whole)
-		trip = pace_shortest(&p->beside, now_ns, trip);
+		trip = pace_shortest(&p->beside, trip);
 	cost = trip > p->latency_ns ? trip - p->latency_ns : 0;
 	if (cost < trip / UB_PACE_MIN_COST + 1)
 		cost = trip / UB_PACE_MIN_COST + 1;
@@ -64,14 +79,23 @@ static void pace_end_beside(struct ub_pace *p, uint64_t began_ns, uint64_t now_n
 
 static void pace_end_alone(struct ub_pace *p, uint64_t began_ns, uint64_t now_ns)
 {
-	uint64_t trip = now_ns - began_ns, shortest = pace_shortest(&p->alone, now_ns, trip);
+	uint64_t trip = now_ns - began_ns, most;
 
-	if (trip > shortest + shortest / 2 + UB_PACE_TARGET_NS) {
-		if (began_ns < p->cut_ns || p->window <= UB_PACE_MIN_WINDOW)
+	/* What the shortest trip is without a queue is only seen with a small window, now and then. */
+	if (pace_look_at_epoch(&p->alone, now_ns)) {
+		pace_start_anew(p);
+		p->changed_ns = now_ns;
+	}
+	if (began_ns < p->changed_ns)
+		return;
+	most = pace_shortest(&p->alone, trip);
+	most += most / 2 + UB_PACE_TARGET_NS;
+	p->is_steady |= trip > most - UB_PACE_TARGET_NS / 2; /* what is on its way yet will have waited longer */
+	if (trip > most) {
+		if (p->window <= UB_PACE_MIN_WINDOW)
 			return;
 		p->window = p->window / 2 < UB_PACE_MIN_WINDOW ? UB_PACE_MIN_WINDOW : p->window / 2;
-		p->is_steady = true;
-		p->cut_ns = now_ns;
+		p->changed_ns = now_ns;
 		p->nr_since = 0;
 	} else if (p->window < p->max_window && (!p->is_steady || ++p->nr_since >= p->window)) {
 		p->window++;
@@ -102,9 +126,7 @@ void ub_pace_begin(struct ub_pace *p, uint64_t now_ns, bool is_busy, uint32_t by
 	if (!is_busy)
 		return;
 	pace_put_off(p, now_ns + p->cost_ns * UB_PACE_SHARE);
-	/* When it is alone again, it begins anew. */
-	p->window = p->max_window < UB_PACE_MIN_WINDOW ? p->max_window : UB_PACE_MIN_WINDOW;
-	p->is_steady = false;
+	pace_start_anew(p); /* when it is alone again */
 }
 
 void ub_pace_end(struct ub_pace *p, uint64_t began_ns, uint64_t now_ns, bool is_busy, bool is_whole)

@@ -19,8 +19,8 @@
 #define UB_PACE_SHARE	      4
 #define UB_PACE_MIN_COST      128 /* as a part of the trip, for a latency that is shorter by now */
 #define UB_PACE_MIN_WINDOW    2 /* one is read while the other one is written */
-#define UB_PACE_TARGET_NS     10000000ULL  /* so long may pieces wait for each other */
-#define UB_PACE_EPOCH_NS      5000000000ULL /* a trip counts as the shortest one for one to two of these */
+#define UB_PACE_TARGET_NS     50000000ULL /* so long may pieces wait for each other; less would take a latency that varies for it */
+#define UB_PACE_EPOCH_NS      5000000000ULL /* a trip counts as the shortest one for one to two of these; then the window begins anew */
 #define UB_PACE_MAX_WAIT_NS   500000000ULL /* beside an application, whatever a piece took */
 #define UB_PACE_SAVED_NS      100000000ULL /* what a rate allowed so long ago may still be used */
 
@@ -32,8 +32,8 @@ struct ub_pace_trips {
 struct ub_pace {
 	unsigned max_window, window;
 	unsigned nr_since; /* pieces that came back in time since the window grew */
-	bool is_steady;	   /* it has been halved: it grows slowly from now on */
-	uint64_t cut_ns;   /* when that was: what began before says nothing new */
+	bool is_steady;	   /* it comes near its limit: it grows slowly from now on */
+	uint64_t changed_ns; /* when it was made smaller: what began before says nothing new */
 	struct ub_pace_trips alone;
 
 	struct ub_pace_trips beside;
