@@ -39,7 +39,7 @@ struct ub_mirror_config {
 	uint64_t late_ms;
 	uint64_t rate_bytes; /* a second; 0: as fast as it goes */
 	struct ub_migration_stats *stats;
-	struct ub_queue_stats *queue_stats; /* likewise, one a queue: mirrored_bytes */
+	struct ub_queue_stats *queue_stats; /* one a queue: mirrored_bytes is counted there, and in_flight read */
 	int event_fd; /* readable when the state has changed, or a flush is over; the caller's, as all of this */
 };
 
