@@ -17,7 +17,7 @@ struct link {
 	struct ub_pace pace;
 	uint64_t rate_bytes, latency_ns;
 	uint64_t jitter_ns, seed; /* so much more latency at the most */
-	uint32_t piece_bytes;
+	uint64_t piece_bytes;
 	bool is_busy;
 
 	uint64_t now_ns, free_ns; /* the link is free then */
@@ -53,7 +53,7 @@ static void link_begin(struct link *l)
 	l->ends_ns[at] = ends;
 	l->nr++;
 	l->most = l->nr > l->most ? l->nr : l->most;
-	ub_pace_begin(&l->pace, l->now_ns, l->is_busy, l->piece_bytes);
+	ub_pace_begin(&l->pace, l->now_ns, l->is_busy, (uint32_t)l->piece_bytes);
 }
 
 static void link_end(struct link *l)
@@ -85,7 +85,7 @@ static uint64_t link_run(struct link *l, uint64_t ns)
 			link_end(l);
 		}
 	}
-	return (l->bytes - bytes) * 1000 / ((l->now_ns - since_ns) / MS);
+	return (l->bytes - bytes) * 1000 / ((l->now_ns - since_ns) / MS + 1);
 }
 
 static void link_empty(struct link *l)
