@@ -97,6 +97,7 @@ struct ub_backend {
 	struct ub_limits limits; /* as checked */
 	void *priv;		 /* the back end's */
 	_Atomic bool is_destination; /* of a migration: opened with late_ms, and not promoted yet */
+	_Atomic int health;	     /* what it reported last while it was one */
 	struct ub_backend_stats *stats; /* stats.h: set, and zeroed, before the first queue_init() */
 };
 

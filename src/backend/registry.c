@@ -68,7 +68,8 @@ void ub_backend_set_reporter(void (*report)(enum ub_health health, const char *w
 void ub_backend_report(struct ub_backend *be, enum ub_health health, const char *why)
 {
 	if (be->is_destination) {
-		ub_log(UB_LOG_NOTICE, "the migration's destination: %s", why);
+		if (atomic_exchange(&be->health, (int)health) != (int)health)
+			ub_log(UB_LOG_NOTICE, "the migration's destination: %s", why);
 		return;
 	}
 	if (atomic_exchange(&registry_health, (int)health) != (int)health && registry_report)
