@@ -755,6 +755,9 @@ static int migrate_parse_nbd(struct ub_keeper *k, const json_t *destination, str
 	    (nbd->transport == NBD_TCP && (!nbd->host || !nbd->port)) ||
 	    (nbd->transport == NBD_UNIX && !nbd->path && !has_command))
 		return ub_err_set(err, EINVAL, "destination: its nbd does not say which server");
+	/* What was given up on the way there may still be written, and here over what came later. */
+	if (!has_command && k->opts->nbd && nbd_options_are_one_export(k->opts->nbd, nbd))
+		return ub_err_set(err, EINVAL, "the device is there already: it cannot be moved to the export that it is served from");
 	if (nbd->auto_resize && !(k->features & UBLK_F_UPDATE_SIZE))
 		return ub_err_set(err, EOPNOTSUPP, "--auto-resize: this kernel cannot change the size of a device");
 	return nbd_options_check(nbd, err);

@@ -255,6 +255,27 @@ static void no_password_is_described(void **state)
 	}
 }
 
+static void one_export_is_known_in_the_same_words(void **state)
+{
+	char text[] = "nbd+unix:///?socket=/run/s", socket[] = "/run/s", another[] = "/run/t", label[] = "[ nbdkit ]", export[] = "e";
+	struct nbd_options uri = { .transport = NBD_URI, .uri = text };
+	struct nbd_options path = { .transport = NBD_UNIX, .path = socket }, other = path;
+
+	(void)state;
+	assert_true(nbd_options_are_one_export(&uri, &uri));
+	assert_true(nbd_options_are_one_export(&uri, &path));
+	other.label = label;
+	other.nr_connections = 4;
+	assert_true(nbd_options_are_one_export(&path, &other));
+	other.path = another;
+	assert_false(nbd_options_are_one_export(&path, &other));
+	other = uri;
+	other.export_name = export;
+	assert_false(nbd_options_are_one_export(&uri, &other));
+	other = (struct nbd_options){ .transport = NBD_SOCKET };
+	assert_false(nbd_options_are_one_export(&other, &other));
+}
+
 static void a_command_in_brackets_is_taken_out(void **state)
 {
 	struct ub_cli_nbd n;
@@ -409,6 +430,7 @@ int main(void)
 		cmocka_unit_test(mutated_json_is_refused_or_understood),
 		cmocka_unit_test(servers_are_named_in_each_way),
 		cmocka_unit_test(no_password_is_described),
+		cmocka_unit_test(one_export_is_known_in_the_same_words),
 		cmocka_unit_test(a_command_in_brackets_is_taken_out),
 		cmocka_unit_test(bad_options_are_refused_with_a_reason),
 		cmocka_unit_test(a_descriptor_must_be_a_connected_stream),

@@ -26,6 +26,7 @@ static const char *const option_tls[] = {
 	[NBD_TLS_REQUIRE] = "require",
 };
 
+#define OPTION_TEXT_BYTES 4096 /* more than a path or a URI has */
 #define OPTION_AT(field) offsetof(struct nbd_options, field)
 
 static const struct {
@@ -364,4 +365,22 @@ const char *nbd_options_describe(const struct nbd_options *o, char *buf, size_t 
 	else
 		snprintf(buf, len, "the socket that was handed over");
 	return buf;
+}
+
+static bool describe_unlabelled(const struct nbd_options *o, char *buf, size_t len)
+{
+	struct nbd_options unlabelled = *o;
+
+	unlabelled.label = NULL;
+	nbd_options_describe(&unlabelled, buf, len);
+	return o->transport != NBD_NOWHERE && o->transport != NBD_SOCKET;
+}
+
+bool nbd_options_are_one_export(const struct nbd_options *a, const struct nbd_options *b)
+{
+	const char *export_a = a->export_name ? a->export_name : "", *export_b = b->export_name ? b->export_name : "";
+	char text_a[OPTION_TEXT_BYTES], text_b[OPTION_TEXT_BYTES];
+
+	return describe_unlabelled(a, text_a, sizeof(text_a)) && describe_unlabelled(b, text_b, sizeof(text_b)) &&
+	       strcmp(text_a, text_b) == 0 && strcmp(export_a, export_b) == 0;
 }

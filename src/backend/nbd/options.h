@@ -81,4 +81,7 @@ unsigned nbd_options_paths(const struct nbd_options *o, char *paths[], unsigned 
 /* The server in a few words for messages, such as "nbd://host/export", without a secret. */
 const char *nbd_options_describe(const struct nbd_options *o, char *buf, size_t len);
 
+/* Whether both say in the same words which export. Others may name it in another way. */
+bool nbd_options_are_one_export(const struct nbd_options *a, const struct nbd_options *b);
+
 #endif
