@@ -73,6 +73,7 @@ static int recover_one(const struct ub_state *state, const struct recover_args *
 	/* What else there is to know stands in state.json, and is read by the keeper. */
 	const struct ub_attach_options opts = { .daemon = !a->foreground, .fd = -1, .kind = "", .upgrade = a->upgrade };
 	struct ub_err err = { 0 };
+	int status;
 
 	if (!a->upgrade && ub_rundir_is_held(state->name)) {
 		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u has its keeper (pid %d): there is nothing to recover", state->dev_id,
@@ -82,7 +83,9 @@ static int recover_one(const struct ub_state *state, const struct recover_args *
 	/* Else no standby would ever open it, and that would come out when it is needed. */
 	if (!ub_backend_find(state->backend, &err))
 		return ub_cli_error(&err, UB_EXIT_FAILED);
-	return ub_attach_run(&opts, state->name);
+	status = ub_attach_run(&opts, state->name);
+	/* Somebody else was faster: that is a keeper, too. */
+	return status == UB_EXIT_BUSY && !a->upgrade && ub_rundir_is_held(state->name) ? UB_EXIT_DONE : status;
 }
 
 struct recover_list {

@@ -225,6 +225,8 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 	json_t *json = NULL;
 	int ret = ub_rundir_lock(&k->rundir, name, err);
 
+	if (ret == -EBUSY)
+		return ub_err_set(err, EBUSY, "'%s' has got another keeper just now", name);
 	if (ret)
 		return ret;
 	if (ub_state_read_all(name, &state, &json) != 0 || !ub_state_recipe(json, &state)) {
