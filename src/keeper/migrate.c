@@ -218,6 +218,7 @@ static void migrate_failed(struct ub_keeper *k, int code, const char *why)
 	ub_close(&m->store_fd);
 	m->phase = UB_MIGRATION_NONE;
 	m->has_leftovers = true;
+	ub_rundir_void_side(&k->rundir); /* else the next keeper would begin it anew if state.json cannot be written */
 	migrate_note(k);
 	migrate_answer_cancellers(k, &(struct ub_err){ .code = 0 });
 }

@@ -32,6 +32,7 @@
 #define RUNDIR_ANSWER_MS     500
 #define RUNDIR_BACKLOG	     16
 #define RUNDIR_ADOPT_MS	     5000
+#define RUNDIR_SIDE_VOID     UINT64_MAX /* no migration's cookie */
 
 int ub_name_check(const char *name, struct ub_err *err)
 {
@@ -257,6 +258,15 @@ void ub_rundir_remove_side(struct ub_rundir *dir)
 		unlinkat(dir->dir_fd, "side", 0);
 }
 
+void ub_rundir_void_side(struct ub_rundir *dir)
+{
+	static const uint64_t side = RUNDIR_SIDE_VOID;
+	cleanup_fd int fd = openat(dir->dir_fd, "side", O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
+
+	if (fd >= 0 && pwrite(fd, &side, sizeof(side), 0) != (ssize_t)sizeof(side))
+		ub_log(UB_LOG_DEBUG, "the file 'side' in the run directory: %s", strerror(errno));
+}
+
 void ub_rundir_mark_taking(struct ub_rundir *dir, bool is_taking)
 {
 	int fd;
@@ -370,7 +380,7 @@ static int state_look_at_migration(const char *name, const json_t *json, struct 
 	if (!cookie)
 		return -EBADMSG;
 	state->has_moved = side && side == strtoull(cookie, NULL, 16);
-	state->is_migrating = !state->has_moved;
+	state->is_migrating = !state->has_moved && side != RUNDIR_SIDE_VOID;
 	if (!state->has_moved)
 		return 0;
 	recipe = json_object_get(migration, "recipe");

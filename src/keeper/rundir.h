@@ -79,6 +79,8 @@ void ub_rundir_let_go(struct ub_rundir *dir); /* they stay: for the next keeper 
 int ub_rundir_make_side(struct ub_rundir *dir, struct ub_err *err);
 uint64_t ub_rundir_read_side(const struct ub_rundir *dir); /* 0: there is none */
 void ub_rundir_remove_side(struct ub_rundir *dir);
+/* The migration has ended where it began, whatever state.json says until it can be written. Needs no room. */
+void ub_rundir_void_side(struct ub_rundir *dir);
 
 /* Reads NAME/state.json. 0 or -errno (-ENOENT: there is none; -EBADMSG: it cannot be understood). */
 int ub_state_read(const char *name, struct ub_state *state);

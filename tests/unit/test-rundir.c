@@ -444,6 +444,10 @@ static void the_side_decides_of_which_migration_it_is(void **state)
 	assert_int_equal(ub_state_read("disk", &got), 0);
 	assert_true(got.is_migrating && !got.has_moved);
 	assert_string_equal(got.backend, "mem");
+	/* It has ended, and state.json does not know yet. */
+	ub_rundir_void_side(&dir);
+	assert_int_equal(ub_state_read("disk", &got), 0);
+	assert_true(!got.is_migrating && !got.has_moved);
 	/* Without a migration it says nothing. */
 	assert_int_equal(ub_rundir_write_state(&dir, &s, recipe, NULL, &err), 0);
 	assert_int_equal(ub_state_read("disk", &got), 0);
