@@ -223,8 +223,10 @@ void ub_keeper_note_state(struct ub_keeper *k)
 {
 	struct ub_err err = { 0 };
 
-	if (ub_keeper_write_state(k, &err) != 0)
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err.text);
+	if (ub_keeper_write_state(k, &err) == 0)
+		return;
+	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err.text);
+	k->migration.must_note = true;
 }
 
 /* A name is taken while a keeper holds it, and while the device of a dead keeper lives. */
