@@ -54,6 +54,26 @@ bool ub_process_is_ending(pid_t pid)
 	return state == 'Z' || state == 'X' || (flags & PROCESS_FLAG_EXITING);
 }
 
+bool ub_process_has_file(pid_t pid, const char *name)
+{
+	char path[32], link[64];
+	struct dirent *entry;
+	bool has = false;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+	dir = opendir(path);
+	while (dir && !has && (entry = readdir(dir))) {
+		ssize_t len = readlinkat(dirfd(dir), entry->d_name, link, sizeof(link) - 1);
+
+		link[len < 0 ? 0 : len] = '\0';
+		has = strcmp(link, name) == 0;
+	}
+	if (dir)
+		closedir(dir);
+	return has;
+}
+
 bool ub_rings_hold(struct ub_held_rings *rings, pid_t pid, int pidfd, unsigned max)
 {
 	char path[32], link[64];

@@ -15,6 +15,9 @@ bool ub_process_is(pid_t pid, uint64_t started);
 /* Whether its main thread has begun to end, or has ended unwaited: a pidfd tells only when the last thread has. */
 bool ub_process_is_ending(pid_t pid);
 
+/* Whether it has a file open that /proc/PID/fd names so. */
+bool ub_process_has_file(pid_t pid, const char *name);
+
 /*
  * On Linux 6.12: rings of a process that another one holds until its last thread has ended. Else the last thread may end
  * them while it runs what they have left for it, and what their cancelling frees is what it runs: a null pointer in the

@@ -9,20 +9,25 @@
  *
  * The keeper's main thread.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/step.h"
 #include "base/process.h"
+#include "base/text.h"
 #include "keeper/keeper.h"
 #include "keeper/recipe.h"
+#include "server/server.h"
 #include "ublk/device.h"
 
 #define ADOPT_TRIES    20
@@ -54,6 +59,33 @@ static void adopt_end_old_standby(const struct ub_state *state, pid_t server_pid
 		kill(state->standby_pid, SIGKILL);
 	if (state->spare_pid != server_pid && ub_process_is(state->spare_pid, state->spare_started))
 		kill(state->spare_pid, SIGKILL);
+}
+
+/*
+ * Likewise those of which state.json says nothing, because /run was full: all that have server.sock, too. Once this server
+ * has died they would answer there, and know of none that came later.
+ */
+static void adopt_end_strays(const struct ub_keeper *k, pid_t server_pid)
+{
+	char path[40], sock[64] = "", comm[32];
+	DIR *proc = opendir("/proc");
+	struct dirent *entry;
+	pid_t pid;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", k->rundir.listen_fd);
+	if (readlink(path, sock, sizeof(sock) - 1) <= 0)
+		sock[0] = '\0';
+	while (sock[0] && proc && (entry = readdir(proc))) {
+		pid = atoi(entry->d_name);
+		snprintf(path, sizeof(path), "/proc/%d/comm", pid);
+		if (pid <= 0 || pid == server_pid || ub_text_read_file(path, comm, sizeof(comm)) <= 0 ||
+		    strcmp(comm, UB_SERVER_COMM "\n") != 0 || !ub_process_has_file(pid, sock))
+			continue;
+		ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: a standby server (pid %d) was left: it is ended", k->info.dev_id, pid);
+		kill(pid, SIGKILL);
+	}
+	if (proc)
+		closedir(proc);
 }
 
 static int adopt_map_stats(struct ub_keeper *k, struct ub_err *err)
@@ -107,6 +139,7 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 		return 0;
 	}
 	adopt_end_old_standby(state, a->pid);
+	adopt_end_strays(k, a->pid);
 	if (a->state == UB_ADOPTED_FETCHING && k->info.state == UBLK_S_DEV_LIVE) {
 		if (ub_message_send_type(server->fd, UB_MSG_LIVE) < 0)
 			ub_log(UB_LOG_DEBUG, "the server is gone already");
