@@ -61,8 +61,8 @@ json_t *ub_migrate_make_state(const struct ub_keeper *k, struct ub_err *err)
 	asked.limits = NULL;
 	asked.identity = NULL;
 	snprintf(cookie, sizeof(cookie), "%016llx", (unsigned long long)m->cookie);
-	json = json_pack("{s:s, s:b, s:I, s:I, s:I, s:o, s:o*}", "cookie", cookie, "wait", m->waits, "rate_bytes",
-			 (json_int_t)m->rate_bytes, "mirror_timeout_ms", (json_int_t)m->mirror_timeout_ms, "began",
+	json = json_pack("{s:s, s:b, s:b, s:I, s:I, s:I, s:o, s:o*}", "cookie", cookie, "wait", m->waits, "cancelled",
+			 m->is_cancelled, "rate_bytes", (json_int_t)m->rate_bytes, "mirror_timeout_ms", (json_int_t)m->mirror_timeout_ms, "began",
 			 (json_int_t)m->began_unix_s, "destination", ub_recipe_make_of(k, &asked), "recipe",
 			 m->identity ? ub_recipe_make_of(k, &target) : NULL);
 	if (!json)
@@ -633,6 +633,8 @@ static int migrate_go_on(struct ub_keeper *k)
 		/* It has not been let go, so nothing has happened. */
 		migrate_control(k, UB_MIGRATE_CANCEL);
 		ub_err_set(&err, ETIMEDOUT, "the server does not answer");
+	} else if (m->is_cancelled) {
+		ub_err_set(&err, ECANCELED, "the keeper before this one was to give it up");
 	} else if (k->recovery.has_failed) {
 		ub_err_set(&err, EIO, "the device has failed: detach it, and attach it anew");
 	} else if (m->is_again && k->recovery.nr_deaths >= MIGRATE_MAX_DEATHS) {
@@ -1022,6 +1024,8 @@ int ub_verb_migrate_cancel(struct ub_keeper *k, struct ub_control_caller caller,
 		return ub_err_set(err, EBUSY, "%u others wait for it already", nr);
 	m->cancellers[m->nr_cancellers++] = caller;
 	migrate_cancel(k);
+	if (ub_migrate_is_on(k))
+		migrate_note(k); /* the next keeper, if one comes before the end, does not begin it anew */
 	return 1; /* with its end */
 }
 
@@ -1137,15 +1141,16 @@ int ub_migrate_adopt(struct ub_keeper *k, const json_t *json, const struct ub_st
 	json_int_t rate, timeout, began;
 	const char *cookie;
 	uint64_t now = (uint64_t)time(NULL);
-	int waits, ret;
+	int waits, is_cancelled = 0, ret;
 
 	m->has_side = true; /* a keeper may have died before it could remove it */
 	if (state->has_moved)
 		migrate_adopt_old_side(k, json_object_get(json, "recipe"));
 	if (!state->is_migrating)
 		return 0;
-	if (json_unpack(migration, "{s:s, s:b, s:I, s:I, s:I, s:o}", "cookie", &cookie, "wait", &waits, "rate_bytes", &rate,
-			"mirror_timeout_ms", &timeout, "began", &began, "destination", &destination) < 0)
+	if (json_unpack(migration, "{s:s, s:b, s?b, s:I, s:I, s:I, s:o}", "cookie", &cookie, "wait", &waits, "cancelled",
+			&is_cancelled, "rate_bytes", &rate, "mirror_timeout_ms", &timeout, "began", &began, "destination",
+			&destination) < 0)
 		return ub_err_set(err, EBADMSG, "state.json does not say where the device was being moved to");
 	ret = migrate_read_recipe(k, destination, err);
 	if (ret == 0)
@@ -1155,6 +1160,7 @@ int ub_migrate_adopt(struct ub_keeper *k, const json_t *json, const struct ub_st
 	m->phase = UB_MIGRATION_CONNECTING;
 	m->cookie = strtoull(cookie, NULL, 16);
 	m->waits = waits;
+	m->is_cancelled = is_cancelled;
 	m->rate_bytes = (uint64_t)rate;
 	m->mirror_timeout_ms = (uint64_t)timeout;
 	m->began_unix_s = (uint64_t)began;
@@ -1163,7 +1169,8 @@ int ub_migrate_adopt(struct ub_keeper *k, const json_t *json, const struct ub_st
 		m->began_ms -= (now - m->began_unix_s) * 1000;
 	migrate_set_label(m);
 	snprintf(m->why, sizeof(m->why), "another keeper has taken over: it begins anew");
-	ub_log(UB_LOG_NOTICE, "%s: moving it to %.300s begins anew", state->name, m->label);
+	if (!m->is_cancelled)
+		ub_log(UB_LOG_NOTICE, "%s: moving it to %.300s begins anew", state->name, m->label);
 	return 0;
 }
 

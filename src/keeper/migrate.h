@@ -16,8 +16,8 @@
  * The one fact that decides is NAME/side: when it has the cookie of the migration in state.json, the destination counts,
  * whoever has died since. Else the source does, and a migration that lost its server or its keeper begins anew.
  *
- * What state.json has of it: "migration": { "cookie", "wait", "rate_bytes", "mirror_timeout_ms", "began", "destination":
- * a recipe as it was asked for, "recipe": from READY on, the destination's }.
+ * What state.json has of it: "migration": { "cookie", "wait", "cancelled", "rate_bytes", "mirror_timeout_ms", "began",
+ * "destination": a recipe as it was asked for, "recipe": from READY on, the destination's }.
  *
  * The keeper's main thread.
  */
