@@ -142,6 +142,24 @@ server_dies
 not_moved 'cannot write state.json: No space'
 make_room
 
+note "a keeper that dies before it has cancelled it: its source has stopped"
+start_move --rate-limit 2M/s --mem 8M
+await_copying
+signal_side 1 STOP
+"$UB" migrate "$ID" --cancel 2>cancel.err &
+cancel=$!
+is_to_be_cancelled() { [ "$(jq .migration.cancelled "$UBLK_BRIDGE_RUNDIR/ublk$ID/state.json")" = true ]; }
+await 10 is_to_be_cancelled
+keeper=$(info_of keeper_pid)
+kill -KILL "$keeper"
+await 10 gone "$keeper"
+"$UB" recover "$ID" >>recover.out 2>&1 || fail "recover: $(tail -n 3 recover.out)"
+assert_eq "$(phase) $(backend)" "none nbd" "phase and back end"
+! wait "$cancel" || fail "--cancel says that it is done, and its keeper was killed"
+thaw_side 1
+stamp_goes_on
+not_moved cancelled
+
 note "two keepers for one device"
 await 20 stands_by
 start_move --rate-limit 6M/s --mem 8M
@@ -170,8 +188,9 @@ upgrade=$!
 "$UB" migrate "$ID" --cancel 2>cancel.err && cancelled=yes || cancelled=no
 wait "$upgrade" || fail "upgrade: $(cat upgrade.out)"
 stamp_goes_on
-# while it changes hands there may be nobody to be told
-[ "$cancelled" = yes ] || "$UB" migrate "$ID" --cancel || fail "--cancel ended with $?, and before: $(cat cancel.err)"
+# while it changes hands there may be nobody to be told, or nobody to answer
+[ "$cancelled" = yes ] || [ "$(phase)" = none ] || "$UB" migrate "$ID" --cancel ||
+	fail "--cancel ended with $?, and before: $(cat cancel.err)"
 assert_eq "$(phase) $(backend)" "none mem" "phase and back end"
 await 20 gone "$MIGRATE"
 stop_stamp
@@ -199,7 +218,7 @@ detached
 kill_side 1
 kill_side 2
 
-note "two devices at a time, to one server and back"
+note "two devices at a time, of one server and back to it"
 mkdir exports
 truncate -s 8M exports/one exports/two
 serve_side 1 file dir="$TEST_DIR/exports"
@@ -211,10 +230,8 @@ moves_along() {
 	cd "$1"
 	TEST_DIR=$TEST_DIR/$1
 	JOURNAL=$TEST_DIR/journal
-	attach --mem 8M
+	attach "$uri"
 	start_stamp
-	move --rate-limit 4M/s "$uri"
-	stamp_goes_on
 	move --rate-limit 4M/s --mem 8M
 	stamp_goes_on
 	move --rate-limit 4M/s "$uri"
