@@ -433,7 +433,7 @@ static int watch_once(struct migrate_watch *w, bool until_in_step, json_t **last
 /* A look costs the machine something, and the move with it: what has taken long may be known a little later. */
 static int watch_wait_ms(uint64_t since_ms)
 {
-	uint64_t wait = (ub_now_ms() - since_ms) / 5;
+	uint64_t wait = (ub_now_ms() - since_ms) / 3;
 	uint64_t most = isatty(STDERR_FILENO) ? MIGRATE_DRAW_EVERY_MS : MIGRATE_LOOK_MAX_MS;
 
 	wait = wait < MIGRATE_LOOK_MIN_MS ? MIGRATE_LOOK_MIN_MS : wait;

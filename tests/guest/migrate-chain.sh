@@ -8,15 +8,15 @@
 . "$(dirname "$0")/lib-migrate.bash"
 require nbdcopy
 
-make_side 1 16M garbage
-make_side 2 16M garbage
+make_side 1 8M garbage
+make_side 2 8M garbage
 serve_side 1
 serve_side 2
-attach --mem 16M --queues 2
+attach --mem 8M --queues 2
 start_stamp --zeroes 10
 for to in 1 2 mem 1 2 mem 1 mem 1 2; do
 	case $to in
-	mem) move --mem 16M ;;
+	mem) move --mem 8M ;;
 	1) move -C 2 "$(side_uri 1)" ;;
 	2) move "$(side_uri 2)" ;;
 	esac

@@ -207,6 +207,19 @@ static void a_latency_costs_nobody_anything(void **state)
 	assert_int_equal(l.most, 1);
 }
 
+/* Its I/O is before each piece, for so long that a share of the whole would be next to nothing. */
+static void a_busy_application_does_not_stop_the_copy(void **state)
+{
+	struct link l;
+
+	(void)state;
+	link_make(&l, 100000000, 0);
+	link_be_busy(&l, true);
+	link_run(&l, S); /* 0.16 ms a piece */
+	l.jitter_ns = 40 * MS;
+	assert_between(link_run(&l, 4 * S), 650000, 1100000); /* one in 20 ms; it would be one in 80 */
+}
+
 static void a_stall_puts_off_no_more_than_a_moment(void **state)
 {
 	struct link l;
@@ -313,6 +326,7 @@ int main(void)
 		cmocka_unit_test(a_link_that_gets_slower_is_noticed),
 		cmocka_unit_test(beside_an_application_a_part_of_the_time_is_taken),
 		cmocka_unit_test(a_latency_costs_nobody_anything),
+		cmocka_unit_test(a_busy_application_does_not_stop_the_copy),
 		cmocka_unit_test(a_stall_puts_off_no_more_than_a_moment),
 		cmocka_unit_test(alone_again_it_begins_with_little),
 		cmocka_unit_test(a_rate_is_kept),

@@ -61,8 +61,11 @@ static void pace_end_beside(struct ub_pace *p, uint64_t began_ns, uint64_t now_n
 	uint64_t trip = now_ns - began_ns, cost;
 
 	pace_look_at_epoch(&p->beside, now_ns);
-	if (is_whole)
-		trip = pace_shortest(&p->beside, trip);
+	if (is_whole) {
+		uint64_t shortest = pace_shortest(&p->beside, trip);
+
+		trip = trip < shortest * UB_PACE_MAX_TRIP ? trip : shortest * UB_PACE_MAX_TRIP;
+	}
 	cost = trip > p->latency_ns ? trip - p->latency_ns : 0;
 	if (cost < trip / UB_PACE_MIN_COST + 1)
 		cost = trip / UB_PACE_MIN_COST + 1;

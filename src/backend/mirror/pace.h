@@ -7,8 +7,9 @@
  * they wait for each other, as in LEDBAT (RFC 6817): what an application asks for next waits behind all of it.
  *
  * Beside an application, a piece occupies somebody for its trip, less the network's latency; of the time, that may be one
- * part in UB_PACE_SHARE. It is the shortest trip that counts: a longer one has waited behind the application's I/O, which
- * would stop the copy where everything is at its limit. A distant server's latency is made up for by several pieces in flight.
+ * part in UB_PACE_SHARE. A trip counts up to UB_PACE_MAX_TRIP times the shortest one: a longer one has waited behind the
+ * application's I/O, and would stop the copy where everything is at its limit. A distant server's latency is made up for by
+ * several pieces in flight.
  */
 #ifndef UB_BACKEND_PACE_H
 #define UB_BACKEND_PACE_H
@@ -17,6 +18,7 @@
 #include <stdint.h>
 
 #define UB_PACE_SHARE	      4
+#define UB_PACE_MAX_TRIP      3 /* times the shortest one */
 #define UB_PACE_MIN_COST      128 /* as a part of the trip, for a latency that is shorter by now */
 #define UB_PACE_MIN_WINDOW    2 /* one is read while the other one is written */
 #define UB_PACE_TARGET_NS     50000000ULL /* so long may pieces wait for each other; less would take a latency that varies for it */
