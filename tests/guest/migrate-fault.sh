@@ -4,7 +4,7 @@
 # pause of the mirror timeout at the most, and the migration goes on, or fails with the reason.
 # kernels: 6.12 7
 # push: 7
-# timeout: 300
+# timeout: 420
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-migrate.bash"
 require nbdcopy

@@ -5,7 +5,7 @@
 # kernels: 6.12 7
 # push: 7
 # sanitize: all
-# timeout: 240
+# timeout: 420
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-migrate.bash"
 require nbdcopy
