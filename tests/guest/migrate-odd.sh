@@ -10,13 +10,8 @@
 . "$(dirname "$0")/lib-migrate.bash"
 require nbdcopy
 
-# as in recover-run: a tmpfs of its own, small enough to be filled
-export UBLK_BRIDGE_RUNDIR=$TEST_DIR/small
-mkdir "$UBLK_BRIDGE_RUNDIR"
-mount -t tmpfs -o size=256k,mode=700 none "$UBLK_BRIDGE_RUNDIR"
-trap 'umount -l "$UBLK_BRIDGE_RUNDIR"' EXIT
+. "$(dirname "$0")/lib-run.bash"
 
-fill() { dd if=/dev/zero of="$UBLK_BRIDGE_RUNDIR/fill" bs=4k status=none 2>/dev/null || true; }
 make_room() {
 	rm "$UBLK_BRIDGE_RUNDIR/fill"
 	await 10 is_written_down
@@ -25,19 +20,6 @@ make_room() {
 is_written_down() {
 	[ "$(jq -r '"\(.backend) \(.server_pid) \(.migration)"' "$UBLK_BRIDGE_RUNDIR/ublk$ID/state.json")" = \
 		"$(backend) $(info_of server_pid) null" ] && [ ! -e "$UBLK_BRIDGE_RUNDIR/ublk$ID/side" ]
-}
-# what the keeper itself says: state.json may be of yesterday
-info_of() { "$UB" info "$ID" --json | jq -r ".$1"; }
-stands_by() { [ "$(info_of standby_pid)" != null ]; }
-is_served_by_another() { [ "$(info_of server_pid)" != "$1" ]; }
-
-server_dies() {
-	local pid
-	await 20 stands_by
-	pid=$(info_of server_pid)
-	kill -KILL "$pid"
-	await 40 is_served_by_another "$pid"
-	stamp_goes_on
 }
 keeper_dies() {
 	local pid

@@ -9,38 +9,17 @@
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-recover.bash"
 
-# a tmpfs of its own, small enough to be filled
-export UBLK_BRIDGE_RUNDIR=$TEST_DIR/small
-mkdir "$UBLK_BRIDGE_RUNDIR"
-mount -t tmpfs -o size=256k,mode=700 none "$UBLK_BRIDGE_RUNDIR"
-trap 'umount -l "$UBLK_BRIDGE_RUNDIR"' EXIT
-
-fill() { dd if=/dev/zero of="$UBLK_BRIDGE_RUNDIR/fill" bs=4k status=none 2>/dev/null || true; }
-
-# info_of KEY: what the keeper itself says: state.json may be of yesterday
-info_of() { "$UB" info "$ID" --json | jq -r ".$1"; }
-served_by_another() { [ "$(info_of server_pid)" != "$1" ]; }
-stands_by() { [ "$(info_of standby_pid)" != null ]; }
-
-# dies_here: the server, and another takes over, without a look at state.json
-dies_here() {
-	local pid
-	await 20 stands_by
-	pid=$(info_of server_pid)
-	kill -KILL "$pid"
-	await 40 served_by_another "$pid"
-	stamp_goes_on
-}
+. "$(dirname "$0")/lib-run.bash"
 
 attach --mem 8M
 start_stamp
 note "full"
 fill
-dies_here
-dies_here
+server_dies
+server_dies
 said 'cannot write state.json' || fail "nobody said that state.json cannot be written: $(cat "$ATTACH_ERR")"
 rm "$UBLK_BRIDGE_RUNDIR/fill"
-dies_here
+server_dies
 await 20 has_standby
 assert_eq "$(state_of server_pid)" "$(info_of server_pid)" "the server in state.json"
 
@@ -57,9 +36,9 @@ kill -KILL "$NEXT"
 has_it_back() { [ "$(info_of keeper_pid)" = "$keeper" ]; }
 await 20 has_it_back
 said 'did not come up: this one goes on' || fail "it was not handed over: $(cat "$ATTACH_ERR")"
-dies_here
+server_dies
 rm "$UBLK_BRIDGE_RUNDIR/fill"
-dies_here
+server_dies
 
 note "a keeper that comes when it is full"
 keeper=$(state_of keeper_pid)
@@ -68,9 +47,9 @@ kill -KILL "$keeper"
 await 10 gone "$keeper"
 "$UB" recover "$ID"
 stamp_goes_on
-dies_here
+server_dies
 rm "$UBLK_BRIDGE_RUNDIR/fill"
-dies_here
+server_dies
 await 20 has_standby
 assert_eq "$(state_of keeper_pid)" "$(info_of keeper_pid)" "the keeper in state.json"
 
@@ -118,7 +97,7 @@ stamp_goes_on
 
 cp good.json "$dir/state.json"
 "$UB" recover "$ID"
-dies_here
+server_dies
 stop_stamp
 "$UB" detach "$ID"
 await 10 no_device "$ID"
