@@ -334,7 +334,7 @@ void ub_keeper_let_go(struct ub_keeper *k)
 		if (k->servers[i].pid)
 			ub_keeper_forget_server(&k->servers[i]);
 	}
-	ub_fence_clear(&k->fence);
+	ub_links_clear(&k->fence);
 	ub_migrate_let_go(k);
 	ub_settings_server_gone(k); /* nobody will answer these */
 	ub_control_close(&k->control);

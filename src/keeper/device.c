@@ -534,7 +534,7 @@ void ub_keeper_teardown(struct ub_keeper *k, bool force)
 		ub_message_send_type(k->standby->fd, UB_MSG_EXIT);
 	ub_keeper_end_server(k->server, EXIT_TIMEOUT_MS);
 	ub_keeper_end_server(k->standby, EXIT_TIMEOUT_MS);
-	ub_fence_clear(&k->fence);
+	ub_links_clear(&k->fence);
 	ub_migrate_end(k);
 	ub_command_end(k->command); /* after the last flush */
 	if (k->was_live)

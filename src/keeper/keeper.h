@@ -12,7 +12,7 @@
 #include "keeper/attach.h"
 #include "keeper/command.h"
 #include "keeper/control.h"
-#include "keeper/fence.h"
+#include "keeper/links.h"
 #include "keeper/migrate.h"
 #include "keeper/resize.h"
 #include "keeper/rundir.h"
@@ -93,8 +93,8 @@ struct ub_keeper {
 	struct ub_limits limits; /* what the server said; a standby says the same */
 	uint32_t caps;
 	char *identity; /* likewise: "" where there is none, NULL before it is known */
-	struct ub_fence fence; /* the server's connections */
-	struct ub_fence next_fence; /* likewise, to a migration's destination, or to a source that was left */
+	struct ub_links fence; /* the server's connections */
+	struct ub_links next_fence; /* likewise, to a migration's destination, or to a source that was left */
 
 	/* The device. */
 	struct ublksrv_ctrl_dev_info info; /* as ADD_DEV returned it */

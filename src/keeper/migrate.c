@@ -235,7 +235,7 @@ static void migrate_forget_growth(struct ub_keeper *k)
 static void migrate_swap(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->migration;
-	struct ub_fence fence = k->fence;
+	struct ub_links fence = k->fence;
 	struct ub_recipe *recipe = k->recipe;
 	struct ub_command *command = k->command;
 	char *identity = k->identity;
@@ -475,17 +475,17 @@ void ub_migrate_link(struct ub_keeper *k, const struct ub_msg_link *msg, int fd)
 	if (is_on && !msg->is_destination && k->migration.phase == UB_MIGRATION_CUTOVER) {
 		copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 		if (copy >= 0)
-			ub_fence_add(&k->next_fence, msg->id, copy);
+			ub_links_add(&k->next_fence, msg->id, copy);
 		else
 			k->next_fence.has_lost = true;
 	}
-	ub_fence_add(is_on && msg->is_destination ? &k->next_fence : &k->fence, msg->id, fd);
+	ub_links_add(is_on && msg->is_destination ? &k->next_fence : &k->fence, msg->id, fd);
 }
 
 void ub_migrate_unlink(struct ub_keeper *k, uint32_t id)
 {
-	ub_fence_drop(&k->fence, id);
-	ub_fence_drop(&k->next_fence, id);
+	ub_links_drop(&k->fence, id);
+	ub_links_drop(&k->next_fence, id);
 }
 
 /* ---- an attempt ------------------------------------------------------------------------------------------------------ */
@@ -918,7 +918,7 @@ int ub_migrate_tend(struct ub_keeper *k)
 	if (m->is_tending || k->server->gone || !k->was_live)
 		return -1;
 	m->is_tending = true;
-	if (m->is_fencing && ub_fence_passed(&k->next_fence))
+	if (m->is_fencing && ub_links_passed(&k->next_fence))
 		m->is_fencing = false;
 	if (m->has_leftovers && migrate_command_has_ended(k))
 		migrate_clear(k);
@@ -1068,7 +1068,7 @@ void ub_migrate_server_gone(struct ub_keeper *k)
 	if (migrate_has_moved(k))
 		migrate_moved(k, NULL);
 	if (ub_migrate_is_on(k) || k->next_fence.nr || k->next_fence.has_lost || m->is_fencing) {
-		ub_fence_begin(&k->next_fence, migrate_fence_ms(m->recipe), is_blind);
+		ub_links_begin(&k->next_fence, migrate_fence_ms(m->recipe), is_blind);
 		m->is_fencing = true;
 	}
 	if (!ub_migrate_is_on(k))
@@ -1085,7 +1085,7 @@ void ub_migrate_let_go(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->migration;
 
-	ub_fence_clear(&k->next_fence);
+	ub_links_clear(&k->next_fence);
 	m->is_fencing = false;
 	m->nr_cancellers = 0;
 	json_decref(m->request);
@@ -1186,7 +1186,7 @@ void ub_migrate_end(struct ub_keeper *k)
 	migrate_answer_cancellers(k, &(struct ub_err){ .code = 0 });
 	migrate_close_attempt(m);
 	m->phase = UB_MIGRATION_NONE;
-	ub_fence_clear(&k->next_fence);
+	ub_links_clear(&k->next_fence);
 	migrate_clear(k);
 	json_decref(m->request);
 	m->request = NULL;

@@ -234,7 +234,7 @@ static int recover_await_fence(struct ub_keeper *k)
 {
 	int ret = 0;
 
-	while (ret == 0 && !ub_fence_passed(&k->fence))
+	while (ret == 0 && !ub_links_passed(&k->fence))
 		ret = recover_pause(k, RECOVER_RETRY_MS);
 	return ret;
 }
@@ -366,7 +366,7 @@ static int recover_once(struct ub_keeper *k, bool *has_taken, struct ub_err *err
 	int ret;
 
 	*has_taken = false;
-	ub_fence_begin(&k->fence, recover_fence_ms(k),
+	ub_links_begin(&k->fence, recover_fence_ms(k),
 		       k->server->is_deaf || atomic_exchange(&k->stats->lost_links, 0));
 	ret = recover_count_death(k, err);
 	if (ret == 0)

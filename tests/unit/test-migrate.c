@@ -104,7 +104,7 @@ static int keeper_teardown(void **state)
 	ub_control_close(&keeper.control);
 	ub_rundir_remove(&keeper.rundir);
 	ub_keeper_forget_server(keeper.server);
-	ub_fence_clear(&keeper.fence);
+	ub_links_clear(&keeper.fence);
 	close(client_fd);
 	close(server_fd);
 	ub_close(&keeper.store_fd);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Holding a server's connections, and seeing them end. The keeper's main thread. */
-#include "keeper/fence.h"
+#include "keeper/links.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -11,11 +11,11 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 
-#define FENCE_READS 64 /* of what the other end still says, at a time: it may never stop */
+#define LINKS_READS 64 /* of what the other end still says, at a time: it may never stop */
 
-void ub_fence_add(struct ub_fence *f, uint32_t id, int fd)
+void ub_links_add(struct ub_links *f, uint32_t id, int fd)
 {
-	if (f->nr == UB_FENCE_MAX) {
+	if (f->nr == UB_LINKS_MAX) {
 		f->has_lost = true;
 		ub_close(&fd);
 		return;
@@ -25,24 +25,24 @@ void ub_fence_add(struct ub_fence *f, uint32_t id, int fd)
 	f->held[f->nr++].fd = fd;
 }
 
-static void fence_remove(struct ub_fence *f, unsigned i)
+static void links_remove(struct ub_links *f, unsigned i)
 {
 	ub_close(&f->held[i].fd);
 	f->held[i] = f->held[--f->nr];
 }
 
-void ub_fence_drop(struct ub_fence *f, uint32_t id)
+void ub_links_drop(struct ub_links *f, uint32_t id)
 {
 	for (unsigned i = 0; i < f->nr; i++) {
 		if (f->held[i].id == id) {
-			fence_remove(f, i);
+			links_remove(f, i);
 			return;
 		}
 	}
 }
 
 /* An end that nobody at the other one has to know of: a time-out, no route. */
-static bool fence_is_closed_here(int fd)
+static bool links_is_closed_here(int fd)
 {
 	struct tcp_info info;
 	socklen_t len = sizeof(info);
@@ -51,9 +51,9 @@ static bool fence_is_closed_here(int fd)
 }
 
 /* Whether the other end has closed its side, or sent a reset. */
-static bool fence_is_closed(struct ub_fence *f, unsigned i)
+static bool links_is_closed(struct ub_links *f, unsigned i)
 {
-	unsigned left = FENCE_READS;
+	unsigned left = LINKS_READS;
 	char scrap[4096];
 	ssize_t n;
 
@@ -67,31 +67,31 @@ static bool fence_is_closed(struct ub_fence *f, unsigned i)
 	return n == 0 || (n < 0 && (errno == ECONNRESET || errno == EPIPE));
 }
 
-void ub_fence_begin(struct ub_fence *f, uint64_t timeout_ms, bool is_blind)
+void ub_links_begin(struct ub_links *f, uint64_t timeout_ms, bool is_blind)
 {
 	f->has_lost |= is_blind;
 	f->deadline_ms = ub_now_ms() + timeout_ms;
 	for (unsigned i = f->nr; i-- > 0;) {
 		/* Closed before we have closed it: by a reset, if that is still to be heard, or by a time-out. */
-		bool was_closed = fence_is_closed_here(f->held[i].fd);
+		bool was_closed = links_is_closed_here(f->held[i].fd);
 		char scrap;
 
 		if (was_closed && !(recv(f->held[i].fd, &scrap, 1, MSG_DONTWAIT) < 0 && errno == ECONNRESET))
 			f->held[i].is_cut = true;
 		else if (was_closed)
-			fence_remove(f, i);
+			links_remove(f, i);
 		else
 			shutdown(f->held[i].fd, SHUT_WR); /* no half-sent request can be completed any more */
 	}
 }
 
-bool ub_fence_passed(struct ub_fence *f)
+bool ub_links_passed(struct ub_links *f)
 {
 	static const struct linger reset = { .l_onoff = 1, .l_linger = 0 };
 
 	for (unsigned i = f->nr; i-- > 0;) {
-		if (fence_is_closed(f, i))
-			fence_remove(f, i);
+		if (links_is_closed(f, i))
+			links_remove(f, i);
 	}
 	if (f->nr == 0 && !f->has_lost)
 		return true;
@@ -104,13 +104,13 @@ bool ub_fence_passed(struct ub_fence *f)
 		       f->nr);
 	for (unsigned i = 0; i < f->nr; i++)
 		setsockopt(f->held[i].fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
-	ub_fence_clear(f);
+	ub_links_clear(f);
 	return true;
 }
 
-void ub_fence_clear(struct ub_fence *f)
+void ub_links_clear(struct ub_links *f)
 {
 	while (f->nr)
-		fence_remove(f, f->nr - 1);
+		links_remove(f, f->nr - 1);
 	f->has_lost = false;
 }
