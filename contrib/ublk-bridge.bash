@@ -13,6 +13,7 @@ _ublk_bridge() {
 	case $current in
 	--data-path=*) mapfile -t COMPREPLY < <(compgen -W "auto copy get-data user-copy" -- "${current#*=}") ;;
 	--tls=*) mapfile -t COMPREPLY < <(compgen -W "off allow require" -- "${current#*=}") ;;
+	--fence=*) mapfile -t COMPREPLY < <(compgen -W "time close" -- "${current#*=}") ;;
 	--log-level=*) mapfile -t COMPREPLY < <(compgen -W "error warning notice debug" -- "${current#*=}") ;;
 	--scheduler=*) mapfile -t COMPREPLY < <(compgen -W "none keep mq-deadline bfq kyber" -- "${current#*=}") ;;
 	-*)

@@ -29,7 +29,9 @@ enum {
 	NBD_OPT_NO_TLS_VERIFY,
 	NBD_OPT_OUTAGE_LIMIT,
 	NBD_OPT_STALL_TIMEOUT,
+	NBD_OPT_FENCE,
 	NBD_OPT_FENCE_TIMEOUT,
+	NBD_OPT_FENCE_COMMAND,
 	NBD_OPT_WAIT,
 	NBD_OPT_AUTO_RESIZE,
 };
@@ -59,8 +61,13 @@ static const struct argp_option nbd_argp_options[] = {
 	  "I/O waits so long, and fails after it until the server is back (default: none, it waits)", 3 },
 	{ "stall-timeout", NBD_OPT_STALL_TIMEOUT, "DURATION", 0,
 	  "No answer for so long: another connection is tried (default: 30s)", 3 },
+	{ "fence", NBD_OPT_FENCE, "POLICY", 0,
+	  "What ends the wait for a write that a lost connection may still carry: time (the default), or also that the server"
+	  " has closed it (close)", 3 },
 	{ "fence-timeout", NBD_OPT_FENCE_TIMEOUT, "DURATION", 0,
-	  "How long writes wait for the server to close an old connection (default: 10s)", 3 },
+	  "How long newer writes to the same blocks wait for it at the most, 0: not at all (default: 30s)", 3 },
+	{ "fence-command", NBD_OPT_FENCE_COMMAND, "COMMAND", 0,
+	  "Run when they wait: status 0 says that the old server can write no more", 3 },
 	{ "auto-resize", NBD_OPT_AUTO_RESIZE, NULL, 0,
 	  "When a reconnect finds the export larger, so becomes the device (Linux 6.16)", 3 },
 	{ "wait", NBD_OPT_WAIT, "DURATION", 0, "Keep trying to reach the server before attaching (default: 0)",
@@ -188,6 +195,24 @@ static int nbd_take_tls(struct ub_cli_nbd *n, const char *arg)
 	return ub_err_set(n->err, EINVAL, "--tls: '%s' is none of off, allow and require", arg);
 }
 
+static int nbd_take_fence(struct ub_cli_nbd *n, const char *arg)
+{
+	if (strcmp(arg, "time") == 0)
+		n->options.fence_policy = NBD_FENCE_TIME;
+	else if (strcmp(arg, "close") == 0)
+		n->options.fence_policy = NBD_FENCE_CLOSE;
+	else
+		return ub_err_set(n->err, EINVAL, "--fence: '%s' is neither time nor close", arg);
+	return 0;
+}
+
+static int nbd_take_fence_command(struct ub_cli_nbd *n, const char *arg)
+{
+	if (!*arg)
+		return ub_err_set(n->err, EINVAL, "--fence-command: no command is given");
+	return nbd_set_string(n, &n->options.fence_command, arg);
+}
+
 static int nbd_take_duration(struct ub_cli_nbd *n, int key, const char *arg)
 {
 	int ret;
@@ -263,6 +288,10 @@ static int nbd_take_option(struct ub_cli_nbd *n, int key, char *arg)
 		return ret;
 	case NBD_OPT_TLS:
 		return nbd_take_tls(n, arg);
+	case NBD_OPT_FENCE:
+		return nbd_take_fence(n, arg);
+	case NBD_OPT_FENCE_COMMAND:
+		return nbd_take_fence_command(n, arg);
 	case NBD_OPT_TLS_CERTIFICATES:
 		return nbd_set_path(n, &n->options.tls_certificates, arg);
 	case NBD_OPT_TLS_PSK_FILE:

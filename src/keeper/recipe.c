@@ -101,11 +101,13 @@ json_t *ub_recipe_make_of(const struct ub_keeper *k, const struct ub_target *t)
 	static const struct ub_limits unknown;
 	const struct ub_attach_options *o = t->opts;
 	const struct ub_limits *limits = t->limits ? t->limits : &unknown;
-	cleanup_free char *nbd = o->nbd ? nbd_options_to_json(o->nbd) : NULL;
+	cleanup_free char *nbd = NULL, *nbd_more = NULL;
 	uint64_t size_bytes = t->limits ? limits->size_bytes : o->size_bytes;
 
-	return json_pack("{s:s, s:s, s:s*, s:I, s:b, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:o, s:o, s:i, s:s, s:I, s:b, s:b}",
-			 "kind", o->kind, "options", o->options, "nbd", nbd, "size_bytes",
+	if (o->nbd && nbd_options_to_two_json(o->nbd, &nbd, &nbd_more) != 0)
+		return NULL;
+	return json_pack("{s:s, s:s, s:s*, s:s*, s:I, s:b, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:o, s:o, s:i, s:s, s:I, s:b, s:b}",
+			 "kind", o->kind, "options", o->options, "nbd", nbd, "nbd_more", nbd_more, "size_bytes",
 			 (json_int_t)(o->nbd ? 0 : size_bytes),
 			 "prealloc", o->prealloc, "block_bytes", (int)o->logical_block_bytes, "queues", (int)o->nr_queues, "read_only",
 			 o->read_only, "core_dump", o->core_dump, "data_path", ub_data_path_name(k->data_path),
@@ -151,7 +153,7 @@ static int recipe_read_command(struct ub_recipe *r, const json_t *json, struct u
 int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err)
 {
 	struct ub_attach_options *o = &r->opts;
-	const char *path, *nbd = NULL;
+	const char *path, *nbd = NULL, *nbd_more = NULL;
 	int block, queues, read_only, core, timeout, recovers, prealloc = 0;
 	json_int_t size;
 	json_error_t why;
@@ -160,8 +162,8 @@ int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err)
 	*r = (struct ub_recipe){ .json = json_incref(json) };
 	nbd_options_init(&r->nbd);
 	*o = (struct ub_attach_options){ .id = -1, .fd = -1, .daemon = true };
-	if (json_unpack_ex(json, &why, 0, "{s:s, s:s, s?s, s:I, s?b, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:o, s:b}",
-			   "kind", &o->kind, "options", &o->options, "nbd", &nbd, "size_bytes", &size, "prealloc",
+	if (json_unpack_ex(json, &why, 0, "{s:s, s:s, s?s, s?s, s:I, s?b, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:o, s:b}",
+			   "kind", &o->kind, "options", &o->options, "nbd", &nbd, "nbd_more", &nbd_more, "size_bytes", &size, "prealloc",
 			   &prealloc, "block_bytes",
 			   &block, "queues", &queues, "read_only", &read_only, "core_dump", &core, "data_path", &path,
 			   "scheduler", &o->scheduler, "timeout_s", &timeout, "command",
@@ -183,6 +185,8 @@ int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err)
 		o->nbd = &r->nbd;
 		nbd_options_destroy(&r->nbd);
 		if (nbd_options_from_json(&r->nbd, nbd, err) != 0)
+			return -err->code;
+		if (nbd_more && nbd_options_add_json(&r->nbd, nbd_more, err) != 0)
 			return -err->code;
 	}
 	return recipe_read_command(r, command, err);

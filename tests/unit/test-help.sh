@@ -31,7 +31,8 @@ while read -r option; do
 	grep -qxF -- "$option" <<<"$all" || complain "the man page has $option, and no verb's --help has"
 done < <(grep -oE '^=item .*B<--[a-z-]+' "$man" | grep -oE -- 'B<--[a-z-]+' | cut -c 3- | sort -u)
 # what the completion offers for an option that has a few values
-for values in 'log-level error warning notice debug' 'data-path auto copy get-data user-copy' 'tls off allow require'; do
+for values in 'log-level error warning notice debug' 'data-path auto copy get-data user-copy' 'tls off allow require' \
+	'fence time close'; do
 	read -r option words <<<"$values"
 	grep -qE -- "--$option=.*$words" "$srcdir/contrib/ublk-bridge.bash" ||
 		complain "the completion of --$option is not: $words"

@@ -43,6 +43,9 @@ static void defaults_are_an_empty_object(void **state)
 	assert_reads_back(&o);
 	assert_true(o.outage_limit_ms == NBD_NO_LIMIT);
 	assert_true(o.tls_verify);
+	assert_int_equal(o.fence_policy, NBD_FENCE_TIME);
+	assert_int_equal(o.fence_timeout_ms, 30000);
+	assert_null(o.fence_command);
 }
 
 static void every_member_reads_back(void **state)
@@ -70,7 +73,9 @@ static void every_member_reads_back(void **state)
 	o.nr_connections = NBD_MAX_CONNECTIONS;
 	o.outage_limit_ms = 0;
 	o.stall_timeout_ms = 100;
+	o.fence_policy = NBD_FENCE_CLOSE;
 	o.fence_timeout_ms = 0;
+	o.fence_command = strdup("stonith \"$UBLK_BRIDGE_HOST\"\n");
 	o.wait_ms = 8640000000ULL;
 	o.restarts = true;
 	assert_reads_back(&o);
@@ -88,7 +93,9 @@ static void every_member_reads_back(void **state)
 	assert_false(again.tls_verify);
 	assert_true(again.restarts);
 	assert_int_equal(again.stall_timeout_ms, 100);
+	assert_int_equal(again.fence_policy, NBD_FENCE_CLOSE);
 	assert_int_equal(again.fence_timeout_ms, 0);
+	assert_string_equal(again.fence_command, o.fence_command);
 	assert_true(again.wait_ms == o.wait_ms);
 	free(json);
 	nbd_options_destroy(&o);
@@ -108,6 +115,9 @@ static void what_is_not_understood_is_refused(void **state)
 		{ "{\"transport\":1}", "'transport'" },
 		{ "{\"tls\":\"perhaps\"}", "'tls'" },
 		{ "{\"tls-verify\":1}", "'tls-verify'" },
+		{ "{\"fence\":\"none\"}", "'fence'" },
+		{ "{\"fence\":1}", "'fence'" },
+		{ "{\"fence-command\":true}", "'fence-command'" },
 		{ "{\"uri\":null}", "'uri'" },
 		{ "{\"uri\":5}", "'uri'" },
 		{ "{\"connections\":-1}", "'connections'" },
@@ -130,11 +140,55 @@ static void what_is_not_understood_is_refused(void **state)
 	}
 }
 
+/* What older programs read of state.json has no member that they would refuse, and together it is everything. */
+static void other_versions_read_what_they_know(void **state)
+{
+	struct nbd_options o, again;
+	struct ub_err err = { 0 };
+	char *needed, *more, *all, *twice;
+
+	(void)state;
+	nbd_options_init(&o);
+	assert_int_equal(nbd_options_to_two_json(&o, &needed, &more), 0);
+	assert_string_equal(needed, "{}");
+	assert_string_equal(more, "{}");
+	free(needed);
+	free(more);
+	o.transport = NBD_TCP;
+	o.host = strdup("host");
+	o.port = strdup("10809");
+	o.fence_policy = NBD_FENCE_CLOSE;
+	o.fence_timeout_ms = 5000;
+	o.fence_command = strdup("true");
+	assert_int_equal(nbd_options_to_two_json(&o, &needed, &more), 0);
+	assert_string_equal(needed, "{\"host\":\"host\",\"port\":\"10809\",\"transport\":\"tcp\",\"fence-timeout-ms\":5000}");
+	assert_string_equal(more, "{\"fence-command\":\"true\",\"fence\":\"close\"}");
+	assert_int_equal(nbd_options_from_json(&again, needed, &err), 0);
+	assert_int_equal(again.fence_policy, NBD_FENCE_TIME);
+	assert_null(again.fence_command);
+	assert_int_equal(nbd_options_add_json(&again, more, &err), 0);
+	all = nbd_options_to_json(&o);
+	twice = nbd_options_to_json(&again);
+	assert_string_equal(all, twice);
+	/* A later version's are left out, and what is known must be right all the same. */
+	assert_int_equal(nbd_options_add_json(&again, "{\"colour\":[1],\"fence\":\"time\"}", &err), 0);
+	assert_int_equal(again.fence_policy, NBD_FENCE_TIME);
+	assert_int_equal(nbd_options_add_json(&again, "{\"fence\":\"colour\"}", &err), -EINVAL);
+	unit_assert_says(err.text, "'fence'");
+	free(all);
+	free(twice);
+	free(needed);
+	free(more);
+	nbd_options_destroy(&o);
+	nbd_options_destroy(&again);
+}
+
 /* Whatever bytes come: understood and said again the same, or refused with words. */
 static void mutated_json_is_refused_or_understood(void **state)
 {
 	static const char whole[] = "{\"transport\":\"uri\",\"uri\":\"nbd://h\\u00e9/e\",\"tls\":\"require\","
-				    "\"connections\":4,\"outage-limit-ms\":-1,\"tls-verify\":false,\"wait-ms\":50}";
+				    "\"connections\":4,\"outage-limit-ms\":-1,\"tls-verify\":false,\"wait-ms\":50,"
+				    "\"fence\":\"close\",\"fence-command\":\"true\"}";
 	uint64_t seed = 11;
 	unsigned nr_understood = 0;
 
@@ -222,6 +276,15 @@ static void servers_are_named_in_each_way(void **state)
 	assert_int_equal(n.options.stall_timeout_ms, 200);
 	assert_int_equal(n.options.fence_timeout_ms, 0);
 	assert_int_equal(n.options.wait_ms, 120000);
+	assert_int_equal(n.options.fence_policy, NBD_FENCE_TIME);
+	nbd_options_destroy(&n.options);
+	assert_taken(&n, WORDS("--unix", "/run/s", "--fence=close", "--fence-command", "stop it"));
+	assert_int_equal(n.options.fence_policy, NBD_FENCE_CLOSE);
+	assert_int_equal(n.options.fence_timeout_ms, NBD_DEFAULT_FENCE_MS);
+	assert_string_equal(n.options.fence_command, "stop it");
+	nbd_options_destroy(&n.options);
+	assert_taken(&n, WORDS("--unix", "/run/s", "--fence", "close", "--fence=time"));
+	assert_int_equal(n.options.fence_policy, NBD_FENCE_TIME);
 	nbd_options_destroy(&n.options);
 	assert_taken(&n, WORDS("--vsock", "2", "10809"));
 	assert_string_equal(nbd_options_describe(&n.options, buf, sizeof(buf)), "nbd+vsock://2:10809/");
@@ -304,6 +367,9 @@ static void bad_options_are_refused_with_a_reason(void **state)
 	assert_refused("from 1 to 64", WORDS("-C", "0"));
 	assert_refused("100 ms is the least", WORDS("--stall-timeout", "99ms"));
 	assert_refused("not a duration", WORDS("--wait", "soon"));
+	assert_refused("neither time nor close", WORDS("--unix", "/s", "--fence", "never"));
+	assert_refused("no command is given", WORDS("--unix", "/s", "--fence-command", ""));
+	assert_refused("no NBD server", WORDS("--fence", "time"));
 	assert_refused("no NBD server", WORDS("--export", "e"));
 	assert_refused("no command to be started", WORDS("--restart-command", "--unix", "/s"));
 	assert_refused("no command is given", WORDS("--command", "--"));
@@ -427,6 +493,7 @@ int main(void)
 		cmocka_unit_test(defaults_are_an_empty_object),
 		cmocka_unit_test(every_member_reads_back),
 		cmocka_unit_test(what_is_not_understood_is_refused),
+		cmocka_unit_test(other_versions_read_what_they_know),
 		cmocka_unit_test(mutated_json_is_refused_or_understood),
 		cmocka_unit_test(servers_are_named_in_each_way),
 		cmocka_unit_test(no_password_is_described),

@@ -26,22 +26,30 @@ static const char *const option_tls[] = {
 	[NBD_TLS_REQUIRE] = "require",
 };
 
+static const char *const option_fence[] = {
+	[NBD_FENCE_TIME] = "time",
+	[NBD_FENCE_CLOSE] = "close",
+};
+
 #define OPTION_TEXT_BYTES 4096 /* more than a path or a URI has */
 #define OPTION_AT(field) offsetof(struct nbd_options, field)
 
+/* is_more: a program that does not know it serves the export all the same. */
 static const struct {
 	const char *key;
 	size_t offset;
+	bool is_more;
 } option_strings[] = {
-	{ "uri", OPTION_AT(uri) },
-	{ "host", OPTION_AT(host) },
-	{ "port", OPTION_AT(port) },
-	{ "path", OPTION_AT(path) },
-	{ "export", OPTION_AT(export_name) },
-	{ "tls-certificates", OPTION_AT(tls_certificates) },
-	{ "tls-psk-file", OPTION_AT(tls_psk_file) },
-	{ "tls-username", OPTION_AT(tls_username) },
-	{ "label", OPTION_AT(label) },
+	{ "uri", OPTION_AT(uri), false },
+	{ "host", OPTION_AT(host), false },
+	{ "port", OPTION_AT(port), false },
+	{ "path", OPTION_AT(path), false },
+	{ "export", OPTION_AT(export_name), false },
+	{ "tls-certificates", OPTION_AT(tls_certificates), false },
+	{ "tls-psk-file", OPTION_AT(tls_psk_file), false },
+	{ "tls-username", OPTION_AT(tls_username), false },
+	{ "label", OPTION_AT(label), false },
+	{ "fence-command", OPTION_AT(fence_command), true },
 };
 
 /* enum: an index of `names`. */
@@ -51,22 +59,25 @@ static const struct {
 	const char *const *names;
 	unsigned nr_names;
 	enum { OPTION_ENUM, OPTION_BOOL, OPTION_U32, OPTION_U64 } type;
+	bool is_more;
 } option_values[] = {
-	{ "transport", OPTION_AT(transport), option_transports, UB_ARRAY_SIZE(option_transports), OPTION_ENUM },
-	{ "tls", OPTION_AT(tls), option_tls, UB_ARRAY_SIZE(option_tls), OPTION_ENUM },
-	{ "tls-verify", OPTION_AT(tls_verify), NULL, 0, OPTION_BOOL },
-	{ "vsock-cid", OPTION_AT(vsock_cid), NULL, 0, OPTION_U32 },
-	{ "vsock-port", OPTION_AT(vsock_port), NULL, 0, OPTION_U32 },
-	{ "connections", OPTION_AT(nr_connections), NULL, 0, OPTION_U32 },
-	{ "outage-limit-ms", OPTION_AT(outage_limit_ms), NULL, 0, OPTION_U64 },
-	{ "stall-timeout-ms", OPTION_AT(stall_timeout_ms), NULL, 0, OPTION_U64 },
-	{ "fence-timeout-ms", OPTION_AT(fence_timeout_ms), NULL, 0, OPTION_U64 },
-	{ "wait-ms", OPTION_AT(wait_ms), NULL, 0, OPTION_U64 },
-	{ "auto-resize", OPTION_AT(auto_resize), NULL, 0, OPTION_BOOL },
-	{ "restarts", OPTION_AT(restarts), NULL, 0, OPTION_BOOL },
+	{ "transport", OPTION_AT(transport), option_transports, UB_ARRAY_SIZE(option_transports), OPTION_ENUM, false },
+	{ "tls", OPTION_AT(tls), option_tls, UB_ARRAY_SIZE(option_tls), OPTION_ENUM, false },
+	{ "tls-verify", OPTION_AT(tls_verify), NULL, 0, OPTION_BOOL, false },
+	{ "vsock-cid", OPTION_AT(vsock_cid), NULL, 0, OPTION_U32, false },
+	{ "vsock-port", OPTION_AT(vsock_port), NULL, 0, OPTION_U32, false },
+	{ "connections", OPTION_AT(nr_connections), NULL, 0, OPTION_U32, false },
+	{ "outage-limit-ms", OPTION_AT(outage_limit_ms), NULL, 0, OPTION_U64, false },
+	{ "stall-timeout-ms", OPTION_AT(stall_timeout_ms), NULL, 0, OPTION_U64, false },
+	{ "fence", OPTION_AT(fence_policy), option_fence, UB_ARRAY_SIZE(option_fence), OPTION_ENUM, true },
+	{ "fence-timeout-ms", OPTION_AT(fence_timeout_ms), NULL, 0, OPTION_U64, false },
+	{ "wait-ms", OPTION_AT(wait_ms), NULL, 0, OPTION_U64, false },
+	{ "auto-resize", OPTION_AT(auto_resize), NULL, 0, OPTION_BOOL, false },
+	{ "restarts", OPTION_AT(restarts), NULL, 0, OPTION_BOOL, false },
 };
 
-_Static_assert(sizeof(enum nbd_transport) == sizeof(uint32_t) && sizeof(enum nbd_tls) == sizeof(uint32_t),
+_Static_assert(sizeof(enum nbd_transport) == sizeof(uint32_t) && sizeof(enum nbd_tls) == sizeof(uint32_t) &&
+		       sizeof(enum nbd_fence) == sizeof(uint32_t),
 	       "enums are read and written as 32 bits");
 
 void nbd_options_init(struct nbd_options *o)
@@ -138,7 +149,10 @@ static json_t *value_to_json(unsigned i, uint64_t value)
 	return json_integer((json_int_t)value); /* "no limit" is -1 there */
 }
 
-char *nbd_options_to_json(const struct nbd_options *o)
+/* Those members of which `which` has a bit. All of them or nothing: NULL. */
+enum { OPTIONS_NEEDED = 1 << 0, OPTIONS_MORE = 1 << 1 };
+
+static char *options_to_json(const struct nbd_options *o, unsigned which)
 {
 	json_t *object = json_object();
 	struct nbd_options defaults;
@@ -149,19 +163,36 @@ char *nbd_options_to_json(const struct nbd_options *o)
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(option_strings); i++) {
 		const char *string = *(char *const *)((const char *)o + option_strings[i].offset);
 
-		if (string)
+		if (string && (which & (option_strings[i].is_more ? OPTIONS_MORE : OPTIONS_NEEDED)))
 			ret |= json_object_set_new(object, option_strings[i].key, json_string(string));
 	}
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(option_values); i++) {
-		if (value_get(o, i) != value_get(&defaults, i))
+		if (value_get(o, i) != value_get(&defaults, i) &&
+		    (which & (option_values[i].is_more ? OPTIONS_MORE : OPTIONS_NEEDED)))
 			ret |= json_object_set_new(object, option_values[i].key,
 						   value_to_json(i, value_get(o, i)));
 	}
-	/* All of it or nothing. */
 	if (ret == 0)
 		text = json_dumps(object, JSON_COMPACT);
 	json_decref(object);
 	return text;
+}
+
+char *nbd_options_to_json(const struct nbd_options *o)
+{
+	return options_to_json(o, OPTIONS_NEEDED | OPTIONS_MORE);
+}
+
+int nbd_options_to_two_json(const struct nbd_options *o, char **needed, char **more)
+{
+	*needed = options_to_json(o, OPTIONS_NEEDED);
+	*more = options_to_json(o, OPTIONS_MORE);
+	if (*needed && *more)
+		return 0;
+	free(*needed);
+	free(*more);
+	*needed = *more = NULL;
+	return -ENOMEM;
 }
 
 static bool value_from_json(struct nbd_options *o, unsigned i, const json_t *json)
@@ -190,8 +221,9 @@ static bool value_from_json(struct nbd_options *o, unsigned i, const json_t *jso
 	}
 }
 
-static bool member_from_json(struct nbd_options *o, const char *key, const json_t *json)
+static bool member_from_json(struct nbd_options *o, const char *key, const json_t *json, bool *is_known)
 {
+	*is_known = true;
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(option_strings); i++) {
 		char **string = option_string(o, option_strings[i].offset);
 
@@ -206,30 +238,42 @@ static bool member_from_json(struct nbd_options *o, const char *key, const json_
 		if (strcmp(key, option_values[i].key) == 0)
 			return value_from_json(o, i, json);
 	}
+	*is_known = false;
 	return false;
 }
 
-int nbd_options_from_json(struct nbd_options *o, const char *json, struct ub_err *err)
+static int options_read_json(struct nbd_options *o, const char *json, bool ignores_unknown, struct ub_err *err)
 {
 	json_error_t why;
 	json_t *object = json_loads(json, JSON_REJECT_DUPLICATES, &why), *value;
 	const char *key;
+	bool is_known;
 	int ret = 0;
 
-	nbd_options_init(o);
 	if (!json_is_object(object)) {
 		json_decref(object);
 		return ub_err_set(err, EINVAL, "the NBD options are no JSON object: %s",
 				  object ? "something else" : why.text);
 	}
 	json_object_foreach(object, key, value) {
-		if (!member_from_json(o, key, value)) {
+		if (!member_from_json(o, key, value, &is_known) && (is_known || !ignores_unknown)) {
 			ret = ub_err_set(err, EINVAL, "the NBD options' member '%.40s' is not understood", key);
 			break;
 		}
 	}
 	json_decref(object);
 	return ret;
+}
+
+int nbd_options_from_json(struct nbd_options *o, const char *json, struct ub_err *err)
+{
+	nbd_options_init(o);
+	return options_read_json(o, json, false, err);
+}
+
+int nbd_options_add_json(struct nbd_options *o, const char *more, struct ub_err *err)
+{
+	return options_read_json(o, more, true, err);
 }
 
 /* ---- checking --------------------------------------------------------------------------------------------- */

@@ -19,7 +19,7 @@
 #define NBD_NO_LIMIT		  UINT64_MAX
 #define NBD_DEFAULT_STALL_MS	  30000
 #define NBD_MIN_STALL_MS	  100
-#define NBD_DEFAULT_FENCE_MS	  10000
+#define NBD_DEFAULT_FENCE_MS	  30000 /* as long as Linux gives a command on a local disk */
 
 enum nbd_transport {
 	NBD_NOWHERE,
@@ -32,6 +32,12 @@ enum nbd_transport {
 
 /* What the URI does not say; NBD_TLS_UNSET: off, and what the URI's scheme says. */
 enum nbd_tls { NBD_TLS_UNSET, NBD_TLS_OFF, NBD_TLS_ALLOW, NBD_TLS_REQUIRE };
+
+/* What shows that a connection which was given up has nothing in hand any more, beside somebody's word. */
+enum nbd_fence {
+	NBD_FENCE_TIME,	 /* that fence_timeout_ms have passed */
+	NBD_FENCE_CLOSE, /* likewise, or that the server closed it before anything that we did to it */
+};
 
 struct nbd_options {
 	enum nbd_transport transport;
@@ -47,7 +53,9 @@ struct nbd_options {
 	unsigned nr_connections;    /* 0: the default */
 	uint64_t outage_limit_ms;   /* NBD_NO_LIMIT: I/O waits; 0: it fails at once */
 	uint64_t stall_timeout_ms;
-	uint64_t fence_timeout_ms;
+	enum nbd_fence fence_policy;
+	uint64_t fence_timeout_ms; /* how long a lost connection may still change something; 0: not at all */
+	char *fence_command; /* for /bin/sh, the keeper's to run: status 0 says that it cannot any more; NULL: none */
 	uint64_t wait_ms; /* how long an attach keeps trying to reach the server */
 	bool auto_resize; /* the device follows an export that has grown */
 	bool restarts;	  /* NBD_SOCKET: another socket may come (--command with --restart-command) */
@@ -59,12 +67,19 @@ void nbd_options_destroy(struct nbd_options *o); /* frees the strings */
 
 /* One JSON object in a string of its own (free() it), without what is default; NULL: no memory, or not UTF-8. */
 char *nbd_options_to_json(const struct nbd_options *o);
+/*
+ * The same in two, for state.json, which programs of other versions read: what each must understand, and what a program
+ * that does not know it does without ("{}": nothing). Both free(); 0 or -ENOMEM, and then both are NULL.
+ */
+int nbd_options_to_two_json(const struct nbd_options *o, char **needed, char **more);
 
 /*
  * The reverse. 0 or -errno with *err: what cannot be understood is refused, unknown members too.
  * nbd_options_destroy() afterwards in either case.
  */
 int nbd_options_from_json(struct nbd_options *o, const char *json, struct ub_err *err);
+/* Then: what nbd_options_to_two_json() has put into `more`. Members that this program does not know are left out. */
+int nbd_options_add_json(struct nbd_options *o, const char *more, struct ub_err *err);
 
 /*
  * What goes together and what does not: a transport, TLS allowed and verified, files that cannot be
