@@ -20,6 +20,7 @@
 
 struct ub_err;
 struct ub_backend_stats;
+struct ub_ledger;
 struct ub_backend_queue_stats;
 
 /*
@@ -99,6 +100,8 @@ struct ub_backend {
 	_Atomic bool is_destination; /* of a migration: opened with late_ms, and not promoted yet */
 	_Atomic int health;	     /* what it reported last while it was one */
 	struct ub_backend_stats *stats; /* stats.h: set, and zeroed, before the first queue_init() */
+	struct ub_ledger *ledger; /* ledger.h: likewise, and kept by whoever comes next; NULL: there is none */
+	unsigned ledger_side;	  /* which of its sides is this one's */
 };
 
 /* A back end's part on one queue. */
@@ -184,8 +187,9 @@ struct ub_backend_ops {
 	 */
 	bool (*has_settled)(struct ub_backend *be);
 	/*
-	 * A destination's. Any thread: counts whenever a server may have died, before anything is sent to the next one. What that
-	 * one had not flushed may be lost. May be NULL: nothing is ever lost.
+	 * Any thread: counts whenever something that was answered and not flushed may have been lost, before anything is sent
+	 * to the server that comes next; a destination's also for each next connection, whoever ended the last. May be NULL:
+	 * nothing is ever lost.
 	 */
 	uint64_t (*nr_losses)(struct ub_backend *be);
 	/*

@@ -294,6 +294,9 @@ static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *
 	backend->priv = be;
 	be->backend = backend;
 	be->cancel_fd = cfg->cancel_fd;
+	be->nr_config_queues = cfg->nr_queues ? cfg->nr_queues : 1;
+	pthread_mutex_init(&be->fence_lock, NULL);
+	pthread_mutex_init(&be->works_lock, NULL);
 	be->next_socket = be->wake_fd = -1;
 	ret = nbd_options_from_json(&be->options, cfg->options, err);
 	if (ret == 0)
@@ -301,6 +304,7 @@ static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *
 	if (ret)
 		return ret;
 	atomic_init(&be->outage_limit_ms, cfg->late_ms ? cfg->late_ms / OPEN_LATE_PARTS : be->options.outage_limit_ms);
+	atomic_init(&be->fence_timeout_ms, be->options.fence_timeout_ms);
 	atomic_init(&be->stall_timeout_ms, cfg->late_ms ? open_late_stall_ms(cfg->late_ms) : be->options.stall_timeout_ms);
 	nbd_options_describe(&be->options, be->server, sizeof(be->server));
 	be->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -351,9 +355,7 @@ static void nbd_reset(struct ub_backend *backend)
 
 static bool nbd_has_settled(struct ub_backend *backend)
 {
-	const struct nbd_backend *be = backend->priv;
-
-	return !atomic_load_explicit(&be->nr_unfenced, memory_order_acquire);
+	return nbd_fence_has_settled(backend->priv);
 }
 
 static uint64_t nbd_nr_losses(struct ub_backend *backend)
@@ -507,6 +509,13 @@ static int nbd_queue_init(struct ub_backend_queue *bq, unsigned nr_slots, struct
 	nq->own = calloc(be->nr_conns, sizeof(struct nbd_conn *));
 	if (!nq->cmds || !nq->own)
 		return ub_err_errno(err, ENOMEM, "queue %u of the NBD back end", bq->qid);
+	if (nbd_fence_init(be, nr_slots, err) != 0)
+		return -err->code;
+	for (unsigned i = 0; i < nr_slots; i++) {
+		nq->cmds[i].be = be;
+		nq->cmds[i].owner = bq->qid * nr_slots + i + 1;
+		nq->cmds[i].rec = nbd_fence_record(be, bq->qid, i);
+	}
 	ub_stat_set(&bq->backend->stats->nr_connections, be->nr_conns); /* before any thread counts */
 	nr = atomic_load_explicit(&be->nr_queues, memory_order_relaxed);
 	be->queues[nr++] = nq;
@@ -620,7 +629,10 @@ static void nbd_close_backend(struct ub_backend *backend)
 			nbd_link_free(conn->given->replaced);
 		nbd_link_free(conn->given);
 	}
-	close_links(be->fencing);
+	close_links(be->ended);
+	free(be->own_ledger);
+	pthread_mutex_destroy(&be->fence_lock);
+	pthread_mutex_destroy(&be->works_lock);
 	free(be->conns);
 	ub_close(&be->wake_fd);
 	nbd_options_destroy(&be->options);
