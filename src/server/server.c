@@ -25,6 +25,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <ublk-bridge/ledger.h>
 #include <ublk-bridge/message.h>
 
 #include "backend/registry.h"
@@ -48,6 +49,7 @@
 
 static int server_log_fd = -1;
 static struct ub_stats_page *_Atomic server_stats; /* once it is mapped */
+static struct server *_Atomic server_self; /* for the back end's threads */
 
 /* The log's sink: a datagram that is never waited for. Any thread. */
 static bool server_log(enum ub_log_level level, const char *line)
@@ -96,7 +98,7 @@ static void server_over(struct server *s, int status)
 	s->status = status;
 }
 
-/* A connection that the back end has made, or (-1) closed. Any thread; the keeper fences it when we are gone. */
+/* A connection that the back end has made, or (-1) closed. Any thread; the keeper resets it when we are gone. */
 static void server_tell_socket(uint32_t id, int fd, bool is_destination)
 {
 	struct ub_msg_link msg = { .header = { .len_bytes = sizeof(msg) }, .id = id, .is_destination = is_destination };
@@ -105,7 +107,7 @@ static void server_tell_socket(uint32_t id, int fd, bool is_destination)
 	while (ub_message_send(UB_SERVER_SOCKET_FD, &msg.header, &fd, fd >= 0, MSG_DONTWAIT) == -EAGAIN) {
 		if (poll(&(struct pollfd){ .fd = UB_SERVER_SOCKET_FD, .events = POLLOUT }, 1, SERVER_LINK_MS) > 0)
 			continue;
-		/* Then the next server waits as long as it must: nobody knows for whom. */
+		/* It is reset all the same, at its last close. A keeper of version 3 does not know that, and waits. */
 		if (fd >= 0 && server_stats)
 			atomic_store(&server_stats->lost_links, 1);
 		break;
@@ -118,6 +120,15 @@ static void server_tell_grown(void)
 	struct ub_msg_header header = { .type = UB_MSG_GROWN, .len_bytes = sizeof(header) };
 
 	ub_message_send(UB_SERVER_SOCKET_FD, &header, NULL, 0, MSG_DONTWAIT);
+}
+
+/* Any thread. A keeper that has no room for it looks again by itself. */
+static void server_tell_ranges(void)
+{
+	struct ub_msg_header header = { .type = UB_MSG_RANGES, .len_bytes = sizeof(header) };
+
+	if (atomic_load(&server_self->keeper_version) > UB_MESSAGE_V3)
+		ub_message_send(UB_SERVER_SOCKET_FD, &header, NULL, 0, MSG_DONTWAIT);
 }
 
 static void server_fail(struct server *s, const struct ub_err *err)
@@ -249,6 +260,34 @@ static int server_map_stats(struct server *s, unsigned nr_queues, struct ub_err 
 	return 0;
 }
 
+/* Which of its sides are the back ends' is told by the statistics page: the same for both. */
+static int server_map_ledger(struct server *s, unsigned nr_queues, unsigned depth, struct ub_err *err)
+{
+	struct stat st;
+	int ret = 0;
+
+	if (fstat(s->ledger_fd, &st) < 0)
+		return ub_err_errno(err, errno, "the ledger");
+	s->ledger_bytes = (size_t)st.st_size;
+	s->ledger = mmap(NULL, s->ledger_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, s->ledger_fd, 0);
+	if (s->ledger == MAP_FAILED) {
+		s->ledger = NULL;
+		ret = -errno;
+	}
+	/* A queue's thread writes to it before it sends anything: it is not to wait for memory then. */
+	if (s->ledger && mlock(s->ledger, s->ledger_bytes) < 0)
+		ret = -errno;
+	if (ret)
+		return ub_err_errno(err, -ret,
+				    "cannot lock a ledger of %zu bytes (raise RLIMIT_MEMLOCK, or give CAP_IPC_LOCK)",
+				    s->ledger_bytes);
+	if (ub_ledger_check(s->ledger, s->ledger_bytes, nr_queues, depth + UB_INTERNAL_SLOTS) < 0)
+		return ub_err_set(err, EPROTO, "the ledger is of another device, or of a version that cannot be used");
+	s->backend->ledger = s->ledger;
+	s->backend->ledger_side = ub_stat_side(s->stats);
+	return 0;
+}
+
 static int server_copy_masks(struct server *s, const struct ub_msg_serve *msg, struct ub_err *err)
 {
 	s->affinity = calloc(msg->nr_queues, sizeof(*s->affinity));
@@ -321,13 +360,16 @@ static int server_serve(struct server *s, const struct ub_msg_serve *msg, int fd
 	    msg->nr_queues > UBLK_MAX_NR_QUEUES || msg->mask_bytes > UB_CPU_MASK_BYTES ||
 	    msg->header.len_bytes < sizeof(*msg) + (size_t)msg->nr_queues * msg->mask_bytes ||
 	    msg->data_path == UB_DATA_PATH_AUTO || msg->data_path >= UB_NR_DATA_PATHS ||
-	    fds[UB_FD_STATS] < 0)
+	    fds[UB_FD_STATS] < 0 || fds[UB_FD_LEDGER] < 0)
 		return ub_err_set(err, EPROTO, "an unexpected SERVE message");
 	s->stats_fd = ub_steal_fd(&fds[UB_FD_STATS]);
 	s->listen_fd = ub_steal_fd(&fds[UB_FD_LISTEN]);
 	s->arena_fd = ub_steal_fd(&fds[UB_FD_ARENA]);
+	s->ledger_fd = ub_steal_fd(&fds[UB_FD_LEDGER]);
 	s->served_pid = msg->served_pid;
 	ret = server_map_stats(s, msg->nr_queues, err);
+	if (ret == 0)
+		ret = server_map_ledger(s, msg->nr_queues, msg->depth, err);
 	if (ret == 0)
 		ret = server_copy_masks(s, msg, err);
 	if (ret)
@@ -554,6 +596,17 @@ static int server_set(struct server *s, const struct ub_msg_set *msg, struct ub_
 	return 0;
 }
 
+/* For whichever back end is of that side, a migration's other one included. */
+static int server_fenced(struct server *s, const struct ub_msg_fenced *msg, struct ub_err *err)
+{
+	if (msg->header.len_bytes < sizeof(*msg))
+		return ub_err_set(err, EPROTO, "an unexpected FENCED message");
+	if (s->backend->ops && s->backend->ops->fenced && (msg->sides & 1U << s->backend->ledger_side))
+		s->backend->ops->fenced(s->backend, msg->event);
+	ub_migration_fenced(s, msg);
+	return 0;
+}
+
 /* All I/O fails from now on. */
 static void server_cancel(struct server *s)
 {
@@ -595,6 +648,8 @@ static int server_handle(struct server *s, struct ub_msg_header *header, int fds
 		s->yield_deadline_ms = ub_now_ms() + SERVER_YIELD_MS;
 		ub_device_yield(&s->device);
 		return 0;
+	case UB_MSG_FENCED:
+		return server_fenced(s, (struct ub_msg_fenced *)header, err);
 	case UB_MSG_RESIZE:
 		return server_resize(s, (struct ub_msg_resize *)header, err);
 	case UB_MSG_CANCEL:
@@ -683,7 +738,8 @@ static int server_adopt(struct server *s)
 {
 	struct ub_msg_adopted msg = { .header = { .type = UB_MSG_ADOPTED, .len_bytes = sizeof(msg) } };
 	const int all[UB_NR_SERVE_FDS] = { [UB_FD_STATS] = s->stats_fd, [UB_FD_LISTEN] = s->listen_fd,
-					   [UB_FD_ARENA] = s->arena_fd, [UB_FD_STORE] = s->store_fd };
+					   [UB_FD_ARENA] = s->arena_fd, [UB_FD_STORE] = s->store_fd,
+					   [UB_FD_LEDGER] = s->ledger_fd };
 	int packed[UB_MESSAGE_MAX_FDS];
 	unsigned nr;
 
@@ -699,6 +755,8 @@ static int server_adopt(struct server *s)
 	atomic_store(&s->keeper_version, s->visitor_version);
 	server_visitor_leaves(s);
 	nr = ub_message_pack_fds(all, UB_NR_SERVE_FDS, s->visitor_version, packed, &msg.has_fd);
+	msg.nr_links = ub_sockets_count();
+	ub_message_fit(&msg.header, s->visitor_version, UB_V3_BYTES_ADOPTED);
 	if (ub_message_send(s->keeper_fd, &msg.header, packed, nr, MSG_DONTWAIT) < 0)
 		return 0; /* it has gone already, and the loop will find that out */
 	s->has_keeper = true;
@@ -787,12 +845,15 @@ static void server_destroy(struct server *s)
 	server_stats = NULL;
 	if (s->stats)
 		munmap(s->stats, s->stats_bytes);
+	if (s->ledger)
+		munmap(s->ledger, s->ledger_bytes);
 	free(s->affinity);
 	ub_close(&s->visitor_fd);
 	ub_close(&s->listen_fd);
 	ub_close(&s->store_fd);
 	ub_close(&s->stats_fd);
 	ub_close(&s->arena_fd);
+	ub_close(&s->ledger_fd);
 	ub_close(&s->served_pidfd);
 	ub_rings_let_go(&s->served_rings);
 }
@@ -830,16 +891,19 @@ int ub_server_main(void)
 	struct server *s = &server;
 	struct ub_err err = { 0 };
 
+	server_self = s;
 	s->keeper_fd = UB_SERVER_SOCKET_FD;
 	s->has_keeper = true;
 	s->keeper_version = UB_MESSAGE_VERSION; /* it has executed its own binary */
 	s->backend = &s->first_backend;
 	ub_migration_init(&s->migration);
-	s->listen_fd = s->visitor_fd = s->store_fd = s->stats_fd = s->arena_fd = s->served_pidfd = -1;
+	s->listen_fd = s->visitor_fd = s->store_fd = s->stats_fd = s->arena_fd = s->ledger_fd = -1;
+	s->served_pidfd = -1;
 	server_log_fd = s->keeper_fd;
 	ub_log_to_sink(server_log);
 	ub_backend_set_reporter(server_report);
 	ub_backend_set_grown_reporter(server_tell_grown);
+	ub_backend_set_ranges_reporter(server_tell_ranges);
 	ub_sockets_set_listener(server_tell_socket);
 	ub_loop_init(&s->loop);
 	server_health.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
