@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 # ./dev build: out-of-tree builds, configured when they are not yet.
 
-# the last revision whose keeper and server speak version 3 of the messages (include/ublk-bridge/message.h)
+# the last revision whose keeper and server speak version 3 of include/ublk-bridge/message.h
 OLD_REVISION=8f3db5a
 
 # build_dir [asan|old]: UB_BUILD_DIR moves them
@@ -86,7 +86,7 @@ build_old() {
 				mkdir "$dir/source" &&
 				git -C "$PROJECT" archive $OLD_REVISION | tar -x -C "$dir/source" &&
 				(cd "$dir/source" && ./autogen.sh && ./configure --quiet) &&
-				make -C "$dir/source" -s --no-print-directory -j "$(nproc)" ublk-bridge &&
+				make -C "$dir/source" -s -j "$(nproc)" ublk-bridge &&
 				mv "$dir/source/ublk-bridge" "$dir/" &&
 				echo $OLD_REVISION >"$dir/revision"
 		} >"$dir/dev-build.log" 2>&1 || {

@@ -299,7 +299,8 @@ lane_test() {
 	limit=$(($(header "$3" timeout 120) * times))
 	VM_TIMEOUT=$((limit + 90))
 	start=$(now_ms)
-	UB_SLOW=$slow UB_OLD_DIR=$(build_dir old) guest_run "$1" /bin/bash "$PROJECT/tests/guest/runner" "$3" "$limit" \
+	UB_SLOW=$slow UB_OLD_DIR=$(build_dir old) \
+		guest_run "$1" /bin/bash "$PROJECT/tests/guest/runner" "$3" "$limit" \
 		>"$log" 2>&1 || status=$?
 	case $status in
 	0) report pass "$label" "$(seconds_since "$start")" "$log" && return ;;
@@ -399,8 +400,8 @@ wants_old() {
 
 check_build() {
 	[ "$PLAIN" = no ] || step "building" build_flavour plain || return 1
-	if [ $GUEST = yes ] && wants_old && has_old; then
-		step "building revision $OLD_REVISION" build_old || return 1
+	if [ "$GUEST" = yes ] && wants_old && has_old; then
+		step "building the revision before it" build_old || return 1
 	fi
 	[ "$ASAN" = no ] || step "building with sanitizers" build_flavour asan
 }

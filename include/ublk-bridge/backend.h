@@ -81,7 +81,7 @@ enum {
 struct ub_backend_config {
 	const char *kind;	       /* the ops' name: "mem", "nbd", "null" */
 	const char *options;	       /* for the back end to read; "" when there are none */
-	const char *more_options;      /* of a newer keeper, perhaps: what it does not know it does without; or NULL */
+	const char *more_options;      /* NULL: none; what it does not know of these it ignores */
 	uint64_t size_bytes;	       /* mem, null: the device's size; with an identity: every back end's */
 	uint32_t logical_block_bytes;  /* 0: the back end's choice */
 	unsigned nr_queues;	       /* how many queue_init() calls will come at the most */
@@ -104,9 +104,9 @@ struct ub_backend {
 	_Atomic int health;	     /* what it reported last while it was one */
 	struct ub_backend_stats *stats; /* stats.h: set, and zeroed, before the first queue_init() */
 	/*
-	 * ledger.h: set before the first queue_init(), too, and it stays the same side until close(): which of the two is
-	 * the device's changes with a migration, as it does for stats. NULL: what is sent need not be remembered (unit
-	 * tests).
+	 * ledger.h: set before the first queue_init(), too, and it stays the same side until
+	 * close(): which of the two is the device's changes with a migration, as it does for stats.
+	 * NULL: what is sent need not be remembered (unit tests).
 	 */
 	struct ub_ledger *ledger;
 	unsigned ledger_side;
@@ -195,8 +195,9 @@ struct ub_backend_ops {
 	 */
 	bool (*has_settled)(struct ub_backend *be);
 	/*
-	 * Any thread, between open() and close(): somebody knows that what was sent on connections which were given up
-	 * until this event (ub_ledger_side.events) can be executed no more. May be NULL.
+	 * Any thread, between open() and close(): somebody knows that what was sent on connections
+	 * which were given up until this event (ub_ledger_side.events) can be executed no more. May
+	 * be NULL.
 	 */
 	void (*fenced)(struct ub_backend *be, uint64_t event);
 	/*
@@ -249,8 +250,8 @@ void ub_backend_report(struct ub_backend *be, enum ub_health health, const char 
 void ub_backend_report_grown(struct ub_backend *be);
 
 /*
- * A connection was given up, and what it had in hand may still be executed: newer changes may have to wait (ledger.h).
- * The keeper wants to know. Any thread, never blocks.
+ * A connection was given up, and what it had in hand may still be executed: newer changes may have
+ * to wait (ledger.h). The keeper wants to know. Any thread, never blocks.
  */
 void ub_backend_report_ranges(struct ub_backend *be);
 

@@ -3,16 +3,20 @@
  * What keeper and server say to each other: one message a datagram on a SOCK_SEQPACKET socket, with
  * descriptors beside it where noted.
  *
- * Both are one binary's two faces, but an upgraded keeper may meet an older server, and the reverse. Each HELLO names
- * the version that its sender speaks, and both speak the lower one on that connection (version 3 has a HELLO without
- * one). So that a new member costs no new version:
- *  - a fixed message may be longer than its reader knows: what is behind is ignored. It may be shorter, but not than
- *    in version 3: what is missing reads as zeroes. Members are appended only, and 0 is what they meant before;
- *  - a message that ends in strings may have more of them than its reader knows. Behind those of version 3 there is
- *    one at most, a JSON object of whatever else there is to say ("extras"); none is an empty object;
+ * Both are one binary's two faces, but an upgraded keeper may meet an older server, and the
+ * reverse. Each HELLO names the version that its sender speaks, and both speak the lower one on
+ * that connection (version 3 has a HELLO without one). So that a new member costs no new version:
+ *  - a fixed message may be longer than its reader knows: what is behind is ignored. It may be
+ *    shorter, but not than in version 3: what is missing reads as zeroes. Members are appended
+ *    only, and 0 is what they meant before;
+ *  - a message that ends in strings may have more of them than its reader knows. Behind those of
+ *    version 3 there is one at most, a JSON object of whatever else there is to say ("extras");
+ *    none is an empty object;
  *  - descriptors have names (a bit each): those that a reader does not know are closed.
- * Version 3 has exact sizes and four descriptors, and insists on both: ub_message_fit() and ub_message_pack_fds().
- * CONFIG, SERVE and their answers never meet another version: a server is executed from its keeper's own binary.
+ *
+ * Version 3 has exact sizes and four descriptors, and insists on both: ub_message_fit() and
+ * ub_message_pack_fds(). CONFIG, SERVE and their answers never meet another version: a server is
+ * executed from its keeper's own binary.
  *
  *      keeper                             server
  *        │ ◄──────────────── HELLO ────────│  it was executed
@@ -34,8 +38,8 @@
  *        │ ◄────────────────── SET ────────│  done, or why not; in the order of the SETs
  *        │── YIELD ───────────────────────►│  finishes what it has, and ends: the standby goes on
  *        │ ◄────────────── YIELDED ────────│  that takes too long: it serves on as before
- *        │ ◄────────────── RANGES ─────────│  a connection was lost, and newer changes may have to wait for what it had in hand
- *        │── FENCED ──────────────────────►│  somebody knows that what was sent until then can be executed no more
+ *        │ ◄────────────── RANGES ─────────│  a lost connection's changes may still be executed
+ *        │── FENCED ──────────────────────►│  somebody knows that they cannot
  *        │── RESIZE ──────────────────────►│  gets another size: before the kernel's when it grows, after it when it shrinks
  *        │ ◄─────────────── RESIZED ───────│  I/O comes up to the new end, and no more is in flight behind it; or why not
  *        │ ◄──────────────── GROWN ────────│  the export is larger than the device
@@ -43,8 +47,9 @@
  *        │── EXIT ────────────────────────►│  ends, whatever it holds (not for a live device)
  *        │ ◄──────────────── FAILED, LOG ──│  at any time
  *
- * A standby is a server that waits for TAKE: its CONFIG says what the device was made from (identity), it opens
- * nothing that is not there any more, and its SERVE names the server whose place it shall take. Then
+ * A standby is a server that waits for TAKE: its CONFIG says what the device was made from
+ * (identity), it opens nothing that is not there any more, and its SERVE names the server whose
+ * place it shall take. Then
  *
  *        │── HOLD ────────────────────────►│  (Linux 6.12) holds the rings of the server before it, as the keeper does
  *        │  START_USER_RECOVERY            │
@@ -55,9 +60,10 @@
  *
  * When the driver has aborted every tag (a STOP by whomever), the server ends with status 0.
  *
- * On server.sock a server takes, after a HELLO from each side: CANCEL and HEALTH from a verb, each answered with a
- * message of its own type; ADOPT from a keeper, while it has none, answered with ADOPTED, and as many LINKs as that says:
- * this connection is the keeper's from then on. A standby that has lost its keeper listens there once the server before it is dead.
+ * On server.sock a server takes, after a HELLO from each side: CANCEL and HEALTH from a verb, each
+ * answered with a message of its own type; ADOPT from a keeper, while it has none, answered with
+ * ADOPTED, and as many LINKs as that says: this connection is the keeper's from then on. A standby
+ * that has lost its keeper listens there once the server before it is dead.
  */
 #ifndef UBLK_BRIDGE_MESSAGE_H
 #define UBLK_BRIDGE_MESSAGE_H
@@ -67,12 +73,12 @@
 
 #include "backend.h"
 
-#define UB_MESSAGE_FRAME   3 /* in each header, and for ever: programs of version 3 take no other */
-#define UB_MESSAGE_VERSION 4 /* the newest that this program speaks */
-#define UB_MESSAGE_V3	   3 /* what whoever does not say it speaks */
-#define UB_MESSAGE_MAX_FDS 8
-#define UB_MESSAGE_V3_FDS  4
-#define UB_MESSAGE_MAX_BYTES 32768
+#define UB_MESSAGE_FRAME      3 /* in each header, for ever: programs of version 3 take no other */
+#define UB_MESSAGE_VERSION    4 /* the newest that this program speaks */
+#define UB_MESSAGE_V3	      3 /* what whoever does not say it speaks */
+#define UB_MESSAGE_MAX_FDS    8
+#define UB_MESSAGE_V3_FDS     4
+#define UB_MESSAGE_MAX_BYTES  32768
 #define UB_MESSAGE_ROOM_BYTES 1024 /* behind a message that was received: zeroes */
 
 enum ub_message_type {
@@ -94,13 +100,13 @@ enum ub_message_type {
 	UB_MSG_UNLINK,
 	UB_MSG_ADOPT,
 	UB_MSG_ADOPTED, /* descriptors: as SERVE's, and the store */
-	UB_MSG_SET, /* the answer is a text */
+	UB_MSG_SET,	/* the answer is a text */
 	UB_MSG_YIELD,
 	UB_MSG_TAKING, /* it is about to fetch */
 	UB_MSG_RESIZE,
 	UB_MSG_RESIZED,
 	UB_MSG_GROWN,
-	UB_MSG_MIGRATE, /* descriptors: struct ub_msg_migrate */
+	UB_MSG_MIGRATE,	  /* descriptors: struct ub_msg_migrate */
 	UB_MSG_MIGRATION, /* the server's: a migration has come to another phase */
 	UB_MSG_MIGRATE_CONTROL,
 	UB_MSG_HOLD, /* to a standby that is ready: the rings of the server before it, until that is gone */
@@ -111,8 +117,8 @@ enum ub_message_type {
 };
 
 struct ub_msg_header {
-	uint16_t type; /* enum ub_message_type */
-	uint16_t frame; /* UB_MESSAGE_FRAME */
+	uint16_t type;	    /* enum ub_message_type */
+	uint16_t frame;	    /* UB_MESSAGE_FRAME */
 	uint32_t len_bytes; /* with this header */
 };
 
@@ -145,7 +151,14 @@ struct ub_msg_limits {
 };
 
 /* The descriptors of SERVE and ADOPTED, in this order. LEDGER: not of version 3. */
-enum ub_serve_fd { UB_FD_STATS, UB_FD_LISTEN, UB_FD_ARENA, UB_FD_STORE, UB_FD_LEDGER, UB_NR_SERVE_FDS };
+enum ub_serve_fd {
+	UB_FD_STATS,
+	UB_FD_LISTEN,
+	UB_FD_ARENA,
+	UB_FD_STORE,
+	UB_FD_LEDGER,
+	UB_NR_SERVE_FDS
+};
 _Static_assert(UB_NR_SERVE_FDS <= UB_MESSAGE_MAX_FDS, "as many as a message carries");
 
 enum {
@@ -165,7 +178,7 @@ struct ub_msg_serve {
 	uint8_t reserved[3];
 	uint32_t flags; /* UB_SERVE_* */
 	uint32_t mask_bytes; /* of each queue's CPU mask, cut behind the last CPU */
-	uint8_t masks[]; /* one a queue; then a string: extras */
+	uint8_t masks[];     /* one a queue; then a string: extras */
 };
 
 struct ub_msg_link {
@@ -184,30 +197,31 @@ struct ub_msg_adopted {
 	int32_t pid; /* the server's */
 	uint32_t reserved; /* 0 */
 	uint32_t has_fd; /* as in SERVE */
-	uint32_t nr_links; /* so many LINKs follow at once: the connections that there are. Not of version 3 */
+	/* Not of version 3: */
+	uint32_t nr_links; /* so many LINKs follow at once: the connections that there are */
 	uint32_t reserved4; /* 0 */
 };
 
-/* To a server that is to make place for its standby. Version 3 has no tail, and behaves as with zeroes. */
+/* To a server that is to make place for its standby. Version 3 has no tail: as with zeroes. */
 struct ub_msg_yield {
 	struct ub_msg_header header;
 	uint32_t wait_ms; /* for what it has in hand; 0: as long as the server sees fit */
 	uint32_t flags;	  /* 0 */
 };
 
-/* What it has in hand takes longer than that: nothing was cut, and the device is served as before. */
+/* What it has in hand takes longer: nothing was cut, and the device is served as before. */
 struct ub_msg_yielded {
 	struct ub_msg_header header;
-	uint32_t code; /* an errno */
+	uint32_t code;	   /* an errno */
 	uint32_t reserved; /* 0 */
-	uint64_t age_ms; /* of the oldest request; 0: not known */
-	char text[512]; /* why */
+	uint64_t age_ms;   /* of the oldest request; 0: not known */
+	char text[512];	   /* why */
 };
 
 /* The word of somebody who knows: ranges (ledger.h) whose event is not above this one are over. */
 struct ub_msg_fenced {
 	struct ub_msg_header header;
-	uint32_t sides; /* a bit for each of the ledger's */
+	uint32_t sides;	   /* a bit for each of the ledger's */
 	uint32_t reserved; /* 0 */
 	uint64_t event;
 };
@@ -271,7 +285,7 @@ struct ub_msg_migrate {
 	uint32_t has_fd; /* a bit for each of enum ub_migrate_fd. MOUNTS: a mount namespace to look names up in */
 	uint32_t options_bytes; /* with its 0 */
 	char kind[16];
-	char options[]; /* strings: options, extras: { "options": ub_backend_config.more_options } */
+	char options[]; /* strings: options, extras: "options": ub_backend_config.more_options */
 };
 
 struct ub_msg_migration {
@@ -302,8 +316,8 @@ struct ub_msg_text {
 };
 
 /*
- * The sizes of version 3: what a message has at least, and, to whoever speaks that version, exactly; of those that end
- * in strings or masks, without these. They never change.
+ * The sizes of version 3: what a message has at least, and, to whoever speaks that version,
+ * exactly; of those that end in strings or masks, without these. They never change.
  */
 enum ub_message_v3_bytes {
 	UB_V3_BYTES_HELLO = 8, /* as all that have nothing but a header */
@@ -327,40 +341,45 @@ enum ub_message_v3_bytes {
  */
 int ub_message_send(int sock, struct ub_msg_header *header, const int *fds, unsigned nr_fds, int flags);
 
-/* Before a message is sent that has grown since version 3: to whoever speaks that it is as long as it was. */
-static inline void ub_message_fit(struct ub_msg_header *header, unsigned version, enum ub_message_v3_bytes v3_bytes)
+/* Before a message is sent that has grown: to whoever speaks version 3 it is as long as it was. */
+static inline void ub_message_fit(struct ub_msg_header *header, unsigned version,
+				  enum ub_message_v3_bytes v3_bytes)
 {
 	if (version <= UB_MESSAGE_V3 && header->len_bytes > (uint32_t)v3_bytes)
 		header->len_bytes = v3_bytes;
 }
 
 /*
- * Puts those of all[nr_all] that are not -1 into packed[]; a bit in *mask says which. How many. Version 3 knows the
- * first UB_MESSAGE_V3_FDS names.
+ * Puts those of all[nr_all] that are not -1 into packed[]; a bit in *mask says which. How many.
+ * Version 3 knows the first UB_MESSAGE_V3_FDS names.
  */
-unsigned ub_message_pack_fds(const int all[], unsigned nr_all, unsigned version, int packed[UB_MESSAGE_MAX_FDS],
-			     uint32_t *mask);
+unsigned ub_message_pack_fds(const int all[], unsigned nr_all, unsigned version,
+			     int packed[UB_MESSAGE_MAX_FDS], uint32_t *mask);
 /* The reverse, in place, of what was received; those that mask does not expect are closed. */
 void ub_message_unpack_fds(int fds[UB_MESSAGE_MAX_FDS], uint32_t mask);
 
 /* One with nothing but its type. */
 int ub_message_send_type(int sock, enum ub_message_type type);
 
-/* HELLO, with the version that this program speaks; and the one to be spoken with whoever sent this HELLO. */
+/*
+ * HELLO, with the version that this program speaks; and the one to be spoken with whoever sent this
+ * HELLO.
+ */
 int ub_message_send_hello(int sock);
 unsigned ub_message_hello_version(const struct ub_msg_header *hello);
 
 /*
- * Of a message that was received, the string number i (from 0) of those that begin offset bytes behind its beginning.
- * NULL: there are not so many, or it has no end.
+ * Of a message that was received, the string number i (from 0) of those that begin offset bytes
+ * behind its beginning. NULL: there are not so many, or it has no end.
  */
 const char *ub_message_string(const struct ub_msg_header *header, size_t offset, unsigned i);
 
 /*
  * Receives one message into buf (8-byte aligned, UB_MESSAGE_MAX_BYTES), and its descriptors (the
- * caller's from now on, -1 where there is none). As many zeroes as there is room for follow it, UB_MESSAGE_ROOM_BYTES at
- * the most: a fixed message that is shorter than this program knows it can be read to its end. 0, -ENOTCONN: the other
- * side is gone, -EPROTO: not a message, -EAGAIN with MSG_DONTWAIT, or another errno.
+ * caller's from now on, -1 where there is none). As many zeroes as there is room for follow it,
+ * UB_MESSAGE_ROOM_BYTES at the most: a fixed message that is shorter than this program knows it can
+ * be read to its end. 0, -ENOTCONN: the other side is gone, -EPROTO: not a message, -EAGAIN with
+ * MSG_DONTWAIT, or another errno.
  */
 int ub_message_receive(int sock, void *buf, int fds[UB_MESSAGE_MAX_FDS], int flags);
 
@@ -371,12 +390,14 @@ _Static_assert(sizeof(struct ub_msg_limits) == UB_V3_BYTES_LIMITS, "as in versio
 _Static_assert(sizeof(struct ub_msg_serve) == UB_V3_BYTES_SERVE, "as in version 3");
 _Static_assert(sizeof(struct ub_msg_link) == UB_V3_BYTES_LINK, "as in version 3");
 _Static_assert(offsetof(struct ub_msg_adopted, nr_links) == UB_V3_BYTES_ADOPTED, "as in version 3");
-_Static_assert(offsetof(struct ub_msg_set, settings.fence_timeout_ms) == UB_V3_BYTES_SET, "as in version 3");
+_Static_assert(offsetof(struct ub_msg_set, settings.fence_timeout_ms) == UB_V3_BYTES_SET,
+	       "as in version 3");
 _Static_assert(sizeof(struct ub_msg_resize) == UB_V3_BYTES_RESIZE, "as in version 3");
 _Static_assert(sizeof(struct ub_msg_resized) == UB_V3_BYTES_RESIZED, "as in version 3");
 _Static_assert(sizeof(struct ub_msg_migrate) == UB_V3_BYTES_MIGRATE, "as in version 3");
 _Static_assert(sizeof(struct ub_msg_migration) == UB_V3_BYTES_MIGRATION, "as in version 3");
-_Static_assert(sizeof(struct ub_msg_migrate_control) == UB_V3_BYTES_MIGRATE_CONTROL, "as in version 3");
+_Static_assert(sizeof(struct ub_msg_migrate_control) == UB_V3_BYTES_MIGRATE_CONTROL,
+	       "as in version 3");
 _Static_assert(sizeof(struct ub_msg_text) == UB_V3_BYTES_TEXT, "as in version 3");
 
 #endif

@@ -93,7 +93,7 @@ void ub_backend_set_ranges_reporter(void (*report)(void))
 	registry_report_ranges = report;
 }
 
-/* Of a migration's destination, too: they are the device's once it has moved, and begin before that. */
+/* Of a migration's destination, too: they are the device's once it has moved. */
 void ub_backend_report_ranges(struct ub_backend *be)
 {
 	(void)be;

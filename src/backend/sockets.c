@@ -6,7 +6,7 @@
 
 #include <ublk-bridge/backend.h>
 
-#define SOCKETS_MAX 256 /* of those beyond nobody is told: they have no duplicate, and are reset when this process dies */
+#define SOCKETS_MAX 256 /* those beyond have no duplicate, and are reset when this process dies */
 
 static struct {
 	pthread_mutex_t lock;

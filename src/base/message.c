@@ -40,8 +40,8 @@ int ub_message_send(int sock, struct ub_msg_header *header, const int *fds, unsi
 	return n < 0 ? -errno : 0;
 }
 
-unsigned ub_message_pack_fds(const int all[], unsigned nr_all, unsigned version, int packed[UB_MESSAGE_MAX_FDS],
-			     uint32_t *mask)
+unsigned ub_message_pack_fds(const int all[], unsigned nr_all, unsigned version,
+			     int packed[UB_MESSAGE_MAX_FDS], uint32_t *mask)
 {
 	unsigned max = version <= UB_MESSAGE_V3 ? UB_MESSAGE_V3_FDS : UB_MESSAGE_MAX_FDS, nr = 0;
 
@@ -77,7 +77,8 @@ int ub_message_send_type(int sock, enum ub_message_type type)
 
 int ub_message_send_hello(int sock)
 {
-	struct ub_msg_hello hello = { .header = { .type = UB_MSG_HELLO, .len_bytes = sizeof(hello) } };
+	struct ub_msg_hello hello = { .header = { .type = UB_MSG_HELLO,
+						  .len_bytes = sizeof(hello) } };
 
 	hello.version = UB_MESSAGE_VERSION;
 	return ub_message_send(sock, &hello.header, NULL, 0, 0);
@@ -94,7 +95,8 @@ unsigned ub_message_hello_version(const struct ub_msg_header *hello)
 
 const char *ub_message_string(const struct ub_msg_header *header, size_t offset, unsigned i)
 {
-	const char *at = (const char *)header + offset, *end = (const char *)header + header->len_bytes;
+	const char *at = (const char *)header + offset,
+		   *end = (const char *)header + header->len_bytes;
 
 	for (;;) {
 		const char *zero = at < end ? memchr(at, '\0', (size_t)(end - at)) : NULL;

@@ -122,7 +122,8 @@ static int adopt_ledger(struct ub_keeper *k, struct ub_adoption *a, struct ub_er
 	ret = ub_keeper_map_ledger(k, err);
 	if (ret == 0 && ub_ledger_check(k->ledger, k->ledger_bytes, k->info.nr_hw_queues,
 					(unsigned)k->info.queue_depth + UB_INTERNAL_SLOTS) < 0)
-		ret = ub_err_set(err, EPROTO, "the server's ledger is of a version that this one cannot use");
+		ret = ub_err_set(err, EPROTO,
+				 "the server's ledger is of a version that this one cannot use");
 	if (ret == 0)
 		ub_links_inherit(&k->links, a->state == UB_ADOPTED_STANDBY ? 0 : a->pid);
 	return ret;
@@ -207,9 +208,10 @@ static int adopt_from_state(struct ub_keeper *k, const struct ub_state *state, s
 		ret = ub_keeper_make_shared(k, err);
 	if (ret)
 		return ret;
-	atomic_store(&k->ledger->is_blind, 1); /* the one that there was went with the last who held it */
+	/* The one that there was went with the last who held it. */
+	atomic_store(&k->ledger->is_blind, 1);
 	adopt_note_dead_server(k, state);
-	return ret;
+	return 0;
 }
 
 /*

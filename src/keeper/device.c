@@ -197,7 +197,7 @@ int ub_keeper_make_ledger(struct ub_keeper *k, struct ub_err *err)
 	int ret;
 
 	k->ledger_fd = memfd_create("ublk-bridge-ledger", MFD_CLOEXEC);
-	/* As with the statistics: whoever is to send something writes here first, and never waits for memory. */
+	/* Whoever is to send something writes here first, and must not wait for memory then. */
 	if (k->ledger_fd < 0 || fallocate(k->ledger_fd, 0, 0, (off_t)len) < 0)
 		return ub_err_errno(err, errno, "the ledger of %zu bytes", len);
 	ret = ub_keeper_map_ledger(k, err);
@@ -319,8 +319,10 @@ static int keeper_make_arena(struct ub_keeper *k, struct ub_err *err)
 int ub_keeper_send_serve(struct ub_keeper *k, struct ub_server *server, struct ub_err *err)
 {
 	struct ub_msg_serve *msg = (struct ub_msg_serve *)calloc(1, UB_MESSAGE_MAX_BYTES);
-	const int all[UB_NR_SERVE_FDS] = { [UB_FD_STATS] = k->stats_fd, [UB_FD_LISTEN] = k->rundir.listen_fd,
-					   [UB_FD_ARENA] = k->arena_fd, [UB_FD_STORE] = -1,
+	const int all[UB_NR_SERVE_FDS] = { [UB_FD_STATS] = k->stats_fd,
+					   [UB_FD_LISTEN] = k->rundir.listen_fd,
+					   [UB_FD_ARENA] = k->arena_fd,
+					   [UB_FD_STORE] = -1,
 					   [UB_FD_LEDGER] = k->ledger_fd };
 	cleanup_free void *free_msg = msg;
 	int packed[UB_MESSAGE_MAX_FDS], ret;

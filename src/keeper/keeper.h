@@ -28,8 +28,8 @@ struct ub_server {
 	struct ub_keeper *keeper;
 	pid_t pid; /* 0: none */
 	int pidfd, fd; /* -1: none */
-	unsigned version; /* of the messages: what is spoken with it */
-	bool is_child; /* not adopted: the kernel says how it ends */
+	unsigned version;  /* of the messages: what is spoken with it */
+	bool is_child;	   /* not adopted: the kernel says how it ends */
 	bool is_dismissed; /* its end is wanted */
 	bool gone;
 	int status; /* of waitpid, once a child is gone */
@@ -122,15 +122,18 @@ struct ub_keeper {
 	struct ub_stats_page *stats;
 	struct ub_ledger *ledger; /* what may still be executed, whoever serves */
 	size_t ledger_bytes;
-	bool has_new_ranges; /* the server has said so (RANGES); whoever looks at the ledger clears it */
+	bool has_new_ranges; /* as the server said (RANGES); whoever looks clears it */
 	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)];
 };
 
 /* ---- spawn.c: a server as a process --------------------------------------------------------------------- */
 
 int ub_keeper_spawn(struct ub_keeper *k, struct ub_server *server, struct ub_err *err);
-/* Watches one that runs already: pid's, at the other end of fd, which is the server's from now on. */
-int ub_keeper_watch_server(struct ub_server *server, pid_t pid, int fd, struct ub_err *err); /* its version is kept */
+/*
+ * Watches one that runs already: pid's, at the other end of fd, which is the server's from now on.
+ * Its version stays.
+ */
+int ub_keeper_watch_server(struct ub_server *server, pid_t pid, int fd, struct ub_err *err);
 static inline bool ub_keeper_must_hold_rings(const struct ub_keeper *k)
 {
 	return !(k->features & UBLK_F_PER_IO_DAEMON);
@@ -200,11 +203,11 @@ int ub_keeper_finish_recovery(struct ub_keeper *k, struct ub_server *server, str
 /* -EBUSY if another device has this name. */
 int ub_keeper_check_name(struct ub_keeper *k, const char *name, struct ub_err *err);
 int ub_keeper_add(struct ub_keeper *k, struct ub_err *err);
-/* Makes what servers share: the statistics page, the ledger, the tag buffers. 0 or -errno with *err. */
+/* Makes what servers share: statistics page, ledger, tag buffers. 0 or -errno with *err. */
 int ub_keeper_make_shared(struct ub_keeper *k, struct ub_err *err);
 /*
- * The ledger alone, of a device whose server has none; or, with a ledger_fd, the mapping of one that there is. 0 or
- * -errno with *err.
+ * The ledger alone, of a device whose server has none; or, with a ledger_fd, the mapping of one
+ * that there is. 0 or -errno with *err.
  */
 int ub_keeper_make_ledger(struct ub_keeper *k, struct ub_err *err);
 int ub_keeper_map_ledger(struct ub_keeper *k, struct ub_err *err);
@@ -225,7 +228,7 @@ int ub_keeper_start(struct ub_keeper *k, struct ub_err *err);
 /* 7.x: stops it if nobody has it open. False: somebody has. Elsewhere true, and it is not stopped yet. */
 bool ub_keeper_try_stop(struct ub_keeper *k);
 
-/* Unmaps and closes this process's hold on the statistics, ledger, store, arena and control device; nobody else's. */
+/* Unmaps and closes what this process has of that, and store and control device; nobody else's. */
 void ub_keeper_release_shared(struct ub_keeper *k);
 /* Takes the device away, whatever state it is in; force: what is in flight is failed. */
 void ub_keeper_teardown(struct ub_keeper *k, bool force);

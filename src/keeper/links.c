@@ -12,7 +12,7 @@
 
 #define LINKS_LOOK_MS 50 /* how often at those whose other end has not read all */
 
-/* ---- those that are held -------------------------------------------------------------------------------------- */
+/* ---- those that are held --------------------------------------------------------------------- */
 
 static void links_remove(struct ub_links *l, unsigned i)
 {
@@ -84,7 +84,8 @@ void ub_links_add(struct ub_links *l, pid_t pid, uint32_t id, int fd)
 		ub_close(&fd);
 		return;
 	}
-	l->held[l->nr++] = (struct ub_link){ .pid = pid, .id = id, .fd = fd, .kind = ub_socket_kind(fd) };
+	l->held[l->nr++] =
+		(struct ub_link){ .pid = pid, .id = id, .fd = fd, .kind = ub_socket_kind(fd) };
 }
 
 void ub_links_drop(struct ub_links *l, pid_t pid, uint32_t id)
@@ -95,7 +96,7 @@ void ub_links_drop(struct ub_links *l, pid_t pid, uint32_t id)
 		links_remove(l, (unsigned)(link - l->held));
 }
 
-/* ---- a process that is dead ------------------------------------------------------------------------------------ */
+/* ---- a process that is dead ------------------------------------------------------------------ */
 
 static bool links_conn_is_open(const struct ub_ledger_conn *conn, unsigned *state)
 {
@@ -108,7 +109,7 @@ static bool links_conn_died(struct ub_ledger_conn *conn, unsigned state, struct 
 {
 	if (!link)
 		return true;
-	/* One that was LOST already had this looked at by its process, and has been shut down since. */
+	/* At one that was LOST its process has looked, and has shut it down since. */
 	if (state == UB_CONN_OPEN && ub_socket_is_closed_by_peer(link->fd, link->kind))
 		atomic_fetch_or(&conn->flags, UB_CONN_CLOSED);
 	if (ub_socket_reset(link->fd, link->kind))
@@ -149,7 +150,8 @@ void ub_links_server_died(struct ub_links *l, pid_t pid)
 void ub_links_inherit(struct ub_links *l, pid_t live_pid)
 {
 	for (unsigned i = 0; i < UB_LEDGER_SIDES * l->ledger->nr_conns; i++) {
-		struct ub_ledger_conn *conn = ub_ledger_conn(l->ledger, i / l->ledger->nr_conns, i % l->ledger->nr_conns);
+		struct ub_ledger_conn *conn =
+			ub_ledger_conn(l->ledger, i / l->ledger->nr_conns, i % l->ledger->nr_conns);
 		unsigned state;
 
 		if (links_conn_is_open(conn, &state) && conn->pid != live_pid)

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The connections of server processes, as their keeper holds them: a duplicate of each (LINK, UNLINK). When a process
- * dies, what it had sent may still be executed at the other ends, and what is on its way may still get there. So each
- * is reset at once, and the ledger is told since when nothing more arrives: the next server counts its time from there.
- * A unix socket, which has no reset, is held until the other end has read or dropped what lies in its queue
- * (base/socket.h).
+ * The connections of server processes, as their keeper holds them: a duplicate of each (LINK,
+ * UNLINK). When a process dies, what it had sent may still be executed at the other ends, and what
+ * is on its way may still get there. So each is reset at once, and the ledger is told since when
+ * nothing more arrives: the next server counts its time from there. A unix socket, which has no
+ * reset, is held until the other end has read or dropped what lies in its queue (base/socket.h).
  *
- * One that is not held here (there were too many, or another keeper had it) has been reset all the same: its last
- * descriptor went with its process, and SO_LINGER is 0.
+ * One that is not held here (there were too many, or another keeper had it) has been reset all the
+ * same: its last descriptor went with its process, and SO_LINGER is 0.
  *
  * The keeper's main thread. Nothing is allocated.
  */
@@ -37,7 +37,7 @@ struct ub_link {
 struct ub_links {
 	struct ub_ledger *ledger; /* NULL: none is mapped */
 	struct ub_loop *loop;
-	int timer_fd; /* looks at those that are not reset yet, in every turn of the loop that somebody waits in */
+	int timer_fd; /* for those that are not reset yet, in whichever loop somebody waits */
 	unsigned nr;
 	struct ub_link held[UB_LINKS_MAX];
 };
@@ -50,12 +50,15 @@ int ub_links_open(struct ub_links *l, struct ub_loop *loop, struct ub_err *err);
 void ub_links_add(struct ub_links *l, pid_t pid, uint32_t id, int fd); /* fd is taken */
 void ub_links_drop(struct ub_links *l, pid_t pid, uint32_t id); /* not there: nothing happens */
 
-/* This process is dead: its connections are reset, on both sides of the ledger, and those that the ledger does not know. */
+/*
+ * This process is dead: its connections are reset, on both sides of the ledger, and those that the
+ * ledger does not know.
+ */
 void ub_links_server_died(struct ub_links *l, pid_t pid);
 
 /*
- * The ledger is another keeper's, which has gone, and so has what it held. live_pid: of the one process whose connections
- * live; 0: none.
+ * The ledger is another keeper's, which has gone, and so has what it held. live_pid: of the one
+ * process whose connections live; 0: none.
  */
 void ub_links_inherit(struct ub_links *l, pid_t live_pid);
 

@@ -429,7 +429,8 @@ void ub_migrate_said(struct ub_keeper *k, struct ub_msg_migration *msg)
 	struct ub_keeper_migration *m = &k->migration;
 
 	if (!ub_migrate_is_on(k) || !m->is_sent || msg->id != m->id ||
-	    !ub_message_string(&msg->header, sizeof(*msg), 0) || msg->phase >= UB_NR_MIGRATION_PHASES)
+	    !ub_message_string(&msg->header, sizeof(*msg), 0) ||
+	    msg->phase >= UB_NR_MIGRATION_PHASES)
 		return;
 	msg->text[sizeof(msg->text) - 1] = '\0';
 	ub_text_clean(msg->text);
@@ -533,7 +534,8 @@ static int migrate_prepare(struct ub_keeper *k, struct ub_err *err)
 /* What a server that does not know it does without; in a string of its own, NULL: no memory. */
 static char *migrate_make_extras(const char *more_options)
 {
-	json_t *json = json_object(), *more = more_options ? json_loads(more_options, 0, NULL) : NULL;
+	json_t *json = json_object(),
+	       *more = more_options ? json_loads(more_options, 0, NULL) : NULL;
 	char *text = NULL;
 
 	if (!more_options || (more && json_object_set_new(json, "options", json_incref(more)) == 0))
@@ -582,8 +584,11 @@ static int migrate_send(struct ub_keeper *k, struct ub_err *err)
 {
 	struct ub_keeper_migration *m = &k->migration;
 	cleanup_fd int mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
-	const int all[UB_NR_MIGRATE_FDS] = { [UB_FD_SIDE] = m->side_fd, [UB_FD_MOUNTS] = mounts,
-					     [UB_FD_DESTINATION] = m->store_fd };
+	const int all[UB_NR_MIGRATE_FDS] = {
+		[UB_FD_SIDE] = m->side_fd,
+		[UB_FD_MOUNTS] = mounts,
+		[UB_FD_DESTINATION] = m->store_fd,
+	};
 	cleanup_free struct ub_msg_migrate *msg = NULL;
 	int packed[UB_MESSAGE_MAX_FDS], ret;
 	unsigned nr;
@@ -604,11 +609,14 @@ static int migrate_send(struct ub_keeper *k, struct ub_err *err)
 	return 0;
 }
 
-/* Not while the size may change. What an earlier server had sent to the destination is in the ledger: the mirror waits. */
+/*
+ * Not while the size may change. What an earlier server had sent to the destination is in the
+ * ledger: the mirror waits.
+ */
 static bool migrate_may_send(const struct ub_keeper *k)
 {
-	return !k->server->gone && k->server->fd >= 0 && !k->recovery.is_running && !k->resize.is_running &&
-	       !k->resize.must_settle;
+	return !k->server->gone && k->server->fd >= 0 && !k->recovery.is_running &&
+	       !k->resize.is_running && !k->resize.must_settle;
 }
 
 /* Takes the next step of one that goes on. When to be called again, in ms; -1: the server has the word. */

@@ -71,7 +71,7 @@ struct ub_keeper_migration {
 	struct ub_control_caller cancellers[UB_CONTROL_MAX_CLIENTS];
 	unsigned nr_cancellers;
 
-	/* The destination, with k->next_command; once it is over, the side that the device is not on. */
+	/* The destination, with k->next_command; after it, the side that the device is not on. */
 	int side_fd;
 	int store_fd;
 	uint32_t caps; /* from READY on, as limits and identity */

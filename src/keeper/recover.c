@@ -6,8 +6,8 @@
  *   recovery:  the server is gone ─ START_USER_RECOVERY ─ TAKE ─(FETCHING)─ END_USER_RECOVERY ─ LIVE
  *                     └─ its connections are reset: links.h
  *
- * What the dead server had sent is in the ledger: the next one lets newer changes wait for it, where they must, and all
- * else goes on at once.
+ * What the dead server had sent is in the ledger: the next one lets newer changes wait for it,
+ * where they must, and all else goes on at once.
  *
  * The standby is there before it is needed, because while the device stands still the kernel may be waiting for it to
  * get memory: nothing is spawned, loaded or allocated then. The keeper's main thread.
@@ -240,13 +240,14 @@ static uint64_t recover_fence_ms(const struct ub_attach_options *o)
 }
 
 /*
- * A standby of version 3 knows no ledger, and sends whatever comes at once. So all waits, as it did in its days, for
- * what the server before it had sent.
+ * A standby of version 3 knows no ledger, and sends whatever comes at once. So all waits, as it did
+ * in its days, for what the server before it had sent.
  */
 static int recover_await_fence(struct ub_keeper *k, uint64_t began_ms)
 {
 	const struct ub_recipe *other = k->migration.recipe; /* its mirror begins anew */
-	uint64_t ms = recover_fence_ms(k->opts), other_ms = other ? recover_fence_ms(&other->opts) : 0;
+	uint64_t ms = recover_fence_ms(k->opts),
+		 other_ms = other ? recover_fence_ms(&other->opts) : 0;
 	uint64_t until = began_ms + (ms > other_ms ? ms : other_ms), now = ub_now_ms();
 
 	if (!k->standby->pid || k->standby->version > UB_MESSAGE_V3 || now >= until)
@@ -255,8 +256,8 @@ static int recover_await_fence(struct ub_keeper *k, uint64_t began_ms)
 }
 
 /*
- * A server of version 3 that has yielded has finished all that it had, and then nobody is in the dark about it. Not when
- * it was killed over it, nor when it mirrored, too.
+ * A server of version 3 that has yielded has finished all that it had, and then nobody is in the
+ * dark about it. Not when it was killed over it, nor when it mirrored, too.
  */
 static void recover_look_whether_it_left_nothing(struct ub_keeper *k)
 {
@@ -264,8 +265,8 @@ static void recover_look_whether_it_left_nothing(struct ub_keeper *k)
 
 	for (unsigned i = 0; i < k->info.nr_hw_queues; i++)
 		in_flight += ub_stat_read(&k->stats->queues[i].in_flight);
-	if (k->recovery.is_planned && k->server->version <= UB_MESSAGE_V3 && !k->server->is_dismissed && !in_flight &&
-	    !ub_migrate_is_on(k))
+	if (k->recovery.is_planned && k->server->version <= UB_MESSAGE_V3 &&
+	    !k->server->is_dismissed && !in_flight && !ub_migrate_is_on(k))
 		atomic_store(&k->ledger->is_blind, 0);
 }
 

@@ -548,17 +548,18 @@ static void rundir_close_fds(int fds[])
 }
 
 /*
- * Greets a server, says one thing and waits for the answer of that type: in inbox, the descriptors in fds (the
- * caller's). 0 with *version, what is spoken there, or -errno; -EAGAIN: the time is over.
+ * Greets a server, says one thing and waits for the answer of that type: in inbox, the descriptors
+ * in fds (the caller's). 0 with *version, what is spoken there, or -errno; -EAGAIN: the time is
+ * over.
  *
- * Other messages are passed over: the threads of a server that takes a keeper log at any time, and as soon as that is
- * whom they speak to, which is before it is told so.
+ * Other messages are passed over: the threads of a server that takes a keeper log at any time, and
+ * as soon as that is whom they speak to, which is before it is told so.
  *
- * The answer is waited for: whoever closes a socket with something unread in it resets the connection, and what it had
- * sent before is then lost.
+ * The answer is waited for: whoever closes a socket with something unread in it resets the
+ * connection, and what it had sent before is then lost.
  */
-static int rundir_say(int fd, enum ub_message_type type, enum ub_message_type answer_type, unsigned limit_ms,
-		      uint64_t inbox[], int fds[], unsigned *version)
+static int rundir_say(int fd, enum ub_message_type type, enum ub_message_type answer_type,
+		      unsigned limit_ms, uint64_t inbox[], int fds[], unsigned *version)
 {
 	const struct timeval limit = { .tv_sec = limit_ms / 1000, .tv_usec = limit_ms % 1000 * 1000L };
 	const struct ub_msg_header *answer = (const struct ub_msg_header *)inbox;
@@ -598,7 +599,8 @@ int ub_rundir_adopt(const char *name, struct ub_adoption *a)
 		a->fds[i] = -1;
 	if (fd < 0)
 		return fd;
-	ret = rundir_say(fd, UB_MSG_ADOPT, UB_MSG_ADOPTED, RUNDIR_ADOPT_MS, inbox, a->fds, &a->version);
+	ret = rundir_say(fd, UB_MSG_ADOPT, UB_MSG_ADOPTED, RUNDIR_ADOPT_MS, inbox, a->fds,
+			 &a->version);
 	if (ret == 0 && answer->header.len_bytes < UB_V3_BYTES_ADOPTED)
 		ret = -EPROTO;
 	if (ret)

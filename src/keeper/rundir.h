@@ -123,8 +123,9 @@ struct ub_adoption {
 };
 
 /*
- * Becomes the keeper of NAME's server, or of the standby that has outlived it. *a is filled in in either case. 0 or -errno: -ENOENT, -ECONNREFUSED:
- * there is none, -ENOTCONN: it has a keeper, or is ending, -ETIMEDOUT: it does not answer.
+ * Becomes the keeper of NAME's server, or of the standby that has outlived it. *a is filled in in
+ * either case. 0 or -errno: -ENOENT, -ECONNREFUSED: there is none, -ENOTCONN: it has a keeper, or
+ * is ending, -ETIMEDOUT: it does not answer.
  */
 int ub_rundir_adopt(const char *name, struct ub_adoption *a);
 

@@ -87,7 +87,8 @@ int ub_verb_set(struct ub_keeper *k, struct ub_control_caller caller, const json
 		return ub_err_set(err, EAGAIN, "the device is not live: try again");
 	if ((msg.settings.which & UB_SET_FENCE_TIMEOUT) && k->server->version <= UB_MESSAGE_V3)
 		return ub_err_set(err, EOPNOTSUPP,
-				  "fence_timeout_ms: the device's server is of a version that cannot change it: upgrade the device");
+				  "fence_timeout_ms: the device's server is of a version that cannot change it: "
+				  "upgrade the device");
 	/* Callers that have gone without their answers count until the server has given them. */
 	if (ks->nr_asked == UB_CONTROL_MAX_CLIENTS)
 		return ub_err_set(err, EBUSY, "the server has %u settings to answer: try again", ks->nr_asked);

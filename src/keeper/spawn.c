@@ -97,7 +97,8 @@ static void server_take_message(struct ub_server *server, struct ub_msg_header *
 	case UB_MSG_LINK:
 		server->nr_links++;
 		if (header->len_bytes >= UB_V3_BYTES_LINK && fds[0] >= 0)
-			ub_links_add(&k->links, server->pid, ((struct ub_msg_link *)header)->id, ub_steal_fd(&fds[0]));
+			ub_links_add(&k->links, server->pid, ((struct ub_msg_link *)header)->id,
+				     ub_steal_fd(&fds[0]));
 		break;
 	case UB_MSG_UNLINK:
 		if (header->len_bytes >= UB_V3_BYTES_LINK)

@@ -134,7 +134,8 @@ static int move_open(struct server *s, struct ub_err *err)
 		.options = m->options,
 		.more_options = m->more_options,
 		.size_bytes = m->size_bytes,
-		.logical_block_bytes = strcmp(m->kind, "nbd") == 0 ? 0 : s->backend->limits.logical_block_bytes,
+		.logical_block_bytes =
+			strcmp(m->kind, "nbd") == 0 ? 0 : s->backend->limits.logical_block_bytes,
 		.nr_queues = s->device.config.nr_queues,
 		.fd = m->dest_fd,
 		.cancel_fd = m->cancel_fd,

@@ -59,7 +59,7 @@ struct ub_server_migration {
 	bool has_thread;
 	_Atomic bool thread_is_done;
 	_Atomic bool must_hurry; /* the process ends */
-	_Atomic uint64_t fenced_event; /* for the side that is not the device's, until somebody has told it; 0: none */
+	_Atomic uint64_t fenced_event; /* for the other side, until it is told; 0: none */
 	int thread_result;
 	struct ub_backend *dest;
 	struct ub_backend *leaving; /* of the two sides the one that is closed */

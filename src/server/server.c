@@ -49,7 +49,7 @@
 
 static int server_log_fd = -1;
 static struct ub_stats_page *_Atomic server_stats; /* once it is mapped */
-static struct server *_Atomic server_self; /* for the back end's threads */
+static struct server *_Atomic server_self;	   /* for the back end's threads */
 
 /* The log's sink: a datagram that is never waited for. Any thread. */
 static bool server_log(enum ub_log_level level, const char *line)
@@ -98,7 +98,7 @@ static void server_over(struct server *s, int status)
 	s->status = status;
 }
 
-/* A connection that the back end has made, or (-1) closed. Any thread; the keeper resets it when we are gone. */
+/* A connection that was made, or (-1) closed. Any thread; the keeper resets it when we are gone. */
 static void server_tell_socket(uint32_t id, int fd, bool is_destination)
 {
 	struct ub_msg_link msg = { .header = { .len_bytes = sizeof(msg) }, .id = id, .is_destination = is_destination };
@@ -107,7 +107,7 @@ static void server_tell_socket(uint32_t id, int fd, bool is_destination)
 	while (ub_message_send(UB_SERVER_SOCKET_FD, &msg.header, &fd, fd >= 0, MSG_DONTWAIT) == -EAGAIN) {
 		if (poll(&(struct pollfd){ .fd = UB_SERVER_SOCKET_FD, .events = POLLOUT }, 1, SERVER_LINK_MS) > 0)
 			continue;
-		/* It is reset all the same, at its last close. A keeper of version 3 does not know that, and waits. */
+		/* At its last close it is reset all the same: keepers of version 3 wait instead. */
 		if (fd >= 0 && server_stats)
 			atomic_store(&server_stats->lost_links, 1);
 		break;
@@ -261,7 +261,8 @@ static int server_map_stats(struct server *s, unsigned nr_queues, struct ub_err 
 }
 
 /* Which of its sides are the back ends' is told by the statistics page: the same for both. */
-static int server_map_ledger(struct server *s, unsigned nr_queues, unsigned depth, struct ub_err *err)
+static int server_map_ledger(struct server *s, unsigned nr_queues, unsigned depth,
+			     struct ub_err *err)
 {
 	struct stat st;
 	int ret = 0;
@@ -269,20 +270,23 @@ static int server_map_ledger(struct server *s, unsigned nr_queues, unsigned dept
 	if (fstat(s->ledger_fd, &st) < 0)
 		return ub_err_errno(err, errno, "the ledger");
 	s->ledger_bytes = (size_t)st.st_size;
-	s->ledger = mmap(NULL, s->ledger_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, s->ledger_fd, 0);
+	s->ledger =
+		mmap(NULL, s->ledger_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, s->ledger_fd, 0);
 	if (s->ledger == MAP_FAILED) {
 		s->ledger = NULL;
 		ret = -errno;
 	}
-	/* A queue's thread writes to it before it sends anything: it is not to wait for memory then. */
+	/* A queue's thread writes here before it sends anything, and is not to wait then. */
 	if (s->ledger && mlock(s->ledger, s->ledger_bytes) < 0)
 		ret = -errno;
 	if (ret)
 		return ub_err_errno(err, -ret,
-				    "cannot lock a ledger of %zu bytes (raise RLIMIT_MEMLOCK, or give CAP_IPC_LOCK)",
+				    "cannot lock a ledger of %zu bytes (raise RLIMIT_MEMLOCK, or give "
+				    "CAP_IPC_LOCK)",
 				    s->ledger_bytes);
 	if (ub_ledger_check(s->ledger, s->ledger_bytes, nr_queues, depth + UB_INTERNAL_SLOTS) < 0)
-		return ub_err_set(err, EPROTO, "the ledger is of another device, or of a version that cannot be used");
+		return ub_err_set(err, EPROTO,
+				  "the ledger is of another device, or of another version");
 	s->backend->ledger = s->ledger;
 	s->backend->ledger_side = ub_stat_side(s->stats);
 	return 0;
@@ -356,8 +360,9 @@ static int server_serve(struct server *s, const struct ub_msg_serve *msg, int fd
 	int ret;
 
 	ub_message_unpack_fds(fds, msg->header.len_bytes < UB_V3_BYTES_SERVE ? 0 : msg->has_fd);
-	if (s->phase != SERVER_OPEN || msg->header.len_bytes < UB_V3_BYTES_SERVE || msg->nr_queues == 0 ||
-	    msg->nr_queues > UBLK_MAX_NR_QUEUES || msg->mask_bytes > UB_CPU_MASK_BYTES ||
+	if (s->phase != SERVER_OPEN || msg->header.len_bytes < UB_V3_BYTES_SERVE ||
+	    msg->nr_queues == 0 || msg->nr_queues > UBLK_MAX_NR_QUEUES ||
+	    msg->mask_bytes > UB_CPU_MASK_BYTES ||
 	    msg->header.len_bytes < sizeof(*msg) + (size_t)msg->nr_queues * msg->mask_bytes ||
 	    msg->data_path == UB_DATA_PATH_AUTO || msg->data_path >= UB_NR_DATA_PATHS ||
 	    fds[UB_FD_STATS] < 0 || fds[UB_FD_LEDGER] < 0)
@@ -601,7 +606,8 @@ static int server_fenced(struct server *s, const struct ub_msg_fenced *msg, stru
 {
 	if (msg->header.len_bytes < sizeof(*msg))
 		return ub_err_set(err, EPROTO, "an unexpected FENCED message");
-	if (s->backend->ops && s->backend->ops->fenced && (msg->sides & 1U << s->backend->ledger_side))
+	if (s->backend->ops && s->backend->ops->fenced &&
+	    (msg->sides & 1U << s->backend->ledger_side))
 		s->backend->ops->fenced(s->backend, msg->event);
 	ub_migration_fenced(s, msg);
 	return 0;
@@ -737,8 +743,10 @@ static void server_tell_health(const struct server *s)
 static int server_adopt(struct server *s)
 {
 	struct ub_msg_adopted msg = { .header = { .type = UB_MSG_ADOPTED, .len_bytes = sizeof(msg) } };
-	const int all[UB_NR_SERVE_FDS] = { [UB_FD_STATS] = s->stats_fd, [UB_FD_LISTEN] = s->listen_fd,
-					   [UB_FD_ARENA] = s->arena_fd, [UB_FD_STORE] = s->store_fd,
+	const int all[UB_NR_SERVE_FDS] = { [UB_FD_STATS] = s->stats_fd,
+					   [UB_FD_LISTEN] = s->listen_fd,
+					   [UB_FD_ARENA] = s->arena_fd,
+					   [UB_FD_STORE] = s->store_fd,
 					   [UB_FD_LEDGER] = s->ledger_fd };
 	int packed[UB_MESSAGE_MAX_FDS];
 	unsigned nr;

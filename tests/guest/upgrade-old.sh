@@ -1,15 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A device of the last version that keeps no record of what it sends (version 3 of the messages) goes to this one, in
-# use: by upgrade, by a keeper that comes later, and by the old standby alone. No sector is stale or lost, and
-# servers of this version are recovered afterwards.
+# A device of the last version that keeps no record of what it sends (version 3 of the messages)
+# goes to this one, in use: by upgrade, by a keeper that comes later, and by the old standby alone.
+# No sector is stale or lost, and servers of this version are recovered afterwards.
 # kernels: 6.12 7
 # timeout: 300
 # old: yes
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-recover.bash"
 OLD_DIR=${UB_OLD_DIR:-$(dirname "$0")/../../build-old}
-[ -x "$OLD_DIR/ublk-bridge" ] || skip "no build of the old revision: it is not in this clone's history"
+[ -x "$OLD_DIR/ublk-bridge" ] || skip "the old revision is not in this clone's history"
 # away from 9p; under the name that both versions look for
 mkdir old
 cp "$OLD_DIR/ublk-bridge" old/

@@ -51,7 +51,8 @@ static int links_teardown(void **state)
 /* Both ends of a connection over TCP: ends[0] is ours. */
 static void tcp_pair(int ends[2])
 {
-	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in address = { .sin_family = AF_INET,
+				       .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	socklen_t len = sizeof(address);
 
@@ -71,7 +72,8 @@ static void unix_pair(int ends[2])
 }
 
 /* As a server writes it. */
-static struct ub_ledger_conn *enter(unsigned side, unsigned i, pid_t pid, uint32_t id, unsigned state)
+static struct ub_ledger_conn *enter(unsigned side, unsigned i, pid_t pid, uint32_t id,
+				    unsigned state)
 {
 	struct ub_ledger_conn *conn = ub_ledger_conn(page, side, i);
 
@@ -110,7 +112,7 @@ static void await_none(void)
 	assert_int_equal(links.nr, 0);
 }
 
-/* ---- TCP ------------------------------------------------------------------------------------------------------ */
+/* ---- TCP ------------------------------------------------------------------------------------- */
 
 static void what_is_on_its_way_over_tcp_is_purged(void **state)
 {
@@ -168,7 +170,8 @@ static void so_is_a_reset_by_the_other_end(void **state)
 /* What its process did to it looks like a close by now: only what it saw before that counts. */
 static void of_one_that_was_given_up_nothing_new_is_found(void **state)
 {
-	struct ub_ledger_conn *tcp = enter(0, 0, DEAD, 1, UB_CONN_LOST), *local = enter(0, 1, DEAD, 2, UB_CONN_LOST);
+	struct ub_ledger_conn *tcp = enter(0, 0, DEAD, 1, UB_CONN_LOST),
+			      *local = enter(0, 1, DEAD, 2, UB_CONN_LOST);
 	int ends[2], pair[2];
 
 	(void)state;
@@ -184,7 +187,7 @@ static void of_one_that_was_given_up_nothing_new_is_found(void **state)
 	assert_reset(local, false);
 }
 
-/* ---- unix sockets --------------------------------------------------------------------------------------------- */
+/* ---- unix sockets ---------------------------------------------------------------------------- */
 
 static void a_unix_socket_that_was_read_is_over_at_once(void **state)
 {
@@ -225,7 +228,8 @@ static void a_unix_socket_is_held_until_all_is_read(void **state)
 	assert_reset(conn, false);
 	close(ends[1]);
 	/* And the timer is at rest. */
-	assert_int_equal(poll(&(struct pollfd){ .fd = links.timer_fd, .events = POLLIN }, 1, 120), 0);
+	assert_int_equal(poll(&(struct pollfd){ .fd = links.timer_fd, .events = POLLIN }, 1, 120),
+			 0);
 }
 
 static void or_dropped(void **state)
@@ -258,12 +262,14 @@ static void a_unix_socket_that_the_other_end_closed_is_noted(void **state)
 	assert_reset(conn, true);
 }
 
-/* ---- who is meant --------------------------------------------------------------------------------------------- */
+/* ---- who is meant ---------------------------------------------------------------------------- */
 
 static void only_the_dead_ones_are_reset_and_on_both_sides(void **state)
 {
-	struct ub_ledger_conn *a = enter(0, 5, DEAD, 1, UB_CONN_OPEN), *b = enter(1, 5, DEAD, 2, UB_CONN_OPEN);
-	struct ub_ledger_conn *other = enter(0, 6, LIVING, 1, UB_CONN_OPEN), *over = enter(0, 7, DEAD, 3, UB_CONN_RESET);
+	struct ub_ledger_conn *a = enter(0, 5, DEAD, 1, UB_CONN_OPEN),
+			      *b = enter(1, 5, DEAD, 2, UB_CONN_OPEN);
+	struct ub_ledger_conn *other = enter(0, 6, LIVING, 1, UB_CONN_OPEN),
+			      *over = enter(0, 7, DEAD, 3, UB_CONN_RESET);
 	int one[2], two[2], three[2];
 
 	(void)state;
@@ -318,8 +324,10 @@ static void one_without_an_entry_is_reset_too(void **state)
 
 static void what_another_keeper_held_is_over(void **state)
 {
-	struct ub_ledger_conn *lost = enter(0, 0, DEAD, 1, UB_CONN_LOST), *open = enter(1, 1, DEAD, 2, UB_CONN_OPEN);
-	struct ub_ledger_conn *mine = enter(0, 2, LIVING, 3, UB_CONN_OPEN), *free_one = enter(1, 2, DEAD, 3, UB_CONN_FREE);
+	struct ub_ledger_conn *lost = enter(0, 0, DEAD, 1, UB_CONN_LOST),
+			      *open = enter(1, 1, DEAD, 2, UB_CONN_OPEN);
+	struct ub_ledger_conn *mine = enter(0, 2, LIVING, 3, UB_CONN_OPEN),
+			      *free_one = enter(1, 2, DEAD, 3, UB_CONN_FREE);
 
 	(void)state;
 	lost->flags = UB_CONN_CLOSED;

@@ -45,7 +45,8 @@ static int pair_receive(struct pair *p)
 /* Sends any bytes and descriptors, as a peer might that is not ours. */
 static void send_raw(int sock, const void *bytes, size_t len, const int *fds, unsigned nr_fds)
 {
-	char control[CMSG_SPACE((UB_MESSAGE_MAX_FDS + 4) * sizeof(int))] __attribute__((aligned(8))) = { 0 };
+	char control[CMSG_SPACE((UB_MESSAGE_MAX_FDS + 4) * sizeof(int))]
+		__attribute__((aligned(8))) = { 0 };
 	struct iovec iov = { .iov_base = (void *)(uintptr_t)bytes, .iov_len = len };
 	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
 
@@ -176,7 +177,7 @@ static void another_frame_is_refused(void **state)
 	assert_refused_without_a_leak(*state, &header, sizeof(header), 1, -EPROTO);
 }
 
-/* ---- versions --------------------------------------------------------------------------------------------- */
+/* ---- versions -------------------------------------------------------------------------------- */
 
 /* Sends a HELLO that is bytes long and says this version; what is to be spoken then. */
 static unsigned version_after_hello(struct pair *p, size_t bytes, uint32_t version)
@@ -200,10 +201,15 @@ static void the_lower_version_is_spoken(void **state)
 
 	assert_int_equal(ub_message_send_hello(p->fds[0]), 0);
 	assert_int_equal(pair_receive(p), 0);
-	assert_int_equal(ub_message_hello_version((const struct ub_msg_header *)p->buf), UB_MESSAGE_VERSION);
-	assert_int_equal(version_after_hello(p, sizeof(struct ub_msg_hello), UB_MESSAGE_VERSION + 1), UB_MESSAGE_VERSION);
-	assert_int_equal(version_after_hello(p, sizeof(struct ub_msg_hello) + 8, UINT32_MAX), UB_MESSAGE_VERSION);
-	assert_int_equal(version_after_hello(p, sizeof(struct ub_msg_hello), UB_MESSAGE_V3), UB_MESSAGE_V3);
+	assert_int_equal(ub_message_hello_version((const struct ub_msg_header *)p->buf),
+			 UB_MESSAGE_VERSION);
+	assert_int_equal(version_after_hello(p, sizeof(struct ub_msg_hello),
+					     UB_MESSAGE_VERSION + 1),
+			 UB_MESSAGE_VERSION);
+	assert_int_equal(version_after_hello(p, sizeof(struct ub_msg_hello) + 8, UINT32_MAX),
+			 UB_MESSAGE_VERSION);
+	assert_int_equal(version_after_hello(p, sizeof(struct ub_msg_hello), UB_MESSAGE_V3),
+			 UB_MESSAGE_V3);
 }
 
 static void whoever_says_no_version_speaks_3(void **state)
@@ -236,12 +242,13 @@ static void what_a_short_message_lacks_is_zero(void **state)
 	struct pair *p = *state;
 	struct ub_msg_resize msg = { .header = { .type = UB_MSG_RESIZE }, .id = 7 };
 	const char *behind = (const char *)p->buf + offsetof(struct ub_msg_resize, flags);
+	const struct ub_msg_resize *got = (void *)p->buf;
 
 	msg.header.len_bytes = offsetof(struct ub_msg_resize, flags);
 	memset(p->buf, 0xff, sizeof(p->buf));
 	assert_int_equal(ub_message_send(p->fds[0], &msg.header, NULL, 0, 0), 0);
 	assert_int_equal(pair_receive(p), 0);
-	assert_int_equal(((const struct ub_msg_resize *)p->buf)->id, 7);
+	assert_int_equal(got->id, 7);
 	for (unsigned i = 0; i < UB_MESSAGE_ROOM_BYTES; i++)
 		assert_int_equal(behind[i], 0);
 	assert_int_equal((unsigned char)behind[UB_MESSAGE_ROOM_BYTES], 0xff);
@@ -254,12 +261,13 @@ static void what_is_behind_a_long_message_is_ignored(void **state)
 		struct ub_msg_link link;
 		uint64_t more[4];
 	} msg = { .link = { .header = { .type = UB_MSG_LINK }, .id = 9 }, .more = { 1, 2, 3, 4 } };
+	const struct ub_msg_link *got = (void *)p->buf;
 
 	msg.link.header.len_bytes = sizeof(msg);
 	assert_int_equal(ub_message_send(p->fds[0], &msg.link.header, NULL, 0, 0), 0);
 	assert_int_equal(pair_receive(p), 0);
-	assert_int_equal(((const struct ub_msg_link *)p->buf)->id, 9);
-	assert_int_equal(((const struct ub_msg_header *)p->buf)->len_bytes, sizeof(msg));
+	assert_int_equal(got->id, 9);
+	assert_int_equal(got->header.len_bytes, sizeof(msg));
 }
 
 static void zeroes_end_where_the_room_does(void **state)

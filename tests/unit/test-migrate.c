@@ -66,8 +66,11 @@ static int keeper_setup(void **state)
 	nbd.host = strdup("here");
 	nbd.port = strdup("10809");
 	opts = (struct ub_attach_options){ .kind = "nbd", .options = "", .nbd = &nbd, .scheduler = "none", .timeout_s = 5 };
-	keeper = (struct ub_keeper){ .opts = &opts, .rundir = UB_RUNDIR_NONE, .control = UB_CONTROL_NONE,
-				     .migration = UB_KEEPER_MIGRATION_NONE, .links = UB_LINKS_NONE };
+	keeper = (struct ub_keeper){ .opts = &opts,
+				     .rundir = UB_RUNDIR_NONE,
+				     .control = UB_CONTROL_NONE,
+				     .migration = UB_KEEPER_MIGRATION_NONE,
+				     .links = UB_LINKS_NONE };
 	keeper.server = &keeper.servers[0];
 	keeper.standby = &keeper.servers[1];
 	*keeper.standby = (struct ub_server)UB_SERVER_NONE;
@@ -744,12 +747,12 @@ static void connections_are_held_whichever_their_side(void **state)
 	assert_int_equal(keeper.links.nr, 1);
 }
 
-/* It insists on a message that ends with the options, and knows no others than those of its time. */
+/* It insists on a message that ends with the options, and knows those of its time alone. */
 static void a_server_of_version_3_gets_what_it_knows(void **state)
 {
 	static const char asked[] =
-		"\"destination\":{\"kind\":\"nbd\",\"nbd\":\"{\\\"transport\\\":\\\"uri\\\",\\\"uri\\\":\\\"nbd://there/x\\\","
-		"\\\"fence\\\":\\\"close\\\"}\"}";
+		"\"destination\":{\"kind\":\"nbd\",\"nbd\":\"{\\\"transport\\\":\\\"uri\\\","
+		"\\\"uri\\\":\\\"nbd://there/x\\\",\\\"fence\\\":\\\"close\\\"}\"}";
 	char line[512];
 	const struct ub_msg_migrate *msg;
 
@@ -771,11 +774,12 @@ static void a_server_of_version_3_gets_what_it_knows(void **state)
 	assert_ok();
 	msg = server_hears_migrate();
 	assert_null(strstr(msg->options, "fence"));
-	unit_assert_says(ub_message_string(&msg->header, sizeof(*msg), 1), "{\"options\":{\"fence\":\"close\"}}");
+	unit_assert_says(ub_message_string(&msg->header, sizeof(*msg), 1),
+			 "{\"options\":{\"fence\":\"close\"}}");
 	drop_fds();
 }
 
-/* What a dead server had sent to the destination is in the ledger: it is the next one's mirror that waits for it. */
+/* What a dead server had sent there is in the ledger: it is the next one's mirror that waits. */
 static void the_next_attempt_is_sent_at_once(void **state)
 {
 	(void)state;
