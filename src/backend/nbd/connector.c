@@ -593,6 +593,8 @@ static void *connector_main(void *arg)
 	while (!atomic_load_explicit(&be->must_end, memory_order_acquire)) {
 		connector_say_losses(be);
 		connector_take_retired(be);
+		if (atomic_exchange(&be->must_tell_ranges, false))
+			ub_backend_report_ranges(be->backend);
 		connector_say_stalled(be);
 		nbd_fence_tend(be);
 		connector_free_ended(be);
