@@ -1,8 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * What keeper and server say to each other: one message a datagram on a SOCK_SEQPACKET socket, with
- * descriptors beside it where noted. Both are one binary's two faces, but an upgraded keeper may meet an
- * older server: the version is checked in HELLO, and sizes are exact.
+ * descriptors beside it where noted.
+ *
+ * Both are one binary's two faces, but an upgraded keeper may meet an older server, and the reverse. Each HELLO names
+ * the version that its sender speaks, and both speak the lower one on that connection (version 3 has a HELLO without
+ * one). So that a new member costs no new version:
+ *  - a fixed message may be longer than its reader knows: what is behind is ignored. It may be shorter, but not than
+ *    in version 3: what is missing reads as zeroes. Members are appended only, and 0 is what they meant before;
+ *  - a message that ends in strings may have more of them than its reader knows. Behind those of version 3 there is
+ *    one at most, a JSON object of whatever else there is to say ("extras"); none is an empty object;
+ *  - descriptors have names (a bit each): those that a reader does not know are closed.
+ * Version 3 has exact sizes and four descriptors, and insists on both: ub_message_fit() and ub_message_pack_fds().
+ * CONFIG, SERVE and their answers never meet another version: a server is executed from its keeper's own binary.
  *
  *      keeper                             server
  *        │ ◄──────────────── HELLO ────────│  it was executed
@@ -54,9 +64,13 @@
 
 #include "backend.h"
 
-#define UB_MESSAGE_VERSION 3
-#define UB_MESSAGE_MAX_FDS 4
+#define UB_MESSAGE_FRAME   3 /* in each header, and for ever: programs of version 3 take no other */
+#define UB_MESSAGE_VERSION 4 /* the newest that this program speaks */
+#define UB_MESSAGE_V3	   3 /* what whoever does not say it speaks */
+#define UB_MESSAGE_MAX_FDS 8
+#define UB_MESSAGE_V3_FDS  4
 #define UB_MESSAGE_MAX_BYTES 32768
+#define UB_MESSAGE_ROOM_BYTES 1024 /* behind a message that was received: zeroes */
 
 enum ub_message_type {
 	UB_MSG_HELLO = 1,
@@ -91,8 +105,14 @@ enum ub_message_type {
 
 struct ub_msg_header {
 	uint16_t type; /* enum ub_message_type */
-	uint16_t version;
+	uint16_t frame; /* UB_MESSAGE_FRAME */
 	uint32_t len_bytes; /* with this header */
+};
+
+struct ub_msg_hello {
+	struct ub_msg_header header; /* all of it in version 3 */
+	uint32_t version;
+	uint32_t reserved; /* 0 */
 };
 
 struct ub_msg_config {
@@ -104,9 +124,9 @@ struct ub_msg_config {
 	uint8_t has_fd;
 	uint8_t core_dump; /* --core */
 	uint8_t log_level;
-	uint32_t options_bytes; /* of options, with its 0; what follows is the identity, "": none, with a 0 */
+	uint32_t options_bytes; /* of options, with its 0 */
 	char kind[16];
-	char options[];
+	char options[]; /* strings: options, identity ("": none), extras */
 };
 
 struct ub_msg_limits {
@@ -114,7 +134,7 @@ struct ub_msg_limits {
 	struct ub_limits limits;
 	uint32_t caps;
 	uint32_t reserved;
-	char identity[]; /* what a standby needs to know of what was opened, with a 0 */
+	char identity[]; /* strings: what a standby needs to know of what was opened, extras */
 };
 
 /* The descriptors of SERVE and ADOPTED, in this order. */
@@ -137,8 +157,8 @@ struct ub_msg_serve {
 	uint8_t scans_partitions; /* the driver may, inside START */
 	uint8_t reserved[3];
 	uint32_t flags; /* UB_SERVE_* */
-	uint32_t mask_bytes; /* of each queue's CPU mask: they follow, one a queue, cut behind the last CPU */
-	uint8_t masks[];
+	uint32_t mask_bytes; /* of each queue's CPU mask, cut behind the last CPU */
+	uint8_t masks[]; /* one a queue; then a string: extras */
 };
 
 struct ub_msg_link {
@@ -218,7 +238,7 @@ struct ub_msg_migrate {
 	uint32_t has_fd; /* a bit for each of enum ub_migrate_fd. MOUNTS: a mount namespace to look names up in */
 	uint32_t options_bytes; /* with its 0 */
 	char kind[16];
-	char options[];
+	char options[]; /* strings: options, extras */
 };
 
 struct ub_msg_migration {
@@ -230,7 +250,7 @@ struct ub_msg_migration {
 	struct ub_limits limits;
 	uint64_t pause_us; /* MOVED: how long no I/O was given to either side */
 	char text[512];	   /* FAILED, PAUSED: why */
-	char identity[];   /* with a 0 */
+	char identity[];   /* strings: identity, extras */
 };
 
 enum ub_migrate_control { UB_MIGRATE_GO, UB_MIGRATE_COMPLETE, UB_MIGRATE_CANCEL, UB_MIGRATE_RATE };
@@ -249,24 +269,81 @@ struct ub_msg_text {
 };
 
 /*
- * Sends a message of header->len_bytes; version is filled in. flags: MSG_DONTWAIT or 0.
+ * The sizes of version 3: what a message has at least, and, to whoever speaks that version, exactly; of those that end
+ * in strings or masks, without these. They never change.
+ */
+enum ub_message_v3_bytes {
+	UB_V3_BYTES_HELLO = 8, /* as all that have nothing but a header */
+	UB_V3_BYTES_CONFIG = 48,
+	UB_V3_BYTES_LIMITS = 64,
+	UB_V3_BYTES_SERVE = 48,
+	UB_V3_BYTES_LINK = 16,
+	UB_V3_BYTES_ADOPTED = 24,
+	UB_V3_BYTES_SET = 32,
+	UB_V3_BYTES_RESIZE = 24,
+	UB_V3_BYTES_RESIZED = 536,
+	UB_V3_BYTES_MIGRATE = 72,
+	UB_V3_BYTES_MIGRATION = 592,
+	UB_V3_BYTES_MIGRATE_CONTROL = 24,
+	UB_V3_BYTES_TEXT = 520,
+};
+
+/*
+ * Sends a message of header->len_bytes; its frame is filled in. flags: MSG_DONTWAIT or 0.
  * The descriptors stay the caller's. 0 or -errno. Any thread.
  */
 int ub_message_send(int sock, struct ub_msg_header *header, const int *fds, unsigned nr_fds, int flags);
 
-/* Puts those of all[] that are not -1 into packed[]; a bit in *mask says which. How many. */
-unsigned ub_message_pack_fds(const int all[UB_MESSAGE_MAX_FDS], int packed[UB_MESSAGE_MAX_FDS], uint32_t *mask);
+/* Before a message is sent that has grown since version 3: to whoever speaks that it is as long as it was. */
+static inline void ub_message_fit(struct ub_msg_header *header, unsigned version, enum ub_message_v3_bytes v3_bytes)
+{
+	if (version <= UB_MESSAGE_V3 && header->len_bytes > (uint32_t)v3_bytes)
+		header->len_bytes = v3_bytes;
+}
+
+/*
+ * Puts those of all[nr_all] that are not -1 into packed[]; a bit in *mask says which. How many. Version 3 knows the
+ * first UB_MESSAGE_V3_FDS names.
+ */
+unsigned ub_message_pack_fds(const int all[], unsigned nr_all, unsigned version, int packed[UB_MESSAGE_MAX_FDS],
+			     uint32_t *mask);
 /* The reverse, in place, of what was received; those that mask does not expect are closed. */
 void ub_message_unpack_fds(int fds[UB_MESSAGE_MAX_FDS], uint32_t mask);
 
 /* One with nothing but its type. */
 int ub_message_send_type(int sock, enum ub_message_type type);
 
+/* HELLO, with the version that this program speaks; and the one to be spoken with whoever sent this HELLO. */
+int ub_message_send_hello(int sock);
+unsigned ub_message_hello_version(const struct ub_msg_header *hello);
+
+/*
+ * Of a message that was received, the string number i (from 0) of those that begin offset bytes behind its beginning.
+ * NULL: there are not so many, or it has no end.
+ */
+const char *ub_message_string(const struct ub_msg_header *header, size_t offset, unsigned i);
+
 /*
  * Receives one message into buf (8-byte aligned, UB_MESSAGE_MAX_BYTES), and its descriptors (the
- * caller's from now on, -1 where there is none). 0, -ENOTCONN: the other side is gone, -EPROTO: not a
- * message of this version, -EAGAIN with MSG_DONTWAIT, or another errno.
+ * caller's from now on, -1 where there is none). As many zeroes as there is room for follow it, UB_MESSAGE_ROOM_BYTES at
+ * the most: a fixed message that is shorter than this program knows it can be read to its end. 0, -ENOTCONN: the other
+ * side is gone, -EPROTO: not a message, -EAGAIN with MSG_DONTWAIT, or another errno.
  */
 int ub_message_receive(int sock, void *buf, int fds[UB_MESSAGE_MAX_FDS], int flags);
+
+/* What is longer by now is left out, and has its own assertion where that begins. */
+_Static_assert(sizeof(struct ub_msg_header) == UB_V3_BYTES_HELLO, "as in version 3");
+_Static_assert(sizeof(struct ub_msg_config) == UB_V3_BYTES_CONFIG, "as in version 3");
+_Static_assert(sizeof(struct ub_msg_limits) == UB_V3_BYTES_LIMITS, "as in version 3");
+_Static_assert(sizeof(struct ub_msg_serve) == UB_V3_BYTES_SERVE, "as in version 3");
+_Static_assert(sizeof(struct ub_msg_link) == UB_V3_BYTES_LINK, "as in version 3");
+_Static_assert(sizeof(struct ub_msg_adopted) == UB_V3_BYTES_ADOPTED, "as in version 3");
+_Static_assert(sizeof(struct ub_msg_set) == UB_V3_BYTES_SET, "as in version 3");
+_Static_assert(sizeof(struct ub_msg_resize) == UB_V3_BYTES_RESIZE, "as in version 3");
+_Static_assert(sizeof(struct ub_msg_resized) == UB_V3_BYTES_RESIZED, "as in version 3");
+_Static_assert(sizeof(struct ub_msg_migrate) == UB_V3_BYTES_MIGRATE, "as in version 3");
+_Static_assert(sizeof(struct ub_msg_migration) == UB_V3_BYTES_MIGRATION, "as in version 3");
+_Static_assert(sizeof(struct ub_msg_migrate_control) == UB_V3_BYTES_MIGRATE_CONTROL, "as in version 3");
+_Static_assert(sizeof(struct ub_msg_text) == UB_V3_BYTES_TEXT, "as in version 3");
 
 #endif

@@ -21,7 +21,7 @@ int ub_message_send(int sock, struct ub_msg_header *header, const int *fds, unsi
 
 	if (nr_fds > UB_MESSAGE_MAX_FDS || header->len_bytes > UB_MESSAGE_MAX_BYTES)
 		return -EINVAL;
-	header->version = UB_MESSAGE_VERSION;
+	header->frame = UB_MESSAGE_FRAME;
 	if (nr_fds) {
 		struct cmsghdr *cmsg;
 
@@ -40,12 +40,13 @@ int ub_message_send(int sock, struct ub_msg_header *header, const int *fds, unsi
 	return n < 0 ? -errno : 0;
 }
 
-unsigned ub_message_pack_fds(const int all[UB_MESSAGE_MAX_FDS], int packed[UB_MESSAGE_MAX_FDS], uint32_t *mask)
+unsigned ub_message_pack_fds(const int all[], unsigned nr_all, unsigned version, int packed[UB_MESSAGE_MAX_FDS],
+			     uint32_t *mask)
 {
-	unsigned nr = 0;
+	unsigned max = version <= UB_MESSAGE_V3 ? UB_MESSAGE_V3_FDS : UB_MESSAGE_MAX_FDS, nr = 0;
 
 	*mask = 0;
-	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++) {
+	for (unsigned i = 0; i < nr_all && i < max; i++) {
 		if (all[i] < 0)
 			continue;
 		packed[nr++] = all[i];
@@ -72,6 +73,36 @@ int ub_message_send_type(int sock, enum ub_message_type type)
 	struct ub_msg_header header = { .type = (uint16_t)type, .len_bytes = sizeof(header) };
 
 	return ub_message_send(sock, &header, NULL, 0, 0);
+}
+
+int ub_message_send_hello(int sock)
+{
+	struct ub_msg_hello hello = { .header = { .type = UB_MSG_HELLO, .len_bytes = sizeof(hello) } };
+
+	hello.version = UB_MESSAGE_VERSION;
+	return ub_message_send(sock, &hello.header, NULL, 0, 0);
+}
+
+unsigned ub_message_hello_version(const struct ub_msg_header *hello)
+{
+	unsigned version = ((const struct ub_msg_hello *)hello)->version;
+
+	if (version <= UB_MESSAGE_V3)
+		return UB_MESSAGE_V3;
+	return version < UB_MESSAGE_VERSION ? version : UB_MESSAGE_VERSION;
+}
+
+const char *ub_message_string(const struct ub_msg_header *header, size_t offset, unsigned i)
+{
+	const char *at = (const char *)header + offset, *end = (const char *)header + header->len_bytes;
+
+	for (;;) {
+		const char *zero = at < end ? memchr(at, '\0', (size_t)(end - at)) : NULL;
+
+		if (!zero || !i--)
+			return zero ? at : NULL;
+		at = zero + 1;
+	}
 }
 
 /* Takes the descriptors out; those beyond what we expect are closed. */
@@ -103,6 +134,7 @@ int ub_message_receive(int sock, void *buf, int fds[UB_MESSAGE_MAX_FDS], int fla
 	struct iovec iov = { .iov_base = buf, .iov_len = UB_MESSAGE_MAX_BYTES };
 	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control };
 	struct ub_msg_header *header = buf;
+	size_t room;
 	ssize_t n;
 
 	msg.msg_controllen = sizeof(control);
@@ -115,10 +147,12 @@ int ub_message_receive(int sock, void *buf, int fds[UB_MESSAGE_MAX_FDS], int fla
 		return errno == ECONNRESET ? -ENOTCONN : -errno;
 	message_take_fds(&msg, fds);
 	if ((size_t)n < sizeof(*header) || header->len_bytes != (size_t)n ||
-	    header->version != UB_MESSAGE_VERSION || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
+	    header->frame != UB_MESSAGE_FRAME || (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
 		for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
 			ub_close(&fds[i]); /* an empty datagram may have some too */
 		return n == 0 ? -ENOTCONN : -EPROTO;
 	}
+	room = UB_MESSAGE_MAX_BYTES - (size_t)n;
+	memset((char *)buf + n, 0, room < UB_MESSAGE_ROOM_BYTES ? room : UB_MESSAGE_ROOM_BYTES);
 	return 0;
 }

@@ -126,6 +126,7 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 	k->rundir.listen_fd = ub_steal_fd(&a->fds[UB_FD_LISTEN]);
 	k->store_fd = k->opts->nbd ? -1 : ub_steal_fd(&a->fds[UB_FD_STORE]);
 	ub_close(&a->fds[UB_FD_STORE]);
+	server->version = a->version;
 	ret = ub_keeper_watch_server(server, a->pid, ub_steal_fd(&a->fd), err);
 	if (ret == 0)
 		ub_keeper_hold_rings(server);
@@ -193,7 +194,7 @@ static bool adopt_is_of_old_side(const struct ub_keeper *k, const struct ub_adop
 
 static int adopt_server(struct ub_keeper *k, const struct ub_state *state, struct ub_err *err)
 {
-	struct ub_adoption a = { .fd = -1, .fds = { -1, -1, -1, -1 } };
+	struct ub_adoption a;
 	int ret = ub_rundir_adopt(state->name, &a);
 
 	/* It may not know yet that its keeper has gone; or it ended just then, and nobody listens the next time. */

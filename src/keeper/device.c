@@ -282,8 +282,8 @@ static int keeper_make_arena(struct ub_keeper *k, struct ub_err *err)
 int ub_keeper_send_serve(struct ub_keeper *k, struct ub_server *server, struct ub_err *err)
 {
 	struct ub_msg_serve *msg = (struct ub_msg_serve *)calloc(1, UB_MESSAGE_MAX_BYTES);
-	const int all[UB_MESSAGE_MAX_FDS] = { [UB_FD_STATS] = k->stats_fd, [UB_FD_LISTEN] = k->rundir.listen_fd,
-					      [UB_FD_ARENA] = k->arena_fd, [UB_FD_STORE] = -1 };
+	const int all[UB_NR_SERVE_FDS] = { [UB_FD_STATS] = k->stats_fd, [UB_FD_LISTEN] = k->rundir.listen_fd,
+					   [UB_FD_ARENA] = k->arena_fd, [UB_FD_STORE] = -1 };
 	cleanup_free void *free_msg = msg;
 	int packed[UB_MESSAGE_MAX_FDS], ret;
 	unsigned nr;
@@ -303,7 +303,7 @@ int ub_keeper_send_serve(struct ub_keeper *k, struct ub_server *server, struct u
 	if (ret)
 		return ret;
 	msg->header.len_bytes = (uint32_t)(sizeof(*msg) + (size_t)msg->mask_bytes * msg->nr_queues);
-	nr = ub_message_pack_fds(all, packed, &msg->has_fd);
+	nr = ub_message_pack_fds(all, UB_NR_SERVE_FDS, server->version, packed, &msg->has_fd);
 	ret = ub_message_send(server->fd, &msg->header, packed, nr, 0);
 	return ret ? ub_err_errno(err, -ret, "the server cannot be reached") : 0;
 }

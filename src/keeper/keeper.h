@@ -27,6 +27,7 @@ struct ub_server {
 	struct ub_keeper *keeper;
 	pid_t pid; /* 0: none */
 	int pidfd, fd; /* -1: none */
+	unsigned version; /* of the messages: what is spoken with it */
 	bool is_child; /* not adopted: the kernel says how it ends */
 	bool is_deaf; /* what it says cannot be understood, and may have been a LINK */
 	bool is_dismissed; /* its end is wanted */
@@ -40,7 +41,7 @@ struct ub_server {
 	uint64_t began_ms;
 };
 
-#define UB_SERVER_NONE { .pidfd = -1, .fd = -1 }
+#define UB_SERVER_NONE { .pidfd = -1, .fd = -1, .version = UB_MESSAGE_V3 }
 
 /* Recovery: recover.c. */
 struct ub_recovery {
@@ -124,7 +125,7 @@ struct ub_keeper {
 
 int ub_keeper_spawn(struct ub_keeper *k, struct ub_server *server, struct ub_err *err);
 /* Watches one that runs already: pid's, at the other end of fd, which is the server's from now on. */
-int ub_keeper_watch_server(struct ub_server *server, pid_t pid, int fd, struct ub_err *err);
+int ub_keeper_watch_server(struct ub_server *server, pid_t pid, int fd, struct ub_err *err); /* its version is kept */
 static inline bool ub_keeper_must_hold_rings(const struct ub_keeper *k)
 {
 	return !(k->features & UBLK_F_PER_IO_DAEMON);

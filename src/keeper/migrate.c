@@ -432,7 +432,7 @@ void ub_migrate_said(struct ub_keeper *k, struct ub_msg_migration *msg)
 	struct ub_keeper_migration *m = &k->migration;
 
 	if (!ub_migrate_is_on(k) || !m->is_sent || msg->id != m->id ||
-	    ((const char *)msg)[msg->header.len_bytes - 1] != '\0' || msg->phase >= UB_NR_MIGRATION_PHASES)
+	    !ub_message_string(&msg->header, sizeof(*msg), 0) || msg->phase >= UB_NR_MIGRATION_PHASES)
 		return;
 	msg->text[sizeof(msg->text) - 1] = '\0';
 	ub_text_clean(msg->text);
@@ -589,8 +589,8 @@ static int migrate_send(struct ub_keeper *k, struct ub_err *err)
 {
 	struct ub_keeper_migration *m = &k->migration;
 	cleanup_fd int mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
-	const int all[UB_MESSAGE_MAX_FDS] = { [UB_FD_SIDE] = m->side_fd, [UB_FD_MOUNTS] = mounts,
-					      [UB_FD_DESTINATION] = m->store_fd, [UB_NR_MIGRATE_FDS] = -1 };
+	const int all[UB_NR_MIGRATE_FDS] = { [UB_FD_SIDE] = m->side_fd, [UB_FD_MOUNTS] = mounts,
+					     [UB_FD_DESTINATION] = m->store_fd };
 	cleanup_free struct ub_msg_migrate *msg = NULL;
 	int packed[UB_MESSAGE_MAX_FDS], ret;
 	unsigned nr;
@@ -601,7 +601,7 @@ static int migrate_send(struct ub_keeper *k, struct ub_err *err)
 	ret = migrate_make_message(k, &msg, err);
 	if (ret)
 		return ret;
-	nr = ub_message_pack_fds(all, packed, &msg->has_fd);
+	nr = ub_message_pack_fds(all, UB_NR_MIGRATE_FDS, k->server->version, packed, &msg->has_fd);
 	ret = ub_message_send(k->server->fd, &msg->header, packed, nr, MSG_DONTWAIT);
 	if (ret)
 		return ub_err_errno(err, -ret, "the server cannot be told");

@@ -22,6 +22,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/loop.h"
 
 #define RUNDIR_TAKING "taking"
 #define RUNDIR_DEFAULT	     "/run/ublk-bridge"
@@ -540,27 +541,45 @@ int ub_rundir_connect_control(const char *name)
 	return rundir_connect(name, "control.sock", SOCK_STREAM);
 }
 
+static void rundir_close_fds(int fds[])
+{
+	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
+		ub_close(&fds[i]);
+}
+
 /*
- * Greets a server, says one thing and waits for what follows its greeting: in inbox, the descriptors in fds (the
- * caller's). 0 or -errno; -EAGAIN: the time is over.
+ * Greets a server, says one thing and waits for the answer of that type: in inbox, the descriptors in fds (the
+ * caller's). 0 with *version, what is spoken there, or -errno; -EAGAIN: the time is over.
+ *
+ * Other messages are passed over: the threads of a server that takes a keeper log at any time, and as soon as that is
+ * whom they speak to, which is before it is told so.
  *
  * The answer is waited for: whoever closes a socket with something unread in it resets the connection, and what it had
  * sent before is then lost.
  */
-static int rundir_say(int fd, enum ub_message_type type, unsigned limit_ms, uint64_t inbox[], int fds[])
+static int rundir_say(int fd, enum ub_message_type type, enum ub_message_type answer_type, unsigned limit_ms,
+		      uint64_t inbox[], int fds[], unsigned *version)
 {
 	const struct timeval limit = { .tv_sec = limit_ms / 1000, .tv_usec = limit_ms % 1000 * 1000L };
 	const struct ub_msg_header *answer = (const struct ub_msg_header *)inbox;
+	uint64_t deadline = ub_now_ms() + limit_ms;
 	int ret;
 
+	*version = UB_MESSAGE_V3;
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-	ret = ub_message_send_type(fd, UB_MSG_HELLO);
+	ret = ub_message_send_hello(fd);
 	if (ret == 0)
 		ret = ub_message_send_type(fd, type);
-	do {
-		if (ret == 0)
-			ret = ub_message_receive(fd, inbox, fds, 0);
-	} while (ret == 0 && answer->type == UB_MSG_HELLO);
+	while (ret == 0) {
+		ret = ub_message_receive(fd, inbox, fds, 0);
+		if (ret || answer->type == answer_type)
+			break;
+		if (answer->type == UB_MSG_HELLO)
+			*version = ub_message_hello_version(answer);
+		rundir_close_fds(fds);
+		if (ub_now_ms() >= deadline)
+			ret = -EAGAIN;
+	}
 	return ret;
 }
 
@@ -574,10 +593,13 @@ int ub_rundir_adopt(const char *name, struct ub_adoption *a)
 	struct ucred peer;
 	int ret;
 
+	*a = (struct ub_adoption){ .fd = -1 };
+	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
+		a->fds[i] = -1;
 	if (fd < 0)
 		return fd;
-	ret = rundir_say(fd, UB_MSG_ADOPT, RUNDIR_ADOPT_MS, inbox, a->fds);
-	if (ret == 0 && (answer->header.type != UB_MSG_ADOPTED || answer->header.len_bytes != sizeof(*answer)))
+	ret = rundir_say(fd, UB_MSG_ADOPT, UB_MSG_ADOPTED, RUNDIR_ADOPT_MS, inbox, a->fds, &a->version);
+	if (ret == 0 && answer->header.len_bytes < UB_V3_BYTES_ADOPTED)
 		ret = -EPROTO;
 	if (ret)
 		return ret == -EAGAIN ? -ETIMEDOUT : ret;
@@ -596,17 +618,17 @@ int ub_rundir_adopt(const char *name, struct ub_adoption *a)
 /* Asks NAME's server one thing; the answer, of the same type, is in inbox. 0 or -errno. */
 static int rundir_ask(const char *name, enum ub_message_type type, uint64_t inbox[])
 {
-	const struct ub_msg_header *answer = (const struct ub_msg_header *)inbox;
 	cleanup_fd int fd = ub_rundir_connect(name);
 	int fds[UB_MESSAGE_MAX_FDS];
+	unsigned version;
 	int ret;
 
 	if (fd < 0)
 		return fd;
-	ret = rundir_say(fd, type, RUNDIR_ANSWER_MS, inbox, fds);
-	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS && ret == 0; i++)
-		ub_close(&fds[i]);
-	return ret == 0 && answer->type != type ? -EPROTO : ret;
+	ret = rundir_say(fd, type, type, RUNDIR_ANSWER_MS, inbox, fds, &version);
+	if (ret == 0)
+		rundir_close_fds(fds);
+	return ret;
 }
 
 int ub_rundir_ask_health(const char *name, unsigned *health, char *why, size_t len)
@@ -615,7 +637,7 @@ int ub_rundir_ask_health(const char *name, unsigned *health, char *why, size_t l
 	struct ub_msg_text *answer = (struct ub_msg_text *)inbox;
 	int ret = rundir_ask(name, UB_MSG_HEALTH, inbox);
 
-	if (ret == 0 && answer->header.len_bytes != sizeof(*answer))
+	if (ret == 0 && answer->header.len_bytes < UB_V3_BYTES_TEXT)
 		ret = -EPROTO;
 	if (ret)
 		return ret;

@@ -115,13 +115,14 @@ int ub_rundir_socket_path(char *path, size_t len, struct ub_err *err);
 /* A server that has a keeper again. The descriptors are the caller's. */
 struct ub_adoption {
 	uint32_t state; /* enum ub_adopted */
+	unsigned version; /* of the messages: what is spoken with it */
 	pid_t pid;
 	int fd;
 	int fds[UB_MESSAGE_MAX_FDS]; /* enum ub_serve_fd */
 };
 
 /*
- * Becomes the keeper of NAME's server, or of the standby that has outlived it. 0 or -errno: -ENOENT, -ECONNREFUSED:
+ * Becomes the keeper of NAME's server, or of the standby that has outlived it. *a is filled in in either case. 0 or -errno: -ENOENT, -ECONNREFUSED:
  * there is none, -ENOTCONN: it has a keeper, or is ending, -ETIMEDOUT: it does not answer.
  */
 int ub_rundir_adopt(const char *name, struct ub_adoption *a);

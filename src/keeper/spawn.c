@@ -58,13 +58,13 @@ static void server_take_text(struct ub_server *server, struct ub_msg_text *msg)
 /* The first server's are the device's; a standby's are made from the same. */
 static void server_take_limits(struct ub_keeper *k, struct ub_msg_limits *msg)
 {
-	size_t len = msg->header.len_bytes - sizeof(*msg);
+	const char *identity = ub_message_string(&msg->header, sizeof(*msg), 0);
 
-	if (k->identity || len == 0 || msg->identity[len - 1] != '\0')
+	if (k->identity || !identity)
 		return;
 	k->limits = msg->limits;
 	k->caps = msg->caps;
-	k->identity = strdup(msg->identity);
+	k->identity = strdup(identity);
 }
 
 void ub_keeper_hold_rings(struct ub_server *server)
@@ -87,23 +87,23 @@ static void server_take_message(struct ub_server *server, struct ub_msg_header *
 			server_take_text(server, (struct ub_msg_text *)header);
 		break;
 	case UB_MSG_LINK:
-		if (header->len_bytes == sizeof(struct ub_msg_link) && fds[0] >= 0)
+		if (header->len_bytes >= UB_V3_BYTES_LINK && fds[0] >= 0)
 			ub_migrate_link(k, (struct ub_msg_link *)header, ub_steal_fd(&fds[0]));
 		break;
 	case UB_MSG_UNLINK:
-		if (header->len_bytes == sizeof(struct ub_msg_link))
+		if (header->len_bytes >= UB_V3_BYTES_LINK)
 			ub_migrate_unlink(k, ((struct ub_msg_link *)header)->id);
 		break;
 	case UB_MSG_MIGRATION:
-		if (header->len_bytes > sizeof(struct ub_msg_migration) && server == k->server)
+		if (header->len_bytes > UB_V3_BYTES_MIGRATION && server == k->server)
 			ub_migrate_said(k, (struct ub_msg_migration *)header);
 		break;
 	case UB_MSG_SET:
-		if (header->len_bytes == sizeof(struct ub_msg_text) && server == k->server)
+		if (header->len_bytes >= UB_V3_BYTES_TEXT && server == k->server)
 			ub_settings_answered(k, (struct ub_msg_text *)header);
 		break;
 	case UB_MSG_RESIZED:
-		if (header->len_bytes == sizeof(struct ub_msg_resized) && server == k->server)
+		if (header->len_bytes >= UB_V3_BYTES_RESIZED && server == k->server)
 			ub_resize_answered(k, (struct ub_msg_resized *)header);
 		break;
 	case UB_MSG_GROWN:
@@ -111,7 +111,9 @@ static void server_take_message(struct ub_server *server, struct ub_msg_header *
 			ub_resize_export_grown(k);
 		break;
 	default:
-		if (header->type == UB_MSG_LIMITS && header->len_bytes > sizeof(struct ub_msg_limits))
+		if (header->type == UB_MSG_HELLO)
+			server->version = ub_message_hello_version(header);
+		if (header->type == UB_MSG_LIMITS)
 			server_take_limits(k, (struct ub_msg_limits *)header);
 		if (header->type == UB_MSG_READY)
 			ub_keeper_hold_rings(server);

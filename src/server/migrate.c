@@ -787,11 +787,9 @@ static bool move_control_next(struct server *s, const struct ub_msg_migrate_cont
 int ub_migration_begin(struct server *s, struct ub_msg_migrate *msg, int fds[], struct ub_err *err)
 {
 	struct ub_server_migration *m = &s->migration;
-	size_t len = msg->header.len_bytes;
 	eventfd_t ignored;
 
-	if (len <= sizeof(*msg) || msg->options_bytes != len - sizeof(*msg) || msg->options[msg->options_bytes - 1] != '\0' ||
-	    msg->mirror_timeout_ms == 0)
+	if (!ub_message_string(&msg->header, sizeof(*msg), 0) || msg->mirror_timeout_ms == 0)
 		return ub_err_set(err, EPROTO, "an unexpected MIGRATE message");
 	if (m->stage != UB_MOVE_NONE)
 		return move_keep_for_later(s, msg, fds, err);
@@ -846,7 +844,7 @@ int ub_migration_control(struct server *s, const struct ub_msg_migrate_control *
 {
 	struct ub_server_migration *m = &s->migration;
 
-	if (msg->header.len_bytes != sizeof(*msg))
+	if (msg->header.len_bytes < UB_V3_BYTES_MIGRATE_CONTROL)
 		return ub_err_set(err, EPROTO, "an unexpected MIGRATE_CONTROL message");
 	if (move_control_next(s, msg))
 		return 0;

@@ -172,20 +172,6 @@ void ub_server_drop_mounts(const struct ub_backend_config *cfg)
 
 /* ---- messages -------------------------------------------------------------------------------------- */
 
-/* Whether all of these bytes are so many strings, one behind the other, each with its 0. */
-static bool server_is_strings(const char *bytes, size_t len, unsigned nr)
-{
-	for (; nr; nr--) {
-		const char *end = memchr(bytes, '\0', len);
-
-		if (!end)
-			return false;
-		len -= (size_t)(end + 1 - bytes);
-		bytes = end + 1;
-	}
-	return len == 0;
-}
-
 /* What the next server is to know of what was opened goes with the limits. */
 static int server_send_limits(struct server *s, struct ub_err *err)
 {
@@ -209,12 +195,11 @@ static int server_send_limits(struct server *s, struct ub_err *err)
 
 static int server_configure(struct server *s, struct ub_msg_config *msg, int fds[], struct ub_err *err)
 {
+	const char *identity = ub_message_string(&msg->header, sizeof(*msg), 1);
 	struct ub_backend_config cfg = { .kind = msg->kind, .options = msg->options };
-	size_t len = msg->header.len_bytes;
 	int ret;
 
-	if (s->phase != SERVER_NEW || len <= sizeof(*msg) || msg->options_bytes == 0 ||
-	    msg->options_bytes > len - sizeof(*msg) || !server_is_strings(msg->options, len - sizeof(*msg), 2))
+	if (s->phase != SERVER_NEW || !identity)
 		return ub_err_set(err, EPROTO, "an unexpected CONFIG message");
 	msg->kind[sizeof(msg->kind) - 1] = '\0';
 	ub_log_set_level(msg->log_level);
@@ -226,7 +211,7 @@ static int server_configure(struct server *s, struct ub_msg_config *msg, int fds
 	cfg.read_only = msg->read_only;
 	cfg.fd = s->store_fd;
 	cfg.cancel_fd = s->keeper_fd;
-	cfg.identity = msg->options[msg->options_bytes] ? msg->options + msg->options_bytes : NULL;
+	cfg.identity = *identity ? identity : NULL;
 	ub_server_drop_mounts(&cfg);
 	ret = ub_isolate_lock_memory(err);
 	if (ret == 0)
@@ -331,10 +316,10 @@ static int server_serve(struct server *s, const struct ub_msg_serve *msg, int fd
 	};
 	int ret;
 
-	ub_message_unpack_fds(fds, msg->header.len_bytes < sizeof(*msg) ? 0 : msg->has_fd);
-	if (s->phase != SERVER_OPEN || msg->header.len_bytes < sizeof(*msg) || msg->nr_queues == 0 ||
+	ub_message_unpack_fds(fds, msg->header.len_bytes < UB_V3_BYTES_SERVE ? 0 : msg->has_fd);
+	if (s->phase != SERVER_OPEN || msg->header.len_bytes < UB_V3_BYTES_SERVE || msg->nr_queues == 0 ||
 	    msg->nr_queues > UBLK_MAX_NR_QUEUES || msg->mask_bytes > UB_CPU_MASK_BYTES ||
-	    msg->header.len_bytes != sizeof(*msg) + (size_t)msg->nr_queues * msg->mask_bytes ||
+	    msg->header.len_bytes < sizeof(*msg) + (size_t)msg->nr_queues * msg->mask_bytes ||
 	    msg->data_path == UB_DATA_PATH_AUTO || msg->data_path >= UB_NR_DATA_PATHS ||
 	    fds[UB_FD_STATS] < 0)
 		return ub_err_set(err, EPROTO, "an unexpected SERVE message");
@@ -451,7 +436,7 @@ static int server_resize(struct server *s, const struct ub_msg_resize *msg, stru
 {
 	struct ub_err refusal = { 0 };
 
-	if (msg->header.len_bytes != sizeof(*msg))
+	if (msg->header.len_bytes < UB_V3_BYTES_RESIZE)
 		return ub_err_set(err, EPROTO, "an unexpected RESIZE message");
 	if (s->is_resizing) {
 		/* The one before is still waited for: this one comes to its end with it, if it wants the same. */
@@ -560,7 +545,7 @@ static int server_set(struct server *s, const struct ub_msg_set *msg, struct ub_
 	struct ub_msg_text answer = { .header = { .type = UB_MSG_SET, .len_bytes = sizeof(answer) } };
 	struct ub_err refusal = { 0 };
 
-	if (msg->header.len_bytes != sizeof(*msg))
+	if (msg->header.len_bytes < UB_V3_BYTES_SET)
 		return ub_err_set(err, EPROTO, "an unexpected SET message");
 	/* That it cannot be done is an answer, and no reason to end. */
 	answer.value = (uint32_t)-server_apply(s, &msg->settings, &refusal);
@@ -711,8 +696,9 @@ static int server_adopt(struct server *s)
 	/* All that speaks to the keeper, on whichever thread, goes on with the number it knows. */
 	if (dup3(s->visitor_fd, UB_SERVER_SOCKET_FD, O_CLOEXEC) < 0)
 		return -errno;
+	atomic_store(&s->keeper_version, s->visitor_version);
 	server_visitor_leaves(s);
-	nr = ub_message_pack_fds(all, packed, &msg.has_fd);
+	nr = ub_message_pack_fds(all, UB_NR_SERVE_FDS, s->visitor_version, packed, &msg.has_fd);
 	if (ub_message_send(s->keeper_fd, &msg.header, packed, nr, MSG_DONTWAIT) < 0)
 		return 0; /* it has gone already, and the loop will find that out */
 	s->has_keeper = true;
@@ -741,8 +727,9 @@ static bool server_visitor_hear(struct server *s)
 		server_close_fds(fds);
 	if (ret == 0 && header->type == UB_MSG_HELLO && !s->visitor_greeted) {
 		s->visitor_greeted = true;
+		s->visitor_version = ub_message_hello_version(header);
 		/* It may have asked and gone already: what it asked is still to be read. */
-		ub_message_send_type(s->visitor_fd, UB_MSG_HELLO);
+		ub_message_send_hello(s->visitor_fd);
 	} else if (ret == 0 && header->type == UB_MSG_CANCEL && s->visitor_greeted) {
 		ub_log(UB_LOG_WARNING, "all I/O is failed from now on: a forced detach asked for it");
 		server_cancel(s);
@@ -845,6 +832,7 @@ int ub_server_main(void)
 
 	s->keeper_fd = UB_SERVER_SOCKET_FD;
 	s->has_keeper = true;
+	s->keeper_version = UB_MESSAGE_VERSION; /* it has executed its own binary */
 	s->backend = &s->first_backend;
 	ub_migration_init(&s->migration);
 	s->listen_fd = s->visitor_fd = s->store_fd = s->stats_fd = s->arena_fd = s->served_pidfd = -1;
@@ -864,7 +852,7 @@ int ub_server_main(void)
 		ub_loop_add(&s->loop, server_health.event_fd, server_health_changed, s);
 	if (err.code || ub_step("server-hello", &err))
 		server_fail(s, &err);
-	else if (ub_message_send_type(s->keeper_fd, UB_MSG_HELLO) < 0)
+	else if (ub_message_send_hello(s->keeper_fd) < 0)
 		return UB_EXIT_FAILED;
 	while (s->phase != SERVER_OVER)
 		server_wait(s);

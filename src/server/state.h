@@ -18,12 +18,14 @@ struct server {
 	int status;
 	int keeper_fd; /* always UB_SERVER_SOCKET_FD, also while nobody is at the other end */
 	bool has_keeper;
+	_Atomic unsigned keeper_version; /* of the messages: what is spoken with the keeper; any thread reads */
 	pid_t served_pid; /* a standby's: of the server before it; 0: this is the first one */
 	int served_pidfd; /* of that one, once the keeper has gone, or while its rings are held; -1: it is not watched */
 	struct ub_held_rings served_rings;
 	int listen_fd; /* server.sock; -1 until SERVE */
 	int visitor_fd; /* one verb at a time; -1: none */
 	bool visitor_greeted;
+	unsigned visitor_version;
 	int store_fd;
 	int stats_fd;
 	int arena_fd;

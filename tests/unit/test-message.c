@@ -45,7 +45,7 @@ static int pair_receive(struct pair *p)
 /* Sends any bytes and descriptors, as a peer might that is not ours. */
 static void send_raw(int sock, const void *bytes, size_t len, const int *fds, unsigned nr_fds)
 {
-	char control[CMSG_SPACE(8 * sizeof(int))] __attribute__((aligned(8))) = { 0 };
+	char control[CMSG_SPACE((UB_MESSAGE_MAX_FDS + 4) * sizeof(int))] __attribute__((aligned(8))) = { 0 };
 	struct iovec iov = { .iov_base = (void *)(uintptr_t)bytes, .iov_len = len };
 	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
 
@@ -74,7 +74,7 @@ static void a_message_arrives_as_it_was_sent(void **state)
 	assert_int_equal(ub_message_send(p->fds[0], &sent.header, NULL, 0, 0), 0);
 	assert_int_equal(pair_receive(p), 0);
 	assert_int_equal(got->header.type, UB_MSG_LIMITS);
-	assert_int_equal(got->header.version, UB_MESSAGE_VERSION);
+	assert_int_equal(got->header.frame, UB_MESSAGE_FRAME);
 	assert_memory_equal(got, &sent, sizeof(sent));
 	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
 		assert_int_equal(p->got[i], -1);
@@ -154,9 +154,9 @@ static void assert_refused_without_a_leak(struct pair *p, const void *bytes, siz
 					  unsigned nr_fds, int want)
 {
 	unsigned before = unit_nr_fds();
-	int fds[8];
+	int fds[UB_MESSAGE_MAX_FDS + 4];
 
-	for (unsigned i = 0; i < 8; i++)
+	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS + 4; i++)
 		fds[i] = p->fds[0];
 
 	send_raw(p->fds[0], bytes, len, fds, nr_fds);
@@ -166,14 +166,194 @@ static void assert_refused_without_a_leak(struct pair *p, const void *bytes, siz
 	assert_int_equal(unit_nr_fds(), before);
 }
 
-static void another_version_is_refused(void **state)
+static void another_frame_is_refused(void **state)
 {
-	struct ub_msg_header header = { UB_MSG_HELLO, UB_MESSAGE_VERSION + 1, sizeof(header) };
+	struct ub_msg_header header = { UB_MSG_HELLO, UB_MESSAGE_FRAME + 1, sizeof(header) };
 
 	assert_refused_without_a_leak(*state, &header, sizeof(header), 0, -EPROTO);
 	assert_refused_without_a_leak(*state, &header, sizeof(header), 2, -EPROTO);
-	header.version = 0;
+	header.frame = 0;
 	assert_refused_without_a_leak(*state, &header, sizeof(header), 1, -EPROTO);
+}
+
+/* ---- versions --------------------------------------------------------------------------------------------- */
+
+/* Sends a HELLO that is bytes long and says this version; what is to be spoken then. */
+static unsigned version_after_hello(struct pair *p, size_t bytes, uint32_t version)
+{
+	struct {
+		struct ub_msg_hello hello;
+		uint64_t more;
+	} msg = { .hello = { .header = { .type = UB_MSG_HELLO } }, .more = UINT64_MAX };
+
+	msg.hello.version = version;
+	msg.hello.header.len_bytes = (uint32_t)bytes;
+	memset(p->buf, 0xff, sizeof(p->buf));
+	assert_int_equal(ub_message_send(p->fds[0], &msg.hello.header, NULL, 0, 0), 0);
+	assert_int_equal(pair_receive(p), 0);
+	return ub_message_hello_version((const struct ub_msg_header *)p->buf);
+}
+
+static void the_lower_version_is_spoken(void **state)
+{
+	struct pair *p = *state;
+
+	assert_int_equal(ub_message_send_hello(p->fds[0]), 0);
+	assert_int_equal(pair_receive(p), 0);
+	assert_int_equal(ub_message_hello_version((const struct ub_msg_header *)p->buf), UB_MESSAGE_VERSION);
+	assert_int_equal(version_after_hello(p, sizeof(struct ub_msg_hello), UB_MESSAGE_VERSION + 1), UB_MESSAGE_VERSION);
+	assert_int_equal(version_after_hello(p, sizeof(struct ub_msg_hello) + 8, UINT32_MAX), UB_MESSAGE_VERSION);
+	assert_int_equal(version_after_hello(p, sizeof(struct ub_msg_hello), UB_MESSAGE_V3), UB_MESSAGE_V3);
+}
+
+static void whoever_says_no_version_speaks_3(void **state)
+{
+	struct pair *p = *state;
+
+	/* As programs of version 3 send it, whatever was in the buffer before. */
+	assert_int_equal(version_after_hello(p, UB_V3_BYTES_HELLO, 77), UB_MESSAGE_V3);
+	assert_int_equal(version_after_hello(p, sizeof(struct ub_msg_hello), 0), UB_MESSAGE_V3);
+	assert_int_equal(version_after_hello(p, sizeof(struct ub_msg_hello), 2), UB_MESSAGE_V3);
+}
+
+/* Of any kind: as if the text had been appended since version 3 had a SET without it. */
+static void a_message_that_grew_is_cut_for_version_3(void **state)
+{
+	struct ub_msg_text msg = { .header = { .type = UB_MSG_SET } };
+
+	(void)state;
+	msg.header.len_bytes = sizeof(msg);
+	ub_message_fit(&msg.header, UB_MESSAGE_VERSION, UB_V3_BYTES_SET);
+	assert_int_equal(msg.header.len_bytes, sizeof(msg));
+	ub_message_fit(&msg.header, UB_MESSAGE_V3, UB_V3_BYTES_SET);
+	assert_int_equal(msg.header.len_bytes, 32);
+	ub_message_fit(&msg.header, UB_MESSAGE_V3, UB_V3_BYTES_TEXT);
+	assert_int_equal(msg.header.len_bytes, 32);
+}
+
+static void what_a_short_message_lacks_is_zero(void **state)
+{
+	struct pair *p = *state;
+	struct ub_msg_resize msg = { .header = { .type = UB_MSG_RESIZE }, .id = 7 };
+	const char *behind = (const char *)p->buf + offsetof(struct ub_msg_resize, flags);
+
+	msg.header.len_bytes = offsetof(struct ub_msg_resize, flags);
+	memset(p->buf, 0xff, sizeof(p->buf));
+	assert_int_equal(ub_message_send(p->fds[0], &msg.header, NULL, 0, 0), 0);
+	assert_int_equal(pair_receive(p), 0);
+	assert_int_equal(((const struct ub_msg_resize *)p->buf)->id, 7);
+	for (unsigned i = 0; i < UB_MESSAGE_ROOM_BYTES; i++)
+		assert_int_equal(behind[i], 0);
+	assert_int_equal((unsigned char)behind[UB_MESSAGE_ROOM_BYTES], 0xff);
+}
+
+static void what_is_behind_a_long_message_is_ignored(void **state)
+{
+	struct pair *p = *state;
+	struct {
+		struct ub_msg_link link;
+		uint64_t more[4];
+	} msg = { .link = { .header = { .type = UB_MSG_LINK }, .id = 9 }, .more = { 1, 2, 3, 4 } };
+
+	msg.link.header.len_bytes = sizeof(msg);
+	assert_int_equal(ub_message_send(p->fds[0], &msg.link.header, NULL, 0, 0), 0);
+	assert_int_equal(pair_receive(p), 0);
+	assert_int_equal(((const struct ub_msg_link *)p->buf)->id, 9);
+	assert_int_equal(((const struct ub_msg_header *)p->buf)->len_bytes, sizeof(msg));
+}
+
+static void zeroes_end_where_the_room_does(void **state)
+{
+	struct pair *p = *state;
+	static uint64_t big[UB_MESSAGE_MAX_BYTES / 8 - 1];
+	struct ub_msg_header *header = (void *)big;
+
+	header->type = UB_MSG_SERVE;
+	header->len_bytes = sizeof(big);
+	memset(p->got, 0x5a, sizeof(p->got)); /* they lie behind the buffer */
+	p->buf[UB_MESSAGE_MAX_BYTES / 8 - 1] = UINT64_MAX;
+	assert_int_equal(ub_message_send(p->fds[0], header, NULL, 0, 0), 0);
+	assert_int_equal(pair_receive(p), 0);
+	assert_int_equal(p->buf[UB_MESSAGE_MAX_BYTES / 8 - 1], 0);
+	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
+		assert_int_equal(p->got[i], -1);
+}
+
+static void strings_are_found_by_their_number(void **state)
+{
+	struct {
+		struct ub_msg_header header;
+		char strings[16];
+	} msg = { .strings = "one\0\0three" };
+	const size_t at = sizeof(msg.header);
+
+	(void)state;
+	msg.header.len_bytes = sizeof(msg.header) + sizeof("one\0\0three");
+	assert_string_equal(ub_message_string(&msg.header, at, 0), "one");
+	assert_string_equal(ub_message_string(&msg.header, at, 1), "");
+	assert_string_equal(ub_message_string(&msg.header, at, 2), "three");
+	assert_null(ub_message_string(&msg.header, at, 3));
+	assert_null(ub_message_string(&msg.header, at, 1000));
+	msg.header.len_bytes--; /* the last one has no end */
+	assert_string_equal(ub_message_string(&msg.header, at, 1), "");
+	assert_null(ub_message_string(&msg.header, at, 2));
+	msg.header.len_bytes = sizeof(msg.header);
+	assert_null(ub_message_string(&msg.header, at, 0));
+	assert_null(ub_message_string(&msg.header, at + 4, 0)); /* shorter than its fixed part */
+}
+
+static void version_3_gets_the_descriptors_that_it_knows(void **state)
+{
+	const int all[6] = { -1, 11, -1, 13, 14, 15 };
+	int packed[UB_MESSAGE_MAX_FDS];
+	uint32_t mask;
+
+	(void)state;
+	assert_int_equal(ub_message_pack_fds(all, 6, UB_MESSAGE_V3, packed, &mask), 2);
+	assert_int_equal(mask, 1U << 1 | 1U << 3);
+	assert_int_equal(packed[0], 11);
+	assert_int_equal(packed[1], 13);
+	assert_int_equal(ub_message_pack_fds(all, 6, UB_MESSAGE_VERSION, packed, &mask), 4);
+	assert_int_equal(mask, 1U << 1 | 1U << 3 | 1U << 4 | 1U << 5);
+	assert_int_equal(packed[3], 15);
+}
+
+static void eight_descriptors_travel_by_name(void **state)
+{
+	struct pair *p = *state;
+	struct ub_msg_header header = { .type = UB_MSG_CONFIG, .len_bytes = sizeof(header) };
+	int all[UB_MESSAGE_MAX_FDS], packed[UB_MESSAGE_MAX_FDS];
+	unsigned before = unit_nr_fds(), nr;
+	struct stat want, got;
+	uint32_t mask;
+
+	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
+		all[i] = memfd_create("named", MFD_CLOEXEC);
+	nr = ub_message_pack_fds(all, UB_MESSAGE_MAX_FDS, UB_MESSAGE_VERSION, packed, &mask);
+	assert_int_equal(nr, 8);
+	assert_int_equal(ub_message_send(p->fds[0], &header, packed, nr, 0), 0);
+	assert_int_equal(pair_receive(p), 0);
+	ub_message_unpack_fds(p->got, mask & ~(1U << 2)); /* one that the reader does not know */
+	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
+		assert_int_equal(p->got[i] >= 0, i != 2);
+	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++) {
+		close(all[i]);
+		if (p->got[i] >= 0)
+			close(p->got[i]);
+	}
+	/* Without its end, the one before is found by its name. */
+	all[0] = all[1] = -1;
+	all[2] = memfd_create("named", MFD_CLOEXEC);
+	nr = ub_message_pack_fds(all, 3, UB_MESSAGE_VERSION, packed, &mask);
+	assert_int_equal(ub_message_send(p->fds[0], &header, packed, nr, 0), 0);
+	assert_int_equal(pair_receive(p), 0);
+	ub_message_unpack_fds(p->got, mask);
+	assert_int_equal(fstat(all[2], &want), 0);
+	assert_int_equal(fstat(p->got[2], &got), 0);
+	assert_int_equal(got.st_ino, want.st_ino);
+	close(all[2]);
+	close(p->got[2]);
+	assert_int_equal(unit_nr_fds(), before);
 }
 
 static void a_wrong_length_is_refused(void **state)
@@ -181,7 +361,7 @@ static void a_wrong_length_is_refused(void **state)
 	struct {
 		struct ub_msg_header header;
 		char more[8];
-	} msg = { .header = { UB_MSG_HELLO, UB_MESSAGE_VERSION, sizeof(msg) } };
+	} msg = { .header = { UB_MSG_HELLO, UB_MESSAGE_FRAME, sizeof(msg) } };
 
 	/* Cut short, with more than it says, and shorter than a header. */
 	assert_refused_without_a_leak(*state, &msg, sizeof(msg) - 1, 0, -EPROTO);
@@ -197,7 +377,7 @@ static void a_truncated_message_is_refused(void **state)
 	static char big[UB_MESSAGE_MAX_BYTES + 8];
 	struct ub_msg_header *header = (void *)big;
 
-	*header = (struct ub_msg_header){ UB_MSG_SERVE, UB_MESSAGE_VERSION, sizeof(big) };
+	*header = (struct ub_msg_header){ UB_MSG_SERVE, UB_MESSAGE_FRAME, sizeof(big) };
 	assert_refused_without_a_leak(*state, big, sizeof(big), 0, -EPROTO);
 	/* Even when what is left of it looks whole. */
 	header->len_bytes = UB_MESSAGE_MAX_BYTES;
@@ -206,7 +386,7 @@ static void a_truncated_message_is_refused(void **state)
 
 static void too_many_descriptors_are_refused(void **state)
 {
-	struct ub_msg_header header = { UB_MSG_HELLO, UB_MESSAGE_VERSION, sizeof(header) };
+	struct ub_msg_header header = { UB_MSG_HELLO, UB_MESSAGE_FRAME, sizeof(header) };
 
 	assert_refused_without_a_leak(*state, &header, sizeof(header), UB_MESSAGE_MAX_FDS + 1, -EPROTO);
 	assert_refused_without_a_leak(*state, &header, sizeof(header), UB_MESSAGE_MAX_FDS + 4, -EPROTO);
@@ -280,7 +460,16 @@ int main(void)
 		PAIR_TEST(the_largest_message_passes),
 		PAIR_TEST(oversize_is_refused_by_the_sender),
 		PAIR_TEST(descriptors_travel_and_are_closed_on_exec),
-		PAIR_TEST(another_version_is_refused),
+		PAIR_TEST(another_frame_is_refused),
+		PAIR_TEST(the_lower_version_is_spoken),
+		PAIR_TEST(whoever_says_no_version_speaks_3),
+		PAIR_TEST(a_message_that_grew_is_cut_for_version_3),
+		PAIR_TEST(what_a_short_message_lacks_is_zero),
+		PAIR_TEST(what_is_behind_a_long_message_is_ignored),
+		PAIR_TEST(zeroes_end_where_the_room_does),
+		PAIR_TEST(strings_are_found_by_their_number),
+		PAIR_TEST(version_3_gets_the_descriptors_that_it_knows),
+		PAIR_TEST(eight_descriptors_travel_by_name),
 		PAIR_TEST(a_wrong_length_is_refused),
 		PAIR_TEST(a_truncated_message_is_refused),
 		PAIR_TEST(too_many_descriptors_are_refused),
