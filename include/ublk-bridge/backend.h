@@ -19,6 +19,7 @@
 #include "io.h"
 
 struct ub_err;
+struct ub_ledger;
 struct ub_backend_stats;
 struct ub_backend_queue_stats;
 
@@ -56,6 +57,7 @@ enum {
 	UB_SET_OUTAGE_LIMIT = 1 << 0,
 	UB_SET_STALL_TIMEOUT = 1 << 1,
 	UB_SET_LOG_LEVEL = 1 << 2, /* the server's own: no back end sees it */
+	UB_SET_FENCE_TIMEOUT = 1 << 3, /* not of a server that speaks version 3 of the messages */
 };
 
 struct ub_settings {
@@ -63,6 +65,7 @@ struct ub_settings {
 	uint32_t log_level;
 	uint64_t outage_limit_ms; /* UINT64_MAX: none */
 	uint64_t stall_timeout_ms;
+	uint64_t fence_timeout_ms; /* 0: nothing waits for what was sent on a lost connection */
 };
 
 enum {
@@ -99,6 +102,13 @@ struct ub_backend {
 	_Atomic bool is_destination; /* of a migration: opened with late_ms, and not promoted yet */
 	_Atomic int health;	     /* what it reported last while it was one */
 	struct ub_backend_stats *stats; /* stats.h: set, and zeroed, before the first queue_init() */
+	/*
+	 * ledger.h: set before the first queue_init(), too, and it stays the same side until close(): which of the two is
+	 * the device's changes with a migration, as it does for stats. NULL: what is sent need not be remembered (unit
+	 * tests).
+	 */
+	struct ub_ledger *ledger;
+	unsigned ledger_side;
 };
 
 /* A back end's part on one queue. */
@@ -184,6 +194,11 @@ struct ub_backend_ops {
 	 */
 	bool (*has_settled)(struct ub_backend *be);
 	/*
+	 * Any thread, between open() and close(): somebody knows that what was sent on connections which were given up
+	 * until this event (ub_ledger_side.events) can be executed no more. May be NULL.
+	 */
+	void (*fenced)(struct ub_backend *be, uint64_t event);
+	/*
 	 * A destination's. Any thread: counts whenever a server may have died, before anything is sent to the next one. What that
 	 * one had not flushed may be lost. May be NULL: nothing is ever lost.
 	 */
@@ -230,6 +245,12 @@ void ub_backend_report(struct ub_backend *be, enum ub_health health, const char 
 
 /* What stands behind the device has become larger than it. Any thread, never blocks. */
 void ub_backend_report_grown(struct ub_backend *be);
+
+/*
+ * A connection was given up, and what it had in hand may still be executed: newer changes may have to wait (ledger.h).
+ * The keeper wants to know. Any thread, never blocks.
+ */
+void ub_backend_report_ranges(struct ub_backend *be);
 
 /*
  * A connection whose other end may go on executing what was sent to it when this process is no more: whoever makes the

@@ -33,6 +33,9 @@
  *        │── SET ─────────────────────────►│  changes what can be changed
  *        │ ◄────────────────── SET ────────│  done, or why not; in the order of the SETs
  *        │── YIELD ───────────────────────►│  finishes what it has, and ends: the standby goes on
+ *        │ ◄────────────── YIELDED ────────│  that takes too long: it serves on as before
+ *        │ ◄────────────── RANGES ─────────│  a connection was lost, and newer changes may have to wait for what it had in hand
+ *        │── FENCED ──────────────────────►│  somebody knows that what was sent until then can be executed no more
  *        │── RESIZE ──────────────────────►│  gets another size: before the kernel's when it grows, after it when it shrinks
  *        │ ◄─────────────── RESIZED ───────│  I/O comes up to the new end, and no more is in flight behind it; or why not
  *        │ ◄──────────────── GROWN ────────│  the export is larger than the device
@@ -53,8 +56,8 @@
  * When the driver has aborted every tag (a STOP by whomever), the server ends with status 0.
  *
  * On server.sock a server takes, after a HELLO from each side: CANCEL and HEALTH from a verb, each answered with a
- * message of its own type; ADOPT from a keeper, while it has none, answered with ADOPTED: this connection is the
- * keeper's from then on. A standby that has lost its keeper listens there once the server before it is dead.
+ * message of its own type; ADOPT from a keeper, while it has none, answered with ADOPTED, and as many LINKs as that says:
+ * this connection is the keeper's from then on. A standby that has lost its keeper listens there once the server before it is dead.
  */
 #ifndef UBLK_BRIDGE_MESSAGE_H
 #define UBLK_BRIDGE_MESSAGE_H
@@ -101,6 +104,10 @@ enum ub_message_type {
 	UB_MSG_MIGRATION, /* the server's: a migration has come to another phase */
 	UB_MSG_MIGRATE_CONTROL,
 	UB_MSG_HOLD, /* to a standby that is ready: the rings of the server before it, until that is gone */
+	/* What follows is of version 4: whoever speaks 3 is not told. */
+	UB_MSG_FENCED,
+	UB_MSG_RANGES,
+	UB_MSG_YIELDED, /* a YIELD was refused */
 };
 
 struct ub_msg_header {
@@ -137,8 +144,8 @@ struct ub_msg_limits {
 	char identity[]; /* strings: what a standby needs to know of what was opened, extras */
 };
 
-/* The descriptors of SERVE and ADOPTED, in this order. */
-enum ub_serve_fd { UB_FD_STATS, UB_FD_LISTEN, UB_FD_ARENA, UB_FD_STORE, UB_NR_SERVE_FDS };
+/* The descriptors of SERVE and ADOPTED, in this order. LEDGER: not of version 3. */
+enum ub_serve_fd { UB_FD_STATS, UB_FD_LISTEN, UB_FD_ARENA, UB_FD_STORE, UB_FD_LEDGER, UB_NR_SERVE_FDS };
 _Static_assert(UB_NR_SERVE_FDS <= UB_MESSAGE_MAX_FDS, "as many as a message carries");
 
 enum {
@@ -177,11 +184,37 @@ struct ub_msg_adopted {
 	int32_t pid; /* the server's */
 	uint32_t reserved; /* 0 */
 	uint32_t has_fd; /* as in SERVE */
+	uint32_t nr_links; /* so many LINKs follow at once: the connections that there are. Not of version 3 */
+	uint32_t reserved4; /* 0 */
+};
+
+/* To a server that is to make place for its standby. Version 3 has no tail, and behaves as with zeroes. */
+struct ub_msg_yield {
+	struct ub_msg_header header;
+	uint32_t wait_ms; /* for what it has in hand; 0: as long as the server sees fit */
+	uint32_t flags;	  /* 0 */
+};
+
+/* What it has in hand takes longer than that: nothing was cut, and the device is served as before. */
+struct ub_msg_yielded {
+	struct ub_msg_header header;
+	uint32_t code; /* an errno */
+	uint32_t reserved; /* 0 */
+	uint64_t age_ms; /* of the oldest request; 0: not known */
+	char text[512]; /* why */
+};
+
+/* The word of somebody who knows: ranges (ledger.h) whose event is not above this one are over. */
+struct ub_msg_fenced {
+	struct ub_msg_header header;
+	uint32_t sides; /* a bit for each of the ledger's */
+	uint32_t reserved; /* 0 */
+	uint64_t event;
 };
 
 struct ub_msg_set {
 	struct ub_msg_header header;
-	struct ub_settings settings;
+	struct ub_settings settings; /* in version 3 without fence_timeout_ms */
 };
 
 struct ub_msg_resize {
@@ -331,14 +364,14 @@ const char *ub_message_string(const struct ub_msg_header *header, size_t offset,
  */
 int ub_message_receive(int sock, void *buf, int fds[UB_MESSAGE_MAX_FDS], int flags);
 
-/* What is longer by now is left out, and has its own assertion where that begins. */
+/* Of what has grown, where that begins. */
 _Static_assert(sizeof(struct ub_msg_header) == UB_V3_BYTES_HELLO, "as in version 3");
 _Static_assert(sizeof(struct ub_msg_config) == UB_V3_BYTES_CONFIG, "as in version 3");
 _Static_assert(sizeof(struct ub_msg_limits) == UB_V3_BYTES_LIMITS, "as in version 3");
 _Static_assert(sizeof(struct ub_msg_serve) == UB_V3_BYTES_SERVE, "as in version 3");
 _Static_assert(sizeof(struct ub_msg_link) == UB_V3_BYTES_LINK, "as in version 3");
-_Static_assert(sizeof(struct ub_msg_adopted) == UB_V3_BYTES_ADOPTED, "as in version 3");
-_Static_assert(sizeof(struct ub_msg_set) == UB_V3_BYTES_SET, "as in version 3");
+_Static_assert(offsetof(struct ub_msg_adopted, nr_links) == UB_V3_BYTES_ADOPTED, "as in version 3");
+_Static_assert(offsetof(struct ub_msg_set, settings.fence_timeout_ms) == UB_V3_BYTES_SET, "as in version 3");
 _Static_assert(sizeof(struct ub_msg_resize) == UB_V3_BYTES_RESIZE, "as in version 3");
 _Static_assert(sizeof(struct ub_msg_resized) == UB_V3_BYTES_RESIZED, "as in version 3");
 _Static_assert(sizeof(struct ub_msg_migrate) == UB_V3_BYTES_MIGRATE, "as in version 3");

@@ -13,6 +13,7 @@
 
 static void (*registry_report)(enum ub_health health, const char *why);
 static void (*registry_report_grown)(void);
+static void (*registry_report_ranges)(void);
 static _Atomic int registry_health; /* one root back end a process: of that one */
 
 const struct ub_backend_ops *ub_backend_find(const char *name, struct ub_err *err)
@@ -85,4 +86,17 @@ void ub_backend_report_grown(struct ub_backend *be)
 {
 	if (registry_report_grown && !be->is_destination)
 		registry_report_grown();
+}
+
+void ub_backend_set_ranges_reporter(void (*report)(void))
+{
+	registry_report_ranges = report;
+}
+
+/* Of a migration's destination, too: they are the device's once it has moved, and begin before that. */
+void ub_backend_report_ranges(struct ub_backend *be)
+{
+	(void)be;
+	if (registry_report_ranges)
+		registry_report_ranges();
 }

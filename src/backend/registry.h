@@ -27,5 +27,6 @@ void ub_backend_close(struct ub_backend *be); /* also of a zeroed one */
 /* Where reports go: the server sets it before a back end is open. */
 void ub_backend_set_reporter(void (*report)(enum ub_health health, const char *why));
 void ub_backend_set_grown_reporter(void (*report)(void));
+void ub_backend_set_ranges_reporter(void (*report)(void));
 
 #endif

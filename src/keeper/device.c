@@ -283,7 +283,8 @@ int ub_keeper_send_serve(struct ub_keeper *k, struct ub_server *server, struct u
 {
 	struct ub_msg_serve *msg = (struct ub_msg_serve *)calloc(1, UB_MESSAGE_MAX_BYTES);
 	const int all[UB_NR_SERVE_FDS] = { [UB_FD_STATS] = k->stats_fd, [UB_FD_LISTEN] = k->rundir.listen_fd,
-					   [UB_FD_ARENA] = k->arena_fd, [UB_FD_STORE] = -1 };
+					   [UB_FD_ARENA] = k->arena_fd, [UB_FD_STORE] = -1,
+					   [UB_FD_LEDGER] = -1 };
 	cleanup_free void *free_msg = msg;
 	int packed[UB_MESSAGE_MAX_FDS], ret;
 	unsigned nr;

@@ -37,6 +37,7 @@ struct ub_server {
 	struct ub_err err; /* what it gave up with */
 	enum ub_standby_stage stage;
 	struct ub_held_rings rings; /* its queues', on Linux 6.12 */
+	struct ub_msg_yielded yielded; /* to a YIELD; len_bytes 0: it has not refused one */
 	struct ub_log_limit log;
 	uint64_t began_ms;
 };
@@ -118,6 +119,7 @@ struct ub_keeper {
 	int arena_fd; /* the tag buffers, of whichever server; -1: each has its own */
 	struct ub_recovery recovery;
 	struct ub_stats_page *stats;
+	bool has_new_ranges; /* the server has said so (RANGES); whoever looks at the ledger clears it */
 	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)];
 };
 

@@ -85,9 +85,13 @@ int ub_verb_set(struct ub_keeper *k, struct ub_control_caller caller, const json
 		return ret;
 	if (!k->was_live || k->server->gone || k->server->fd < 0)
 		return ub_err_set(err, EAGAIN, "the device is not live: try again");
+	if ((msg.settings.which & UB_SET_FENCE_TIMEOUT) && k->server->version <= UB_MESSAGE_V3)
+		return ub_err_set(err, EOPNOTSUPP,
+				  "fence_timeout_ms: the device's server is of a version that cannot change it: upgrade the device");
 	/* Callers that have gone without their answers count until the server has given them. */
 	if (ks->nr_asked == UB_CONTROL_MAX_CLIENTS)
 		return ub_err_set(err, EBUSY, "the server has %u settings to answer: try again", ks->nr_asked);
+	ub_message_fit(&msg.header, k->server->version, UB_V3_BYTES_SET);
 	ret = ub_message_send(k->server->fd, &msg.header, NULL, 0, MSG_DONTWAIT);
 	if (ret)
 		return ub_err_errno(err, -ret, "the server cannot be told");

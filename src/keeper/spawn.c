@@ -67,6 +67,14 @@ static void server_take_limits(struct ub_keeper *k, struct ub_msg_limits *msg)
 	k->identity = strdup(identity);
 }
 
+static void server_take_yielded(struct ub_server *server, const struct ub_msg_yielded *msg)
+{
+	if (msg->header.len_bytes < sizeof(*msg))
+		return;
+	server->yielded = *msg;
+	server->yielded.text[sizeof(server->yielded.text) - 1] = '\0';
+}
+
 void ub_keeper_hold_rings(struct ub_server *server)
 {
 	const struct ub_keeper *k = server->keeper;
@@ -109,6 +117,12 @@ static void server_take_message(struct ub_server *server, struct ub_msg_header *
 	case UB_MSG_GROWN:
 		if (server == k->server)
 			ub_resize_export_grown(k);
+		break;
+	case UB_MSG_RANGES:
+		k->has_new_ranges |= server == k->server;
+		break;
+	case UB_MSG_YIELDED:
+		server_take_yielded(server, (struct ub_msg_yielded *)header);
 		break;
 	default:
 		if (header->type == UB_MSG_HELLO)

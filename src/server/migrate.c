@@ -214,11 +214,20 @@ static bool move_has_left(struct server *s, void *arg)
 	return ub_device_has_left(&s->device, arg);
 }
 
+/* Whoever has the side. */
+static void move_pass_on_fenced(struct ub_server_migration *m, struct ub_backend *be)
+{
+	uint64_t event = atomic_exchange(&m->fenced_event, 0);
+
+	if (event && be && be->ops && be->ops->fenced)
+		be->ops->fenced(be, event);
+}
+
 static bool move_has_settled(struct server *s, void *arg)
 {
 	struct ub_backend *be = arg;
 
-	(void)s;
+	move_pass_on_fenced(&s->migration, be);
 	return !be->ops->has_settled || be->ops->has_settled(be);
 }
 
@@ -331,6 +340,7 @@ static void move_closed(struct server *s)
 	if (m->leaving != &s->first_backend)
 		free(m->leaving);
 	m->leaving = m->dest = NULL;
+	atomic_store(&m->fenced_event, 0);
 	m->source_bqs = m->dest_bqs = m->leaving_bqs = NULL;
 	move_close_fds(m);
 	free(m->options);
@@ -397,6 +407,7 @@ static void move_opened(struct server *s)
 		move_fail(s);
 		return;
 	}
+	move_pass_on_fenced(m, m->dest);
 	m->stage = UB_MOVE_OPEN;
 	move_tell(s, UB_MIGRATION_READY, NULL, 0);
 }
@@ -869,6 +880,18 @@ int ub_migration_control(struct server *s, const struct ub_msg_migrate_control *
 	}
 	ub_migration_step(s);
 	return 0;
+}
+
+void ub_migration_fenced(struct server *s, const struct ub_msg_fenced *msg)
+{
+	struct ub_server_migration *m = &s->migration;
+
+	if (m->stage == UB_MOVE_NONE || !(msg->sides & 1U << !s->backend->ledger_side))
+		return;
+	atomic_store(&m->fenced_event, msg->event);
+	/* Else the thread has the side, and looks; or has opened it soon. */
+	if (!m->has_thread)
+		move_pass_on_fenced(m, m->leaving ? m->leaving : m->dest);
 }
 
 void ub_migration_abandon(struct server *s)

@@ -59,6 +59,7 @@ struct ub_server_migration {
 	bool has_thread;
 	_Atomic bool thread_is_done;
 	_Atomic bool must_hurry; /* the process ends */
+	_Atomic uint64_t fenced_event; /* for the side that is not the device's, until somebody has told it; 0: none */
 	int thread_result;
 	struct ub_backend *dest;
 	struct ub_backend *leaving; /* of the two sides the one that is closed */
@@ -77,6 +78,9 @@ void ub_migration_init(struct ub_server_migration *m);
 /* MIGRATE and MIGRATE_CONTROL. 0 or -errno with *err: the message was none; whatever else fails is told by MIGRATION. */
 int ub_migration_begin(struct server *s, struct ub_msg_migrate *msg, int fds[], struct ub_err *err);
 int ub_migration_control(struct server *s, const struct ub_msg_migrate_control *msg, struct ub_err *err);
+
+/* FENCED, for the side that is not the device's, if it is open. */
+void ub_migration_fenced(struct server *s, const struct ub_msg_fenced *msg);
 
 /* Something has happened: the device's event, or the time that ub_migration_wait_ms() named is over. */
 void ub_migration_step(struct server *s);

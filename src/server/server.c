@@ -48,6 +48,7 @@
 
 static int server_log_fd = -1;
 static struct ub_stats_page *_Atomic server_stats; /* once it is mapped */
+static struct server *_Atomic server_self; /* for the back end's threads */
 
 /* The log's sink: a datagram that is never waited for. Any thread. */
 static bool server_log(enum ub_log_level level, const char *line)
@@ -118,6 +119,15 @@ static void server_tell_grown(void)
 	struct ub_msg_header header = { .type = UB_MSG_GROWN, .len_bytes = sizeof(header) };
 
 	ub_message_send(UB_SERVER_SOCKET_FD, &header, NULL, 0, MSG_DONTWAIT);
+}
+
+/* Any thread. A keeper that has no room for it looks again by itself. */
+static void server_tell_ranges(void)
+{
+	struct ub_msg_header header = { .type = UB_MSG_RANGES, .len_bytes = sizeof(header) };
+
+	if (atomic_load(&server_self->keeper_version) > UB_MESSAGE_V3)
+		ub_message_send(UB_SERVER_SOCKET_FD, &header, NULL, 0, MSG_DONTWAIT);
 }
 
 static void server_fail(struct server *s, const struct ub_err *err)
@@ -554,6 +564,17 @@ static int server_set(struct server *s, const struct ub_msg_set *msg, struct ub_
 	return 0;
 }
 
+/* For whichever back end is of that side, a migration's other one included. */
+static int server_fenced(struct server *s, const struct ub_msg_fenced *msg, struct ub_err *err)
+{
+	if (msg->header.len_bytes < sizeof(*msg))
+		return ub_err_set(err, EPROTO, "an unexpected FENCED message");
+	if (s->backend->ops && s->backend->ops->fenced && (msg->sides & 1U << s->backend->ledger_side))
+		s->backend->ops->fenced(s->backend, msg->event);
+	ub_migration_fenced(s, msg);
+	return 0;
+}
+
 /* All I/O fails from now on. */
 static void server_cancel(struct server *s)
 {
@@ -595,6 +616,8 @@ static int server_handle(struct server *s, struct ub_msg_header *header, int fds
 		s->yield_deadline_ms = ub_now_ms() + SERVER_YIELD_MS;
 		ub_device_yield(&s->device);
 		return 0;
+	case UB_MSG_FENCED:
+		return server_fenced(s, (struct ub_msg_fenced *)header, err);
 	case UB_MSG_RESIZE:
 		return server_resize(s, (struct ub_msg_resize *)header, err);
 	case UB_MSG_CANCEL:
@@ -683,7 +706,8 @@ static int server_adopt(struct server *s)
 {
 	struct ub_msg_adopted msg = { .header = { .type = UB_MSG_ADOPTED, .len_bytes = sizeof(msg) } };
 	const int all[UB_NR_SERVE_FDS] = { [UB_FD_STATS] = s->stats_fd, [UB_FD_LISTEN] = s->listen_fd,
-					   [UB_FD_ARENA] = s->arena_fd, [UB_FD_STORE] = s->store_fd };
+					   [UB_FD_ARENA] = s->arena_fd, [UB_FD_STORE] = s->store_fd,
+					   [UB_FD_LEDGER] = -1 };
 	int packed[UB_MESSAGE_MAX_FDS];
 	unsigned nr;
 
@@ -699,6 +723,7 @@ static int server_adopt(struct server *s)
 	atomic_store(&s->keeper_version, s->visitor_version);
 	server_visitor_leaves(s);
 	nr = ub_message_pack_fds(all, UB_NR_SERVE_FDS, s->visitor_version, packed, &msg.has_fd);
+	ub_message_fit(&msg.header, s->visitor_version, UB_V3_BYTES_ADOPTED);
 	if (ub_message_send(s->keeper_fd, &msg.header, packed, nr, MSG_DONTWAIT) < 0)
 		return 0; /* it has gone already, and the loop will find that out */
 	s->has_keeper = true;
@@ -830,6 +855,7 @@ int ub_server_main(void)
 	struct server *s = &server;
 	struct ub_err err = { 0 };
 
+	server_self = s;
 	s->keeper_fd = UB_SERVER_SOCKET_FD;
 	s->has_keeper = true;
 	s->keeper_version = UB_MESSAGE_VERSION; /* it has executed its own binary */
@@ -840,6 +866,7 @@ int ub_server_main(void)
 	ub_log_to_sink(server_log);
 	ub_backend_set_reporter(server_report);
 	ub_backend_set_grown_reporter(server_tell_grown);
+	ub_backend_set_ranges_reporter(server_tell_ranges);
 	ub_sockets_set_listener(server_tell_socket);
 	ub_loop_init(&s->loop);
 	server_health.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

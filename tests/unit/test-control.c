@@ -51,6 +51,7 @@ static int keeper_setup(void **state)
 	ub_loop_init(&keeper.loop);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
 	keeper.server->fd = pair[0];
+	keeper.server->version = UB_MESSAGE_VERSION;
 	server_fd = pair[1];
 	address.sun_family = AF_UNIX;
 	snprintf(address.sun_path, sizeof(address.sun_path), "%.70s/ub-control-%d.sock", tmp && *tmp ? tmp : "/tmp",
@@ -455,6 +456,25 @@ static void set_is_answered_by_the_server(void **state)
 	pump();
 }
 
+/* It knows exactly so much of a SET. */
+static void a_server_of_version_3_gets_what_it_knows(void **state)
+{
+	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)];
+	const struct ub_msg_set *msg = (const struct ub_msg_set *)inbox;
+	int fd = client_new(), fds[UB_MESSAGE_MAX_FDS];
+
+	(void)state;
+	keeper.server->version = UB_MESSAGE_V3;
+	client_say(fd, SET("\"outage_limit_ms\":1500"));
+	assert_int_equal(ub_message_receive(server_fd, inbox, fds, MSG_DONTWAIT), 0);
+	assert_int_equal(msg->header.len_bytes, 32);
+	assert_int_equal(msg->settings.outage_limit_ms, 1500);
+	server_answers(0, "");
+	assert_ok(fd);
+	close(fd);
+	pump();
+}
+
 static void what_cannot_be_set_does_not_come_to_the_server(void **state)
 {
 	static const struct {
@@ -814,6 +834,7 @@ int main(void)
 		CONTROL_TEST(silent_clients_make_room),
 		CONTROL_TEST(one_that_never_reads_is_let_go),
 		CONTROL_TEST(set_is_answered_by_the_server),
+		CONTROL_TEST(a_server_of_version_3_gets_what_it_knows),
 		CONTROL_TEST(what_cannot_be_set_does_not_come_to_the_server),
 		CONTROL_TEST(what_is_no_size_is_refused_and_one_size_is_asked_for_at_a_time),
 		CONTROL_TEST(only_a_device_that_shall_follow_follows_its_export),
