@@ -542,7 +542,9 @@ static int server_apply(struct server *s, const struct ub_settings *settings, st
 	of_backend.which &= ~(uint32_t)UB_SET_LOG_LEVEL;
 	if (of_backend.which && !ops->set)
 		return ub_err_set(err, EOPNOTSUPP, "a device of %s has no %s", ops->name,
-				  of_backend.which & UB_SET_OUTAGE_LIMIT ? "outage-limit" : "stall-timeout");
+				  of_backend.which & UB_SET_OUTAGE_LIMIT  ? "outage-limit" :
+				  of_backend.which & UB_SET_STALL_TIMEOUT ? "stall-timeout" :
+									    "fence-timeout");
 	if (of_backend.which)
 		ret = ops->set(s->backend, &of_backend, err);
 	if (ret == 0 && (settings->which & UB_SET_LOG_LEVEL))
