@@ -106,6 +106,25 @@ static int adopt_map_stats(struct ub_keeper *k, struct ub_err *err)
 	return 0;
 }
 
+/* A server of a version that has none leaves no record of what it sends. */
+static int adopt_ledger(struct ub_keeper *k, struct ub_adoption *a, struct ub_err *err)
+{
+	int ret;
+
+	if (a->fds[UB_FD_LEDGER] < 0) {
+		ret = ub_keeper_make_ledger(k, err);
+		if (ret == 0)
+			atomic_store(&k->ledger->is_blind, 1);
+		return ret;
+	}
+	k->ledger_fd = ub_steal_fd(&a->fds[UB_FD_LEDGER]);
+	ret = ub_keeper_map_ledger(k, err);
+	if (ret == 0 && ub_ledger_check(k->ledger, k->ledger_bytes, k->info.nr_hw_queues,
+					(unsigned)k->info.queue_depth + UB_INTERNAL_SLOTS) < 0)
+		ret = ub_err_set(err, EPROTO, "the server's ledger is of a version that this one cannot use");
+	return ret;
+}
+
 /* Its connections were the dead keeper's to hold. */
 static void adopt_note_dead_server(struct ub_keeper *k, const struct ub_state *state)
 {
@@ -132,6 +151,8 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 		ub_keeper_hold_rings(server);
 	if (ret == 0)
 		ret = adopt_map_stats(k, err);
+	if (ret == 0)
+		ret = adopt_ledger(k, a, err);
 	if (ret)
 		return ret;
 	if (a->state == UB_ADOPTED_STANDBY) {
@@ -174,6 +195,9 @@ static int adopt_from_state(struct ub_keeper *k, const struct ub_state *state, s
 	ret = ub_rundir_listen_server(&k->rundir, err);
 	if (ret == 0)
 		ret = ub_keeper_make_shared(k, err);
+	if (ret)
+		return ret;
+	atomic_store(&k->ledger->is_blind, 1); /* the one that there was went with the last who held it */
 	adopt_note_dead_server(k, state);
 	return ret;
 }

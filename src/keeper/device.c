@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -169,6 +170,41 @@ static int keeper_make_stats(struct ub_keeper *k, struct ub_err *err)
 	return 0;
 }
 
+static unsigned keeper_nr_slots(const struct ub_keeper *k)
+{
+	return (unsigned)k->info.queue_depth + UB_INTERNAL_SLOTS;
+}
+
+int ub_keeper_map_ledger(struct ub_keeper *k, struct ub_err *err)
+{
+	struct stat st;
+	void *page;
+
+	if (fstat(k->ledger_fd, &st) < 0)
+		return ub_err_errno(err, errno, "the ledger");
+	page = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, k->ledger_fd, 0);
+	if (page == MAP_FAILED)
+		return ub_err_errno(err, errno, "the ledger");
+	k->ledger = page;
+	k->ledger_bytes = (size_t)st.st_size;
+	return 0;
+}
+
+int ub_keeper_make_ledger(struct ub_keeper *k, struct ub_err *err)
+{
+	size_t len = ub_ledger_bytes(k->info.nr_hw_queues, keeper_nr_slots(k));
+	int ret;
+
+	k->ledger_fd = memfd_create("ublk-bridge-ledger", MFD_CLOEXEC);
+	/* As with the statistics: whoever is to send something writes here first, and never waits for memory. */
+	if (k->ledger_fd < 0 || fallocate(k->ledger_fd, 0, 0, (off_t)len) < 0)
+		return ub_err_errno(err, errno, "the ledger of %zu bytes", len);
+	ret = ub_keeper_map_ledger(k, err);
+	if (ret == 0)
+		ub_ledger_init(k->ledger, k->info.nr_hw_queues, keeper_nr_slots(k));
+	return ret;
+}
+
 /* Asks the kernel which CPUs each queue serves. */
 static int keeper_get_masks(struct ub_keeper *k, struct ub_msg_serve *msg, struct ub_err *err)
 {
@@ -284,7 +320,7 @@ int ub_keeper_send_serve(struct ub_keeper *k, struct ub_server *server, struct u
 	struct ub_msg_serve *msg = (struct ub_msg_serve *)calloc(1, UB_MESSAGE_MAX_BYTES);
 	const int all[UB_NR_SERVE_FDS] = { [UB_FD_STATS] = k->stats_fd, [UB_FD_LISTEN] = k->rundir.listen_fd,
 					   [UB_FD_ARENA] = k->arena_fd, [UB_FD_STORE] = -1,
-					   [UB_FD_LEDGER] = -1 };
+					   [UB_FD_LEDGER] = k->ledger_fd };
 	cleanup_free void *free_msg = msg;
 	int packed[UB_MESSAGE_MAX_FDS], ret;
 	unsigned nr;
@@ -313,6 +349,8 @@ int ub_keeper_make_shared(struct ub_keeper *k, struct ub_err *err)
 {
 	int ret = keeper_make_stats(k, err);
 
+	if (ret == 0)
+		ret = ub_keeper_make_ledger(k, err);
 	return ret ? ret : keeper_make_arena(k, err);
 }
 
@@ -516,6 +554,10 @@ void ub_keeper_release_shared(struct ub_keeper *k)
 	if (k->stats)
 		munmap(k->stats, ub_stats_bytes(k->info.nr_hw_queues));
 	k->stats = NULL;
+	if (k->ledger)
+		munmap(k->ledger, k->ledger_bytes);
+	k->ledger = NULL;
+	ub_close(&k->ledger_fd);
 	ub_close(&k->stats_fd);
 	ub_close(&k->store_fd);
 	ub_close(&k->arena_fd);

@@ -3,6 +3,7 @@
 #ifndef UB_KEEPER_KEEPER_H
 #define UB_KEEPER_KEEPER_H
 
+#include <ublk-bridge/ledger.h>
 #include <ublk-bridge/message.h>
 #include <ublk-bridge/stats.h>
 
@@ -119,8 +120,11 @@ struct ub_keeper {
 	int store_fd;
 	int stats_fd;
 	int arena_fd; /* the tag buffers, of whichever server; -1: each has its own */
+	int ledger_fd;
 	struct ub_recovery recovery;
 	struct ub_stats_page *stats;
+	struct ub_ledger *ledger; /* what may still be executed, whoever serves */
+	size_t ledger_bytes;
 	bool has_new_ranges; /* the server has said so (RANGES); whoever looks at the ledger clears it */
 	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)];
 };
@@ -202,8 +206,14 @@ int ub_keeper_finish_recovery(struct ub_keeper *k, struct ub_server *server, str
 /* -EBUSY if another device has this name. */
 int ub_keeper_check_name(struct ub_keeper *k, const char *name, struct ub_err *err);
 int ub_keeper_add(struct ub_keeper *k, struct ub_err *err);
-/* Makes what servers share: the statistics page, the tag buffers. 0 or -errno with *err. */
+/* Makes what servers share: the statistics page, the ledger, the tag buffers. 0 or -errno with *err. */
 int ub_keeper_make_shared(struct ub_keeper *k, struct ub_err *err);
+/*
+ * The ledger alone, of a device whose server has none; or, with a ledger_fd, the mapping of one that there is. 0 or
+ * -errno with *err.
+ */
+int ub_keeper_make_ledger(struct ub_keeper *k, struct ub_err *err);
+int ub_keeper_map_ledger(struct ub_keeper *k, struct ub_err *err);
 /* Makes the run directory and that, and has the first server fetch. */
 int ub_keeper_serve(struct ub_keeper *k, struct ub_err *err);
 /* The SERVE message. 0 or -errno with *err. */
@@ -221,7 +231,7 @@ int ub_keeper_start(struct ub_keeper *k, struct ub_err *err);
 /* 7.x: stops it if nobody has it open. False: somebody has. Elsewhere true, and it is not stopped yet. */
 bool ub_keeper_try_stop(struct ub_keeper *k);
 
-/* Unmaps and closes this process's hold on the statistics, store, arena and control device; nobody else's. */
+/* Unmaps and closes this process's hold on the statistics, ledger, store, arena and control device; nobody else's. */
 void ub_keeper_release_shared(struct ub_keeper *k);
 /* Takes the device away, whatever state it is in; force: what is in flight is failed. */
 void ub_keeper_teardown(struct ub_keeper *k, bool force);

@@ -152,6 +152,8 @@ static int move_open(struct server *s, struct ub_err *err)
 	if (ret)
 		return ret;
 	m->dest->stats = &s->stats->backends[side];
+	m->dest->ledger = s->ledger;
+	m->dest->ledger_side = side;
 	m->dest_bqs = ub_device_make_queues(&s->device, m->dest, side, err);
 	return m->dest_bqs ? 0 : -err->code;
 }

@@ -25,6 +25,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <ublk-bridge/ledger.h>
 #include <ublk-bridge/message.h>
 
 #include "backend/registry.h"
@@ -258,6 +259,34 @@ static int server_map_stats(struct server *s, unsigned nr_queues, struct ub_err 
 	return 0;
 }
 
+/* Which of its sides are the back ends' is told by the statistics page: the same for both. */
+static int server_map_ledger(struct server *s, unsigned nr_queues, unsigned depth, struct ub_err *err)
+{
+	struct stat st;
+	int ret = 0;
+
+	if (fstat(s->ledger_fd, &st) < 0)
+		return ub_err_errno(err, errno, "the ledger");
+	s->ledger_bytes = (size_t)st.st_size;
+	s->ledger = mmap(NULL, s->ledger_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, s->ledger_fd, 0);
+	if (s->ledger == MAP_FAILED) {
+		s->ledger = NULL;
+		ret = -errno;
+	}
+	/* A queue's thread writes to it before it sends anything: it is not to wait for memory then. */
+	if (s->ledger && mlock(s->ledger, s->ledger_bytes) < 0)
+		ret = -errno;
+	if (ret)
+		return ub_err_errno(err, -ret,
+				    "cannot lock a ledger of %zu bytes (raise RLIMIT_MEMLOCK, or give CAP_IPC_LOCK)",
+				    s->ledger_bytes);
+	if (ub_ledger_check(s->ledger, s->ledger_bytes, nr_queues, depth + UB_INTERNAL_SLOTS) < 0)
+		return ub_err_set(err, EPROTO, "the ledger is of another device, or of a version that cannot be used");
+	s->backend->ledger = s->ledger;
+	s->backend->ledger_side = ub_stat_side(s->stats);
+	return 0;
+}
+
 static int server_copy_masks(struct server *s, const struct ub_msg_serve *msg, struct ub_err *err)
 {
 	s->affinity = calloc(msg->nr_queues, sizeof(*s->affinity));
@@ -330,13 +359,16 @@ static int server_serve(struct server *s, const struct ub_msg_serve *msg, int fd
 	    msg->nr_queues > UBLK_MAX_NR_QUEUES || msg->mask_bytes > UB_CPU_MASK_BYTES ||
 	    msg->header.len_bytes < sizeof(*msg) + (size_t)msg->nr_queues * msg->mask_bytes ||
 	    msg->data_path == UB_DATA_PATH_AUTO || msg->data_path >= UB_NR_DATA_PATHS ||
-	    fds[UB_FD_STATS] < 0)
+	    fds[UB_FD_STATS] < 0 || fds[UB_FD_LEDGER] < 0)
 		return ub_err_set(err, EPROTO, "an unexpected SERVE message");
 	s->stats_fd = ub_steal_fd(&fds[UB_FD_STATS]);
 	s->listen_fd = ub_steal_fd(&fds[UB_FD_LISTEN]);
 	s->arena_fd = ub_steal_fd(&fds[UB_FD_ARENA]);
+	s->ledger_fd = ub_steal_fd(&fds[UB_FD_LEDGER]);
 	s->served_pid = msg->served_pid;
 	ret = server_map_stats(s, msg->nr_queues, err);
+	if (ret == 0)
+		ret = server_map_ledger(s, msg->nr_queues, msg->depth, err);
 	if (ret == 0)
 		ret = server_copy_masks(s, msg, err);
 	if (ret)
@@ -710,7 +742,7 @@ static int server_adopt(struct server *s)
 	struct ub_msg_adopted msg = { .header = { .type = UB_MSG_ADOPTED, .len_bytes = sizeof(msg) } };
 	const int all[UB_NR_SERVE_FDS] = { [UB_FD_STATS] = s->stats_fd, [UB_FD_LISTEN] = s->listen_fd,
 					   [UB_FD_ARENA] = s->arena_fd, [UB_FD_STORE] = s->store_fd,
-					   [UB_FD_LEDGER] = -1 };
+					   [UB_FD_LEDGER] = s->ledger_fd };
 	int packed[UB_MESSAGE_MAX_FDS];
 	unsigned nr;
 
@@ -815,12 +847,15 @@ static void server_destroy(struct server *s)
 	server_stats = NULL;
 	if (s->stats)
 		munmap(s->stats, s->stats_bytes);
+	if (s->ledger)
+		munmap(s->ledger, s->ledger_bytes);
 	free(s->affinity);
 	ub_close(&s->visitor_fd);
 	ub_close(&s->listen_fd);
 	ub_close(&s->store_fd);
 	ub_close(&s->stats_fd);
 	ub_close(&s->arena_fd);
+	ub_close(&s->ledger_fd);
 	ub_close(&s->served_pidfd);
 	ub_rings_let_go(&s->served_rings);
 }
@@ -862,7 +897,8 @@ int ub_server_main(void)
 	s->keeper_version = UB_MESSAGE_VERSION; /* it has executed its own binary */
 	s->backend = &s->first_backend;
 	ub_migration_init(&s->migration);
-	s->listen_fd = s->visitor_fd = s->store_fd = s->stats_fd = s->arena_fd = s->served_pidfd = -1;
+	s->listen_fd = s->visitor_fd = s->store_fd = s->stats_fd = s->arena_fd = s->ledger_fd = -1;
+	s->served_pidfd = -1;
 	server_log_fd = s->keeper_fd;
 	ub_log_to_sink(server_log);
 	ub_backend_set_reporter(server_report);

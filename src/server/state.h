@@ -30,6 +30,7 @@ struct server {
 	int store_fd;
 	int stats_fd;
 	int arena_fd;
+	int ledger_fd;
 	bool said_ready, said_fetching;
 	struct ub_server_yield yield;
 	bool is_resizing; /* the queues have been told, and have not confirmed yet */
@@ -39,6 +40,8 @@ struct server {
 	struct ub_device device;
 	struct ub_stats_page *stats;
 	size_t stats_bytes;
+	struct ub_ledger *ledger;
+	size_t ledger_bytes;
 	uint8_t (*affinity)[UB_CPU_MASK_BYTES];
 	struct ub_server_migration migration;
 	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)];

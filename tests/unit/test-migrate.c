@@ -75,7 +75,7 @@ static int keeper_setup(void **state)
 	keeper.next_command = &keeper.commands[1];
 	keeper.was_live = true;
 	keeper.recovery.is_on = true;
-	keeper.store_fd = keeper.stats_fd = keeper.arena_fd = -1;
+	keeper.store_fd = keeper.stats_fd = keeper.arena_fd = keeper.ledger_fd = -1;
 	keeper.info.dev_id = 7;
 	keeper.info.nr_hw_queues = 1;
 	keeper.data_path = UB_DATA_PATH_COPY;
