@@ -480,6 +480,7 @@ static int keeper_main(const struct ub_attach_options *opts, const char *name, i
 	k->links = (struct ub_links)UB_LINKS_NONE;
 	k->store_fd = opts->fd;
 	k->stats_fd = k->arena_fd = k->ledger_fd = k->signal_fd = k->handover.old_fd = -1;
+	k->handover.wait_ms = opts->upgrade_wait_ms;
 	ub_loop_init(&k->loop);
 	ret = keeper_take_signals(k, &err);
 	if (ret == 0)

@@ -73,6 +73,8 @@ struct ub_keeper_handover {
 	bool is_asked;
 	struct ub_control_caller caller;
 	int old_fd; /* the new keeper's connection to the old one; -1: there is none */
+	uint64_t asked_ms; /* when the old one was asked */
+	uint64_t wait_ms;  /* how long it is tried again while requests are in flight */
 };
 
 struct ub_keeper {
@@ -188,10 +190,13 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err);
 /* Whether somebody has insisted on the device's end for so long that what is dirty has to be lost. */
 bool ub_keeper_recovery_is_given_up(struct ub_keeper *k);
 /*
- * The standby takes over from a server that lives: what is in flight is finished first. 0 with *pause_ms, how long I/O
- * stood still, or as ub_keeper_recover().
+ * The standby takes over from a server that lives, once nothing is in flight; I/O that comes
+ * meanwhile is held, for a second at the most. 0 with *pause_ms, how long it stood still, or as
+ * ub_keeper_recover(); -EBUSY: something was in flight all the time, in each try until then,
+ * -ETIMEDOUT: it does not answer: in both cases it serves on as before.
  */
-int ub_keeper_switch(struct ub_keeper *k, uint64_t *pause_ms, struct ub_err *err);
+int ub_keeper_switch(struct ub_keeper *k, uint64_t until_ms, uint64_t *pause_ms,
+		     struct ub_err *err);
 /* A server that has fetched already: the end of a recovery that another keeper began. 0 or -errno with *err. */
 int ub_keeper_finish_recovery(struct ub_keeper *k, struct ub_server *server, struct ub_err *err);
 

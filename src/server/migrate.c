@@ -726,6 +726,8 @@ static int move_check(const struct server *s, struct ub_err *err)
 		return ub_err_set(err, EAGAIN, "the device is not live");
 	if (s->is_resizing)
 		return ub_err_set(err, EBUSY, "its size is being changed: try again");
+	if (s->yield.is_asked)
+		return ub_err_set(err, EBUSY, "it is being upgraded: try again");
 	return 0;
 }
 
@@ -921,6 +923,11 @@ void ub_migration_abandon(struct server *s)
 void ub_migration_cancelled(struct server *s)
 {
 	s->migration.is_dead = true;
+}
+
+bool ub_migration_needs_queues(const struct server *s)
+{
+	return s->migration.stage >= UB_MOVE_PAUSE_IN && s->migration.stage <= UB_MOVE_PAUSE_OUT;
 }
 
 bool ub_migration_is_on(const struct server *s)

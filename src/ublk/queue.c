@@ -565,11 +565,28 @@ static void queue_say_paused(struct ub_queue *q)
 	eventfd_write(q->dev->event_fd, 1);
 }
 
+/* For whoever asks what a pause waits for. */
+static void queue_find_oldest(struct ub_queue *q)
+{
+	uint64_t oldest_ns = 0;
+
+	for (unsigned tag = 0; tag < q->depth; tag++) {
+		const struct ub_req *req = &q->reqs[tag];
+
+		if ((req->state == UB_REQ_BACKEND || req->state == UB_REQ_GET_DATA) &&
+		    (!oldest_ns || req->arrived_ns < oldest_ns))
+			oldest_ns = req->arrived_ns;
+	}
+	atomic_store_explicit(&q->oldest_ns, oldest_ns, memory_order_release);
+}
+
 /* What does not happen in each turn. */
 static void queue_end_rare_turn(struct ub_queue *q)
 {
 	if (q->leaving)
 		queue_let_leave(q);
+	if (q->is_pausing)
+		queue_find_oldest(q);
 	if (q->is_pausing && !q->nr_owned && atomic_load_explicit(&q->paused_for, memory_order_relaxed) != q->pause_id)
 		queue_say_paused(q);
 }
@@ -908,6 +925,11 @@ void ub_queue_pause(struct ub_queue *q)
 bool ub_queue_is_paused(const struct ub_queue *q)
 {
 	return atomic_load_explicit(&q->paused_for, memory_order_acquire) == atomic_load(&q->pause_wanted);
+}
+
+uint64_t ub_queue_oldest_ns(const struct ub_queue *q)
+{
+	return atomic_load_explicit(&q->oldest_ns, memory_order_acquire);
 }
 
 void ub_queue_resume(struct ub_queue *q, struct ub_backend_queue *next)

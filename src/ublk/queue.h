@@ -101,6 +101,7 @@ struct ub_queue {
 	_Atomic bool is_cancelled;	    /* nothing is given to the back end any more */
 	/* The main thread counts its pauses and resumes; the queue says for which of them nothing is in flight any more. */
 	_Atomic unsigned pause_wanted, paused_for;
+	_Atomic uint64_t oldest_ns; /* while it pauses: when the oldest request that it holds came; 0: none, or no clock */
 
 	/* Written by the thread, read by the main thread once it has seen the state. */
 	struct ub_err err;
@@ -131,6 +132,7 @@ void ub_queue_set_size(struct ub_queue *q, uint64_t size_bytes);
 /* Takes no more requests; ub_queue_is_paused() when it holds none. Main thread, as the next three. */
 void ub_queue_pause(struct ub_queue *q);
 bool ub_queue_is_paused(const struct ub_queue *q);
+uint64_t ub_queue_oldest_ns(const struct ub_queue *q);
 /* Goes on: with next, if it is not NULL. Only when it is paused where there is a next. */
 void ub_queue_resume(struct ub_queue *q, struct ub_backend_queue *next);
 /* Has a part of a back end that is no longer its own let go of the ring: bq->has_left follows. Any thread. */

@@ -453,6 +453,18 @@ static void set_is_answered_by_the_server(void **state)
 	assert_refused(fd, "EOPNOTSUPP", "no outage-limit");
 	assert_int_equal(nbd.outage_limit_ms, 1500);
 	assert_int_equal(nbd.stall_timeout_ms, NBD_DEFAULT_STALL_MS);
+
+	client_say(fd, SET("\"fence_timeout_ms\":0"));
+	msg = server_take_set();
+	assert_int_equal(msg.settings.which, UB_SET_FENCE_TIMEOUT);
+	assert_int_equal(msg.settings.fence_timeout_ms, 0);
+	assert_int_equal(nbd.fence_timeout_ms, NBD_DEFAULT_FENCE_MS);
+	server_answers(0, "");
+	assert_int_equal(nbd.fence_timeout_ms, 0);
+	reply = client_hear(fd);
+	assert_true(json_is_integer(json_object_get(reply, "fence_timeout_ms")));
+	assert_int_equal(json_integer_value(json_object_get(reply, "fence_timeout_ms")), 0);
+	json_decref(reply);
 	close(fd);
 	pump();
 }
@@ -472,6 +484,9 @@ static void a_server_of_version_3_gets_what_it_knows(void **state)
 	assert_int_equal(msg->settings.outage_limit_ms, 1500);
 	server_answers(0, "");
 	assert_ok(fd);
+	client_say(fd, SET("\"outage_limit_ms\":1,\"fence_timeout_ms\":1"));
+	assert_refused(fd, "EOPNOTSUPP", "upgrade the device");
+	assert_true(client_has_nothing(server_fd));
 	close(fd);
 	pump();
 }
@@ -490,6 +505,8 @@ static void what_cannot_be_set_does_not_come_to_the_server(void **state)
 		{ SET("\"outage_limit_ms\":9223372036854775807"), "ERANGE", "between 0 and" },
 		{ SET("\"stall_timeout_ms\":99"), "ERANGE", "between 100 and" },
 		{ SET("\"stall_timeout_ms\":null"), "EINVAL", "stall_timeout_ms" },
+		{ SET("\"fence_timeout_ms\":-1"), "ERANGE", "between 0 and" },
+		{ SET("\"fence_timeout_ms\":null"), "EINVAL", "fence_timeout_ms" },
 		{ SET("\"log_level\":3"), "EINVAL", "log_level" },
 		{ SET("\"log_level\":\"loud\""), "EINVAL", "log_level" },
 		{ SET("\"outage_limit_ms\":5,\"log_level\":\"loud\""), "EINVAL", "log_level" },

@@ -376,6 +376,11 @@ int nbd_options_check(const struct nbd_options *o, struct ub_err *err)
 	return ret;
 }
 
+const char *nbd_fence_name(enum nbd_fence policy)
+{
+	return option_fence[policy];
+}
+
 /* A URI without the password that may stand before the host. */
 static void describe_uri(const char *uri, char *buf, size_t len)
 {

@@ -93,6 +93,9 @@ bool nbd_uri_has_relative_path(const char *uri);
 /* The files that it names: sockets, certificates, keys, and where libnbd looks for them. Each is to be freed. */
 unsigned nbd_options_paths(const struct nbd_options *o, char *paths[], unsigned max);
 
+/* "time" or "close" */
+const char *nbd_fence_name(enum nbd_fence policy);
+
 /* The server in a few words for messages, such as "nbd://host/export", without a secret. */
 const char *nbd_options_describe(const struct nbd_options *o, char *buf, size_t len);
 
