@@ -87,7 +87,7 @@ void ub_ranges_read_sent(struct ub_ledger *page, unsigned side, uint64_t size_by
 	}
 }
 
-/* ---- words and JSON ------------------------------------------------------------------------------------------- */
+/* ---- words and JSON ----------------------------------------------------------------------------- */
 
 const char *ub_ranges_describe(const struct ub_ranges *r, char *buf, size_t len)
 {
@@ -134,7 +134,7 @@ void ub_ranges_to_json(const struct ub_ranges *r, const struct nbd_options *o, j
 	json_object_set_new(object, "losses", losses);
 }
 
-/* ---- another process's ------------------------------------------------------------------------------------------ */
+/* ---- another process's ---------------------------------------------------------------------------- */
 
 /* The descriptors of a process that are of interest: -1: it has none. */
 struct view_files {

@@ -52,7 +52,7 @@ const char *ub_ranges_describe_end(const struct ub_ranges *r, char *buf, size_t 
  */
 void ub_ranges_to_json(const struct ub_ranges *r, const struct nbd_options *options, json_t *object);
 
-/* ---- of a device that another process has ------------------------------------------------------------------- */
+/* ---- of a device that another process has ----------------------------------------------------- */
 
 #define UB_LEDGER_MEMFD "ublk-bridge-ledger"
 #define UB_STATS_MEMFD	"ublk-bridge-stats"

@@ -7,6 +7,7 @@
 
 ub_control_verb ub_verb_info; /* what is served, by whom, how it is */
 ub_control_verb ub_verb_set; /* changes settings: settings.c */
+ub_control_verb ub_verb_fenced;	  /* an old server can write no more: fenced.c */
 ub_control_verb ub_verb_handover; /* upgrade.c: gives the device to whoever asks */
 ub_control_verb ub_verb_resize; /* gives it another size: resize.c */
 ub_control_verb ub_verb_migrate; /* moves it to something else: migrate.c */

@@ -165,7 +165,7 @@ static void json_has_null_where_nothing_is_known(void **state)
 		    "\"losses\":{\"count\":0,\"bytes\":6,\"last_unix\":7}}");
 }
 
-/* ---- another process's: here this one --------------------------------------------------------------------------- */
+/* ---- another process's: here this one ------------------------------------------------------------- */
 
 static int make_memfd(const char *name, size_t len, const void *bytes, size_t nr)
 {
