@@ -16,6 +16,9 @@ ub_control_verb ub_verb_migrate_cancel;	  /* the device stays where it is; answe
 ub_control_verb ub_verb_migrate_rate;	  /* how fast it copies */
 ub_control_verb ub_verb_detach; /* takes the device away, or says who holds it */
 
+/* What the ledger says of the device, as members of reply: ranges.h. */
+void ub_verb_show_ranges(const struct ub_keeper *k, json_t *reply);
+
 /* All who wait for a detach: err->code is 0, and the device is gone, or why it stays. */
 void ub_verb_detach_answer(struct ub_keeper *k, const struct ub_err *err);
 
