@@ -19,8 +19,8 @@
 #include "io.h"
 
 struct ub_err;
-struct ub_ledger;
 struct ub_backend_stats;
+struct ub_ledger;
 struct ub_backend_queue_stats;
 
 /*
@@ -199,8 +199,9 @@ struct ub_backend_ops {
 	 */
 	void (*fenced)(struct ub_backend *be, uint64_t event);
 	/*
-	 * A destination's. Any thread: counts whenever a server may have died, before anything is sent to the next one. What that
-	 * one had not flushed may be lost. May be NULL: nothing is ever lost.
+	 * Any thread: counts whenever something that was answered and not flushed may have been lost, before anything is sent
+	 * to the server that comes next; a destination's also for each next connection, whoever ended the last. May be NULL:
+	 * nothing is ever lost.
 	 */
 	uint64_t (*nr_losses)(struct ub_backend *be);
 	/*

@@ -57,6 +57,11 @@ struct ub_io {
 	void (*done)(struct ub_io *, int32_t res); /* the core's, or a parent layer's */
 	int32_t result;				   /* set by ub_io_complete() */
 	uint8_t is_completed;			   /* the core's: guards against a second completion */
+	/*
+	 * Set by a back end that has nr_losses(), when it completes: that count, as of the answer. Of several parts of one
+	 * request, those with a lower one than the last may be lost. Zero elsewhere.
+	 */
+	uint64_t losses;
 	struct ub_io *next;			   /* the owner's list link */
 };
 

@@ -88,7 +88,7 @@ struct ub_stats_page {
 	uint32_t magic;
 	uint32_t version;
 	uint32_t nr_queues;
-	_Atomic uint32_t lost_links; /* not 0: connections of which the keeper was not told */
+	_Atomic uint32_t lost_links; /* not 0: connections of which the keeper was not told; keepers of version 3 look at it */
 	uint64_t start_ns;     /* of the monotonic clock: when counting began */
 	uint64_t start_unix_s; /* the same in seconds since 1970 */
 	/*

@@ -6,8 +6,7 @@
 
 #include <ublk-bridge/backend.h>
 
-
-#define SOCKETS_MAX 256 /* of those beyond nobody is told: whoever comes next then waits as long as it must */
+#define SOCKETS_MAX 256 /* of those beyond nobody is told: they have no duplicate, and are reset when this process dies */
 
 static struct {
 	pthread_mutex_t lock;
@@ -19,6 +18,17 @@ static struct {
 		const struct ub_backend *backend;
 	} held[SOCKETS_MAX];
 } sockets = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+unsigned ub_sockets_count(void)
+{
+	unsigned nr = 0;
+
+	pthread_mutex_lock(&sockets.lock);
+	for (unsigned i = 0; i < SOCKETS_MAX; i++)
+		nr += sockets.held[i].id != 0;
+	pthread_mutex_unlock(&sockets.lock);
+	return nr;
+}
 
 void ub_sockets_set_listener(ub_sockets_tell *tell)
 {

@@ -12,6 +12,9 @@
 /* fd -1: it is closed. The fd is good during the call alone. is_destination: of what the device is being moved to. */
 typedef void ub_sockets_tell(uint32_t id, int fd, bool is_destination);
 
+/* How many there are. */
+unsigned ub_sockets_count(void);
+
 /* Whom to tell from now on, and at once of all that there are. NULL: nobody. */
 void ub_sockets_set_listener(ub_sockets_tell *tell);
 

@@ -33,6 +33,7 @@
 #define ADOPT_TRIES    20
 #define ADOPT_PAUSE_MS 50
 #define ADOPT_END_MS 5000 /* for a server that has given up */
+#define ADOPT_LINKS_MS 1000
 
 /* Whether there is still what state.json speaks of. */
 static int adopt_find_device(struct ub_keeper *k, const struct ub_state *state, struct ub_err *err)
@@ -122,16 +123,24 @@ static int adopt_ledger(struct ub_keeper *k, struct ub_adoption *a, struct ub_er
 	if (ret == 0 && ub_ledger_check(k->ledger, k->ledger_bytes, k->info.nr_hw_queues,
 					(unsigned)k->info.queue_depth + UB_INTERNAL_SLOTS) < 0)
 		ret = ub_err_set(err, EPROTO, "the server's ledger is of a version that this one cannot use");
+	if (ret == 0)
+		ub_links_inherit(&k->links, a->state == UB_ADOPTED_STANDBY ? 0 : a->pid);
 	return ret;
 }
 
-/* Its connections were the dead keeper's to hold. */
+/* Whose connections are not here yet could die unnoticed by their other ends. */
+static void adopt_await_links(struct ub_keeper *k, const struct ub_server *server, unsigned nr)
+{
+	uint64_t deadline = ub_now_ms() + ADOPT_LINKS_MS;
+
+	while (server->nr_links < nr && !server->gone && ub_now_ms() < deadline)
+		ub_loop_once(&k->loop, ADOPT_PAUSE_MS);
+}
+
 static void adopt_note_dead_server(struct ub_keeper *k, const struct ub_state *state)
 {
 	k->server->pid = state->server_pid;
 	k->server->gone = true;
-	k->fence.has_lost = true;
-	k->next_fence.has_lost = ub_migrate_is_on(k);
 }
 
 /* A server, or a standby alone, has taken this keeper. */
@@ -155,6 +164,7 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 		ret = adopt_ledger(k, a, err);
 	if (ret)
 		return ret;
+	adopt_await_links(k, server, a->nr_links);
 	if (a->state == UB_ADOPTED_STANDBY) {
 		server->stage = UB_STANDBY_READY;
 		adopt_note_dead_server(k, state);
@@ -359,7 +369,7 @@ void ub_keeper_let_go(struct ub_keeper *k)
 		if (k->servers[i].pid)
 			ub_keeper_forget_server(&k->servers[i]);
 	}
-	ub_links_clear(&k->fence);
+	ub_links_clear(&k->links);
 	ub_migrate_let_go(k);
 	ub_settings_server_gone(k); /* nobody will answer these */
 	ub_control_close(&k->control);

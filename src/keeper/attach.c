@@ -479,11 +479,14 @@ static int keeper_main(const struct ub_attach_options *opts, const char *name, i
 	k->command = &k->commands[0];
 	k->next_command = &k->commands[1];
 	k->migration = (struct ub_keeper_migration)UB_KEEPER_MIGRATION_NONE;
+	k->links = (struct ub_links)UB_LINKS_NONE;
 	k->store_fd = opts->fd;
 	k->stats_fd = k->arena_fd = k->ledger_fd = k->signal_fd = k->handover.old_fd = -1;
 	k->handover.wait_ms = opts->upgrade_wait_ms;
 	ub_loop_init(&k->loop);
 	ret = keeper_take_signals(k, &err);
+	if (ret == 0)
+		ret = ub_links_open(&k->links, &k->loop, &err);
 	if (ret == 0) {
 		ub_log_to_journal();
 		ret = ub_log_start_thread();

@@ -187,6 +187,7 @@ int ub_keeper_map_ledger(struct ub_keeper *k, struct ub_err *err)
 		return ub_err_errno(err, errno, "the ledger");
 	k->ledger = page;
 	k->ledger_bytes = (size_t)st.st_size;
+	k->links.ledger = k->ledger;
 	return 0;
 }
 
@@ -577,7 +578,7 @@ void ub_keeper_teardown(struct ub_keeper *k, bool force)
 		ub_message_send_type(k->standby->fd, UB_MSG_EXIT);
 	ub_keeper_end_server(k->server, EXIT_TIMEOUT_MS);
 	ub_keeper_end_server(k->standby, EXIT_TIMEOUT_MS);
-	ub_links_clear(&k->fence);
+	ub_links_clear(&k->links);
 	ub_migrate_end(k);
 	ub_command_end(k->command); /* after the last flush */
 	if (k->was_live)

@@ -31,10 +31,10 @@ struct ub_server {
 	int pidfd, fd; /* -1: none */
 	unsigned version; /* of the messages: what is spoken with it */
 	bool is_child; /* not adopted: the kernel says how it ends */
-	bool is_deaf; /* what it says cannot be understood, and may have been a LINK */
 	bool is_dismissed; /* its end is wanted */
 	bool gone;
 	int status; /* of waitpid, once a child is gone */
+	unsigned nr_links; /* LINKs that it has sent */
 	unsigned last_msg; /* enum ub_message_type of the newest that tells how far it is */
 	struct ub_err err; /* what it gave up with */
 	enum ub_standby_stage stage;
@@ -99,8 +99,7 @@ struct ub_keeper {
 	struct ub_limits limits; /* what the server said; a standby says the same */
 	uint32_t caps;
 	char *identity; /* likewise: "" where there is none, NULL before it is known */
-	struct ub_links fence; /* the server's connections */
-	struct ub_links next_fence; /* likewise, to a migration's destination, or to a source that was left */
+	struct ub_links links; /* the servers' connections, of whichever side */
 
 	/* The device. */
 	struct ublksrv_ctrl_dev_info info; /* as ADD_DEV returned it */

@@ -1,116 +1,167 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Holding a server's connections, and seeing them end. The keeper's main thread. */
+/* Holding servers' connections, and resetting those of dead ones. The keeper's main thread. */
 #include "keeper/links.h"
 
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stddef.h>
-#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
-#include "base/log.h"
+#include "base/socket.h"
 
-#define LINKS_READS 64 /* of what the other end still says, at a time: it may never stop */
+#define LINKS_LOOK_MS 50 /* how often at those whose other end has not read all */
 
-void ub_links_add(struct ub_links *f, uint32_t id, int fd)
+/* ---- those that are held -------------------------------------------------------------------------------------- */
+
+static void links_remove(struct ub_links *l, unsigned i)
 {
-	if (f->nr == UB_LINKS_MAX) {
-		f->has_lost = true;
+	ub_close(&l->held[i].fd);
+	l->held[i] = l->held[--l->nr];
+}
+
+static struct ub_link *links_find(struct ub_links *l, pid_t pid, uint32_t id)
+{
+	for (unsigned i = 0; i < l->nr; i++) {
+		if (l->held[i].pid == pid && l->held[i].id == id)
+			return &l->held[i];
+	}
+	return NULL;
+}
+
+/* It has its reset: from now on the other end has all that it will ever get. */
+static void links_conn_is_reset(struct ub_ledger_conn *conn)
+{
+	atomic_store_explicit(&conn->reset_ms, ub_now_ms(), memory_order_relaxed);
+	atomic_store_explicit(&conn->state, UB_CONN_RESET, memory_order_release);
+}
+
+static void links_set_timer(struct ub_links *l, bool is_on)
+{
+	const struct timespec look = { .tv_nsec = is_on ? LINKS_LOOK_MS * 1000000L : 0 };
+	const struct itimerspec timer = { .it_interval = look, .it_value = look };
+
+	timerfd_settime(l->timer_fd, 0, &timer, NULL);
+}
+
+static void links_look(void *arg)
+{
+	struct ub_links *l = arg;
+	bool is_over = true;
+	uint64_t ignored;
+
+	if (read(l->timer_fd, &ignored, sizeof(ignored)) != (ssize_t)sizeof(ignored))
+		return;
+	for (unsigned i = l->nr; i-- > 0;) {
+		struct ub_link *link = &l->held[i];
+
+		if (!link->lost)
+			continue;
+		if (!ub_socket_reset(link->fd, link->kind)) {
+			is_over = false;
+			continue;
+		}
+		links_conn_is_reset(link->lost);
+		links_remove(l, i);
+	}
+	if (is_over)
+		links_set_timer(l, false);
+}
+
+int ub_links_open(struct ub_links *l, struct ub_loop *loop, struct ub_err *err)
+{
+	l->loop = loop;
+	l->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (l->timer_fd < 0)
+		return ub_err_errno(err, errno, "a timer");
+	ub_loop_add(loop, l->timer_fd, links_look, l);
+	return 0;
+}
+
+void ub_links_add(struct ub_links *l, pid_t pid, uint32_t id, int fd)
+{
+	if (l->nr == UB_LINKS_MAX) {
 		ub_close(&fd);
 		return;
 	}
-	f->held[f->nr].id = id;
-	f->held[f->nr].is_cut = false;
-	f->held[f->nr++].fd = fd;
+	l->held[l->nr++] = (struct ub_link){ .pid = pid, .id = id, .fd = fd, .kind = ub_socket_kind(fd) };
 }
 
-static void links_remove(struct ub_links *f, unsigned i)
+void ub_links_drop(struct ub_links *l, pid_t pid, uint32_t id)
 {
-	ub_close(&f->held[i].fd);
-	f->held[i] = f->held[--f->nr];
+	struct ub_link *link = links_find(l, pid, id);
+
+	if (link)
+		links_remove(l, (unsigned)(link - l->held));
 }
 
-void ub_links_drop(struct ub_links *f, uint32_t id)
+/* ---- a process that is dead ------------------------------------------------------------------------------------ */
+
+static bool links_conn_is_open(const struct ub_ledger_conn *conn, unsigned *state)
 {
-	for (unsigned i = 0; i < f->nr; i++) {
-		if (f->held[i].id == id) {
-			links_remove(f, i);
-			return;
-		}
-	}
+	*state = atomic_load_explicit(&conn->state, memory_order_acquire);
+	return *state == UB_CONN_OPEN || *state == UB_CONN_LOST;
 }
 
-/* An end that nobody at the other one has to know of: a time-out, no route. */
-static bool links_is_closed_here(int fd)
+/* An entry of a dead process's. True: it is over. */
+static bool links_conn_died(struct ub_ledger_conn *conn, unsigned state, struct ub_link *link)
 {
-	struct tcp_info info;
-	socklen_t len = sizeof(info);
-
-	return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 && info.tcpi_state == TCP_CLOSE;
-}
-
-/* Whether the other end has closed its side, or sent a reset. */
-static bool links_is_closed(struct ub_links *f, unsigned i)
-{
-	unsigned left = LINKS_READS;
-	char scrap[4096];
-	ssize_t n;
-
-	if (f->held[i].is_cut)
-		return false;
-	do {
-		n = recv(f->held[i].fd, scrap, sizeof(scrap), MSG_DONTWAIT);
-	} while ((n > 0 || (n < 0 && errno == EINTR)) && --left);
-	/* Any other error than these is our own side's view, and told once: then it looks like a close. */
-	f->held[i].is_cut = n < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNRESET && errno != EPIPE;
-	return n == 0 || (n < 0 && (errno == ECONNRESET || errno == EPIPE));
-}
-
-void ub_links_begin(struct ub_links *f, uint64_t timeout_ms, bool is_blind)
-{
-	f->has_lost |= is_blind;
-	f->deadline_ms = ub_now_ms() + timeout_ms;
-	for (unsigned i = f->nr; i-- > 0;) {
-		/* Closed before we have closed it: by a reset, if that is still to be heard, or by a time-out. */
-		bool was_closed = links_is_closed_here(f->held[i].fd);
-		char scrap;
-
-		if (was_closed && !(recv(f->held[i].fd, &scrap, 1, MSG_DONTWAIT) < 0 && errno == ECONNRESET))
-			f->held[i].is_cut = true;
-		else if (was_closed)
-			links_remove(f, i);
-		else
-			shutdown(f->held[i].fd, SHUT_WR); /* no half-sent request can be completed any more */
-	}
-}
-
-bool ub_links_passed(struct ub_links *f)
-{
-	static const struct linger reset = { .l_onoff = 1, .l_linger = 0 };
-
-	for (unsigned i = f->nr; i-- > 0;) {
-		if (links_is_closed(f, i))
-			links_remove(f, i);
-	}
-	if (f->nr == 0 && !f->has_lost)
+	if (!link)
 		return true;
-	if (ub_now_ms() < f->deadline_ms)
-		return false;
-	if (f->nr)
-		ub_log(UB_LOG_WARNING,
-		       "%u connections of the dead server were not closed by the other end in time: they are reset, and "
-		       "writes that are still executed there may land on newer data",
-		       f->nr);
-	for (unsigned i = 0; i < f->nr; i++)
-		setsockopt(f->held[i].fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
-	ub_links_clear(f);
-	return true;
+	/* One that was LOST already had this looked at by its process, and has been shut down since. */
+	if (state == UB_CONN_OPEN && ub_socket_is_closed_by_peer(link->fd, link->kind))
+		atomic_fetch_or(&conn->flags, UB_CONN_CLOSED);
+	if (ub_socket_reset(link->fd, link->kind))
+		return true;
+	link->lost = conn;
+	atomic_store_explicit(&conn->state, UB_CONN_LOST, memory_order_release);
+	return false;
 }
 
-void ub_links_clear(struct ub_links *f)
+static void links_side_died(struct ub_links *l, unsigned side, pid_t pid)
 {
-	while (f->nr)
-		links_remove(f, f->nr - 1);
-	f->has_lost = false;
+	for (unsigned i = 0; i < l->ledger->nr_conns; i++) {
+		struct ub_ledger_conn *conn = ub_ledger_conn(l->ledger, side, i);
+		unsigned state;
+
+		if (!links_conn_is_open(conn, &state) || conn->pid != pid)
+			continue;
+		if (links_conn_died(conn, state, links_find(l, pid, conn->id)))
+			links_conn_is_reset(conn);
+		else
+			links_set_timer(l, true);
+	}
+}
+
+void ub_links_server_died(struct ub_links *l, pid_t pid)
+{
+	for (unsigned side = 0; side < UB_LEDGER_SIDES && l->ledger; side++)
+		links_side_died(l, side, pid);
+	/* Those whose entry is over now, and those that have none. */
+	for (unsigned i = l->nr; i-- > 0;) {
+		if (l->held[i].pid != pid || l->held[i].lost)
+			continue;
+		ub_socket_reset(l->held[i].fd, l->held[i].kind);
+		links_remove(l, i);
+	}
+}
+
+void ub_links_inherit(struct ub_links *l, pid_t live_pid)
+{
+	for (unsigned i = 0; i < UB_LEDGER_SIDES * l->ledger->nr_conns; i++) {
+		struct ub_ledger_conn *conn = ub_ledger_conn(l->ledger, i / l->ledger->nr_conns, i % l->ledger->nr_conns);
+		unsigned state;
+
+		if (links_conn_is_open(conn, &state) && conn->pid != live_pid)
+			links_conn_is_reset(conn);
+	}
+}
+
+void ub_links_clear(struct ub_links *l)
+{
+	while (l->nr)
+		links_remove(l, l->nr - 1);
+	if (l->timer_fd >= 0)
+		links_set_timer(l, false);
+	l->ledger = NULL;
 }

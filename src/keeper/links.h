@@ -1,7 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The connections of a server process, as its keeper holds them: when the server dies, what it had sent may still be
- * executed at the other ends. Before the next server sends anything, each of them must have closed its side.
+ * The connections of server processes, as their keeper holds them: a duplicate of each (LINK, UNLINK). When a process
+ * dies, what it had sent may still be executed at the other ends, and what is on its way may still get there. So each
+ * is reset at once, and the ledger is told since when nothing more arrives: the next server counts its time from there.
+ * A unix socket, which has no reset, is held until the other end has read or dropped what lies in its queue
+ * (base/socket.h).
+ *
+ * One that is not held here (there were too many, or another keeper had it) has been reset all the same: its last
+ * descriptor went with its process, and SO_LINGER is 0.
  *
  * The keeper's main thread. Nothing is allocated.
  */
@@ -10,29 +16,50 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
+#include <ublk-bridge/ledger.h>
+
+#include "base/err.h"
 #include "base/loop.h"
 
-#define UB_LINKS_MAX 160 /* two of each connection that a back end may have, and some */
+#define UB_LINKS_MAX 320 /* two of each connection that the back end of a side may have, and some */
 
-struct ub_links {
-	unsigned nr;
-	struct {
-		uint32_t id;
-		int fd;
-		bool is_cut; /* it ended without a word from the other end: only time helps */
-	} held[UB_LINKS_MAX];
-	bool has_lost; /* there were more than that: the time must pass */
-	uint64_t deadline_ms;
+/* A connection of a process's, by the number that it has told. */
+struct ub_link {
+	pid_t pid;
+	uint32_t id;
+	int fd;
+	enum ub_ledger_conn_kind kind;
+	struct ub_ledger_conn *lost; /* of a dead process, and not reset yet; NULL: it lives */
 };
 
-void ub_links_add(struct ub_links *f, uint32_t id, int fd); /* fd is the fence's from now on */
-void ub_links_drop(struct ub_links *f, uint32_t id); /* not there: nothing happens */
+struct ub_links {
+	struct ub_ledger *ledger; /* NULL: none is mapped */
+	struct ub_loop *loop;
+	int timer_fd; /* looks at those that are not reset yet, in every turn of the loop that somebody waits in */
+	unsigned nr;
+	struct ub_link held[UB_LINKS_MAX];
+};
 
-/* The server is dead: closes our side of all of them. is_blind: there may be some that nobody knows of. */
-void ub_links_begin(struct ub_links *f, uint64_t timeout_ms, bool is_blind);
-/* True when no other end can execute anything any more, or the time is over. Waits for nothing. */
-bool ub_links_passed(struct ub_links *f);
-void ub_links_clear(struct ub_links *f);
+#define UB_LINKS_NONE { .timer_fd = -1 }
+
+/* Once, before the first of them. 0 or -errno with *err. */
+int ub_links_open(struct ub_links *l, struct ub_loop *loop, struct ub_err *err);
+
+void ub_links_add(struct ub_links *l, pid_t pid, uint32_t id, int fd); /* fd is taken */
+void ub_links_drop(struct ub_links *l, pid_t pid, uint32_t id); /* not there: nothing happens */
+
+/* This process is dead: its connections are reset, on both sides of the ledger, and those that the ledger does not know. */
+void ub_links_server_died(struct ub_links *l, pid_t pid);
+
+/*
+ * The ledger is another keeper's, which has gone, and so has what it held. live_pid: of the one process whose connections
+ * live; 0: none.
+ */
+void ub_links_inherit(struct ub_links *l, pid_t live_pid);
+
+/* Lets go of all of them, and of the ledger: the device goes, or is another keeper's. */
+void ub_links_clear(struct ub_links *l);
 
 #endif

@@ -235,7 +235,6 @@ static void migrate_forget_growth(struct ub_keeper *k)
 static void migrate_swap(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->migration;
-	struct ub_links fence = k->fence;
 	struct ub_recipe *recipe = k->recipe;
 	struct ub_command *command = k->command;
 	char *identity = k->identity;
@@ -247,8 +246,6 @@ static void migrate_swap(struct ub_keeper *k)
 	k->command = k->next_command;
 	k->next_command = command;
 	k->next_command->restarts = false; /* it ends with its last connection, perhaps */
-	k->fence = k->next_fence;
-	k->next_fence = fence;
 	k->store_fd = m->store_fd;
 	m->store_fd = store_fd;
 	k->identity = m->identity;
@@ -463,31 +460,6 @@ void ub_migrate_said(struct ub_keeper *k, struct ub_msg_migration *msg)
 	}
 }
 
-/*
- * In the cutover it is not known which side a new connection is of: it has been promoted before that is told. It then
- * counts for both.
- */
-void ub_migrate_link(struct ub_keeper *k, const struct ub_msg_link *msg, int fd)
-{
-	bool is_on = ub_migrate_is_on(k);
-	int copy = -1;
-
-	if (is_on && !msg->is_destination && k->migration.phase == UB_MIGRATION_CUTOVER) {
-		copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-		if (copy >= 0)
-			ub_links_add(&k->next_fence, msg->id, copy);
-		else
-			k->next_fence.has_lost = true;
-	}
-	ub_links_add(is_on && msg->is_destination ? &k->next_fence : &k->fence, msg->id, fd);
-}
-
-void ub_migrate_unlink(struct ub_keeper *k, uint32_t id)
-{
-	ub_links_drop(&k->fence, id);
-	ub_links_drop(&k->next_fence, id);
-}
-
 /* ---- an attempt ------------------------------------------------------------------------------------------------------ */
 
 /* How the command is started, and who is told of it. */
@@ -611,11 +583,11 @@ static int migrate_send(struct ub_keeper *k, struct ub_err *err)
 	return 0;
 }
 
-/* Not while the size may change, nor before what an earlier server had sent to the destination is over. */
+/* Not while the size may change. What an earlier server had sent to the destination is in the ledger: the mirror waits. */
 static bool migrate_may_send(const struct ub_keeper *k)
 {
 	return !k->server->gone && k->server->fd >= 0 && !k->recovery.is_running && !k->resize.is_running &&
-	       !k->resize.must_settle && !k->migration.is_fencing;
+	       !k->resize.must_settle;
 }
 
 /* Takes the next step of one that goes on. When to be called again, in ms; -1: the server has the word. */
@@ -918,8 +890,6 @@ int ub_migrate_tend(struct ub_keeper *k)
 	if (m->is_tending || k->server->gone || !k->was_live)
 		return -1;
 	m->is_tending = true;
-	if (m->is_fencing && ub_links_passed(&k->next_fence))
-		m->is_fencing = false;
 	if (m->has_leftovers && migrate_command_has_ended(k))
 		migrate_clear(k);
 	if (m->is_asked && !m->has_leftovers)
@@ -929,7 +899,7 @@ int ub_migrate_tend(struct ub_keeper *k)
 	if (m->must_note && ub_now_ms() >= m->note_not_before_ms)
 		migrate_note(k);
 	m->is_tending = false;
-	return m->must_note || m->has_leftovers || m->is_fencing ? MIGRATE_TURN_MS : wait_ms;
+	return m->must_note || m->has_leftovers ? MIGRATE_TURN_MS : wait_ms;
 }
 
 int ub_verb_migrate(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,
@@ -1055,22 +1025,13 @@ static void migrate_rewind(struct ub_keeper *k)
 	m->phase = UB_MIGRATION_CONNECTING;
 }
 
-static uint64_t migrate_fence_ms(const struct ub_recipe *recipe)
-{
-	return recipe && recipe->opts.nbd ? recipe->opts.nbd->fence_timeout_ms : NBD_DEFAULT_FENCE_MS;
-}
-
 void ub_migrate_server_gone(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->migration;
-	bool was_sent = m->is_sent, is_blind = ub_migrate_is_on(k) && (k->server->is_deaf || (k->stats && atomic_load(&k->stats->lost_links)));
+	bool was_sent = m->is_sent;
 
 	if (migrate_has_moved(k))
 		migrate_moved(k, NULL);
-	if (ub_migrate_is_on(k) || k->next_fence.nr || k->next_fence.has_lost || m->is_fencing) {
-		ub_links_begin(&k->next_fence, migrate_fence_ms(m->recipe), is_blind);
-		m->is_fencing = true;
-	}
 	if (!ub_migrate_is_on(k))
 		return;
 	migrate_rewind(k);
@@ -1085,8 +1046,6 @@ void ub_migrate_let_go(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->migration;
 
-	ub_links_clear(&k->next_fence);
-	m->is_fencing = false;
 	m->nr_cancellers = 0;
 	json_decref(m->request);
 	m->request = NULL;
@@ -1186,7 +1145,6 @@ void ub_migrate_end(struct ub_keeper *k)
 	migrate_answer_cancellers(k, &(struct ub_err){ .code = 0 });
 	migrate_close_attempt(m);
 	m->phase = UB_MIGRATION_NONE;
-	ub_links_clear(&k->next_fence);
 	migrate_clear(k);
 	json_decref(m->request);
 	m->request = NULL;

@@ -55,7 +55,6 @@ struct ub_keeper_migration {
 	bool is_cancelled; /* its end is wanted */
 	bool waits;	   /* in step, until `migrate-complete` */
 	bool has_leftovers; /* it is over, and the other side is still to be cleared away */
-	bool is_fencing;    /* a server died that had connections in k->next_fence: no other is told before they are closed */
 	bool has_side;	    /* there may be a file to be removed once state.json is written */
 	bool must_note;	    /* state.json could not be written */
 	enum ub_migration_phase phase; /* NONE: there is none. As the server told it last; CONNECTING before that */
@@ -72,7 +71,7 @@ struct ub_keeper_migration {
 	struct ub_control_caller cancellers[UB_CONTROL_MAX_CLIENTS];
 	unsigned nr_cancellers;
 
-	/* The destination, with k->next_command and k->next_fence; once it is over, the side that the device is not on. */
+	/* The destination, with k->next_command; once it is over, the side that the device is not on. */
 	int side_fd;
 	int store_fd;
 	uint32_t caps; /* from READY on, as limits and identity */
@@ -102,9 +101,6 @@ bool ub_migrate_is_on(const struct ub_keeper *k);
 
 /* What a server says. */
 void ub_migrate_said(struct ub_keeper *k, struct ub_msg_migration *msg);
-/* A connection of the server's (fd is taken), and its end. */
-void ub_migrate_link(struct ub_keeper *k, const struct ub_msg_link *msg, int fd);
-void ub_migrate_unlink(struct ub_keeper *k, uint32_t id);
 
 /* The server has died and shall have a successor: where the device is by now, and that what it was doing is to be done again. */
 void ub_migrate_server_gone(struct ub_keeper *k);

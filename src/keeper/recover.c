@@ -4,7 +4,10 @@
  *
  *   standby:   spawn ─(HELLO)─ CONFIG ─(LIMITS)─ SERVE ─(READY)─ and waits
  *   recovery:  the server is gone ─ START_USER_RECOVERY ─ TAKE ─(FETCHING)─ END_USER_RECOVERY ─ LIVE
- *                     └─ its connections are fenced ───────┘
+ *                     └─ its connections are reset: links.h
+ *
+ * What the dead server had sent is in the ledger: the next one lets newer changes wait for it, where they must, and all
+ * else goes on at once.
  *
  * The standby is there before it is needed, because while the device stands still the kernel may be waiting for it to
  * get memory: nothing is spawned, loaded or allocated then. The keeper's main thread.
@@ -17,6 +20,7 @@
 #include "base/log.h"
 #include "base/step.h"
 #include "keeper/keeper.h"
+#include "keeper/recipe.h"
 
 #define RECOVER_STANDBY_MS	30000 /* to get ready */
 #define RECOVER_TEND_MS		500
@@ -231,14 +235,40 @@ static int recover_start(struct ub_keeper *k, struct ub_err *err)
 	return ret ? ub_err_errno(err, -ret, "START_USER_RECOVERY") : 0;
 }
 
-/* No write of the dead server's may land on one of the next. */
-static int recover_await_fence(struct ub_keeper *k)
+/* As long as whatever was sent to this back end may be executed. */
+static uint64_t recover_fence_ms(const struct ub_attach_options *o)
 {
-	int ret = 0;
+	return o && o->nbd ? o->nbd->fence_timeout_ms : 0;
+}
 
-	while (ret == 0 && !ub_links_passed(&k->fence))
-		ret = recover_pause(k, RECOVER_RETRY_MS);
-	return ret;
+/*
+ * A standby of version 3 knows no ledger, and sends whatever comes at once. So all waits, as it did in its days, for
+ * what the server before it had sent.
+ */
+static int recover_await_fence(struct ub_keeper *k, uint64_t began_ms)
+{
+	const struct ub_recipe *other = k->migration.recipe; /* its mirror begins anew */
+	uint64_t ms = recover_fence_ms(k->opts), other_ms = other ? recover_fence_ms(&other->opts) : 0;
+	uint64_t until = began_ms + (ms > other_ms ? ms : other_ms), now = ub_now_ms();
+
+	if (!k->standby->pid || k->standby->version > UB_MESSAGE_V3 || now >= until)
+		return 0;
+	return recover_pause(k, until - now);
+}
+
+/*
+ * A server of version 3 that has yielded has finished all that it had, and then nobody is in the dark about it. Not when
+ * it was killed over it, nor when it mirrored, too.
+ */
+static void recover_look_whether_it_left_nothing(struct ub_keeper *k)
+{
+	uint64_t in_flight = 0;
+
+	for (unsigned i = 0; i < k->info.nr_hw_queues; i++)
+		in_flight += ub_stat_read(&k->stats->queues[i].in_flight);
+	if (k->recovery.is_planned && k->server->version <= UB_MESSAGE_V3 && !k->server->is_dismissed && !in_flight &&
+	    !ub_migrate_is_on(k))
+		atomic_store(&k->ledger->is_blind, 0);
 }
 
 static bool recover_must_stop_waiting(void *arg)
@@ -354,27 +384,21 @@ static int recover_count_death(struct ub_keeper *k, struct ub_err *err)
 	return recover_pause(k, delay < RECOVER_MAX_DELAY_MS ? delay : RECOVER_MAX_DELAY_MS);
 }
 
-static uint64_t recover_fence_ms(const struct ub_keeper *k)
-{
-	return k->opts->nbd ? k->opts->nbd->fence_timeout_ms : 0;
-}
-
 /*
  * One attempt: 0, or -errno with *err. -ENODEV, -EINTR and -ENOTRECOVERABLE: no other is to follow. *has_taken: it came so
  * far that the standby was asked to take the device.
  */
 static int recover_once(struct ub_keeper *k, bool *has_taken, struct ub_err *err)
 {
+	uint64_t began_ms = ub_now_ms();
 	int ret;
 
 	*has_taken = false;
-	ub_links_begin(&k->fence, recover_fence_ms(k),
-		       k->server->is_deaf || atomic_exchange(&k->stats->lost_links, 0));
 	ret = recover_count_death(k, err);
 	if (ret == 0)
 		ret = recover_start(k, err);
 	if (ret == 0)
-		ret = recover_await_fence(k);
+		ret = recover_await_fence(k, began_ms);
 	if (ret == 0)
 		ret = recover_await_standby(k);
 	if (ret)
@@ -413,6 +437,7 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 		ub_log(UB_LOG_WARNING,
 		       "/dev/ublkb%u: the server (pid %d) %s: I/O waits until the next one has taken over",
 		       k->info.dev_id, k->server->pid, ub_keeper_server_fate(k->server, fate, sizeof(fate)));
+	recover_look_whether_it_left_nothing(k);
 	ub_migrate_server_gone(k); /* the device may be made of something else by now, which takes another standby */
 	r->is_running = true;
 	/* Here, and not at each attempt: one that fails has had no server that lived, and pauses for longer than this. */

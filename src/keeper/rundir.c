@@ -611,6 +611,7 @@ int ub_rundir_adopt(const char *name, struct ub_adoption *a)
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &forever, sizeof(forever));
 	a->state = answer->state;
 	a->pid = answer->pid;
+	a->nr_links = answer->nr_links;
 	a->fd = ub_steal_fd(&fd);
 	return 0;
 }

@@ -117,6 +117,7 @@ struct ub_adoption {
 	uint32_t state; /* enum ub_adopted */
 	unsigned version; /* of the messages: what is spoken with it */
 	pid_t pid;
+	uint32_t nr_links; /* so many LINKs follow there */
 	int fd;
 	int fds[UB_MESSAGE_MAX_FDS]; /* enum ub_serve_fd */
 };

@@ -95,12 +95,13 @@ static void server_take_message(struct ub_server *server, struct ub_msg_header *
 			server_take_text(server, (struct ub_msg_text *)header);
 		break;
 	case UB_MSG_LINK:
+		server->nr_links++;
 		if (header->len_bytes >= UB_V3_BYTES_LINK && fds[0] >= 0)
-			ub_migrate_link(k, (struct ub_msg_link *)header, ub_steal_fd(&fds[0]));
+			ub_links_add(&k->links, server->pid, ((struct ub_msg_link *)header)->id, ub_steal_fd(&fds[0]));
 		break;
 	case UB_MSG_UNLINK:
 		if (header->len_bytes >= UB_V3_BYTES_LINK)
-			ub_migrate_unlink(k, ((struct ub_msg_link *)header)->id);
+			ub_links_drop(&k->links, server->pid, ((struct ub_msg_link *)header)->id);
 		break;
 	case UB_MSG_MIGRATION:
 		if (header->len_bytes > UB_V3_BYTES_MIGRATION && server == k->server)
@@ -148,7 +149,6 @@ static void server_says(void *arg)
 		for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
 			ub_close(&fds[i]);
 	}
-	server->is_deaf |= ret != -EAGAIN && ret != -ENOTCONN;
 	if (ret != -EAGAIN)
 		ub_loop_remove(&k->loop, server->fd); /* its pidfd says the rest */
 }
@@ -159,7 +159,8 @@ static void server_died(void *arg)
 
 	if (server->is_child && waitpid(server->pid, &server->status, WNOHANG) != server->pid)
 		return;
-	server_says(server); /* its last words may be waiting */
+	server_says(server); /* its last words may be waiting, and connections */
+	ub_links_server_died(&server->keeper->links, server->pid);
 	server->gone = true;
 	ub_rings_let_go(&server->rings);
 	ub_loop_remove(&server->keeper->loop, server->pidfd);

@@ -97,7 +97,7 @@ static void server_over(struct server *s, int status)
 	s->status = status;
 }
 
-/* A connection that the back end has made, or (-1) closed. Any thread; the keeper fences it when we are gone. */
+/* A connection that the back end has made, or (-1) closed. Any thread; the keeper resets it when we are gone. */
 static void server_tell_socket(uint32_t id, int fd, bool is_destination)
 {
 	struct ub_msg_link msg = { .header = { .len_bytes = sizeof(msg) }, .id = id, .is_destination = is_destination };
@@ -106,7 +106,7 @@ static void server_tell_socket(uint32_t id, int fd, bool is_destination)
 	while (ub_message_send(UB_SERVER_SOCKET_FD, &msg.header, &fd, fd >= 0, MSG_DONTWAIT) == -EAGAIN) {
 		if (poll(&(struct pollfd){ .fd = UB_SERVER_SOCKET_FD, .events = POLLOUT }, 1, SERVER_LINK_MS) > 0)
 			continue;
-		/* Then the next server waits as long as it must: nobody knows for whom. */
+		/* It is reset all the same, at its last close. A keeper of version 3 does not know that, and waits. */
 		if (fd >= 0 && server_stats)
 			atomic_store(&server_stats->lost_links, 1);
 		break;
@@ -758,6 +758,7 @@ static int server_adopt(struct server *s)
 	atomic_store(&s->keeper_version, s->visitor_version);
 	server_visitor_leaves(s);
 	nr = ub_message_pack_fds(all, UB_NR_SERVE_FDS, s->visitor_version, packed, &msg.has_fd);
+	msg.nr_links = ub_sockets_count();
 	ub_message_fit(&msg.header, s->visitor_version, UB_V3_BYTES_ADOPTED);
 	if (ub_message_send(s->keeper_fd, &msg.header, packed, nr, MSG_DONTWAIT) < 0)
 		return 0; /* it has gone already, and the loop will find that out */

@@ -122,15 +122,31 @@ static void req_next_part(struct ub_queue *q, struct ub_req *req)
 		io->buf = (void *)(uintptr_t)q->zeroes;
 	else if (req->data)
 		io->buf = (char *)req->data + req->done_bytes;
+	io->losses = 0;
 	io->done = req_part_done;
 	req_to_backend(q, io);
+}
+
+/*
+ * Whether what was answered before this part may have been lost meanwhile. The kernel was not told that anything of the
+ * request is done: then all of it is done again.
+ */
+static bool req_has_lost_parts(const struct ub_req *req)
+{
+	return req->done_bytes && req->io.losses != req->losses;
 }
 
 static void req_flush_done(struct ub_io *io, int32_t res)
 {
 	struct ub_req *req = req_of(io);
+	struct ub_queue *q = io->home;
 
-	req_finish(io->home, req, res < 0 ? res : (int32_t)req->len_bytes);
+	if (res >= 0 && req_has_lost_parts(req) && !q->cancel_error) {
+		req->done_bytes = 0;
+		req_next_part(q, req);
+		return;
+	}
+	req_finish(q, req, res < 0 ? res : (int32_t)req->len_bytes);
 }
 
 static void req_part_done(struct ub_io *io, int32_t res)
@@ -144,7 +160,11 @@ static void req_part_done(struct ub_io *io, int32_t res)
 		req_finish(q, req, res);
 		return;
 	}
-	req->done_bytes += io->len_bytes;
+	if (req->op != UB_OP_READ && req_has_lost_parts(req))
+		req->done_bytes = 0; /* this part is among those that are done again */
+	else
+		req->done_bytes += io->len_bytes;
+	req->losses = io->losses;
 	if (q->cancel_error) {
 		req_finish(q, req, q->cancel_error);
 	} else if (req->done_bytes < req->len_bytes) {
@@ -155,6 +175,7 @@ static void req_part_done(struct ub_io *io, int32_t res)
 		io->offset_bytes = 0;
 		io->len_bytes = 0;
 		io->buf = NULL;
+		io->losses = 0;
 		io->done = req_flush_done;
 		req_to_backend(q, io);
 	} else {

@@ -42,6 +42,7 @@ struct ub_req {
 	uint64_t arrived_ns; /* turn_ns when it came */
 	uint32_t len_bytes;
 	uint32_t done_bytes; /* by the parts that were sent so far: requests that the core splits */
+	uint64_t losses; /* io.losses of the last part that was answered */
 	int32_t error;	     /* GET_DATA: fail with this as soon as the data has come */
 	struct ub_req *next_used; /* in used_bufs */
 	uint16_t tag;

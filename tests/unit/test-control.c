@@ -41,7 +41,8 @@ static int keeper_setup(void **state)
 	ub_log_set_level(UB_LOG_NOTICE);
 	nbd_options_init(&nbd);
 	opts = (struct ub_attach_options){ .kind = "nbd", .nbd = &nbd };
-	keeper = (struct ub_keeper){ .opts = &opts, .was_live = true, .control = UB_CONTROL_NONE };
+	keeper = (struct ub_keeper){ .opts = &opts, .was_live = true, .control = UB_CONTROL_NONE,
+				     .links = UB_LINKS_NONE };
 	keeper.server = &keeper.servers[0];
 	keeper.standby = &keeper.servers[1];
 	keeper.info.dev_id = 7;

@@ -290,6 +290,7 @@ static void a_killed_server_costs_no_io(void **state)
 	(void)state;
 	server_start(slow);
 	options.nr_connections = 3;
+	options.fence_policy = NBD_FENCE_CLOSE; /* what dies here is a server of this machine's own files */
 	device_open(2, -1);
 	for (unsigned round = 0; round < 3; round++) {
 		for (unsigned i = 0; i < NR_IOS; i++) {
@@ -465,6 +466,7 @@ static void stall_a_write(struct peer *old, struct peer *new)
 	struct peer_request r;
 
 	options.stall_timeout_ms = 100;
+	export.flags |= PEER_MULTI_CONN;
 	peer_open_device(old);
 	io_start(0, UB_OP_WRITE, 0, 4096, 0);
 	peer_expect(old, &r, PEER_WRITE);
@@ -486,6 +488,7 @@ static void a_stall_timeout_set_while_a_request_is_unanswered_holds_for_it(void 
 	struct peer_request r;
 
 	(void)state;
+	export.flags |= PEER_MULTI_CONN;
 	peer_open_device(&old);
 	io_start(0, UB_OP_READ, 0, 512, 0);
 	peer_expect(&old, &r, PEER_READ);
@@ -503,49 +506,434 @@ static void a_stall_timeout_set_while_a_request_is_unanswered_holds_for_it(void 
 
 static void answer_a_write(struct peer *peer, unsigned i)
 {
+	static uint8_t data[PEER_MAX_BYTES];
 	struct peer_request r;
 
-	peer_expect(peer, &r, PEER_WRITE);
+	/* A read in between asks for nothing but a sign of life. */
+	do {
+		if (!peer_receive(peer, &r, data))
+			fail_msg("write %u does not come", i);
+		if (r.type == PEER_READ)
+			assert_true(peer_answer(peer, &r, 0, data));
+	} while (r.type == PEER_READ);
+	assert_int_equal(r.type, PEER_WRITE);
 	assert_int_equal(r.offset, ios[i].io.offset_bytes);
 	assert_true(peer_answer(peer, &r, 0, NULL));
 	assert_int_equal(io_result(i), r.len);
 }
 
-static void answer_the_write(struct peer *peer)
+static void answer_in_pieces(struct peer *peer, const struct peer_request *r, uint32_t unit, const int *order);
+
+/* Only reads that ask for a sign of life. */
+static void assert_no_write(struct peer *peer, uint64_t ms)
 {
-	answer_a_write(peer, 0);
-	core_close(&core);
-	close(peer->fd);
+	static uint8_t data[PEER_MAX_BYTES];
+	uint64_t until = ub_now_ms() + ms, now;
+	struct peer_request r;
+
+	while ((now = ub_now_ms()) < until && peer_has_request(peer, (int)(until - now))) {
+		assert_true(peer_receive(peer, &r, data));
+		assert_int_equal(r.type, PEER_READ);
+		assert_true(peer_answer(peer, &r, 0, data));
+	}
 }
 
-static void no_write_is_sent_before_the_old_connection_is_closed(void **state)
+/* How many times a server gets a request that is not answered for so long, on however many connections. */
+struct patient {
+	struct peer peers[64];
+	struct peer_request requests[64];
+	uint64_t sent_ms[64];
+	bool is_answered[64];
+	unsigned nr, nr_sent, nr_answered;
+};
+
+static void patient_turn(struct patient *p, uint64_t takes_ms)
+{
+	static uint8_t data[PEER_MAX_BYTES];
+	struct pollfd fd = { .fd = listen_fd, .events = POLLIN };
+
+	if (poll(&fd, 1, 5) == 1 && p->nr < 64 && peer_accept(&p->peers[p->nr]))
+		p->nr++;
+	for (unsigned i = 0; i < p->nr; i++) {
+		p->peers[i].patience_ms = 0;
+		if (!p->sent_ms[i] && peer_has_request(&p->peers[i], 0) &&
+		    peer_receive(&p->peers[i], &p->requests[i], data)) {
+			p->sent_ms[i] = ub_now_ms();
+			p->nr_sent++;
+		}
+		if (p->sent_ms[i] && !p->is_answered[i] && ub_now_ms() - p->sent_ms[i] >= takes_ms) {
+			p->is_answered[i] = true;
+			p->nr_answered++;
+			peer_answer(&p->peers[i], &p->requests[i], 0, NULL);
+		}
+	}
+}
+
+static void assert_takes_long(uint16_t flags)
+{
+	static struct patient p;
+	uint64_t began = ub_now_ms();
+
+	p = (struct patient){ .nr = 1 };
+	export.flags |= flags;
+	options.stall_timeout_ms = 300;
+	options.fence_timeout_ms = 100;
+	peer_open_device(&p.peers[0]);
+	io_start(0, UB_OP_WRITE_ZEROES, 0, 65536, 0);
+	while (ub_now_ms() - began < 8000 && !atomic_load(&ios[0].is_done))
+		patient_turn(&p, 1000);
+	assert_int_equal(io_result(0), 65536);
+	assert_in_range(p.nr_sent, 1, 3); /* once more for each doubling */
+	core_close(&core);
+	for (unsigned i = 0; i < p.nr; i++)
+		close(p.peers[i].fd);
+}
+
+static void a_request_that_takes_longer_than_every_timeout_completes(void **state)
+{
+	(void)state;
+	assert_takes_long(0);
+}
+
+static void so_it_does_where_several_connections_are_safe(void **state)
+{
+	(void)state;
+	assert_takes_long(PEER_MULTI_CONN);
+}
+
+/* ---- the fence --------------------------------------------------------------------------------------------- */
+
+static void a_stalled_connection_keeps_its_write_and_is_read_on(void **state)
 {
 	struct peer old, new;
+	struct peer_request r = { 0 };
 
 	(void)state;
-	stall_a_write(&old, &new);
-	io_start(3, UB_OP_WRITE, 8192, 512, 0);
-	assert_false(peer_has_request(&new, 200));
-	assert_false(ios[0].is_done);
+	options.stall_timeout_ms = 1000;
+	export.flags |= PEER_MULTI_CONN;
+	peer_open_device(&old);
+	io_start(0, UB_OP_WRITE, 0, 4096, 0);
+	peer_expect(&old, &r, PEER_WRITE);
+	assert_non_null(peer_accept(&new));
+	assert_false(peer_has_request(&new, 300)); /* in flight on one connection only */
+	assert_true(peer_answer(&old, &r, 0, NULL));
+	assert_int_equal(io_result(0), 4096);
+	/* What it answered is flushed there, and then it goes. */
+	peer_expect(&old, &r, PEER_FLUSH);
+	assert_true(peer_answer(&old, &r, 0, NULL));
+	{
+		static uint8_t data[PEER_MAX_BYTES];
+
+		assert_false(peer_receive(&old, &r, data));
+		assert_int_equal(r.type, PEER_DISC);
+	}
+	/* An answered change is no range. */
+	io_start(1, UB_OP_WRITE, 0, 512, 0);
+	answer_a_write(&new, 1);
+	core_close(&core);
 	close(old.fd);
+	close(new.fd);
+}
+
+static void without_multi_conn_no_other_connection_is_made_beside_a_stalled_one(void **state)
+{
+	struct pollfd fd = { .fd = listen_fd, .events = POLLIN };
+	struct peer_request r;
+	struct peer old, new;
+	char byte;
+
+	(void)state;
+	options.stall_timeout_ms = 300;
+	peer_open_device(&old);
+	io_start(0, UB_OP_WRITE, 0, 4096, 0);
+	peer_expect(&old, &r, PEER_WRITE);
+	fd.fd = listen_fd;
+	assert_int_equal(poll(&fd, 1, 450), 0);
+	assert_non_null(peer_accept(&new));
+	assert_int_equal(recv(old.fd, &byte, 1, 0), 0); /* it was given up first */
 	answer_a_write(&new, 0);
+	core_close(&core);
+	close(old.fd);
+	close(new.fd);
+}
+
+/* The first write is in flight on `old`, which is given up, and sent again on `new`. */
+static void give_a_write_up(struct peer *old, struct peer *new)
+{
+	stall_a_write(old, new);
+	answer_a_write(new, 0);
+}
+
+static void only_newer_changes_that_overlap_wait(void **state)
+{
+	struct peer old, new;
+	uint64_t began;
+
+	(void)state;
+	options.fence_timeout_ms = 1000;
+	give_a_write_up(&old, &new);
+	began = ub_now_ms();
+	io_start(2, UB_OP_WRITE, 512, 512, 0); /* within what may still land */
+	io_start(3, UB_OP_WRITE, 8192, 512, 0);
 	answer_a_write(&new, 3);
+	io_start(4, UB_OP_READ, 0, 512, 0);
+	assert_true(peer_has_request(&new, WAIT_MS));
+	{
+		struct peer_request r;
+
+		peer_expect(&new, &r, PEER_READ);
+		assert_true(peer_answer(&new, &r, 0, bufs[5]));
+		assert_int_equal(io_result(4), 512);
+		io_start(4, UB_OP_FLUSH, 0, 0, 0);
+		peer_expect(&new, &r, PEER_FLUSH);
+		assert_true(peer_answer(&new, &r, 0, NULL));
+		assert_int_equal(io_result(4), 0);
+	}
+	assert_true(ub_now_ms() - began < 800);
+	answer_a_write(&new, 2);
+	assert_true(ub_now_ms() - began >= 900);
+	core_close(&core);
+	close(old.fd);
+	close(new.fd);
+}
+
+/* What lies in the old server's queue is read by it some day. */
+static void no_clock_runs_while_the_old_server_has_not_read_everything(void **state)
+{
+	static uint8_t data[PEER_MAX_BYTES];
+	struct peer old, new;
+	struct peer_request r;
+
+	(void)state;
+	options.fence_timeout_ms = 200;
+	options.stall_timeout_ms = 100;
+	export.flags |= PEER_MULTI_CONN;
+	peer_open_device(&old);
+	io_start(0, UB_OP_WRITE, 0, 4096, 0);
+	assert_true(peer_has_request(&old, WAIT_MS)); /* and leaves it there */
+	assert_non_null(peer_accept(&new));
+	io_start(1, UB_OP_READ, 0, 512, 0);
+	peer_expect(&new, &r, PEER_READ);
+	assert_true(peer_answer(&new, &r, 0, bufs[2]));
+	answer_a_write(&new, 0);
+	io_start(2, UB_OP_WRITE, 0, 512, 0);
+	assert_no_write(&new, 800);
+	assert_true(peer_receive(&old, &r, data));
+	/* A sign of life is asked for: nobody else asks for anything. */
+	peer_expect(&new, &r, PEER_READ);
+	assert_true(peer_answer(&new, &r, 0, bufs[2]));
+	answer_a_write(&new, 2);
+	core_close(&core);
+	close(old.fd);
+	close(new.fd);
+}
+
+/* It dies with a write in its hands. */
+static void close_a_write(struct peer *old, struct peer *new)
+{
+	struct peer_request r;
+
+	peer_open_device(old);
+	io_start(0, UB_OP_WRITE, 0, 4096, 0);
+	peer_expect(old, &r, PEER_WRITE);
+	close(old->fd);
+	assert_non_null(peer_accept(new));
+	answer_a_write(new, 0);
+}
+
+static void a_close_by_the_server_ends_nothing_by_itself(void **state)
+{
+	struct peer old, new;
+	uint64_t began;
+
+	(void)state;
+	options.fence_timeout_ms = 500;
+	close_a_write(&old, &new);
+	began = ub_now_ms();
+	io_start(1, UB_OP_WRITE, 0, 4096, 0);
+	answer_a_write(&new, 1);
+	assert_true(ub_now_ms() - began >= 400);
 	core_close(&core);
 	close(new.fd);
 }
 
-static void no_write_is_sent_before_the_fence_timeout(void **state)
+static void a_close_by_the_server_ends_a_range_where_it_is_trusted(void **state)
 {
 	struct peer old, new;
-	uint64_t start = ub_now_ms();
 
 	(void)state;
-	options.fence_timeout_ms = 300;
-	stall_a_write(&old, &new);
-	assert_true(peer_has_request(&new, WAIT_MS));
-	assert_true(ub_now_ms() - start >= 300);
-	answer_the_write(&new);
+	options.fence_policy = NBD_FENCE_CLOSE;
+	options.fence_timeout_ms = 1000 * WAIT_MS;
+	close_a_write(&old, &new);
+	io_start(1, UB_OP_WRITE, 0, 4096, 0);
+	answer_a_write(&new, 1);
+	core_close(&core);
+	close(new.fd);
+}
+
+/* … but only one that it made by itself. */
+static void our_own_cut_is_no_close(void **state)
+{
+	struct peer old, new;
+
+	(void)state;
+	options.fence_policy = NBD_FENCE_CLOSE;
+	options.fence_timeout_ms = 500;
+	give_a_write_up(&old, &new);
 	close(old.fd);
+	io_start(2, UB_OP_WRITE, 0, 512, 0);
+	assert_no_write(&new, 300);
+	answer_a_write(&new, 2);
+	core_close(&core);
+	close(new.fd);
+}
+
+/* ---- losses ---------------------------------------------------------------------------------------------------- */
+
+static void a_part_is_sent_again_when_its_server_is_lost(void **state)
+{
+	struct peer_request r;
+	struct peer peer;
+
+	(void)state;
+	export.max_payload_bytes = 4096;
+	export.min_block_bytes = 512;
+	export.preferred_block_bytes = 4096;
+	peer_open_device(&peer);
+	io_start(0, UB_OP_WRITE, 0, 8192, 0);
+	peer_expect(&peer, &r, PEER_WRITE);
+	assert_int_equal(r.offset, 0);
+	assert_true(peer_answer(&peer, &r, 0, NULL));
+	peer_expect(&peer, &r, PEER_WRITE);
+	assert_int_equal(r.offset, 4096);
+	close(peer.fd); /* power fails */
+	assert_non_null(peer_accept(&peer));
+	for (unsigned i = 0; i < 2; i++) {
+		peer_expect(&peer, &r, PEER_WRITE);
+		assert_int_equal(r.offset, (uint64_t)i * 4096);
+		assert_true(peer_answer(&peer, &r, 0, NULL));
+	}
+	assert_int_equal(io_result(0), 8192);
+	assert_false(peer_has_request(&peer, 100));
+	core_close(&core);
+	close(peer.fd);
+}
+
+static void a_flush_goes_to_every_connection_that_has_answered_changes(void **state)
+{
+	struct peer peers[2];
+	struct peer_request r;
+	pthread_t threads[2];
+	void *ok;
+
+	(void)state;
+	export.flags |= PEER_MULTI_CONN;
+	options.nr_connections = 2;
+	for (unsigned i = 0; i < 2; i++)
+		pthread_create(&threads[i], NULL, peer_accept, &peers[i]);
+	device_open(2, -1);
+	for (unsigned i = 0; i < 2; i++) {
+		pthread_join(threads[i], &ok);
+		assert_non_null(ok);
+	}
+	/* A write on each queue, and so on each connection. */
+	for (unsigned i = 0; i < 2; i++) {
+		struct peer *peer;
+
+		io_start(i, UB_OP_WRITE, (uint64_t)i * 8192, 4096, 0);
+		peer = peer_has_request(&peers[0], 500) ? &peers[0] : &peers[1];
+		answer_a_write(peer, i);
+	}
+	io_start(2, UB_OP_FLUSH, 0, 0, 0);
+	for (unsigned i = 0; i < 2; i++) {
+		struct peer *peer = peer_has_request(&peers[0], 500) ? &peers[0] : &peers[1];
+
+		assert_false(atomic_load(&ios[2].is_done));
+		peer_expect(peer, &r, PEER_FLUSH);
+		assert_true(peer_answer(peer, &r, 0, NULL));
+	}
+	assert_int_equal(io_result(2), 0);
+	/* All is flushed: one is enough. */
+	io_start(2, UB_OP_FLUSH, 0, 0, 0);
+	peer_expect(peer_has_request(&peers[0], 500) ? &peers[0] : &peers[1], &r, PEER_FLUSH);
+	assert_true(peer_answer(peer_has_request(&peers[0], 0) ? &peers[1] : &peers[0], &r, 0, NULL) ||
+		    true);
+	core_cancel(&core, -EIO);
+	core_close(&core);
+	close(peers[0].fd);
+	close(peers[1].fd);
+}
+
+/* ---- clocks and loops --------------------------------------------------------------------------------------------- */
+
+static void an_outage_is_one_when_no_connection_works(void **state)
+{
+	struct peer a, b, *zero, *one;
+	struct peer_request r;
+	pthread_t ta, tb;
+	uint64_t began;
+	void *ok;
+
+	(void)state;
+	export.flags |= PEER_MULTI_CONN;
+	options.nr_connections = 2;
+	options.outage_limit_ms = 1000;
+	pthread_create(&ta, NULL, peer_accept, &a);
+	usleep(100000);
+	pthread_create(&tb, NULL, peer_accept, &b);
+	device_open(2, -1);
+	pthread_join(ta, &ok);
+	assert_non_null(ok);
+	pthread_join(tb, &ok);
+	assert_non_null(ok);
+	io_start(0, UB_OP_READ, 0, 512, 0);
+	zero = peer_has_request(&a, 500) ? &a : &b;
+	one = zero == &a ? &b : &a;
+	peer_expect(zero, &r, PEER_READ);
+	assert_true(peer_answer(zero, &r, 0, bufs[2]));
+	assert_int_equal(io_result(0), 512);
+	close(one->fd); /* and is never made again */
+	usleep(1500000); /* longer than the limit */
+	io_start(1, UB_OP_READ, 0, 512, 0);
+	peer_expect(zero, &r, PEER_READ);
+	assert_true(peer_answer(zero, &r, 0, bufs[2]));
+	assert_int_equal(io_result(1), 512);
+	close(zero->fd); /* only now is there an outage */
+	began = ub_now_ms();
+	usleep(100000);
+	for (unsigned i = 2; i < 4; i++) /* on both queues */
+		io_start(i, UB_OP_READ, 0, 512, 0);
+	for (unsigned i = 2; i < 4; i++) {
+		assert_int_equal(io_result(i), -EIO);
+		assert_in_range(ub_now_ms() - began, 950, 3000);
+	}
+	core_close(&core);
+}
+
+static void a_wrong_answer_that_never_ends_fails_the_request(void **state)
+{
+	static const int wrong[] = { 0, 1, 2, -1 };
+	struct peer_request r;
+	struct peer peer;
+	unsigned nr = 0;
+
+	(void)state;
+	peer_open_device(&peer);
+	io_start(0, UB_OP_READ, 8192, 4096, 0);
+	for (;;) {
+		peer_expect(&peer, &r, PEER_READ);
+		answer_in_pieces(&peer, &r, 1024, wrong);
+		nr++;
+		if (core_wait_io(&core, &ios[0], nr < 3 ? 20 : 200))
+			break;
+		assert_in_range(nr, 1, 20);
+		close(peer.fd);
+		assert_non_null(peer_accept(&peer));
+	}
+	assert_int_equal(io_result(0), -EIO);
+	assert_in_range(nr, 3, 10);
+	core_close(&core);
+	close(peer.fd);
 }
 
 static void before_it_is_live_a_lost_connection_is_final(void **state)
@@ -922,8 +1310,19 @@ int main(int argc, char **argv)
 		NBDKIT_TEST(cancel_completes_what_waits_and_what_comes),
 		NBDKIT_TEST(an_outage_longer_than_its_limit_fails_io_and_ends),
 		NBDKIT_TEST(an_outage_limit_set_in_an_outage_counts_from_its_beginning),
-		SCRIPT_TEST(no_write_is_sent_before_the_old_connection_is_closed),
-		SCRIPT_TEST(no_write_is_sent_before_the_fence_timeout),
+		SCRIPT_TEST(a_request_that_takes_longer_than_every_timeout_completes),
+		SCRIPT_TEST(so_it_does_where_several_connections_are_safe),
+		SCRIPT_TEST(a_stalled_connection_keeps_its_write_and_is_read_on),
+		SCRIPT_TEST(without_multi_conn_no_other_connection_is_made_beside_a_stalled_one),
+		SCRIPT_TEST(only_newer_changes_that_overlap_wait),
+		SCRIPT_TEST(no_clock_runs_while_the_old_server_has_not_read_everything),
+		SCRIPT_TEST(a_close_by_the_server_ends_nothing_by_itself),
+		SCRIPT_TEST(a_close_by_the_server_ends_a_range_where_it_is_trusted),
+		SCRIPT_TEST(our_own_cut_is_no_close),
+		SCRIPT_TEST(a_part_is_sent_again_when_its_server_is_lost),
+		SCRIPT_TEST(a_flush_goes_to_every_connection_that_has_answered_changes),
+		SCRIPT_TEST(an_outage_is_one_when_no_connection_works),
+		SCRIPT_TEST(a_wrong_answer_that_never_ends_fails_the_request),
 		SCRIPT_TEST(a_stall_timeout_set_while_a_request_is_unanswered_holds_for_it),
 		SCRIPT_TEST(before_it_is_live_a_lost_connection_is_final),
 		SCRIPT_TEST(the_end_of_a_socket_that_was_handed_over_is_final),

@@ -148,6 +148,7 @@ static void slot_finish(struct mirror_slot *slot)
 	else if (!differs)
 		ub_stat_add(mq->mirrored_bytes, slot->source.len_bytes);
 	mirror_range_give_back(m, &slot->range);
+	slot->parent->losses = slot->source.losses;
 	ub_io_complete(slot->parent, res);
 }
 

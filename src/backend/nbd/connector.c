@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The connector: one thread a back end that makes connections, compares what answers with the export that
- * the device was made from, hands ready ones to their queues, and fences those that ended. It is also who
- * tells the operator. What blocks here (a look-up of a name, a certificate's file) delays no I/O.
+ * the device was made from, hands ready ones to their queues, and frees those that ended. It also tells the
+ * operator. What blocks here (a look-up of a name, a certificate's file) delays no I/O: whoever waits for a range
+ * looks by itself whether that has ended.
  */
 #include <errno.h>
 #include <poll.h>
@@ -23,6 +24,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/socket.h"
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
@@ -35,8 +37,6 @@
 #define CONNECTOR_MAX_DELAY_MS	5000
 #define CONNECTOR_SHORT_LIFE_MS	1000 /* of a connection that was lost without having been of any use */
 #define CONNECTOR_END_TRIES	50 /* of 10 ms: a look-up of a name cannot be interrupted */
-#define CONNECTOR_FENCE_READS	64 /* of what a server still sends, at a time: it may never stop */
-#define CONNECTOR_MAX_FENCES	256 /* that are polled at once; more are looked at on each turn */
 
 /* ---- links -------------------------------------------------------------------------------------------- */
 
@@ -68,7 +68,9 @@ struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handl
 	link->size_bytes = export->size_bytes;
 	atomic_store_explicit(&conn->be->seen_bytes, export->size_bytes, memory_order_relaxed);
 	link->made_ms = ub_now_ms();
-	link->is_tcp = nbd_session_tune(fd, connector_stall_ms(conn->be), conn->be->send_bytes);
+	link->entry = -1;
+	link->kind = ub_socket_kind(fd);
+	nbd_session_tune(fd, connector_stall_ms(conn->be), conn->be->send_bytes);
 	link->held_id = ub_backend_hold_socket(conn->be->backend, fd);
 	atomic_store_explicit(&conn->be->latency_ns, nbd_session_latency_ns(fd), memory_order_relaxed);
 	return link;
@@ -157,7 +159,7 @@ static void connector_say_lost(struct nbd_backend *be, const struct nbd_link *li
 
 static void connector_say_online(struct nbd_backend *be)
 {
-	char text[256];
+	char text[320];
 	uint64_t ms;
 
 	if (!be->offline_since_ms)
@@ -169,7 +171,12 @@ static void connector_say_online(struct nbd_backend *be)
 	snprintf(text, sizeof(text), "%s: online again after %llu.%llu s; %u requests were sent again",
 		 be->server, (unsigned long long)(ms / 1000), (unsigned long long)(ms % 1000 / 100),
 		 be->nr_again);
+	if (be->lost_bytes)
+		snprintf(text + strlen(text), sizeof(text) - strlen(text),
+			 "; %llu bytes had been answered and not flushed, and may be gone",
+			 (unsigned long long)be->lost_bytes);
 	be->nr_again = 0;
+	be->lost_bytes = 0;
 	ub_backend_report(be->backend, UB_HEALTH_ONLINE, text);
 }
 
@@ -205,54 +212,20 @@ static void connector_say_stalled(struct nbd_backend *be)
 	be->said_stalled = stalled;
 }
 
-/* ---- connections that ended: the fence --------------------------------------------------------------------- */
+/* ---- connections that ended --------------------------------------------------------------------------------- */
 
-void nbd_fence_passed(struct nbd_backend *be)
+/* Connections ended with answered changes that were not flushed. Nobody hears of it from the server. */
+static void connector_say_losses(struct nbd_backend *be)
 {
-	if (atomic_fetch_sub_explicit(&be->nr_unfenced, 1, memory_order_acq_rel) != 1)
+	uint64_t bytes = atomic_exchange(&be->unsaid_lost_bytes, 0);
+
+	if (!bytes)
 		return;
-	for (unsigned i = 0; i < be->nr_conns; i++)
-		nbd_engine_kick(&be->conns[i]);
-}
-
-static void connector_link_is_fenced(struct nbd_backend *be, struct nbd_link *link)
-{
-	link->is_fenced = true;
-	shutdown(link->fd, SHUT_RDWR); /* the ring lets go of it, too */
-	if (link->needs_fence)
-		nbd_fence_passed(be);
-}
-
-/* Whether the server has closed its side, or sent a reset. Reads what it still says. */
-static bool connector_server_closed(struct nbd_link *link)
-{
-	unsigned left = CONNECTOR_FENCE_READS;
-	char scrap[4096];
-	ssize_t n;
-
-	if (link->is_cut_here)
-		return false;
-	do {
-		n = recv(link->fd, scrap, sizeof(scrap), MSG_DONTWAIT);
-	} while ((n > 0 || (n < 0 && errno == EINTR)) && --left);
-	link->is_cut_here = n < 0 && nbd_session_error_is_ours(errno);
-	return n == 0 || (n < 0 && !link->is_cut_here && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
-}
-
-static void connector_check_fence(struct nbd_backend *be, struct nbd_link *link)
-{
-	static const struct linger reset = { .l_onoff = 1, .l_linger = 0 };
-
-	if (connector_server_closed(link)) {
-		connector_link_is_fenced(be, link);
-	} else if (ub_now_ms() >= link->fence_deadline_ms) {
-		ub_log(UB_LOG_WARNING,
-		       "%s: an old connection with unanswered writes was not closed by the server within "
-		       "%llu s: it is reset, and if the server still executes them they may land on newer data",
-		       be->server, (unsigned long long)be->options.fence_timeout_ms / 1000);
-		setsockopt(link->fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
-		connector_link_is_fenced(be, link);
-	}
+	be->lost_bytes += bytes;
+	ub_log(UB_LOG_WARNING,
+	       "%s: a connection ended with %llu bytes answered and not flushed: if the server died with it, it may have lost "
+	       "them, and says nothing of it",
+	       be->server, (unsigned long long)bytes);
 }
 
 /* Its conn has it no more. True if that leaves the conn without a connection. */
@@ -276,7 +249,8 @@ static void connector_lost(struct nbd_backend *be, const struct nbd_link *link)
 	int phase = NBD_ATTACHING;
 
 	/* At once; but a server that greets, and then fails on whatever it is asked, is not to be hammered. */
-	a->was_useless = !link->has_answered && ub_now_ms() - link->made_ms < CONNECTOR_SHORT_LIFE_MS;
+	a->was_useless = (!link->has_answered && ub_now_ms() - link->made_ms < CONNECTOR_SHORT_LIFE_MS) ||
+			 (link->nr_got_again && !link->nr_done_again);
 	if (a->was_useless)
 		connector_back_off(link->conn);
 	else
@@ -293,25 +267,11 @@ static void connector_lost(struct nbd_backend *be, const struct nbd_link *link)
 
 static void connector_take_link_back(struct nbd_backend *be, struct nbd_link *link)
 {
-	link->next = be->fencing;
-	be->fencing = link;
-	if (!link->fence_deadline_ms)
-		link->fence_deadline_ms = ub_now_ms() + be->options.fence_timeout_ms;
+	link->next = be->ended;
+	be->ended = link;
 	be->nr_again += link->nr_again;
 	if (connector_forget_link(link))
 		connector_lost(be, link);
-	/* No half-sent request can be completed any more; those that were received are executed. */
-	shutdown(link->fd, link->needs_fence ? SHUT_WR : SHUT_RDWR);
-	if (!link->needs_fence) {
-		link->is_fenced = true;
-		return;
-	}
-	connector_check_fence(be, link);
-	if (!link->is_fenced && !atomic_load_explicit(&be->has_failed, memory_order_acquire))
-		ub_log(UB_LOG_NOTICE,
-		       "%s: an old connection has unanswered writes: no write is sent before the server has "
-		       "closed it, for at most %llu s",
-		       be->server, (unsigned long long)be->options.fence_timeout_ms / 1000);
 }
 
 /* What was retired since the last time, oldest first. */
@@ -342,21 +302,21 @@ static void connector_take_retired(struct nbd_backend *be)
 	}
 }
 
-static void connector_check_fences(struct nbd_backend *be)
+/* Those that neither the ring nor the fence needs any more. */
+static void connector_free_ended(struct nbd_backend *be)
 {
-	struct nbd_link **at = &be->fencing;
+	struct nbd_link **at = &be->ended;
 
 	while (*at) {
 		struct nbd_link *link = *at;
 
-		if (!link->is_fenced)
-			connector_check_fence(be, link);
-		if (link->is_fenced && !atomic_load_explicit(&link->nr_armed, memory_order_acquire)) {
-			*at = link->next;
-			nbd_link_free(link);
-		} else {
+		if (atomic_load_explicit(&link->is_lost_yet, memory_order_acquire) ||
+		    atomic_load_explicit(&link->nr_armed, memory_order_acquire)) {
 			at = &link->next;
+			continue;
 		}
+		*at = link->next;
+		nbd_link_free(link);
 	}
 }
 
@@ -372,8 +332,10 @@ static void connector_attempt_failed(struct nbd_conn *conn, const char *why)
 	a->handle = NULL;
 	ub_stat_add(&be->backend->stats->failed_attempts, 1);
 	/* One that was given up because it was silent may have died since, which nobody has seen. */
-	if (connector_nr_given(be) == 0)
+	if (connector_nr_given(be) == 0 && atomic_load(&be->backend->is_destination))
 		atomic_fetch_add_explicit(&be->nr_losses, 1, memory_order_acq_rel);
+	if (connector_nr_given(be) == 0)
+		nbd_engine_note_outage(be);
 	connector_back_off(conn);
 	if (connector_nr_given(be) == 0 || be->said_stalled)
 		connector_say_why(be, why);
@@ -404,6 +366,14 @@ static void connector_attempt_ready(struct nbd_conn *conn)
 	struct nbd_link *link;
 	struct ub_err err;
 
+	nbd_fence_prove(be, a->seq);
+	if (atomic_load(&be->is_leaving)) { /* that was all that it was for */
+		nbd.aio_disconnect(handle, 0);
+		nbd.close(handle);
+		a->handle = NULL;
+		connector_back_off(conn);
+		return;
+	}
 	limits.size_bytes = atomic_load_explicit(&be->size_bytes, memory_order_acquire);
 	if (nbd_session_export(handle, &now, &err) != 0 ||
 	    nbd_export_compare(&be->first, &now, &limits, be->nr_conns, &err) != 0) {
@@ -463,6 +433,7 @@ static void connector_attempt_start(struct nbd_conn *conn)
 			return;
 		}
 	}
+	a->seq = atomic_load_explicit(&be->fence.seq, memory_order_acquire);
 	a->deadline_ms = ub_now_ms() + CONNECTOR_ATTEMPT_MS;
 	a->handle = nbd_session_start(&be->options, fd, &err);
 	if (a->handle)
@@ -473,13 +444,18 @@ static void connector_attempt_start(struct nbd_conn *conn)
 
 static bool conn_wants_link(const struct nbd_conn *conn)
 {
-	if (conn->attempt.handle || atomic_load(&conn->be->is_leaving))
+	if (conn->attempt.handle)
 		return false;
+	/* No connection is needed any more but for a sign of life, which ranges wait for. */
+	if (atomic_load(&conn->be->is_leaving))
+		return conn->index == 0 && conn->be->options.transport != NBD_SOCKET &&
+		       atomic_load_explicit(&conn->be->fence.nr_unproven, memory_order_acquire);
 	if (!conn->given)
 		return true;
 	if (conn->given->replaced)
 		return false;
-	return atomic_load_explicit(&conn->is_stalled, memory_order_acquire) ||
+	/* One that is not safe for several connections has no other while this one may still be at work. */
+	return (atomic_load_explicit(&conn->is_stalled, memory_order_acquire) && conn->be->first.multi_conn) ||
 	       conn->given->size_bytes < atomic_load_explicit(&conn->be->wanted_bytes, memory_order_acquire);
 }
 
@@ -496,7 +472,7 @@ static void connector_say_recovered(struct nbd_backend *be)
 {
 	char text[256];
 
-	be->is_recovered = false;
+	be->has_said_recovered = true;
 	connector_is_offline(be, ub_now_ms());
 	snprintf(text, sizeof(text), "%s: offline: this server process is new; I/O waits, connecting", be->server);
 	ub_backend_report(be->backend, UB_HEALTH_OFFLINE, text);
@@ -508,10 +484,9 @@ static void connector_start_attempts(struct nbd_backend *be)
 {
 	uint64_t now = ub_now_ms();
 
-	if (!connector_has_queues(be) || atomic_load_explicit(&be->has_failed, memory_order_acquire) ||
-	    atomic_load(&be->is_leaving))
+	if (!connector_has_queues(be) || atomic_load_explicit(&be->has_failed, memory_order_acquire))
 		return;
-	if (be->is_recovered)
+	if (be->is_recovered && !be->has_said_recovered)
 		connector_say_recovered(be);
 	if (be->options.transport == NBD_SOCKET && atomic_load(&be->next_socket) >= 0)
 		be->conns[0].attempt.not_before_ms = 0;
@@ -526,7 +501,7 @@ static void connector_start_attempts(struct nbd_backend *be)
 /* ---- the thread -------------------------------------------------------------------------------------------------- */
 
 struct connector_polls {
-	struct pollfd fds[1 + NBD_MAX_CONNECTIONS + CONNECTOR_MAX_FENCES];
+	struct pollfd fds[1 + NBD_MAX_CONNECTIONS];
 	unsigned nr;
 	struct nbd_conn *conns[NBD_MAX_CONNECTIONS]; /* of fds[1], … */
 	unsigned nr_conns;
@@ -541,6 +516,9 @@ static void polls_until(struct connector_polls *p, uint64_t ms)
 
 static void connector_collect(struct nbd_backend *be, struct connector_polls *p)
 {
+	bool has_failed = atomic_load_explicit(&be->has_failed, memory_order_acquire);
+	uint64_t fence_ms = nbd_fence_next_ms(be);
+
 	p->nr = 1;
 	p->nr_conns = 0;
 	p->until_ms = UINT64_MAX;
@@ -553,18 +531,12 @@ static void connector_collect(struct nbd_backend *be, struct connector_polls *p)
 			p->fds[p->nr++].revents = 0;
 			p->conns[p->nr_conns++] = conn;
 			polls_until(p, conn->attempt.deadline_ms);
-		} else if (conn_wants_link(conn)) {
+		} else if (!has_failed && conn_wants_link(conn)) {
 			polls_until(p, conn->attempt.not_before_ms);
 		}
 	}
-	for (struct nbd_link *link = be->fencing; link; link = link->next) {
-		if (link->is_fenced)
-			continue;
-		polls_until(p, link->fence_deadline_ms);
-		/* One that has ended on our side would wake us for ever. */
-		if (!link->is_cut_here && p->nr < UB_ARRAY_SIZE(p->fds))
-			p->fds[p->nr++] = (struct pollfd){ .fd = link->fd, .events = POLLIN };
-	}
+	if (fence_ms != UINT64_MAX)
+		polls_until(p, ub_now_ms() + fence_ms + 1);
 }
 
 static void connector_wait(struct nbd_backend *be, struct connector_polls *p)
@@ -573,7 +545,7 @@ static void connector_wait(struct nbd_backend *be, struct connector_polls *p)
 	eventfd_t ignored;
 	int timeout = -1;
 
-	if (p->until_ms != UINT64_MAX && connector_has_queues(be) && !atomic_load(&be->has_failed))
+	if (p->until_ms != UINT64_MAX && connector_has_queues(be))
 		timeout = p->until_ms <= now	       ? 0 :
 			  p->until_ms - now > INT32_MAX ? INT32_MAX :
 							  (int)(p->until_ms - now);
@@ -619,9 +591,13 @@ static void *connector_main(void *arg)
 	nbd_thread_use_reserve(true);
 	connector_lock_stack();
 	while (!atomic_load_explicit(&be->must_end, memory_order_acquire)) {
+		connector_say_losses(be);
 		connector_take_retired(be);
+		if (atomic_exchange(&be->must_tell_ranges, false))
+			ub_backend_report_ranges(be->backend);
 		connector_say_stalled(be);
-		connector_check_fences(be);
+		nbd_fence_tend(be);
+		connector_free_ended(be);
 		connector_start_attempts(be);
 		connector_collect(be, &polls);
 		connector_wait(be, &polls);
@@ -683,7 +659,7 @@ void nbd_connector_stop(struct nbd_backend *be)
 	for (struct nbd_link *link = connector_pop_retired(be), *next; link; link = next) {
 		next = link->next;
 		connector_forget_link(link);
-		link->next = be->fencing;
-		be->fencing = link;
+		link->next = be->ended;
+		be->ended = link;
 	}
 }

@@ -26,8 +26,12 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/socket.h"
 
 #define ENGINE_TICKS	 4  /* a stall timeout has so many; it is noticed one of them late at the most */
+#define ENGINE_MAX_SLOW	 16 /* doublings of a request's time */
+#define ENGINE_MAX_WRONG 8  /* wrong answers to one request; then it fails */
+#define ENGINE_FENCE_MS	 200 /* how often is looked, at least, whether what waits for a range may go */
 #define ENGINE_MEMORY_MS 10 /* how often is looked whether memory is short */
 #define ENGINE_MIN_REPLY 16 /* bytes of the shortest one */
 #define ENGINE_CHUNK	 20 /* bytes of a structured reply's header */
@@ -85,17 +89,27 @@ static void list_splice_first(struct nbd_list *list, struct nbd_list *from)
 
 /* ---- an I/O's end, and where it goes ------------------------------------------------------------------- */
 
-static bool op_changes(uint8_t op)
+static void cmd_internal_done(struct nbd_cmd *cmd, int32_t res)
 {
-	return op == UB_OP_WRITE || op == UB_OP_DISCARD || op == UB_OP_WRITE_ZEROES;
+	struct nbd_internal *internal = ub_container_of(cmd, struct nbd_internal, cmd);
+	struct nbd_link *link = ub_container_of(internal, struct nbd_link, internal);
+
+	internal->is_busy = false;
+	if (internal->io.op == UB_OP_FLUSH && res < 0)
+		link->cannot_flush = true;
 }
 
-/*
- * The one place that every I/O passes when it is answered: each acknowledged write, and each flush that
- * makes those before it durable. Whoever wants to keep writes until then begins here.
- */
+/* The one place that every I/O passes when it is answered. */
 static void cmd_complete(struct nbd_cmd *cmd, int32_t res)
 {
+	if (__builtin_expect(cmd->is_internal, 0)) {
+		cmd_internal_done(cmd, res);
+		return;
+	}
+	/* Before the kernel may send a newer change of the same blocks. */
+	if (__builtin_expect(cmd->has_ranges, 0))
+		nbd_fence_done(cmd->be, cmd);
+	cmd->io->losses = atomic_load_explicit(&cmd->be->nr_losses, memory_order_relaxed);
 	ub_io_complete(cmd->io, res);
 }
 
@@ -170,11 +184,35 @@ static struct nbd_conn *queue_any_conn(const struct nbd_queue *nq)
 	return NULL;
 }
 
-/* Sends an I/O on its way, on this queue's thread. */
+/* The next conn that a FLUSH has to be sent to, because changes were answered there; NULL: there is none. */
+static struct nbd_conn *flush_target(struct nbd_cmd *cmd)
+{
+	struct nbd_backend *be = cmd->be;
+
+	for (unsigned i = 0; i < be->nr_conns && cmd->todo; i++) {
+		if (!(cmd->todo & 1ULL << i))
+			continue;
+		if (atomic_load_explicit(&be->conns[i].has_unflushed, memory_order_acquire))
+			return &be->conns[i];
+		cmd->todo &= ~(1ULL << i); /* another one's FLUSH was there, or all that was answered is lost */
+	}
+	return NULL;
+}
+
+/*
+ * Sends an I/O on its way, on this queue's thread. A FLUSH goes to every conn that has answered changes: what stands
+ * behind one of them may have died, and be another one's by now, and nobody could tell.
+ */
 static void queue_route(struct nbd_queue *nq, struct nbd_cmd *cmd)
 {
-	struct nbd_conn *conn = queue_own_conn(nq);
+	struct nbd_conn *conn = __builtin_expect(cmd->todo != 0, 0) ? flush_target(cmd) : NULL;
 
+	if (!conn && cmd->was_flushed) {
+		cmd_complete(cmd, 0);
+		return;
+	}
+	if (!conn)
+		conn = queue_own_conn(nq);
 	if (!conn)
 		conn = queue_any_conn(nq);
 	if (!conn)
@@ -196,18 +234,25 @@ static void link_fail(struct nbd_link *link, const char *why)
 	snprintf(link->why, sizeof(link->why), "%s", why);
 }
 
+/* Before anything is done to it: afterwards nobody can tell who ended it. */
+static void link_look_at_end(struct nbd_link *link)
+{
+	link->is_closed_by_peer |= ub_socket_is_closed_by_peer(link->fd, link->kind);
+}
+
 /* Whether libnbd has given the connection up. */
 static bool link_is_dead(struct nbd_link *link)
 {
+	struct pollfd pfd = { .fd = link->fd, .events = POLLRDHUP };
+
 	if (link->failing)
 		return true;
 	if (nbd.aio_is_closed(link->handle)) {
-		link->is_ended = link->is_lost = true;
+		link_look_at_end(link);
 		link_fail(link, "the server closed the connection");
 	} else if (nbd.aio_is_dead(link->handle)) {
-		/* A reset came from the other side. Any other error of the network is our own side's view. */
-		link->is_cut_here = nbd_session_error_is_ours(nbd.get_errno());
-		link->is_lost = true;
+		link->is_wrong = poll(&pfd, 1, 0) == 0; /* nobody has ended it: libnbd did not like what it read */
+		link_look_at_end(link);
 		link_fail(link, nbd_session_reason());
 	}
 	return link->failing;
@@ -277,42 +322,137 @@ static void cmd_count_wait(const struct nbd_cmd *cmd, const struct nbd_conn *con
 	ub_stat_add(&conn_stats(conn)->wait_ns, ub_queue_turn_ns(conn->home->bq->queue) - cmd->sent_ns);
 }
 
+/* Whether one of the conn's links has answered changes that it has not flushed: for FLUSHes of other queues. */
+static void conn_note_unflushed(struct nbd_conn *conn)
+{
+	bool has = (conn->link && conn->link->answered_bytes != conn->link->flushed_bytes) ||
+		   (conn->draining && conn->draining->answered_bytes != conn->draining->flushed_bytes);
+
+	if (atomic_load_explicit(&conn->has_unflushed, memory_order_relaxed) != has)
+		atomic_store_explicit(&conn->has_unflushed, has, memory_order_release);
+}
+
+static void link_note_unflushed(struct nbd_link *link)
+{
+	atomic_store_explicit(link->unflushed, link->answered_bytes - link->flushed_bytes, memory_order_release);
+	conn_note_unflushed(link->conn);
+}
+
+/* Before it is completed: a FLUSH that follows must find it. */
+static void link_count_answered(struct nbd_link *link, const struct nbd_cmd *cmd)
+{
+	if ((cmd->io->flags & UB_FUA) || !cmd->be->limits.can_flush)
+		return;
+	link->answered_bytes += cmd->part_bytes;
+	link_note_unflushed(link);
+}
+
+/* It waits at the head of the line: callbacks must not call libnbd. */
+static void conn_put_first(struct nbd_conn *conn, struct nbd_cmd *cmd)
+{
+	list_add_first(&conn->waiting, cmd);
+	conn->must_issue = true;
+}
+
+static void flush_answered(struct nbd_link *link, struct nbd_cmd *cmd)
+{
+	struct nbd_conn *conn = link->conn;
+
+	if (cmd->flush_mark > link->flushed_bytes) {
+		link->flushed_bytes = cmd->flush_mark;
+		link_note_unflushed(link);
+	}
+	if (cmd->is_internal) {
+		cmd_complete(cmd, 0);
+		return;
+	}
+	cmd->was_flushed = true;
+	if (link == conn->draining) {
+		cmd->was_old_flushed = true;
+		conn_put_first(conn, cmd);
+		return;
+	}
+	cmd->was_old_flushed = false;
+	cmd->todo &= ~(1ULL << conn->index);
+	if (flush_target(cmd))
+		conn_put_first(conn, cmd);
+	else
+		cmd_complete(cmd, 0);
+}
+
+/*
+ * A part was answered. What an earlier one has changed may have been lost since, and nobody was told yet that it was
+ * done: then all of it is sent again.
+ */
+static bool cmd_has_lost_parts(struct nbd_cmd *cmd)
+{
+	uint64_t losses = atomic_load_explicit(&cmd->be->nr_losses, memory_order_relaxed);
+
+	if (cmd->done_bytes == cmd->part_bytes)
+		cmd->losses = losses;
+	return cmd->losses != losses;
+}
+
+static void cmd_take_answer(struct nbd_link *link, struct nbd_cmd *cmd, int code)
+{
+	struct ub_io *io = cmd->io;
+	bool changes = nbd_op_changes(io->op);
+
+	if (changes)
+		ub_fence_answer(cmd->rec);
+	if (code) {
+		cmd_complete(cmd, -code);
+		return;
+	}
+	if (io->op == UB_OP_FLUSH) {
+		flush_answered(link, cmd);
+		return;
+	}
+	if (changes)
+		link_count_answered(link, cmd);
+	cmd->done_bytes += cmd->part_bytes;
+	if (__builtin_expect(cmd->part_bytes == io->len_bytes, 1)) {
+		cmd_complete(cmd, (int32_t)io->len_bytes);
+		return;
+	}
+	if (changes && cmd_has_lost_parts(cmd))
+		cmd->done_bytes = 0;
+	if (cmd->done_bytes < io->len_bytes)
+		conn_put_first(link->conn, cmd);
+	else
+		cmd_complete(cmd, (int32_t)io->len_bytes);
+}
+
 /* libnbd: a command was answered, or its connection ended. Returns 1: libnbd may forget it. */
 static int cmd_answered(void *arg, int *error)
 {
 	struct nbd_cmd *cmd = arg;
 	struct nbd_link *link = cmd->link;
-	struct ub_io *io = cmd->io;
 	int code = *error;
 
 	/* Neither is an answer: it stays in flight, and is sent again over another connection. */
 	if (code == ENOTCONN)
 		return 1;
 	if (code == ESHUTDOWN) {
-		link->is_lost = true;
 		link_fail(link, "the server is shutting down");
 		return 1;
 	}
-	link->has_answered = true;
+	if (__builtin_expect(atomic_load_explicit(&cmd->be->fence.nr_unproven, memory_order_relaxed) != 0, 0))
+		nbd_fence_prove(cmd->be, cmd->sent_seq);
 	/* With an error comes a text of whatever length. */
 	link->replied_bytes = code ? 0 : link->replied_bytes + cmd_reply_bytes(cmd);
-	if (io->op == UB_OP_READ && code == 0 && !cmd_has_all(cmd)) {
+	if (cmd->io->op == UB_OP_READ && code == 0 && !cmd_has_all(cmd)) {
+		cmd->nr_wrong++;
 		link_fail(link, "the server answered a read with too few bytes, or with some twice");
 		return 1;
 	}
+	link->has_answered = link->has_progress = true;
+	link->nr_done_again += cmd->was_sent;
 	cmd_count_wait(cmd, link->conn);
 	list_remove(&link->in_flight, cmd);
 	link->nr_in_flight--;
 	cmd->link = NULL;
-	cmd->done_bytes += cmd->part_bytes;
-	if (code) {
-		cmd_complete(cmd, -code);
-	} else if (cmd->done_bytes < io->len_bytes) {
-		list_add_first(&link->conn->waiting, cmd);
-		link->conn->must_issue = true;
-	} else {
-		cmd_complete(cmd, (int32_t)io->len_bytes);
-	}
+	cmd_take_answer(link, cmd, code);
 	return 1;
 }
 
@@ -393,13 +533,13 @@ static void link_cork(struct nbd_link *link, int on)
  */
 static void link_count_sent(struct nbd_link *link)
 {
-	if (++link->nr_sent == 2 && link->is_tcp)
+	if (++link->nr_sent == 2 && link->kind == UB_CONN_TCP)
 		link_cork(link, 1);
 }
 
 static void link_end_batch(struct nbd_link *link)
 {
-	if (link->nr_sent >= 2 && link->is_tcp)
+	if (link->nr_sent >= 2 && link->kind == UB_CONN_TCP)
 		link_cork(link, 0);
 	link->nr_sent = 0;
 }
@@ -418,6 +558,13 @@ static void link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 	cmd->part_bytes = left;
 	if (cmd->io->op <= UB_OP_WRITE && left > link->max_payload_bytes)
 		cmd->part_bytes = link->max_payload_bytes;
+	cmd->sent_seq = atomic_load_explicit(&cmd->be->fence.seq, memory_order_acquire);
+	/* Before it can be anywhere: whoever comes after our death must know of it. */
+	if (nbd_op_changes(cmd->io->op))
+		ub_fence_send(cmd->rec, link->entry, cmd->io->op, cmd->io->offset_bytes, cmd->io->len_bytes);
+	else if (cmd->io->op == UB_OP_FLUSH)
+		cmd->flush_mark = link->answered_bytes;
+	link->nr_got_again += cmd->was_sent;
 	list_add(&link->in_flight, cmd);
 	link->nr_in_flight++;
 	if (!link->conn->is_ticking)
@@ -429,32 +576,103 @@ static void link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 	list_remove(&link->in_flight, cmd);
 	link->nr_in_flight--;
 	cmd->link = NULL;
+	if (nbd_op_changes(cmd->io->op))
+		ub_fence_answer(cmd->rec);
 	cmd_complete(cmd, nbd.get_errno() ? -nbd.get_errno() : -EIO);
 }
 
 /* ---- conns ------------------------------------------------------------------------------------------------ */
 
-/* Whether new requests may be sent on it: on a stalled one they would wait, too, until it has been drained. */
+static bool link_has_unflushed(const struct nbd_link *link)
+{
+	return link->answered_bytes != link->flushed_bytes && link->conn->be->limits.can_flush;
+}
+
+/* libnbd takes a command at any time, and can give none back: so it gets each when it can send it, and no earlier. */
+static bool link_is_ready(const struct nbd_link *link)
+{
+	return !link->failing && nbd.aio_is_ready(link->handle);
+}
+
+/* Whether new requests may be sent on it: on a stalled one they would wait, too. */
 static bool conn_works(const struct nbd_conn *conn)
 {
-	return conn->link && !conn->link->failing && !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed);
+	return conn->link && !conn->link->failing && !conn->link->is_leaving &&
+	       !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed);
+}
+
+/* A FLUSH is for both links of a conn, the older one first. */
+static bool cmd_is_for_draining(const struct nbd_conn *conn, const struct nbd_cmd *cmd)
+{
+	return cmd->io->op == UB_OP_FLUSH && conn->draining && !cmd->was_old_flushed && link_has_unflushed(conn->draining);
 }
 
 static bool conn_may_issue(const struct nbd_conn *conn, const struct nbd_cmd *cmd)
 {
-	if (!conn_works(conn))
-		return false;
-	/* A write that an old connection may still execute must not meet a newer one: the fence. */
-	return !op_changes(cmd->io->op) || !atomic_load_explicit(&conn->be->nr_unfenced, memory_order_acquire);
+	if (__builtin_expect(conn->draining != NULL, 0) && cmd_is_for_draining(conn, cmd))
+		return link_is_ready(conn->draining);
+	return conn_works(conn) && link_is_ready(conn->link);
+}
+
+/* A change that overlaps a range. Nobody waits for what a device is being moved to. */
+static void conn_hold(struct nbd_conn *conn, struct nbd_cmd *cmd)
+{
+	if (atomic_load_explicit(&conn->be->backend->is_destination, memory_order_relaxed)) {
+		cmd_complete(cmd, -ENOLINK);
+		return;
+	}
+	if (!conn->fenced.first)
+		ub_timer_set(&conn->fence, 1);
+	list_add(&conn->fenced, cmd);
+	nbd_fence_count_waiting(conn->be, true);
+}
+
+/* Those that wait for a range are looked at again, in their order. */
+static void conn_take_fenced(struct nbd_conn *conn)
+{
+	for (const struct nbd_cmd *cmd = conn->fenced.first; cmd; cmd = cmd->next)
+		nbd_fence_count_waiting(conn->be, false);
+	list_splice_first(&conn->waiting, &conn->fenced);
+}
+
+/* Sends what conn_may_issue(). */
+static void conn_send(struct nbd_conn *conn, struct nbd_cmd *cmd)
+{
+	struct nbd_backend *be = conn->be;
+
+	if (nbd_op_changes(cmd->io->op) && __builtin_expect(atomic_load_explicit(&be->fence.nr_live, memory_order_acquire) != 0, 0) &&
+	    !nbd_fence_may_pass(be, cmd))
+		conn_hold(conn, cmd);
+	else if (__builtin_expect(conn->draining != NULL, 0) && cmd_is_for_draining(conn, cmd))
+		link_issue(conn->draining, cmd);
+	else
+		link_issue(conn->link, cmd);
 }
 
 static void conn_fail_waiting(struct nbd_conn *conn, int32_t error)
 {
+	conn_take_fenced(conn);
 	while (conn->waiting.first) {
 		struct nbd_cmd *cmd = conn->waiting.first;
 
 		list_remove(&conn->waiting, cmd);
 		cmd_complete(cmd, error);
+	}
+}
+
+/* Those that the server has answered in a way that cannot be used, again and again. */
+static void conn_fail_wrong(struct nbd_conn *conn, const char *why)
+{
+	struct nbd_cmd *cmd = conn->waiting.first, *next;
+
+	for (; cmd; cmd = next) {
+		next = cmd->next;
+		if (cmd->nr_wrong < ENGINE_MAX_WRONG)
+			continue;
+		ub_log(UB_LOG_WARNING, "%s: a request of %u bytes at byte %llu fails: %u connections ended over it: %s",
+		       conn->be->server, cmd->io->len_bytes, (unsigned long long)cmd->io->offset_bytes, cmd->nr_wrong, why);
+		list_remove(&conn->waiting, cmd);
+		cmd_complete(cmd, -EIO);
 	}
 }
 
@@ -472,15 +690,24 @@ static int32_t conn_outage_error(const struct nbd_conn *conn)
 	return atomic_load_explicit(&conn->be->backend->is_destination, memory_order_relaxed) ? -ENOLINK : -EIO;
 }
 
+/* How long no connection has worked; 0: one does. */
+static uint64_t conn_outage_ms(const struct nbd_conn *conn)
+{
+	uint64_t since = atomic_load_explicit(&conn->be->quiet_since_ms, memory_order_acquire), now = ub_now_ms();
+
+	return since ? (now > since ? now - since : 1) : 0;
+}
+
 /* The error that I/O on an offline conn ends with by now; 0: it waits. */
 static int32_t conn_offline_error(const struct nbd_conn *conn)
 {
-	uint64_t limit = conn->outage_limit_ms;
+	uint64_t limit = conn->outage_limit_ms, over;
 	int32_t error = conn_final_error(conn);
 
 	if (error || conn->link || limit == NBD_NO_LIMIT)
 		return error;
-	return ub_now_ms() - conn->quiet_since_ms >= limit ? conn_outage_error(conn) : 0;
+	over = conn_outage_ms(conn);
+	return over && over >= limit ? conn_outage_error(conn) : 0;
 }
 
 static void conn_wait(struct nbd_conn *conn, struct nbd_cmd *cmd)
@@ -495,8 +722,8 @@ static void conn_wait(struct nbd_conn *conn, struct nbd_cmd *cmd)
 
 static void conn_add(struct nbd_conn *conn, struct nbd_cmd *cmd)
 {
-	if (conn_may_issue(conn, cmd) && !conn->waiting.first)
-		link_issue(conn->link, cmd);
+	if (!conn->waiting.first && conn_may_issue(conn, cmd))
+		conn_send(conn, cmd);
 	else
 		conn_wait(conn, cmd);
 	conn->must_issue |= conn->waiting.first && conn->link;
@@ -511,35 +738,52 @@ static void conn_add_posted(struct nbd_conn *conn, struct nbd_cmd *cmd)
 		conn_add(conn, cmd);
 }
 
+/* A FLUSH that has to go to another conn. */
+static bool flush_is_elsewhere(const struct nbd_conn *conn, struct nbd_cmd *cmd)
+{
+	const struct nbd_conn *target;
+
+	if (cmd->io->op != UB_OP_FLUSH || (!cmd->todo && !cmd->was_flushed) || cmd->was_old_flushed)
+		return false;
+	target = flush_target(cmd);
+	return target ? target != conn : cmd->was_flushed;
+}
+
 /* Sends what waits and may go, in its order. */
 static void conn_issue_waiting(struct nbd_conn *conn)
 {
-	struct nbd_cmd *cmd = conn->waiting.first;
+	struct nbd_cmd *cmd = conn->waiting.first, *next;
 
 	conn->must_issue = false;
-	while (cmd && conn_works(conn)) {
-		struct nbd_cmd *next = cmd->next;
-
-		if (conn_may_issue(conn, cmd)) {
+	for (; cmd; cmd = next) {
+		next = cmd->next;
+		if (flush_is_elsewhere(conn, cmd)) {
 			list_remove(&conn->waiting, cmd);
-			link_issue(conn->link, cmd);
+			queue_route(conn->home, cmd);
+		} else if (conn_may_issue(conn, cmd)) {
+			list_remove(&conn->waiting, cmd);
+			conn_send(conn, cmd);
+		} else if (cmd->io->op != UB_OP_FLUSH && !conn->draining) {
+			break; /* nor may what follows */
 		}
-		cmd = next;
 	}
 }
 
 /* An offline conn's I/O goes over another one, if there is one that works. */
 static void conn_reroute(struct nbd_conn *conn)
 {
-	struct nbd_list list = conn->waiting;
+	struct nbd_list list;
 
 	if (!queue_own_conn(conn->home) && !queue_any_conn(conn->home))
 		return;
+	conn_take_fenced(conn);
+	list = conn->waiting;
 	conn->waiting.first = conn->waiting.last = NULL;
 	while (list.first) {
 		struct nbd_cmd *cmd = list.first;
 
 		list_remove(&list, cmd);
+		cmd->was_old_flushed = false;
 		queue_route(conn->home, cmd);
 	}
 }
@@ -552,6 +796,7 @@ static void conn_look_at_waiting(struct nbd_conn *conn)
 	if (conn->is_resetting)
 		error = -ENOLINK;
 	if (!error && conn_works(conn)) {
+		conn_take_fenced(conn);
 		conn_issue_waiting(conn);
 		return;
 	}
@@ -563,58 +808,147 @@ static void conn_look_at_waiting(struct nbd_conn *conn)
 		conn_fail_waiting(conn, error);
 }
 
+static void conn_arm_outage(struct nbd_conn *conn)
+{
+	uint64_t limit = conn->outage_limit_ms, over = conn_outage_ms(conn);
+
+	if (!over || limit == NBD_NO_LIMIT)
+		ub_timer_set(&conn->outage, 0);
+	else
+		ub_timer_set(&conn->outage, limit > over ? limit - over + 1 : 1);
+}
+
+/* An outage is one when no connection works. True: it begins. */
+static bool backend_look_for_outage(struct nbd_backend *be)
+{
+	bool begins = false, works = false;
+
+	for (unsigned i = 0; i < be->nr_conns; i++)
+		works |= atomic_load_explicit(&be->conns[i].is_online, memory_order_relaxed);
+	if (works) {
+		atomic_store_explicit(&be->quiet_since_ms, 0, memory_order_release);
+	} else if (!atomic_load_explicit(&be->quiet_since_ms, memory_order_relaxed)) {
+		atomic_store_explicit(&be->quiet_since_ms, ub_now_ms(), memory_order_release);
+		begins = true;
+	}
+	return begins;
+}
+
+/* So that each conn sets its timer. */
+static void backend_kick_all(struct nbd_backend *be)
+{
+	for (unsigned i = 0; i < be->nr_conns; i++)
+		nbd_engine_kick(&be->conns[i]);
+}
+
+void nbd_engine_note_outage(struct nbd_backend *be)
+{
+	bool begins;
+
+	pthread_mutex_lock(&be->works_lock);
+	begins = backend_look_for_outage(be);
+	pthread_mutex_unlock(&be->works_lock);
+	if (begins)
+		backend_kick_all(be);
+}
+
 static void conn_set_works(struct nbd_conn *conn, bool works)
 {
 	const struct nbd_queue *nq = conn->home;
 	unsigned nr = 0;
+	bool begins;
 
+	pthread_mutex_lock(&conn->be->works_lock);
 	atomic_store_explicit(&conn->is_online, works, memory_order_release);
+	begins = backend_look_for_outage(conn->be);
+	pthread_mutex_unlock(&conn->be->works_lock);
 	for (unsigned i = 0; i < nq->nr_own; i++)
 		nr += atomic_load_explicit(&nq->own[i]->is_online, memory_order_relaxed);
 	ub_stat_set(&conn_stats(conn)->nr_online, nr);
+	if (begins)
+		backend_kick_all(conn->be);
 }
 
-static void conn_set_quiet(struct nbd_conn *conn)
-{
-	uint64_t limit = conn->outage_limit_ms;
-
-	if (conn->quiet_since_ms)
-		return;
-	conn->quiet_since_ms = ub_now_ms();
-	if (limit != NBD_NO_LIMIT)
-		ub_timer_set(&conn->outage, limit + 1);
-}
-
-static bool link_has_changes(const struct nbd_link *link)
+/* Changes, and what makes them durable. */
+static bool link_has_work(const struct nbd_link *link)
 {
 	for (const struct nbd_cmd *cmd = link->in_flight.first; cmd; cmd = cmd->next) {
-		if (op_changes(cmd->io->op))
+		if (nbd_op_changes(cmd->io->op) || cmd->io->op == UB_OP_FLUSH)
 			return true;
 	}
 	return false;
 }
 
-/* Writes wait, or no longer wait, for what this link's server may still execute. */
-static void link_set_fence(struct nbd_link *link, bool needed)
+/* What it has answered is to be flushed, and no other connection can do that for certain. */
+static bool link_must_flush(const struct nbd_link *link)
 {
+	return link_has_unflushed(link) && !link->cannot_flush;
+}
+
+/* How long it may be silent once it has stalled. Who has been sent again for that reason gets longer each time. */
+static uint64_t link_patience_ms(const struct nbd_link *link)
+{
+	unsigned nr_slow = 0;
+
+	for (const struct nbd_cmd *cmd = link->in_flight.first; cmd; cmd = cmd->next)
+		nr_slow = cmd->nr_slow > nr_slow ? cmd->nr_slow : nr_slow;
+	return (link->conn->stall_timeout_ms << nr_slow) + 1;
+}
+
+/* What it asks for by itself goes with it. */
+static void link_drop_internal(struct nbd_link *link)
+{
+	struct nbd_internal *internal = &link->internal;
+
+	if (!internal->is_busy)
+		return;
+	internal->is_busy = false;
+	list_remove(&link->in_flight, &internal->cmd);
+}
+
+static void link_send_internal(struct nbd_link *link, uint8_t op)
+{
+	struct nbd_internal *internal = &link->internal;
 	struct nbd_backend *be = link->conn->be;
 
-	if (link->needs_fence == needed)
-		return;
-	link->needs_fence = needed;
-	if (needed)
-		atomic_fetch_add_explicit(&be->nr_unfenced, 1, memory_order_acq_rel);
-	else
-		nbd_fence_passed(be);
+	internal->is_busy = true;
+	internal->io = (struct ub_io){ .op = op };
+	if (op == UB_OP_READ) {
+		internal->io.len_bytes = be->limits.logical_block_bytes;
+		internal->io.buf = internal->buf;
+	}
+	internal->cmd = (struct nbd_cmd){ .be = be, .io = &internal->io, .is_internal = true };
+	link_issue(link, &internal->cmd);
 }
+
+/* A request goes on from its beginning: what was done of it may be gone with the server. */
+static void cmd_lose_link(struct nbd_cmd *cmd, const struct nbd_link *link)
+{
+	cmd->link = NULL;
+	cmd->is_again = cmd->was_sent = true;
+	cmd->nr_slow = (uint8_t)(cmd->nr_slow + (link->is_slow && cmd->nr_slow < ENGINE_MAX_SLOW));
+	cmd->nr_wrong = (uint8_t)(cmd->nr_wrong + (link->is_wrong && cmd->nr_wrong < ENGINE_MAX_WRONG));
+	if (nbd_op_changes(cmd->io->op))
+		cmd->done_bytes = 0;
+	cmd_count_wait(cmd, link->conn);
+}
+
+static void conn_use_link(struct nbd_conn *conn, struct nbd_link *link);
 
 /* A conn's link ends: what it did not answer is to be sent again, and the connector gets it. */
 static void conn_retire(struct nbd_conn *conn, struct nbd_link *link)
 {
-	bool needs_fence = !link->is_ended && link_has_changes(link);
+	struct nbd_link *reserve = conn->reserve;
+	char why[NBD_WHY_BYTES];
 
-	if (link->is_lost)
-		atomic_fetch_add_explicit(&conn->be->nr_losses, 1, memory_order_acq_rel);
+	snprintf(why, sizeof(why), "%s", link->why);
+	link_drop_internal(link);
+	if (link->is_polite) {
+		ub_socket_set_linger(link->fd, false);
+		nbd.aio_disconnect(link->handle, 0); /* a last word, if it can be said at once */
+	}
+	/* Before anything of it can be sent anywhere. */
+	nbd_fence_end(link);
 	if (link == conn->draining) {
 		conn->draining = NULL;
 		ub_timer_set(&conn->drain, 0);
@@ -623,61 +957,101 @@ static void conn_retire(struct nbd_conn *conn, struct nbd_link *link)
 		atomic_store_explicit(&conn->link_bytes, 0, memory_order_release);
 		conn_set_works(conn, false);
 		atomic_store_explicit(&conn->is_stalled, false, memory_order_relaxed);
-		conn_set_quiet(conn);
+		ub_timer_set(&conn->patience, 0);
 	}
+	conn_note_unflushed(conn);
 	for (struct nbd_cmd *cmd = link->in_flight.first; cmd; cmd = cmd->next) {
-		cmd->link = NULL;
-		cmd->is_again = true;
-		cmd_count_wait(cmd, conn);
+		cmd_lose_link(cmd, link);
 		link->nr_again++;
 	}
 	link->nr_in_flight = 0;
-	/* Before one of them can be sent anywhere. */
-	link_set_fence(link, needs_fence);
 	list_splice_first(&conn->waiting, &link->in_flight);
 	nbd_connector_retire(link);
+	conn_fail_wrong(conn, why);
+	if (!conn->link && reserve) {
+		conn->reserve = NULL;
+		conn_use_link(conn, reserve);
+	}
 	conn_look_at_waiting(conn);
 }
 
-/*
- * A stalled link's place is taken. With writes unanswered it is read on, because closing it would revoke
- * none of them, and not every server executes all that it has before it closes its own side: the answers are
- * the one sure sign. Until they have come no write is sent, and what is in flight there stays there.
- */
+/* A stalled link's place is taken: it is read on, because its answers are the one sure sign. */
 static void conn_drain(struct nbd_conn *conn)
 {
 	struct nbd_link *link = conn->link;
-	const struct nbd_options *o = &conn->be->options;
 
 	link->is_draining = true;
-	link->fence_deadline_ms = ub_now_ms() + o->fence_timeout_ms;
+	link->has_progress = false;
 	conn->link = NULL;
 	conn->draining = link;
-	/* Then our side is closed, and the rest of the time is for the server to close its own. */
-	ub_timer_set(&conn->drain, o->fence_timeout_ms / 2 + 1);
-	link_set_fence(link, true);
-	ub_log(link->is_healthy ? UB_LOG_DEBUG : UB_LOG_NOTICE,
-	       "%s: an old connection has unanswered writes: no write is sent before the server has answered "
-	       "them or closed it, for at most %llu s",
-	       conn->be->server, (unsigned long long)o->fence_timeout_ms / 1000);
+	ub_timer_set(&conn->patience, 0);
+	ub_timer_set(&conn->drain, link_patience_ms(link));
+	ub_log(UB_LOG_NOTICE, "%s: an old connection has unanswered writes: it is read on, for at most %llu s more",
+	       conn->be->server, (unsigned long long)link_patience_ms(link) / 1000);
 }
 
-/* Time is over for what has been drained. */
+/* Time is over for one that has stalled. */
+static void link_give_up(struct nbd_link *link)
+{
+	link->is_slow = true;
+	link_fail(link, "the server gave no answer for too long, and its connection is given up");
+}
+
+static void conn_patience_is_over(struct ub_timer *timer)
+{
+	struct nbd_conn *conn = ub_container_of(timer, struct nbd_conn, patience);
+
+	if (conn->link && atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))
+		link_give_up(conn->link);
+}
+
 static void conn_drained(struct ub_timer *timer)
 {
 	struct nbd_conn *conn = ub_container_of(timer, struct nbd_conn, drain);
-
-	if (conn->draining)
-		link_fail(conn->draining, "the server did not answer its old requests");
-}
-
-/* The end of a turn: is the old link's server done? True: it was, and the link is retired. */
-static bool conn_check_drain(struct nbd_conn *conn)
-{
 	struct nbd_link *link = conn->draining;
 
-	if (!link->failing && (link->is_healthy ? link->in_flight.first != NULL : link_has_changes(link)))
-		return false;
+	if (!link)
+		return;
+	if (link->has_progress) {
+		link->has_progress = false;
+		ub_timer_set(&conn->drain, link_patience_ms(link));
+	} else {
+		link_give_up(link);
+	}
+}
+
+/* Something waits for a range. */
+static void conn_look_at_fence(struct ub_timer *timer)
+{
+	struct nbd_conn *conn = ub_container_of(timer, struct nbd_conn, fence);
+	uint64_t ms;
+
+	if (!conn->fenced.first)
+		return;
+	nbd_fence_tend(conn->be);
+	ms = nbd_fence_next_ms(conn->be);
+	ub_timer_set(&conn->fence, ms < ENGINE_FENCE_MS ? ms + 1 : ENGINE_FENCE_MS);
+	if (ms == UINT64_MAX) /* there are no ranges any more */
+		conn_look_at_waiting(conn);
+}
+
+/*
+ * A link that is of no use but for what it still has to answer: once it has, what it answered is flushed, because a FLUSH
+ * on another connection need not cover that, and then it ends. True: it has ended.
+ */
+static bool conn_check_old_link(struct nbd_conn *conn, struct nbd_link *link)
+{
+	if (!link->failing) {
+		if (link->is_leaving ? link->in_flight.first != NULL : link_has_work(link))
+			return false;
+		if (link_must_flush(link)) {
+			if (link_is_ready(link))
+				link_send_internal(link, UB_OP_FLUSH);
+			return false;
+		}
+		link->is_polite = !link->in_flight.first;
+		link_fail(link, "its place is taken by another connection");
+	}
 	conn_retire(conn, link);
 	return true;
 }
@@ -687,16 +1061,14 @@ static bool conn_check_drain(struct nbd_conn *conn)
 /* It works (again), and what waits at others may go over it: they may never get one of their own. */
 static void conn_set_online(struct nbd_conn *conn)
 {
-	struct nbd_backend *be = conn->be;
-
 	atomic_store_explicit(&conn->is_stalled, false, memory_order_release);
+	ub_timer_set(&conn->patience, 0);
 	conn_set_works(conn, true);
-	conn->quiet_since_ms = 0;
-	ub_timer_set(&conn->outage, 0);
-	for (unsigned i = 0; i < be->nr_conns; i++) {
-		if (&be->conns[i] != conn)
-			nbd_engine_kick(&be->conns[i]);
+	for (unsigned i = 0; i < conn->be->nr_conns; i++) {
+		if (&conn->be->conns[i] != conn)
+			nbd_engine_kick(&conn->be->conns[i]);
 	}
+	ub_timer_set(&conn->outage, 0);
 }
 
 static void conn_progress(struct nbd_conn *conn)
@@ -820,25 +1192,31 @@ static void link_readable(struct ub_watch *watch, int32_t res)
 		link_fail(link, "its socket cannot be polled");
 		return;
 	}
-	if ((res & POLLIN) && !link->is_draining)
+	/* That it has ended is no progress. */
+	if (res & (POLLERR | POLLHUP | POLLRDHUP))
+		link_look_at_end(link);
+	else if ((res & POLLIN) && !link->is_draining)
 		conn_progress(link->conn);
 	link_read(link);
 	link_is_dead(link);
+	link->conn->must_issue = true; /* libnbd may take commands again */
 }
 
 static void link_writable(struct ub_watch *watch, int32_t res)
 {
 	struct nbd_link *link = ub_container_of(watch, struct nbd_link, writable);
 
-	(void)res;
 	if (!link_disarmed(link, &link->writable_armed) || link->failing)
 		return;
-	if (!link->is_draining)
+	if (res < 0 || (res & (POLLERR | POLLHUP)))
+		link_look_at_end(link);
+	else if (!link->is_draining)
 		conn_progress(link->conn);
 	queue_look_at_memory(link->conn->home);
 	if (nbd.aio_get_direction(link->handle) & LIBNBD_AIO_DIRECTION_WRITE)
 		nbd.aio_notify_write(link->handle);
 	link_is_dead(link);
+	link->conn->must_issue = true;
 }
 
 /* TLS, nothing in flight: the server hung up. */
@@ -849,7 +1227,7 @@ static void link_hung_up(struct ub_watch *watch, int32_t res)
 	(void)res;
 	if (!link_disarmed(link, &link->hung_up_armed) || link->failing || link->nr_in_flight)
 		return;
-	link->is_lost = true;
+	link_look_at_end(link);
 	link_fail(link, "the server closed the connection");
 }
 
@@ -866,10 +1244,14 @@ static void conn_tick(struct ub_timer *timer)
 	conn->has_progress = false;
 	if (conn->quiet_ticks != ENGINE_TICKS)
 		return;
-	/* A slow server is not cut for nothing: that waits until another connection stands. */
-	conn_set_works(conn, false);
+	/*
+	 * A slow server is not cut for nothing: it has as long again, and longer for what was sent again for that reason.
+	 * What comes goes over another connection, where the server is safe for several.
+	 */
 	atomic_store_explicit(&conn->is_stalled, true, memory_order_release);
-	conn_set_quiet(conn);
+	conn_set_works(conn, false);
+	ub_timer_set(&conn->patience, link_patience_ms(conn->link));
+	conn_arm_outage(conn);
 	nbd_connector_wake(conn->be);
 }
 
@@ -878,12 +1260,72 @@ static void conn_outage(struct ub_timer *timer)
 {
 	struct nbd_conn *conn = ub_container_of(timer, struct nbd_conn, outage);
 
-	if (!conn->quiet_since_ms)
-		return;
-	if (conn->link)
+	uint64_t over = conn_outage_ms(conn);
+
+	if (!over || over < conn->outage_limit_ms)
+		conn_arm_outage(conn);
+	else if (conn->link)
 		link_fail(conn->link, "the server did not answer within the outage limit");
 	else
 		conn_look_at_waiting(conn);
+}
+
+/* The conn has no link: this one is it. */
+static void conn_use_link(struct nbd_conn *conn, struct nbd_link *link)
+{
+	struct nbd_backend *be = conn->be;
+
+	if (!nbd_fence_open(link)) {
+		ub_log(UB_LOG_WARNING, "%s: too many old connections are not over yet: no new one is used", be->server);
+		link->unused = true;
+		nbd_connector_retire(link);
+		return;
+	}
+	/* What stands behind it may be another server than the last one's: what that had not flushed may be lost. */
+	if (conn->had_link && atomic_load(&be->backend->is_destination))
+		atomic_fetch_add_explicit(&be->nr_losses, 1, memory_order_acq_rel);
+	conn->link = link;
+	atomic_store_explicit(&conn->link_bytes, link->size_bytes, memory_order_release);
+	if (conn->had_link)
+		ub_stat_add(&conn_stats(conn)->reconnects, 1);
+	conn->had_link = true;
+	conn->quiet_ticks = 0;
+	conn->has_progress = true;
+	conn_set_online(conn);
+}
+
+static void conn_drop_reserve(struct nbd_conn *conn)
+{
+	if (!conn->reserve)
+		return;
+	conn->reserve->unused = true;
+	nbd_connector_retire(conn->reserve);
+	conn->reserve = NULL;
+}
+
+/* Another link for a conn that has one, which has stalled, or knows too little of the export. */
+static void conn_take_successor(struct nbd_conn *conn, struct nbd_link *link)
+{
+	bool is_stalled = atomic_load_explicit(&conn->is_stalled, memory_order_relaxed);
+
+	/* Two connections of a server that is not safe for that are never at work together. */
+	if (!is_stalled || !conn->be->first.multi_conn) {
+		conn_drop_reserve(conn);
+		conn->reserve = link;
+		conn->link->is_leaving = true;
+		return;
+	}
+	if (conn->draining) { /* two have stalled, one after the other */
+		link_give_up(conn->draining);
+		conn_retire(conn, conn->draining);
+	}
+	if (!link_has_work(conn->link) && !link_must_flush(conn->link)) {
+		link_fail(conn->link, "its place is taken by another connection");
+		conn_retire(conn, conn->link);
+	} else {
+		conn_drain(conn);
+	}
+	conn_use_link(conn, link);
 }
 
 static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
@@ -894,56 +1336,26 @@ static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
 	link->readable = (struct ub_watch){ .queue = q, .ready = link_readable };
 	link->writable = (struct ub_watch){ .queue = q, .ready = link_writable };
 	link->hung_up = (struct ub_watch){ .queue = q, .ready = link_hung_up };
-	if (conn->cancel_error || (conn->link && !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed) &&
+	if (conn->cancel_error || (conn->link && !conn->link->failing &&
+				   !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed) &&
 				   conn->link->size_bytes >= link->size_bytes)) {
 		link->unused = true;
 		nbd_connector_retire(link);
 		return;
 	}
-	if (conn->draining) { /* two have stalled, one after the other: the connector fences the first */
-		link_fail(conn->draining, "it stalled, and so did the next one");
-		conn_retire(conn, conn->draining);
-	}
-	if (conn->link) {
-		/* One that works ends when it has answered: some servers abort when they cannot. */
-		conn->link->is_healthy = !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed);
-		if (conn->link->is_healthy ? !conn->link->in_flight.first : !link_has_changes(conn->link))
-			link_fail(conn->link, "its place is taken by another connection");
-		if (conn->link->failing)
-			conn_retire(conn, conn->link);
-		else
-			conn_drain(conn);
-	}
-	conn->link = link;
-	atomic_store_explicit(&conn->link_bytes, link->size_bytes, memory_order_release);
-	if (conn->had_link)
-		ub_stat_add(&conn_stats(conn)->reconnects, 1);
-	conn->had_link = true;
-	conn->quiet_ticks = 0;
-	conn->has_progress = true;
-	conn_set_online(conn);
-	conn_issue_waiting(conn);
+	if (conn->link && conn->link->failing)
+		conn_retire(conn, conn->link);
+	if (conn->link)
+		conn_take_successor(conn, link);
+	else
+		conn_use_link(conn, link);
+	conn_look_at_waiting(conn);
 }
 
 void nbd_engine_give(struct nbd_link *link)
 {
 	link->msg.fn = conn_take_link;
 	ub_queue_post(link->conn->home->bq->queue, &link->msg);
-}
-
-static void conn_take_outage_limit(struct nbd_conn *conn, uint64_t limit)
-{
-	uint64_t over;
-
-	conn->outage_limit_ms = limit;
-	if (!conn->quiet_since_ms)
-		return;
-	/* It counts from the beginning of the outage, which may be longer by now. */
-	over = ub_now_ms() - conn->quiet_since_ms;
-	if (limit == NBD_NO_LIMIT)
-		ub_timer_set(&conn->outage, 0);
-	else
-		ub_timer_set(&conn->outage, limit > over ? limit - over + 1 : 1);
 }
 
 /* The time without an answer counts from now. */
@@ -961,8 +1373,9 @@ static void conn_take_settings(struct nbd_conn *conn)
 	uint64_t limit = atomic_load_explicit(&conn->be->outage_limit_ms, memory_order_relaxed);
 	uint64_t timeout = atomic_load_explicit(&conn->be->stall_timeout_ms, memory_order_relaxed);
 
-	if (limit != conn->outage_limit_ms)
-		conn_take_outage_limit(conn, limit);
+	/* It counts from the beginning of the outage, which may be longer by now. */
+	conn->outage_limit_ms = limit;
+	conn_arm_outage(conn);
 	if (timeout != conn->stall_timeout_ms)
 		conn_take_stall_timeout(conn, timeout);
 }
@@ -973,6 +1386,7 @@ static void conn_retire_links(struct nbd_conn *conn, const char *why)
 		link_fail(conn->draining, why);
 		conn_retire(conn, conn->draining);
 	}
+	conn_drop_reserve(conn);
 	if (conn->link) {
 		link_fail(conn->link, why);
 		conn_retire(conn, conn->link);
@@ -1006,6 +1420,9 @@ static void conn_kicked(struct ub_msg *msg, struct ub_queue *q)
 	conn_take_settings(conn);
 	if (atomic_exchange_explicit(&conn->must_reset, false, memory_order_acq_rel))
 		conn_reset(conn);
+	if (atomic_exchange_explicit(&conn->must_probe, false, memory_order_acq_rel) && conn_works(conn) &&
+	    link_is_ready(conn->link) && !conn->link->internal.is_busy)
+		link_send_internal(conn->link, UB_OP_READ);
 	conn_look_at_waiting(conn);
 }
 
@@ -1021,6 +1438,7 @@ void nbd_engine_kick(struct nbd_conn *conn)
 
 void nbd_engine_start(struct nbd_queue *nq)
 {
+	nbd_fence_start(nq->be);
 	for (unsigned i = 0; i < nq->nr_own; i++) {
 		struct nbd_conn *conn = nq->own[i];
 
@@ -1028,8 +1446,9 @@ void nbd_engine_start(struct nbd_queue *nq)
 		conn->outage_limit_ms = atomic_load_explicit(&conn->be->outage_limit_ms, memory_order_relaxed);
 		conn->stall_timeout_ms = atomic_load_explicit(&conn->be->stall_timeout_ms, memory_order_relaxed);
 		conn->outage = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_outage };
+		conn->patience = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_patience_is_over };
 		conn->drain = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_drained };
-		conn_set_quiet(conn);
+		conn->fence = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_look_at_fence };
 		if (conn->given) /* made when the back end was opened */
 			conn_take_link(&conn->given->msg, nq->bq->queue);
 	}
@@ -1038,14 +1457,32 @@ void nbd_engine_start(struct nbd_queue *nq)
 		nbd_connector_wake(nq->be);
 }
 
+/* Those conns that have answered changes which a FLUSH has to cover. */
+static uint64_t flush_conns(const struct nbd_backend *be)
+{
+	uint64_t mask = 0;
+
+	for (unsigned i = 0; i < be->nr_conns && be->nr_conns > 1; i++) {
+		if (atomic_load_explicit(&be->conns[i].has_unflushed, memory_order_acquire))
+			mask |= 1ULL << i;
+	}
+	return mask;
+}
+
 void nbd_engine_submit(struct nbd_queue *nq, struct ub_io *io)
 {
 	struct nbd_cmd *cmd = &nq->cmds[io->slot];
 
 	cmd->io = io;
 	cmd->link = NULL;
-	cmd->is_again = false;
+	cmd->is_again = cmd->was_sent = cmd->has_ranges = false;
+	cmd->was_flushed = cmd->was_old_flushed = false;
+	cmd->nr_slow = cmd->nr_wrong = 0;
 	cmd->done_bytes = 0;
+	cmd->todo = io->op == UB_OP_FLUSH ? flush_conns(nq->be) : 0;
+	if (__builtin_expect(atomic_load_explicit(&nq->be->fence.nr_claimable, memory_order_acquire) != 0, 0) &&
+	    nbd_op_changes(io->op))
+		nbd_fence_claim(nq->be, cmd);
 	queue_look_at_memory(nq);
 	queue_route(nq, cmd);
 }
@@ -1057,12 +1494,10 @@ static bool conn_settle(struct nbd_conn *conn)
 
 	if (conn->must_issue)
 		conn_issue_waiting(conn);
-	if (conn->link && conn->link->failing) {
-		conn_retire(conn, conn->link);
-		changed = true;
-	}
+	if (conn->link && (conn->link->failing || conn->link->is_leaving))
+		changed = conn_check_old_link(conn, conn->link);
 	if (conn->draining)
-		changed |= conn_check_drain(conn);
+		changed |= conn_check_old_link(conn, conn->draining);
 	return changed;
 }
 
@@ -1118,9 +1553,10 @@ bool nbd_engine_leave(struct nbd_queue *nq)
 	if (!nq->has_left) {
 		nq->has_left = true;
 		atomic_store(&nq->be->is_leaving, true);
+		atomic_store(&nq->be->left_ms, ub_now_ms());
 		for (unsigned i = 0; i < nq->nr_own; i++) {
 			if (nq->own[i]->link && !nq->own[i]->link->nr_in_flight)
-				nbd.aio_disconnect(nq->own[i]->link->handle, 0); /* a last word, if it can be said at once */
+				nq->own[i]->link->is_polite = true;
 		}
 		queue_end_conns(nq, -ECANCELED, "it is not needed any more");
 		nbd_connector_wake(nq->be);
@@ -1130,8 +1566,11 @@ bool nbd_engine_leave(struct nbd_queue *nq)
 
 		ub_timer_stop(&conn->tick);
 		ub_timer_stop(&conn->outage);
+		ub_timer_stop(&conn->patience);
 		ub_timer_stop(&conn->drain);
-		is_armed |= conn->tick.armed_ns || conn->outage.armed_ns || conn->drain.armed_ns;
+		ub_timer_stop(&conn->fence);
+		is_armed |= conn->tick.armed_ns || conn->outage.armed_ns || conn->drain.armed_ns || conn->patience.armed_ns ||
+			    conn->fence.armed_ns;
 	}
 	return !is_armed && nq->nr_armed == 0;
 }

@@ -294,6 +294,9 @@ static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *
 	backend->priv = be;
 	be->backend = backend;
 	be->cancel_fd = cfg->cancel_fd;
+	be->nr_config_queues = cfg->nr_queues ? cfg->nr_queues : 1;
+	pthread_mutex_init(&be->fence_lock, NULL);
+	pthread_mutex_init(&be->works_lock, NULL);
 	be->next_socket = be->wake_fd = -1;
 	ret = nbd_options_from_json(&be->options, cfg->options, err);
 	if (ret == 0)
@@ -301,6 +304,7 @@ static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *
 	if (ret)
 		return ret;
 	atomic_init(&be->outage_limit_ms, cfg->late_ms ? cfg->late_ms / OPEN_LATE_PARTS : be->options.outage_limit_ms);
+	atomic_init(&be->fence_timeout_ms, be->options.fence_timeout_ms);
 	atomic_init(&be->stall_timeout_ms, cfg->late_ms ? open_late_stall_ms(cfg->late_ms) : be->options.stall_timeout_ms);
 	nbd_options_describe(&be->options, be->server, sizeof(be->server));
 	be->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -351,9 +355,16 @@ static void nbd_reset(struct ub_backend *backend)
 
 static bool nbd_has_settled(struct ub_backend *backend)
 {
-	const struct nbd_backend *be = backend->priv;
+	return nbd_fence_has_settled(backend->priv);
+}
 
-	return !atomic_load_explicit(&be->nr_unfenced, memory_order_acquire);
+static void nbd_fenced(struct ub_backend *backend, uint64_t event)
+{
+	struct nbd_backend *be = backend->priv;
+	unsigned nr = nbd_fence_word(be, event);
+
+	if (nr)
+		ub_log(UB_LOG_NOTICE, "%s: %u ranges have ended: somebody knows that the old server writes no more", be->server, nr);
 }
 
 static uint64_t nbd_nr_losses(struct ub_backend *backend)
@@ -389,7 +400,7 @@ static int nbd_set(struct ub_backend *backend, const struct ub_settings *setting
 {
 	struct nbd_backend *be = backend->priv;
 
-	if (settings->which & ~(uint32_t)(UB_SET_OUTAGE_LIMIT | UB_SET_STALL_TIMEOUT))
+	if (settings->which & ~(uint32_t)(UB_SET_OUTAGE_LIMIT | UB_SET_STALL_TIMEOUT | UB_SET_FENCE_TIMEOUT))
 		return ub_err_set(err, EOPNOTSUPP, "%s: no such setting", be->server);
 	if ((settings->which & UB_SET_STALL_TIMEOUT) && settings->stall_timeout_ms < NBD_MIN_STALL_MS)
 		return ub_err_set(err, ERANGE, "stall-timeout: %llu ms is too short: %d ms is the least",
@@ -398,6 +409,8 @@ static int nbd_set(struct ub_backend *backend, const struct ub_settings *setting
 		atomic_store_explicit(&be->outage_limit_ms, settings->outage_limit_ms, memory_order_relaxed);
 	if (settings->which & UB_SET_STALL_TIMEOUT)
 		atomic_store_explicit(&be->stall_timeout_ms, settings->stall_timeout_ms, memory_order_relaxed);
+	if (settings->which & UB_SET_FENCE_TIMEOUT)
+		nbd_fence_set_timeout(be, settings->fence_timeout_ms);
 	for (unsigned i = 0; i < be->nr_conns; i++)
 		nbd_engine_kick(&be->conns[i]);
 	return 0;
@@ -507,6 +520,13 @@ static int nbd_queue_init(struct ub_backend_queue *bq, unsigned nr_slots, struct
 	nq->own = calloc(be->nr_conns, sizeof(struct nbd_conn *));
 	if (!nq->cmds || !nq->own)
 		return ub_err_errno(err, ENOMEM, "queue %u of the NBD back end", bq->qid);
+	if (nbd_fence_init(be, nr_slots, err) != 0)
+		return -err->code;
+	for (unsigned i = 0; i < nr_slots; i++) {
+		nq->cmds[i].be = be;
+		nq->cmds[i].owner = bq->qid * nr_slots + i + 1;
+		nq->cmds[i].rec = nbd_fence_record(be, bq->qid, i);
+	}
 	ub_stat_set(&bq->backend->stats->nr_connections, be->nr_conns); /* before any thread counts */
 	nr = atomic_load_explicit(&be->nr_queues, memory_order_relaxed);
 	be->queues[nr++] = nq;
@@ -620,7 +640,10 @@ static void nbd_close_backend(struct ub_backend *backend)
 			nbd_link_free(conn->given->replaced);
 		nbd_link_free(conn->given);
 	}
-	close_links(be->fencing);
+	close_links(be->ended);
+	free(be->own_ledger);
+	pthread_mutex_destroy(&be->fence_lock);
+	pthread_mutex_destroy(&be->works_lock);
 	free(be->conns);
 	ub_close(&be->wake_fd);
 	nbd_options_destroy(&be->options);
@@ -638,6 +661,7 @@ const struct ub_backend_ops ub_backend_nbd = {
 	.promote = nbd_promote,
 	.reset = nbd_reset,
 	.has_settled = nbd_has_settled,
+	.fenced = nbd_fenced,
 	.nr_losses = nbd_nr_losses,
 	.latency_ns = nbd_latency_ns,
 	.stop = nbd_stop,

@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "base/size.h"
+#include "base/socket.h"
 #include "base/cleanup.h"
 #include "base/text.h"
 
@@ -142,12 +143,6 @@ int nbd_session_continue(struct nbd_handle *handle, short revents, struct ub_err
 	return 0;
 }
 
-bool nbd_session_error_is_ours(int code)
-{
-	return code == ETIMEDOUT || code == EHOSTUNREACH || code == ENETUNREACH || code == EHOSTDOWN ||
-	       code == ENETDOWN || code == ENONET;
-}
-
 /*
  * What is being sent holds pages until the server has it. On a small machine the bound that the kernel has for a
  * socket by itself (tcp_wmem in tcp(7)) would let requests that are sent half take all that others need.
@@ -179,6 +174,8 @@ bool nbd_session_tune(int fd, uint64_t stall_timeout_ms, uint64_t send_bytes)
 	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, sizeof(timeout));
 	session_bound_sending(fd, send_bytes);
+	/* A last close by our death is a reset: what the server has not got by then it will not get. */
+	ub_socket_set_linger(fd, true);
 	return true;
 }
 

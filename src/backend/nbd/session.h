@@ -57,9 +57,6 @@ const char *nbd_session_reason(void);
 /* Reads what a ready handle's server said. 0 or -errno with *err. */
 int nbd_session_export(struct nbd_handle *handle, struct nbd_export *export, struct ub_err *err);
 
-/* An error by which this side of a connection ends while the other one knows nothing of it: tcp(7), ip(7). */
-bool nbd_session_error_is_ours(int code);
-
 /*
  * Keepalive, TCP_NODELAY, TCP_USER_TIMEOUT, and a bound for what the socket holds to be sent; nothing on other
  * sockets. Whether it is TCP.
