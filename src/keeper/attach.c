@@ -367,6 +367,7 @@ static void keeper_watch(struct ub_keeper *k)
 		}
 		wait_ms = keeper_sooner(ub_migrate_tend(k), ub_resize_tend(k));
 		wait_ms = keeper_sooner(wait_ms, ub_keeper_tend_standby(k));
+		wait_ms = keeper_sooner(wait_ms, ub_fenced_tend(k));
 		if (k->handover.is_asked && ub_keeper_hand_over(k)) {
 			k->is_let_go = true;
 			return;
@@ -424,6 +425,7 @@ static int keeper_finish(struct ub_keeper *k)
 		       ub_keeper_server_fate(k->server, fate, sizeof(fate)));
 	else if (k->server->gone && !k->nr_signals && !k->detach.is_going)
 		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u was stopped by somebody else", k->info.dev_id);
+	ub_fenced_let_go(k);
 	ub_keeper_teardown(k, k->nr_signals > 1 || k->detach.is_forced);
 	return died ? UB_EXIT_FAILED : UB_EXIT_DONE;
 }

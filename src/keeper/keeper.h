@@ -13,6 +13,7 @@
 #include "keeper/attach.h"
 #include "keeper/command.h"
 #include "keeper/control.h"
+#include "keeper/fenced.h"
 #include "keeper/links.h"
 #include "keeper/migrate.h"
 #include "keeper/resize.h"
@@ -112,6 +113,7 @@ struct ub_keeper {
 	struct ub_rundir rundir;
 	struct ub_control control;
 	struct ub_keeper_settings settings;
+	struct ub_keeper_fenced fenced;
 	struct ub_keeper_detach detach;
 	struct ub_keeper_handover handover;
 	struct ub_keeper_resize resize;

@@ -87,7 +87,7 @@ void ub_ranges_read_sent(struct ub_ledger *page, unsigned side, uint64_t size_by
 	}
 }
 
-/* ---- words and JSON ------------------------------------------------------------------------------------------- */
+/* ---- words and JSON ----------------------------------------------------------------------------- */
 
 const char *ub_ranges_describe(const struct ub_ranges *r, char *buf, size_t len)
 {
@@ -112,29 +112,46 @@ static json_t *ranges_integer(uint64_t value)
 	return json_integer((json_int_t)value);
 }
 
-void ub_ranges_to_json(const struct ub_ranges *r, const struct nbd_options *o, json_t *object)
+static json_t *ranges_fence(const struct ub_ranges *r, const struct nbd_options *o)
 {
-	json_t *fence = json_null(), *losses = json_null();
+	json_t *fence = json_object();
 	bool has_clock = r->nr > r->nr_no_clock;
 
-	if (o) {
-		fence = json_pack("{s:s, s:I, s:s?, s:i, s:I, s:I, s:I, s:o, s:o}",
-				  "policy",
-				  nbd_fence_name(o->fence_policy), "timeout_ms", (json_int_t)o->fence_timeout_ms,
-				  "command", o->fence_command, "ranges", (int)r->nr, "bytes", (json_int_t)r->bytes,
-				  "waiting", (json_int_t)r->nr_waiting, "late", (json_int_t)r->nr_late, "oldest_ms",
-				  has_clock ? ranges_integer(r->oldest_ms) : json_null(), "deadline_ms",
-				  r->nr && !r->nr_no_clock ? ranges_integer(r->left_ms) : json_null());
-		losses = json_pack("{s:I, s:I, s:o}", "count", (json_int_t)r->nr_losses, "bytes",
-				   (json_int_t)r->lost_bytes, "last_unix",
-				   r->last_loss_unix_s ? ranges_integer(r->last_loss_unix_s) : json_null());
-	}
-	json_object_set_new(object, "fence", fence);
-	json_object_set_new(object, "unflushed_bytes", o ? ranges_integer(r->unflushed_bytes) : json_null());
-	json_object_set_new(object, "losses", losses);
+	if (o)
+		json_object_set_new(fence, "policy", json_string(nbd_fence_name(o->fence_policy)));
+	json_object_set_new(fence, "timeout_ms",
+			    ranges_integer(o ? o->fence_timeout_ms : r->timeout_ms));
+	if (o)
+		json_object_set_new(fence, "command",
+				    o->fence_command ? json_string(o->fence_command) : json_null());
+	json_object_set_new(fence, "ranges", json_integer(r->nr));
+	json_object_set_new(fence, "bytes", ranges_integer(r->bytes));
+	json_object_set_new(fence, "waiting", ranges_integer(r->nr_waiting));
+	json_object_set_new(fence, "late", ranges_integer(r->nr_late));
+	json_object_set_new(fence, "oldest_ms",
+			    has_clock ? ranges_integer(r->oldest_ms) : json_null());
+	json_object_set_new(fence, "deadline_ms",
+			    r->nr && !r->nr_no_clock ? ranges_integer(r->left_ms) : json_null());
+	return fence;
 }
 
-/* ---- another process's ------------------------------------------------------------------------------------------ */
+static json_t *ranges_losses(const struct ub_ranges *r)
+{
+	json_t *last = r->last_loss_unix_s ? ranges_integer(r->last_loss_unix_s) : json_null();
+
+	return json_pack("{s:I, s:I, s:o}", "count", (json_int_t)r->nr_losses, "bytes",
+			 (json_int_t)r->lost_bytes, "last_unix", last);
+}
+
+void ub_ranges_to_json(const struct ub_ranges *r, const struct nbd_options *o, json_t *object)
+{
+	json_object_set_new(object, "fence", r ? ranges_fence(r, o) : json_null());
+	json_object_set_new(object, "unflushed_bytes",
+			    r ? ranges_integer(r->unflushed_bytes) : json_null());
+	json_object_set_new(object, "losses", r ? ranges_losses(r) : json_null());
+}
+
+/* ---- another process's ---------------------------------------------------------------------------- */
 
 /* The descriptors of a process that are of interest: -1: it has none. */
 struct view_files {

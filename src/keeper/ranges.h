@@ -47,12 +47,14 @@ const char *ub_ranges_describe(const struct ub_ranges *r, char *buf, size_t len)
 const char *ub_ranges_describe_end(const struct ub_ranges *r, char *buf, size_t len);
 
 /*
- * The members "fence", "unflushed_bytes" and "losses" of object, as ublk-bridge-control(7) has them: null where the
- * device has no such thing (options: NULL).
+ * The members "fence", "unflushed_bytes" and "losses" of object, as ublk-bridge-control(7) has
+ * them. r: NULL: the device has no such thing, and they are null. options: NULL: nobody knows them
+ * here, and what is theirs is left out.
  */
-void ub_ranges_to_json(const struct ub_ranges *r, const struct nbd_options *options, json_t *object);
+void ub_ranges_to_json(const struct ub_ranges *r, const struct nbd_options *options,
+		       json_t *object);
 
-/* ---- of a device that another process has ------------------------------------------------------------------- */
+/* ---- of a device that another process has ----------------------------------------------------- */
 
 #define UB_LEDGER_MEMFD "ublk-bridge-ledger"
 #define UB_STATS_MEMFD	"ublk-bridge-stats"

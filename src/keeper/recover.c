@@ -506,6 +506,7 @@ static int switch_await(struct ub_keeper *k)
 	/* That version has no way back. */
 	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: the server (pid %d) does not end: it is killed",
 	       k->info.dev_id, k->server->pid);
+	k->server->is_dismissed = true; /* what it leaves nobody knows */
 	kill(k->server->pid, SIGKILL);
 	while (!k->server->gone && !ub_keeper_recovery_is_given_up(k))
 		ub_loop_once(&k->loop, RECOVER_TEND_MS);

@@ -100,6 +100,7 @@ bool ub_keeper_hand_over(struct ub_keeper *k)
 	}
 	snprintf(name, sizeof(name), "%s", k->rundir.name);
 	/* The standby stays, alone: until the next keeper has the memory it may be the last who holds it. */
+	ub_fenced_let_go(k);
 	ub_keeper_let_go(k);
 	if (send(fd, ok, sizeof(ok) - 1, MSG_NOSIGNAL) == (ssize_t)sizeof(ok) - 1 && upgrade_await_done(fd, &pid)) {
 		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: another keeper (pid %d) has taken over", k->info.dev_id, pid);

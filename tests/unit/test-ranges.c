@@ -140,10 +140,15 @@ static void json_has_null_where_nothing_is_known(void **state)
 
 	(void)state;
 	nbd_options_init(&o);
-	assert_json(&r, NULL, "{\"fence\":null,\"unflushed_bytes\":null,\"losses\":null}");
+	assert_json(NULL, &o, "{\"fence\":null,\"unflushed_bytes\":null,\"losses\":null}");
 	assert_json(&r, &o,
 		    "{\"fence\":{\"policy\":\"time\",\"timeout_ms\":30000,\"command\":null,\"ranges\":0,\"bytes\":0,"
 		    "\"waiting\":0,\"late\":0,\"oldest_ms\":null,\"deadline_ms\":null},\"unflushed_bytes\":0,"
+		    "\"losses\":{\"count\":0,\"bytes\":0,\"last_unix\":null}}");
+	r.timeout_ms = 5;
+	assert_json(&r, NULL,
+		    "{\"fence\":{\"timeout_ms\":5,\"ranges\":0,\"bytes\":0,\"waiting\":0,\"late\":0,"
+		    "\"oldest_ms\":null,\"deadline_ms\":null},\"unflushed_bytes\":0,"
 		    "\"losses\":{\"count\":0,\"bytes\":0,\"last_unix\":null}}");
 	o.fence_policy = NBD_FENCE_CLOSE;
 	o.fence_command = strdup("off");
@@ -165,7 +170,7 @@ static void json_has_null_where_nothing_is_known(void **state)
 		    "\"losses\":{\"count\":0,\"bytes\":6,\"last_unix\":7}}");
 }
 
-/* ---- another process's: here this one --------------------------------------------------------------------------- */
+/* ---- another process's: here this one ------------------------------------------------------------- */
 
 static int make_memfd(const char *name, size_t len, const void *bytes, size_t nr)
 {
