@@ -137,6 +137,7 @@ static int open_make_conns(struct nbd_backend *be, unsigned nr, struct ub_err *e
 	for (unsigned i = 0; i < nr; i++) {
 		be->conns[i].be = be;
 		be->conns[i].index = i;
+		be->conns[i].knock_fd = -1;
 	}
 	return 0;
 }
@@ -633,6 +634,7 @@ static void nbd_close_backend(struct ub_backend *backend)
 
 		if (conn->attempt.handle)
 			nbd.close(conn->attempt.handle);
+		ub_close(&conn->knock_fd);
 		if (!conn->given)
 			continue;
 		nbd.aio_disconnect(conn->given->handle, 0); /* a last word, if it can be said at once */
