@@ -197,12 +197,10 @@ static void list_print_head(bool *has_head)
 /* What lost connections may still do, or may have lost. */
 static void list_print_ranges(const struct ub_ranges *r)
 {
-	char what[80], end[80];
+	char what[200];
 
 	if (r->nr)
-		printf("  %s may still be written by lost connections, %s\n",
-		       ub_ranges_describe(r, what, sizeof(what)),
-		       ub_ranges_describe_end(r, end, sizeof(end)));
+		printf("  %s\n", ub_ranges_describe_wait(r, what, sizeof(what)));
 	if (r->nr_losses)
 		printf("  %s may be gone, which the server had answered and not flushed\n",
 		       ub_size_format(r->lost_bytes, what, sizeof(what)));

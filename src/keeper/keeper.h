@@ -16,6 +16,7 @@
 #include "keeper/fenced.h"
 #include "keeper/links.h"
 #include "keeper/migrate.h"
+#include "keeper/ranges.h"
 #include "keeper/resize.h"
 #include "keeper/rundir.h"
 #include "keeper/settings.h"
@@ -67,6 +68,8 @@ struct ub_keeper_detach {
 	unsigned nr_callers;
 	bool is_forced;
 	bool is_going; /* it was done */
+	bool awaits_ranges; /* all is written back, and what lost connections may still write is waited for */
+	struct ub_ranges_wait wait;
 };
 
 /* An upgrade: upgrade.c. */

@@ -107,6 +107,52 @@ const char *ub_ranges_describe_end(const struct ub_ranges *r, char *buf, size_t 
 	return buf;
 }
 
+enum ub_ranges_wait_state ub_ranges_wait(struct ub_ranges_wait *w, const struct ub_ranges *r,
+					 uint64_t now_ms)
+{
+	if (!r->nr || !r->timeout_ms) {
+		*w = (struct ub_ranges_wait){ 0 };
+		return UB_RANGES_OVER;
+	}
+	if (!w->began_ms)
+		w->began_ms = now_ms;
+	if (r->nr_no_clock < r->nr)
+		w->no_clock_ms = 0;
+	else if (!w->no_clock_ms)
+		w->no_clock_ms = now_ms;
+	if (now_ms - w->began_ms > 2 * r->timeout_ms ||
+	    (w->no_clock_ms && now_ms - w->no_clock_ms > r->timeout_ms))
+		return UB_RANGES_TOO_LONG;
+	return UB_RANGES_WAIT;
+}
+
+const char *ub_ranges_describe_wait(const struct ub_ranges *r, char *buf, size_t len)
+{
+	char what[80], end[80];
+
+	snprintf(buf, len, "%s may still be written by lost connections, %s",
+		 ub_ranges_describe(r, what, sizeof(what)),
+		 ub_ranges_describe_end(r, end, sizeof(end)));
+	return buf;
+}
+
+const char *ub_ranges_describe_rest(struct ub_ledger *page, unsigned side, uint64_t size_bytes,
+				    char *buf, size_t len)
+{
+	struct ub_ranges r;
+	uint64_t sent_bytes;
+	unsigned nr_sent;
+
+	ub_ranges_read(page, side, size_bytes, 0, &r);
+	ub_ranges_read_sent(page, side, size_bytes, &nr_sent, &sent_bytes);
+	buf[0] = '\0';
+	if (r.nr + nr_sent)
+		snprintf(buf, len, "%u range%s, %llu bytes of the old server may still be written",
+			 r.nr + nr_sent, r.nr + nr_sent == 1 ? "" : "s",
+			 (unsigned long long)(r.bytes + sent_bytes));
+	return buf;
+}
+
 static json_t *ranges_integer(uint64_t value)
 {
 	return json_integer((json_int_t)value);
@@ -236,9 +282,15 @@ int ub_ledger_view_open(const struct ub_state *state, struct ub_ledger_view *vie
 	return ret;
 }
 
-void ub_ledger_view_read(const struct ub_ledger_view *view, uint64_t size_bytes, struct ub_ranges *r)
+unsigned ub_ledger_view_side(const struct ub_ledger_view *view)
 {
-	ub_ranges_read(view->page, view->page ? ub_stat_side(view->stats) : 0, size_bytes, ub_now_ms(), r);
+	return view->page ? ub_stat_side(view->stats) : 0;
+}
+
+void ub_ledger_view_read(const struct ub_ledger_view *view, uint64_t size_bytes,
+			 struct ub_ranges *r)
+{
+	ub_ranges_read(view->page, ub_ledger_view_side(view), size_bytes, ub_now_ms(), r);
 }
 
 void ub_ledger_view_close(struct ub_ledger_view *view)

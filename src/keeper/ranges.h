@@ -46,6 +46,36 @@ const char *ub_ranges_describe(const struct ub_ranges *r, char *buf, size_t len)
 /* How long they may still last: "for 28.5 s at the most", or why nobody knows. */
 const char *ub_ranges_describe_end(const struct ub_ranges *r, char *buf, size_t len);
 
+/* ---- a device that is to go waits for its ranges --------------------------------------------- */
+
+/* Zero it. */
+struct ub_ranges_wait {
+	uint64_t began_ms;    /* 0: it has not begun */
+	uint64_t no_clock_ms; /* since when no time counts; 0: one does */
+};
+
+enum ub_ranges_wait_state { UB_RANGES_OVER, UB_RANGES_WAIT, UB_RANGES_TOO_LONG };
+
+/*
+ * Whether there is still something to wait for. TOO_LONG: for twice the fence timeout by now, or
+ * for once where no time counts, because the server is away; and again in each later call, until it
+ * is over.
+ */
+enum ub_ranges_wait_state ub_ranges_wait(struct ub_ranges_wait *w, const struct ub_ranges *r,
+					 uint64_t now_ms);
+
+/* "3 ranges of 12 KiB together may still be written by lost connections, for 28.5 s at the most" */
+const char *ub_ranges_describe_wait(const struct ub_ranges *r, char *buf, size_t len);
+
+/*
+ * What is not waited for: all ranges of a side, and what is in flight. "": nothing, else "3 ranges,
+ * 12288 bytes of the old server may still be written".
+ */
+const char *ub_ranges_describe_rest(struct ub_ledger *page, unsigned side, uint64_t size_bytes,
+				    char *buf, size_t len);
+
+/* ---- JSON ------------------------------------------------------------------------------------ */
+
 /*
  * The members "fence", "unflushed_bytes" and "losses" of object, as ublk-bridge-control(7) has
  * them. r: NULL: the device has no such thing, and they are null. options: NULL: nobody knows them
@@ -73,6 +103,7 @@ struct ub_ledger_view {
 int ub_ledger_view_open(const struct ub_state *state, struct ub_ledger_view *view);
 /* The present side, as ub_ranges_read() has it; all 0 without a page. */
 void ub_ledger_view_read(const struct ub_ledger_view *view, uint64_t size_bytes, struct ub_ranges *r);
+unsigned ub_ledger_view_side(const struct ub_ledger_view *view);
 void ub_ledger_view_close(struct ub_ledger_view *view); /* idempotent */
 
 #endif

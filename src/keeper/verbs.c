@@ -75,6 +75,12 @@ static void verb_forget_callers(struct ub_keeper *k)
 	d->nr_callers = nr;
 }
 
+bool ub_verb_detach_is_awaited(struct ub_keeper *k)
+{
+	verb_forget_callers(k);
+	return k->detach.nr_callers > 0;
+}
+
 int ub_verb_detach(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,
 		   struct ub_err *err)
 {

@@ -19,6 +19,8 @@ ub_control_verb ub_verb_detach; /* takes the device away, or says who holds it *
 /* What the ledger says of the device, as members of reply: ranges.h. */
 void ub_verb_show_ranges(const struct ub_keeper *k, json_t *reply);
 
+/* Whether somebody still waits for a detach. */
+bool ub_verb_detach_is_awaited(struct ub_keeper *k);
 /* All who wait for a detach: err->code is 0, and the device is gone, or why it stays. */
 void ub_verb_detach_answer(struct ub_keeper *k, const struct ub_err *err);
 

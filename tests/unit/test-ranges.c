@@ -121,6 +121,55 @@ static void what_is_in_flight_and_unflushed_is_summed_up(void **state)
 	assert_int_equal(nr, 0);
 }
 
+static void a_detach_waits_and_not_for_ever(void **state)
+{
+	struct ub_ranges r = { .nr = 2, .bytes = 8192, .timeout_ms = 1000, .left_ms = 500 };
+	struct ub_ranges_wait w = { 0 };
+	char text[200];
+
+	(void)state;
+	assert_int_equal(ub_ranges_wait(&w, &r, 100), UB_RANGES_WAIT);
+	assert_int_equal(ub_ranges_wait(&w, &r, 2100), UB_RANGES_WAIT);
+	assert_int_equal(ub_ranges_wait(&w, &r, 2101), UB_RANGES_TOO_LONG);
+	assert_int_equal(ub_ranges_wait(&w, &r, 2102), UB_RANGES_TOO_LONG);
+	r.nr = 0;
+	assert_int_equal(ub_ranges_wait(&w, &r, 2103), UB_RANGES_OVER);
+	r.nr = 2;
+	/* Where no time counts: as long as it would last. */
+	r.nr_no_clock = 2;
+	assert_int_equal(ub_ranges_wait(&w, &r, 3000), UB_RANGES_WAIT);
+	r.nr_no_clock = 1;
+	assert_int_equal(ub_ranges_wait(&w, &r, 3500), UB_RANGES_WAIT);
+	r.nr_no_clock = 2;
+	assert_int_equal(ub_ranges_wait(&w, &r, 3600), UB_RANGES_WAIT);
+	assert_int_equal(ub_ranges_wait(&w, &r, 4600), UB_RANGES_WAIT);
+	assert_int_equal(ub_ranges_wait(&w, &r, 4601), UB_RANGES_TOO_LONG);
+	/* Nobody wants to wait. */
+	r.timeout_ms = 0;
+	assert_int_equal(ub_ranges_wait(&w, &r, 4602), UB_RANGES_OVER);
+	r.nr_no_clock = 0;
+	assert_string_equal(ub_ranges_describe_wait(&r, text, sizeof(text)),
+			    "2 ranges of 8 KiB together may still be written by lost connections, for 0.5 s at "
+			    "the most");
+}
+
+static void what_is_not_waited_for_is_told(void **state)
+{
+	struct ub_ledger_sent *sent = ub_ledger_sent(ledger, 0, 0, 0);
+	char text[120];
+
+	(void)state;
+	assert_string_equal(ub_ranges_describe_rest(NULL, 0, SIZE, text, sizeof(text)), "");
+	assert_string_equal(ub_ranges_describe_rest(ledger, 0, SIZE, text, sizeof(text)), "");
+	add_range(0, 0, 0, 4096, 0);
+	assert_string_equal(ub_ranges_describe_rest(ledger, 0, SIZE, text, sizeof(text)),
+			    "1 range, 4096 bytes of the old server may still be written");
+	sent->end = 512;
+	sent->state = UB_SENT;
+	assert_string_equal(ub_ranges_describe_rest(ledger, 0, SIZE, text, sizeof(text)),
+			    "2 ranges, 4608 bytes of the old server may still be written");
+}
+
 static void assert_json(const struct ub_ranges *r, const struct nbd_options *o, const char *want)
 {
 	json_t *object = json_object();
@@ -233,6 +282,8 @@ int main(void)
 		LEDGER_TEST(nothing_is_all_zeroes),
 		LEDGER_TEST(ranges_are_counted_with_their_clocks),
 		LEDGER_TEST(what_is_in_flight_and_unflushed_is_summed_up),
+		LEDGER_TEST(a_detach_waits_and_not_for_ever),
+		LEDGER_TEST(what_is_not_waited_for_is_told),
 		LEDGER_TEST(json_has_null_where_nothing_is_known),
 		LEDGER_TEST(the_ledger_of_a_keeper_is_found),
 	};
