@@ -300,6 +300,8 @@ static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *
 	pthread_mutex_init(&be->works_lock, NULL);
 	be->next_socket = be->wake_fd = -1;
 	ret = nbd_options_from_json(&be->options, cfg->options, err);
+	if (ret == 0 && cfg->more_options)
+		ret = nbd_options_add_json(&be->options, cfg->more_options, err);
 	if (ret == 0)
 		ret = nbd_library_load(err);
 	if (ret)
