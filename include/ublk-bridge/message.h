@@ -94,20 +94,20 @@ enum ub_message_type {
 	UB_MSG_UNLINK,
 	UB_MSG_ADOPT,
 	UB_MSG_ADOPTED, /* descriptors: as SERVE's, and the store */
-	UB_MSG_SET, /* the answer is a text */
+	UB_MSG_SET,	/* the answer is a text */
 	UB_MSG_YIELD,
 	UB_MSG_TAKING, /* it is about to fetch */
 	UB_MSG_RESIZE,
 	UB_MSG_RESIZED,
 	UB_MSG_GROWN,
-	UB_MSG_MIGRATE, /* descriptors: struct ub_msg_migrate */
+	UB_MSG_MIGRATE,	  /* descriptors: struct ub_msg_migrate */
 	UB_MSG_MIGRATION, /* the server's: a migration has come to another phase */
 	UB_MSG_MIGRATE_CONTROL,
 	UB_MSG_HOLD, /* to a standby that is ready: the rings of the server before it, until that is gone */
 	/* What follows is of version 4: whoever speaks 3 is not told. */
 	UB_MSG_FENCED,
 	UB_MSG_RANGES,
-	UB_MSG_YIELDED, /* a YIELD was refused */
+	UB_MSG_YIELDED, /* a YIELD was refused, or I/O stands still for it from now on */
 };
 
 struct ub_msg_header {
@@ -195,10 +195,13 @@ struct ub_msg_yield {
 	uint32_t flags;	  /* 0 */
 };
 
-/* What it has in hand takes longer than that: nothing was cut, and the device is served as before. */
+/*
+ * First, with code 0: what comes is held from now on. Then, perhaps: what it has in hand takes
+ * longer than that: nothing was cut, and the device is served as before.
+ */
 struct ub_msg_yielded {
 	struct ub_msg_header header;
-	uint32_t code; /* an errno */
+	uint32_t code;	   /* an errno; 0: it has begun */
 	uint32_t reserved; /* 0 */
 	uint64_t age_ms; /* of the oldest request; 0: not known */
 	char text[512]; /* why */

@@ -420,9 +420,11 @@ static void keeper_watch(struct ub_keeper *k)
 		wait_ms = keeper_sooner(ub_migrate_tend(k), ub_resize_tend(k));
 		wait_ms = keeper_sooner(wait_ms, ub_keeper_tend_standby(k));
 		wait_ms = keeper_sooner(wait_ms, ub_fenced_tend(k));
-		if (k->handover.is_asked && ub_keeper_hand_over(k)) {
-			k->is_let_go = true;
-			return;
+		if (k->handover.is_asked) {
+			k->is_let_go = ub_keeper_hand_over(k);
+			if (k->is_let_go)
+				return;
+			wait_ms = 0; /* it is back, and has no standby */
 		}
 		if (k->nr_signals || k->detach.nr_callers || k->detach.is_forced) {
 			if (keeper_must_go(k) || ub_migrate_give_up(k))

@@ -40,7 +40,7 @@ struct ub_server {
 	struct ub_err err; /* what it gave up with */
 	enum ub_standby_stage stage;
 	struct ub_held_rings rings; /* its queues', on Linux 6.12 */
-	struct ub_msg_yielded yielded; /* to a YIELD; len_bytes 0: it has not refused one */
+	struct ub_msg_yielded yielded; /* to a YIELD; len_bytes 0: it has said nothing */
 	struct ub_log_limit log;
 	uint64_t began_ms;
 };

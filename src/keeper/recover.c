@@ -489,14 +489,24 @@ static int switch_send_yield(struct ub_keeper *k)
 	return ub_message_send(k->server->fd, &msg.header, NULL, 0, 0);
 }
 
-/* Until it has ended (0), has refused (-EBUSY), or has not answered in time (-ETIMEDOUT). */
-static int switch_await(struct ub_keeper *k)
+/*
+ * Until it has ended (0), has refused (-EBUSY), or has not answered in time (-ETIMEDOUT).
+ * *began_ms: since when no I/O comes to it.
+ */
+static int switch_await(struct ub_keeper *k, uint64_t *began_ms)
 {
 	bool is_v3 = k->server->version <= UB_MESSAGE_V3;
 	uint64_t deadline = ub_now_ms() + (is_v3 ? RECOVER_V3_YIELD_MS : RECOVER_YIELD_MS);
+	struct ub_msg_yielded *said = &k->server->yielded;
 
-	while (!k->server->gone && !k->server->yielded.header.len_bytes && ub_now_ms() < deadline)
+	*began_ms = ub_now_ms();
+	while (!k->server->gone && !said->header.len_bytes && ub_now_ms() < deadline) {
 		ub_loop_once(&k->loop, RECOVER_TEND_MS);
+		if (!said->header.len_bytes || said->code)
+			continue;
+		*began_ms = ub_now_ms();
+		said->header.len_bytes = 0;
+	}
 	if (k->server->gone)
 		return 0;
 	if (k->server->yielded.header.len_bytes)
@@ -528,14 +538,14 @@ static bool switch_may_try_again(struct ub_keeper *k, uint64_t until_ms)
 }
 
 /* One try: 0: the server has ended. */
-static int switch_try(struct ub_keeper *k, struct ub_err *err)
+static int switch_try(struct ub_keeper *k, uint64_t *began_ms, struct ub_err *err)
 {
 	int ret;
 
 	k->recovery.is_planned = true;
 	if (switch_send_yield(k) < 0)
 		ub_log(UB_LOG_DEBUG, "the server is gone already");
-	ret = switch_await(k);
+	ret = switch_await(k, began_ms);
 	if (ret == 0)
 		return 0;
 	k->recovery.is_planned = false;
@@ -560,8 +570,7 @@ int ub_keeper_switch(struct ub_keeper *k, uint64_t until_ms, uint64_t *pause_ms,
 		if (ret)
 			return ret;
 		*err = (struct ub_err){ 0 };
-		began = ub_now_ms();
-		ret = switch_try(k, err);
+		ret = switch_try(k, &began, err);
 	} while (ret == -EBUSY && switch_may_try_again(k, until_ms));
 	if (ret)
 		return ret;

@@ -734,7 +734,7 @@ static int move_check(const struct server *s, struct ub_err *err)
 		return ub_err_set(err, EAGAIN, "the device is not live");
 	if (s->is_resizing)
 		return ub_err_set(err, EBUSY, "its size is being changed: try again");
-	if (s->yield.is_asked)
+	if (ub_yield_is_on(&s->yield) || ub_device_is_flushing(&s->device))
 		return ub_err_set(err, EBUSY, "it is being upgraded: try again");
 	return 0;
 }
@@ -947,7 +947,7 @@ void ub_migration_cancelled(struct server *s)
 
 bool ub_migration_needs_queues(const struct server *s)
 {
-	return s->migration.stage >= UB_MOVE_PAUSE_IN && s->migration.stage <= UB_MOVE_PAUSE_OUT;
+	return s->migration.stage != UB_MOVE_NONE && s->migration.stage != UB_MOVE_CLOSING;
 }
 
 bool ub_migration_is_on(const struct server *s)

@@ -425,7 +425,7 @@ static int server_resize_check(struct server *s, uint64_t *size, struct ub_err *
 	char why[200];
 	int ret;
 
-	if (s->yield.is_asked)
+	if (ub_yield_is_on(&s->yield))
 		return ub_err_set(err, EAGAIN, "it is being upgraded: try again");
 	if (!ops->resize || (*size == 0 && !ops->get_size))
 		return ub_err_set(err, EOPNOTSUPP, "a device of %s %s", ops->name,

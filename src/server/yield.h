@@ -2,13 +2,16 @@
 /*
  * YIELD: the server makes place for its standby, and cuts nothing for that. The main thread.
  *
- *   YIELD ─► what uses pauses itself comes to its end ─► pause ─► nothing is in flight ─► the queues yield ─► exit
- *                          │ too late                       │ longer than a second
- *                          └────────► YIELDED ◄── resume ◄──┘
+ *   YIELD ─► what uses pauses itself ends ─► flush ─► pause ─► nothing is in flight ─► flush ─┐
+ *                  │ too late                            │ longer than a second                │
+ *                  └────────► YIELDED ◄── resume ◄───────┘          exit ◄── the queues yield ◄┘
  *
  * A pause can be undone: what came meanwhile is held, and goes on. Once nothing is in flight and
  * the queues have yielded, the driver has all answers, and sends what is held again, to the next
  * server.
+ *
+ * The flushes are a service: with its connections goes what was answered and not flushed, and that
+ * counts as what may be lost. The first one is for most of it, and no I/O stands still for it.
  */
 #ifndef UB_SERVER_YIELD_H
 #define UB_SERVER_YIELD_H
@@ -20,13 +23,26 @@
 
 struct server;
 
+enum ub_yield_step {
+	UB_YIELD_NONE,
+	UB_YIELD_OBSTACLE, /* what pauses the queues itself comes to its end */
+	UB_YIELD_FLUSH,
+	UB_YIELD_PAUSE,
+	UB_YIELD_LAST_FLUSH, /* paused */
+	UB_YIELD_FINAL,	     /* the queues have been told: there is no way back */
+};
+
 struct ub_server_yield {
-	bool is_asked;
-	bool is_pausing;
-	bool is_final;	      /* the queues have been told: there is no way back */
+	enum ub_yield_step step;
 	uint32_t pause_ms;    /* the longest that I/O is held for nothing */
 	uint64_t deadline_ms; /* of the present step */
 };
+
+/* Whether it is under way. */
+static inline bool ub_yield_is_on(const struct ub_server_yield *y)
+{
+	return y->step != UB_YIELD_NONE;
+}
 
 /*
  * YIELD. A keeper of version 3 is not refused: what takes longer than a second goes to the next

@@ -192,6 +192,16 @@ uint64_t ub_device_oldest_ns(const struct ub_device *dev)
 	return oldest_ns;
 }
 
+void ub_device_flush(struct ub_device *dev)
+{
+	ub_queue_flush(dev->queues[0]);
+}
+
+bool ub_device_is_flushing(const struct ub_device *dev)
+{
+	return atomic_load_explicit(&dev->queues[0]->is_flushing, memory_order_acquire);
+}
+
 struct ub_backend_queue *ub_device_swap(struct ub_device *dev, struct ub_backend *be, struct ub_backend_queue *bqs)
 {
 	struct ub_backend_queue *before = dev->bqs;

@@ -940,6 +940,39 @@ void ub_queue_resume(struct ub_queue *q, struct ub_backend_queue *next)
 	ub_queue_post(q, &q->resume_msg);
 }
 
+static void queue_flushed(struct ub_io *io, int32_t res)
+{
+	struct ub_queue *q = io->home;
+
+	if (res < 0)
+		ub_log(UB_LOG_DEBUG, "queue %u: a flush failed: %s", q->qid, strerror(-res));
+	ub_io_end_internal(io);
+	atomic_store_explicit(&q->is_flushing, false, memory_order_release);
+	eventfd_write(q->dev->event_fd, 1);
+}
+
+static void queue_flush(struct ub_msg *msg, struct ub_queue *q)
+{
+	struct ub_io *io = &q->flush_io;
+
+	(void)msg;
+	*io = (struct ub_io){ .op = UB_OP_FLUSH, .home = q, .done = queue_flushed };
+	io->slot = (uint16_t)(q->depth + UB_INTERNAL_SLOTS - 1);
+	ub_io_begin_internal(io);
+	if (q->limits.can_flush && !q->cancel_error)
+		q->bq->backend->ops->submit(q->bq, io);
+	else
+		ub_io_complete(io, 0);
+}
+
+void ub_queue_flush(struct ub_queue *q)
+{
+	if (atomic_exchange_explicit(&q->is_flushing, true, memory_order_acq_rel))
+		return;
+	q->flush_msg.fn = queue_flush;
+	ub_queue_post(q, &q->flush_msg);
+}
+
 void ub_queue_leave(struct ub_queue *q, struct ub_backend_queue *bq)
 {
 	bq->leave_msg.fn = queue_leave;

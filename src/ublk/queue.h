@@ -96,6 +96,9 @@ struct ub_queue {
 	struct ub_msg *_Atomic msgs;
 	struct ub_msg cancel_msg, quit_msg, yield_msg; /* the main thread's, posted once */
 	struct ub_msg size_msg, pause_msg, resume_msg; /* the main thread's, one at a time each */
+	struct ub_msg flush_msg;		       /* likewise, while is_flushing */
+	struct ub_io flush_io;
+	_Atomic bool is_flushing;
 	struct ub_backend_queue *next_bq; /* to begin with at resume_msg; NULL: none. The main thread's until then */
 	_Atomic uint64_t wanted_bytes, size_bytes; /* what limits.size_bytes shall be; nothing in flight lies behind this */
 	_Atomic bool is_cancelled;	    /* nothing is given to the back end any more */
@@ -135,6 +138,11 @@ bool ub_queue_is_paused(const struct ub_queue *q);
 uint64_t ub_queue_oldest_ns(const struct ub_queue *q);
 /* Goes on: with next, if it is not NULL. Only when it is paused where there is a next. */
 void ub_queue_resume(struct ub_queue *q, struct ub_backend_queue *next);
+/*
+ * Has the back end flush what it has answered so far, in an I/O of the queue's own: not while a
+ * layer is there, which has these slots. Does nothing while the last one is under way. Main thread.
+ */
+void ub_queue_flush(struct ub_queue *q);
 /* Has a part of a back end that is no longer its own let go of the ring: bq->has_left follows. Any thread. */
 void ub_queue_leave(struct ub_queue *q, struct ub_backend_queue *bq);
 void ub_queue_end_thread(struct ub_queue *q);

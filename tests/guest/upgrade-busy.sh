@@ -83,6 +83,7 @@ assert_fails 3 "$REFUSAL" "$UB" upgrade "$ID"
 kill -CONT "$SERVER"
 write_ends
 assert_eq "$(state_of server_pid)" "$server" "the server"
+wait_for 20 has_standby || fail "no standby: $(cat "$ATTACH_ERR")"
 
 note "under load"
 for size in 4k 256k; do
@@ -94,6 +95,7 @@ for size in 4k 256k; do
 	"$UB" upgrade "$ID" 2>upgrade.err || fail "upgrade under load: $(cat upgrade.err)"
 	note "$(grep -oE 'I/O stood still for .*' upgrade.err)"
 	process_alive "$FIO" || fail "fio: $(cat fio.out)"
+	assert_eq "$("$UB" info "$ID" --json | jq -c '[.losses.count, .fence.ranges]')" '[0,0]' "what it left"
 	kill -TERM "$FIO"
 	wait "$FIO" || true
 	! grep -q 'error=' fio.out || fail "fio: $(cat fio.out)"
