@@ -4,14 +4,15 @@
 # to them and events; fence-matrix has all of them.
 # kernels: 6.12 7
 # push: 7
-# timeout: 300
+# timeout: 400
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-fence.bash"
 
-run_cells "${AT_ONCE:-6}" <<'END'
+export PATIENCE=${PATIENCE:-4} SHORTEN=yes
+run_cells "${AT_ONCE:-4}" <<'END'
 qemu unix plain kill
 qemu tcp tls upgrade
-DELAY=13 qemu unix tls stall
+qemu unix tls stall
 qemu unix plain frozen
 proxy tcp plain drop
 qemu tcp plain kill-keeper
@@ -19,7 +20,7 @@ proxy unix tls both
 nbdkit tcp tls kill
 qemu unix plain front
 CONNECTIONS=2 proxy tcp plain twice
-DELAY=13 PLACES=1 qemu tcp plain stall
-FENCE=4 nbdkit unix plain kill
+PLACES=1 qemu tcp plain stall
+FENCE=4 PATIENCE=20 nbdkit unix plain kill
 END
 no_d_state

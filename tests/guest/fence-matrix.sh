@@ -27,6 +27,6 @@ all_cells() {
 }
 
 export DELAY=${DELAY:-60} FENCE=${FENCE:-90}
-run_cells "${AT_ONCE:-8}" < <(all_cells)
+run_cells "${AT_ONCE:-6}" < <(all_cells)
 note "$CELL_NR cells"
 no_d_state

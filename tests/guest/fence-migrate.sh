@@ -5,7 +5,7 @@
 # longer than the mirror's patience makes the migration late, and not endless.
 # kernels: 6.12 7
 # push: 7
-# timeout: 240
+# timeout: 300
 # The stories run at once, each a line for run_stories at the end.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-fence.bash"
@@ -62,7 +62,7 @@ silent() {
 
 # mirrored: a mirrored write is slow at the destination when our server dies; then the keeper dies
 mirrored() {
-	local fence=${FENCE:-25} delay=${DELAY:-15} first end
+	local fence=${FENCE:-45} delay=${DELAY:-25} first end
 	make_disk 1M
 	serve_disk old -U "$CELL/sock"
 	attach --mem 1M

@@ -267,8 +267,9 @@ until_then() {
 # --- cells -------------------------------------------------------------------------------------------------
 
 # cell SERVER TRANSPORT TLS EVENT: A is written and held by the disk; EVENT; A is acknowledged, when another copy of it
-# was answered; B is written to the same block. After DELAY seconds, or when B is acknowledged, if that is earlier, the
-# first A lands. B must be what is there then.
+# was answered; B is written to the same block. DELAY seconds after the event, or PATIENCE seconds after B was written,
+# or when B is acknowledged, if that is earlier, the first A lands. B must be what is there then. With SHORTEN what is
+# left of the fence's time (FENCE) is not waited for, now that it has been right to wait.
 #
 #   kill      our server is killed                  twice       and its successor, too
 #   both      our server and keeper are killed      kill-keeper our server, and the keeper when A is acknowledged
@@ -276,8 +277,8 @@ until_then() {
 #   frozen    the server stands still with A unread, and another is in its place; then it goes on
 #   drop      the proxy ends the connection         front       the server in front of the disk's server is killed
 cell() {
-	local server=$1 transport=$2 tls=$3 event=$4 delay=${DELAY:-10} fence=${FENCE:-20} end began
-	local options=(--fence-timeout "${fence}s" -C "${CONNECTIONS:-1}")
+	local server=$1 transport=$2 tls=$3 event=$4 delay=${DELAY:-40} fence=${FENCE:-60} end began
+	local options=(--wait 60s --fence-timeout "${fence}s" -C "${CONNECTIONS:-1}")
 	[[ $event != stall && $event != frozen ]] || options+=(--stall-timeout 1s)
 	make_disk 1M
 	address "$server" "$transport" "$tls" "$PORT"
@@ -298,20 +299,22 @@ cell() {
 	write_newer "$end"
 	[ -n "$SECOND" ] || [ "$UPGRADED" = 3 ] || LATE="A is not sent again while its first copy may still land"
 	[ "$event" != kill-keeper ] || [ -z "$SECOND" ] || our_keeper_dies
+	[ -z "${PATIENCE:-}" ] || end=$((SECONDS + PATIENCE))
 	until_then "${SECOND:-$FIRST}" "$end" || true
 	if [ "$event" = frozen ]; then
 		kill -CONT "$OLD_FRONT"
 		# qemu-nbd gives A to the disk when it has read it
 		wait_for 5 is_held old A || note "the thawed server has no A"
 		write_newer $((SECONDS + 4))
-		[ -z "$SECOND" ] || until_then "$SECOND" $((SECONDS + 2)) || true
+		[ -z "$SECOND" ] || until_then "$SECOND" $((SECONDS + 3)) || true
 	fi
 	[ -z "$SECOND" ] || ! gone "$SECOND" || EVENTS+=" B is acknowledged,"
 	EVENTS+=" A lands at $((SECONDS - began)) s,"
 	let_land old
+	await 20 all_landed old A
+	shorten
 	write_newer $((SECONDS + fence + 30))
 	[ -n "$SECOND" ] || fail "LATE: A is not acknowledged"
-	await 20 all_landed old A
 	until_then "$SECOND" $((SECONDS + fence + 30)) || fail "LATE: B waits longer than the fence's time"
 	acknowledged "$SECOND"
 	note "after the event:$EVENTS end at $((SECONDS - began)) s"
@@ -326,6 +329,11 @@ cell() {
 	await 20 no_device "$ID"
 }
 
+# shorten: see cell
+shorten() {
+	[ "${SHORTEN:-no}" = no ] || "$UB" set "$ID" --fence-timeout 1s || note "the fence's time stays"
+}
+
 # write_newer TIME: when A is acknowledged, by then, B is written; and some other block, which has nothing to wait for
 write_newer() {
 	local other
@@ -337,7 +345,7 @@ write_newer() {
 	other=$WRITER
 	stamp_behind B
 	SECOND=$WRITER
-	until_then "$other" $((SECONDS + 4)) || LATE="a write of another block waits, too"
+	until_then "$other" $((SECONDS + 15)) || LATE="a write of another block waits, too"
 }
 
 FIRST='' SECOND='' LATE='' EVENTS='' UPGRADED=''
