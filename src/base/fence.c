@@ -279,6 +279,7 @@ static void fence_inherit_side(struct ub_fence *f, bool is_blind, bool comes_aga
 	const struct ub_ledger *page = f->page;
 	uint64_t event = 0;
 
+	f->end_ranges = page->nr_ranges; /* a standby has looked long before its predecessor made some */
 	fence_inherit_conns(f, now_ms);
 	for (unsigned q = 0; q < page->nr_queues; q++) {
 		for (unsigned s = 0; s < page->nr_slots; s++) {

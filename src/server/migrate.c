@@ -485,7 +485,7 @@ static void move_look_at_mirror(struct server *s)
 		else
 			ub_err_set(&err, ENOLINK,
 				   "a connection to the destination was lost, and what it had in flight may still land there: it "
-				   "goes on when that is over (--fence-timeout)");
+				   "goes on when that is over (--fence-timeout, or the verb fenced)");
 		move_tell(s, UB_MIGRATION_PAUSED, &err, 0);
 		return;
 	case UB_MIRROR_IN_STEP:

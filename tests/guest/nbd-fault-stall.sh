@@ -29,7 +29,7 @@ assert_eq "$(nr_connections)" "$before" "connections"
 
 note "the old one never ends"
 survives freeze request:end cmd=write dead
-await 20 said 'its connection is given up'
+await 20 said 'it is given up'
 unload
 same_bytes
 await 10 is_online

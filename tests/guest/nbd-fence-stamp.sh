@@ -34,7 +34,8 @@ freeze() {
 	nap "$2"
 	kill -CONT "$old"
 	stamp_goes_on
-	kill -TERM "$old"
+	# nbdkit 1.32 aborts when its connection ends within a request
+	kill -TERM "$old" 2>/dev/null || true
 	await 20 gone "$old"
 }
 
