@@ -113,7 +113,7 @@ enum ub_message_type {
 	/* What follows is of version 4: whoever speaks 3 is not told. */
 	UB_MSG_FENCED,
 	UB_MSG_RANGES,
-	UB_MSG_YIELDED, /* a YIELD was refused */
+	UB_MSG_YIELDED, /* a YIELD was refused, or I/O stands still for it from now on */
 };
 
 struct ub_msg_header {
@@ -209,10 +209,13 @@ struct ub_msg_yield {
 	uint32_t flags;	  /* 0 */
 };
 
-/* What it has in hand takes longer: nothing was cut, and the device is served as before. */
+/*
+ * First, with code 0: what comes is held from now on. Then, perhaps: what it has in hand takes
+ * longer than that: nothing was cut, and the device is served as before.
+ */
 struct ub_msg_yielded {
 	struct ub_msg_header header;
-	uint32_t code;	   /* an errno */
+	uint32_t code;	   /* an errno; 0: it has begun */
 	uint32_t reserved; /* 0 */
 	uint64_t age_ms;   /* of the oldest request; 0: not known */
 	char text[512];	   /* why */

@@ -279,6 +279,7 @@ static void fence_inherit_side(struct ub_fence *f, bool is_blind, bool comes_aga
 	const struct ub_ledger *page = f->page;
 	uint64_t event = 0;
 
+	f->end_ranges = page->nr_ranges; /* a standby has looked long before its predecessor made some */
 	fence_inherit_conns(f, now_ms);
 	for (unsigned q = 0; q < page->nr_queues; q++) {
 		for (unsigned s = 0; s < page->nr_slots; s++) {
@@ -519,7 +520,7 @@ unsigned ub_fence_look(struct ub_fence *f, uint64_t now_ms, struct ub_fence_late
 	unsigned nr = 0;
 
 	if (late)
-		late->nr = 0;
+		*late = (struct ub_fence_late){ .nr = 0 };
 	fence_look_at_conns(f);
 	for (unsigned i = 0; i < f->end_ranges; i++) {
 		struct ub_ledger_range *r = fence_range(f, i);
@@ -529,6 +530,7 @@ unsigned ub_fence_look(struct ub_fence *f, uint64_t now_ms, struct ub_fence_late
 		if (late && (r->flags & FENCE_WAITED) && f->timeout_ms && late->nr++ == 0) {
 			late->start = r->start;
 			late->end = r->end;
+			late->is_blind = r->flags & UB_RANGE_BLIND;
 		}
 		range_set_state(r, UB_RANGE_FREE);
 		nr++;

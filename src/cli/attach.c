@@ -287,7 +287,8 @@ int ub_cli_attach(int argc, char **argv)
 		.args_doc = "[NBD-URI | [ COMMAND ARGS... ]]",
 		.children = children,
 		.doc = "Serve a block device, /dev/ublkbN, from userspace: memory, or an NBD export."
-		       "\vOther verbs: detach, list, info, set, resize, migrate, recover, stats, metrics, features (ublk-bridge VERB --help)."
+		       "\vOther verbs: detach, list, info, set, resize, migrate, fenced, recover,"
+		       " upgrade, stats, metrics, features (ublk-bridge VERB --help)."
 		       "  SIZE is in bytes, or has one of K M G T P E behind it (powers of 1024)."
 		       "  Exit status: 0 done, 1 failed, 2 wrong usage, 3 busy.",
 	};

@@ -20,6 +20,7 @@ int ub_cli_metrics(int argc, char **argv);
 int ub_cli_set(int argc, char **argv);
 int ub_cli_resize(int argc, char **argv);
 int ub_cli_migrate(int argc, char **argv);
+int ub_cli_fenced(int argc, char **argv);
 int ub_cli_features(int argc, char **argv);
 
 /* The whole program: finds the verb (attach when none is named) and runs it. */

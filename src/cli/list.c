@@ -16,6 +16,7 @@
 #include "base/size.h"
 #include "cli/cli.h"
 #include "keeper/cookie.h"
+#include "keeper/ranges.h"
 #include "keeper/rundir.h"
 #include "ublk/ctrl.h"
 
@@ -40,6 +41,8 @@ struct list_row {
 	bool has_health;
 	unsigned health; /* enum ub_health */
 	char why[256];
+	bool has_ranges; /* an NBD device's, where it could be looked at */
+	struct ub_ranges ranges;
 };
 
 static error_t list_parse(int key, char *arg, struct argp_state *state)
@@ -111,6 +114,18 @@ bool ub_cli_sysfs(uint32_t id, const char *name, uint64_t *value)
  * False when the device is gone by now. Only commands that take no lock of the device: GET_PARAMS would
  * wait for a STOP that hangs, so what is asked of a disk is asked of sysfs.
  */
+static void list_look_at_ledger(struct list_row *row)
+{
+	struct ub_ledger_view view;
+
+	if (!row->has_state || strcmp(row->state.backend, "nbd") != 0 ||
+	    ub_ledger_view_open(&row->state, &view) != 0)
+		return;
+	row->has_ranges = true;
+	ub_ledger_view_read(&view, row->size_bytes, &row->ranges);
+	ub_ledger_view_close(&view);
+}
+
 static bool list_get(struct ub_ctrl *ctrl, uint32_t id, struct list_row *row)
 {
 	struct ub_err ignored;
@@ -127,6 +142,7 @@ static bool list_get(struct ub_ctrl *ctrl, uint32_t id, struct list_row *row)
 	row->has_keeper = row->has_state && ub_rundir_is_held(row->state.name);
 	row->has_health = row->has_state && ub_rundir_ask_health(row->state.name, &row->health, row->why,
 								 sizeof(row->why)) == 0;
+	list_look_at_ledger(row);
 	return true;
 }
 
@@ -178,6 +194,18 @@ static void list_print_head(bool *has_head)
 	*has_head = true;
 }
 
+/* What lost connections may still do, or may have lost. */
+static void list_print_ranges(const struct ub_ranges *r)
+{
+	char what[200];
+
+	if (r->nr)
+		printf("  %s\n", ub_ranges_describe_wait(r, what, sizeof(what)));
+	if (r->nr_losses)
+		printf("  %s may be gone, which the server had answered and not flushed\n",
+		       ub_size_format(r->lost_bytes, what, sizeof(what)));
+}
+
 static void list_print(const struct list_row *row)
 {
 	char device[32], size[32];
@@ -194,6 +222,7 @@ static void list_print(const struct list_row *row)
 				"(another program's)");
 	if (row->has_health && row->health != UB_HEALTH_ONLINE)
 		printf("  %s\n", row->why); /* which begins with the server's name, and how it is */
+	list_print_ranges(&row->ranges);
 	if (remedy)
 		printf("  %s (ublk-bridge %s %u)\n", remedy,
 		       row->info.state == UBLK_S_DEV_DEAD ? "detach" : "recover", row->info.dev_id);
@@ -202,19 +231,25 @@ static void list_print(const struct list_row *row)
 static json_t *list_json(const struct list_row *row)
 {
 	char device[32];
+	json_t *json;
 
 	snprintf(device, sizeof(device), "/dev/ublkb%u", row->info.dev_id);
-	return json_pack("{s:i, s:s, s:s?, s:s, s:I, s:b, s:i, s:i, s:i, s:s, s:i, s:o, s:b, s:s?, s:s?, s:s?, s:s?}",
+	json = json_pack("{s:i, s:s, s:s?, s:s, s:I, s:b, s:i, s:i, s:i, s:s, s:i, s:o, s:b, s:s?, s:s?, s:s?, s:s?}",
 			 "id", (int)row->info.dev_id, "device", device, "name",
-			 row->has_state ? row->state.name : NULL, "state", list_state(row), "size_bytes",
-			 (json_int_t)row->size_bytes, "read_only", (int)row->read_only, "queues",
-			 (int)row->info.nr_hw_queues, "depth", (int)row->info.queue_depth, "max_io_bytes",
-			 (int)row->info.max_io_buf_bytes, "data_path", ub_cli_data_path(row->info.flags), "server_pid",
+			 row->has_state ? row->state.name : NULL, "state", list_state(row),
+			 "size_bytes", (json_int_t)row->size_bytes, "read_only",
+			 (int)row->read_only, "queues", (int)row->info.nr_hw_queues, "depth",
+			 (int)row->info.queue_depth, "max_io_bytes",
+			 (int)row->info.max_io_buf_bytes, "data_path",
+			 ub_cli_data_path(row->info.flags), "server_pid",
 			 (int)row->info.ublksrv_pid, "keeper_pid",
-			 row->has_keeper ? json_integer(row->state.keeper_pid) : json_null(), "ours",
-			 (int)ub_cookie_is_ours(row->info.ublksrv_flags), "backend",
-			 row->has_state ? row->state.backend : NULL, "health", list_health(row), "health_why",
-			 row->has_health && row->why[0] ? row->why : NULL, "remedy", list_remedy(row));
+			 row->has_keeper ? json_integer(row->state.keeper_pid) : json_null(),
+			 "ours", (int)ub_cookie_is_ours(row->info.ublksrv_flags), "backend",
+			 row->has_state ? row->state.backend : NULL, "health", list_health(row),
+			 "health_why", row->has_health && row->why[0] ? row->why : NULL, "remedy",
+			 list_remedy(row));
+	ub_ranges_to_json(row->has_ranges ? &row->ranges : NULL, NULL, json);
+	return json;
 }
 
 /* ---- run directories without a device ----------------------------------------------------------------------- */
@@ -256,10 +291,15 @@ static void list_print_stale(const char *name, const char *why)
 
 static json_t *list_stale_json(const char *name, const char *why)
 {
-	return json_pack("{s:n, s:n, s:s, s:s, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:b, s:n, s:n, s:s, s:s?}", "id",
-			 "device", "name", name, "state", "stale", "size_bytes", "read_only", "queues", "depth",
-			 "max_io_bytes", "data_path", "server_pid", "keeper_pid", "ours", 1, "backend", "health",
-			 "health_why", why, "remedy", list_stale_remedy(name));
+	json_t *json;
+
+	json = json_pack("{s:n, s:n, s:s, s:s, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:b, s:n, s:n, s:s, s:s?}",
+			 "id", "device", "name", name, "state", "stale", "size_bytes", "read_only",
+			 "queues", "depth", "max_io_bytes", "data_path", "server_pid", "keeper_pid",
+			 "ours", 1, "backend", "health", "health_why", why, "remedy",
+			 list_stale_remedy(name));
+	ub_ranges_to_json(NULL, NULL, json);
+	return json;
 }
 
 /* How many there are. */

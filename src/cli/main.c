@@ -42,17 +42,12 @@ static const struct {
 	const char *name;
 	int (*run)(int argc, char **argv);
 } verbs[] = {
-	{ "attach", ub_cli_attach },
-	{ "detach", ub_cli_detach },
-	{ "list", ub_cli_list },
-	{ "info", ub_cli_info },
-	{ "recover", ub_cli_recover },
-	{ "upgrade", ub_cli_upgrade },
-	{ "stats", ub_cli_stats },
-	{ "metrics", ub_cli_metrics },
-	{ "set", ub_cli_set },
-	{ "resize", ub_cli_resize },
-	{ "migrate", ub_cli_migrate },
+	{ "attach", ub_cli_attach },	 { "detach", ub_cli_detach },
+	{ "list", ub_cli_list },	 { "info", ub_cli_info },
+	{ "recover", ub_cli_recover },	 { "upgrade", ub_cli_upgrade },
+	{ "stats", ub_cli_stats },	 { "metrics", ub_cli_metrics },
+	{ "set", ub_cli_set },		 { "resize", ub_cli_resize },
+	{ "migrate", ub_cli_migrate },	 { "fenced", ub_cli_fenced },
 	{ "features", ub_cli_features },
 };
 

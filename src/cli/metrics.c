@@ -117,40 +117,71 @@ static void metrics_number(const json_t *value)
 }
 
 /* Of which devices there is a sample. */
-enum metrics_needs { NEEDS_NOTHING, NEEDS_CONNECTIONS, NEEDS_MIGRATION };
+enum metrics_needs { NEEDS_NOTHING, NEEDS_CONNECTIONS, NEEDS_FENCE, NEEDS_MIGRATION };
 
 /* One sample a device. */
 struct metrics_family {
 	const char *name, *type, *unit;
-	const char *group, *key; /* where the answer has it */
+	const char *group, *key; /* where the answer has it, and in which unit */
 	enum metrics_needs needs;
 	const char *help;
 };
 
 static const struct metrics_family metrics_families[] = {
-	{ "in_flight", "gauge", NULL, NULL, "in_flight", NEEDS_NOTHING, "I/Os that the server process has now." },
-	{ "size_bytes", "gauge", "bytes", NULL, "size_bytes", NEEDS_NOTHING, "The size of the device." },
-	{ "uptime_seconds", "gauge", "seconds", NULL, "uptime_seconds", NEEDS_NOTHING, "How long has been counted." },
-	{ "turns", "counter", NULL, NULL, "turns", NEEDS_NOTHING, "Times that a queue's thread woke up." },
-	{ "batches", "counter", NULL, "batch", "count", NEEDS_NOTHING, "Groups of I/Os that were given back in one go." },
-	{ "batch_max_ios", "gauge", "ios", "batch", "max", NEEDS_NOTHING, "The most I/Os that were given back in one go." },
-	{ "backend_up", "gauge", NULL, "backend", "is_online", NEEDS_CONNECTIONS, "Whether a connection to the NBD server works." },
+	{ "in_flight", "gauge", NULL, NULL, "in_flight", NEEDS_NOTHING,
+	  "I/Os that the server process has now." },
+	{ "size_bytes", "gauge", "bytes", NULL, "size_bytes", NEEDS_NOTHING,
+	  "The size of the device." },
+	{ "uptime_seconds", "gauge", "seconds", NULL, "uptime_seconds", NEEDS_NOTHING,
+	  "How long has been counted." },
+	{ "turns", "counter", NULL, NULL, "turns", NEEDS_NOTHING,
+	  "Times that a queue's thread woke up." },
+	{ "batches", "counter", NULL, "batch", "count", NEEDS_NOTHING,
+	  "Groups of I/Os that were given back in one go." },
+	{ "batch_max_ios", "gauge", "ios", "batch", "max", NEEDS_NOTHING,
+	  "The most I/Os that were given back in one go." },
+	{ "backend_up", "gauge", NULL, "backend", "is_online", NEEDS_CONNECTIONS,
+	  "Whether a connection to the NBD server works." },
 	{ "backend_connections", "gauge", NULL, "backend", "connections_online", NEEDS_CONNECTIONS,
 	  "Connections to the NBD server that work." },
 	{ "backend_connections_wanted", "gauge", NULL, "backend", "connections", NEEDS_CONNECTIONS,
 	  "Connections to the NBD server that there shall be." },
 	{ "backend_reconnects", "counter", NULL, "backend", "reconnects", NEEDS_CONNECTIONS,
 	  "Connections that took the place of earlier ones." },
-	{ "backend_failed_connects", "counter", NULL, "backend", "failed_connects", NEEDS_CONNECTIONS,
-	  "Attempts to connect that failed." },
-	{ "backend_requests", "counter", NULL, "backend", "requests", NEEDS_CONNECTIONS, "Requests sent to the NBD server." },
+	{ "backend_failed_connects", "counter", NULL, "backend", "failed_connects",
+	  NEEDS_CONNECTIONS, "Attempts to connect that failed." },
+	{ "backend_requests", "counter", NULL, "backend", "requests", NEEDS_CONNECTIONS,
+	  "Requests sent to the NBD server." },
 	{ "backend_retries", "counter", NULL, "backend", "retries", NEEDS_CONNECTIONS,
 	  "Requests that were sent again, because their connection ended unanswered." },
-	{ "backend_outages", "counter", NULL, "backend", "outages", NEEDS_CONNECTIONS, "Times in which no connection worked." },
-	{ "backend_outage_seconds", "counter", "seconds", "backend", "outage_seconds", NEEDS_CONNECTIONS,
-	  "How long no connection worked." },
-	{ "backend_wait_seconds", "counter", "seconds", "backend", "wait_seconds", NEEDS_CONNECTIONS,
-	  "The time from sending to answer, of all requests together." },
+	{ "backend_outages", "counter", NULL, "backend", "outages", NEEDS_CONNECTIONS,
+	  "Times in which no connection worked." },
+	{ "backend_outage_seconds", "counter", "seconds", "backend", "outage_seconds",
+	  NEEDS_CONNECTIONS, "How long no connection worked." },
+	{ "backend_wait_seconds", "counter", "seconds", "backend", "wait_seconds",
+	  NEEDS_CONNECTIONS, "The time from sending to answer, of all requests together." },
+	{ "backend_fence_timeout_seconds", "gauge", "seconds", "fence", "timeout_ms", NEEDS_FENCE,
+	  "How long newer changes wait for what a lost connection may still carry out." },
+	{ "backend_fence_ranges", "gauge", NULL, "fence", "ranges", NEEDS_FENCE,
+	  "What they wait for, where they overlap it." },
+	{ "backend_fence_bytes", "gauge", "bytes", "fence", "bytes", NEEDS_FENCE,
+	  "How much that is." },
+	{ "backend_fence_waiting", "gauge", NULL, "fence", "waiting", NEEDS_FENCE,
+	  "Changes that wait for it now." },
+	{ "backend_fence_oldest_seconds", "gauge", "seconds", "fence", "oldest_ms", NEEDS_FENCE,
+	  "For how long the time of the oldest one counts, where one does." },
+	{ "backend_fence_deadline_seconds", "gauge", "seconds", "fence", "deadline_ms", NEEDS_FENCE,
+	  "When the last one is over by time, from now, where that is known." },
+	{ "backend_fence_late", "counter", NULL, "fence", "late", NEEDS_FENCE,
+	  "Waits that time alone has ended." },
+	{ "backend_unflushed_bytes", "gauge", "bytes", NULL, "unflushed_bytes", NEEDS_FENCE,
+	  "What the NBD server has answered and was not told to flush since." },
+	{ "backend_losses", "counter", NULL, "losses", "count", NEEDS_FENCE,
+	  "Connections that ended with such bytes." },
+	{ "backend_lost_bytes", "counter", "bytes", "losses", "bytes", NEEDS_FENCE,
+	  "Of those: as many may be gone." },
+	{ "backend_last_loss_timestamp_seconds", "gauge", "seconds", "losses", "last_unix",
+	  NEEDS_FENCE, "When that was last, where it was." },
 	{ "migration_total_bytes", "gauge", "bytes", "migration", "total_bytes", NEEDS_MIGRATION,
 	  "What a migration has to bring to the other side: the device's size." },
 	{ "migration_dirty_bytes", "gauge", "bytes", "migration", "dirty_bytes", NEEDS_MIGRATION,
@@ -159,8 +190,8 @@ static const struct metrics_family metrics_families[] = {
 	  "What was read from the source and written to the destination." },
 	{ "migration_zeroed_bytes", "gauge", "bytes", "migration", "zeroed_bytes", NEEDS_MIGRATION,
 	  "What was brought to zero there, or found so, without being read." },
-	{ "migration_mirrored_bytes", "gauge", "bytes", "migration", "mirrored_bytes", NEEDS_MIGRATION,
-	  "What programs have written meanwhile, to both sides." },
+	{ "migration_mirrored_bytes", "gauge", "bytes", "migration", "mirrored_bytes",
+	  NEEDS_MIGRATION, "What programs have written meanwhile, to both sides." },
 };
 
 static bool metrics_has(const json_t *stats, enum metrics_needs needs)
@@ -168,11 +199,21 @@ static bool metrics_has(const json_t *stats, enum metrics_needs needs)
 	switch (needs) {
 	case NEEDS_CONNECTIONS:
 		return json_integer_value(metrics_find(stats, "backend", "connections")) > 0;
+	case NEEDS_FENCE:
+		return json_is_object(json_object_get(stats, "fence"));
 	case NEEDS_MIGRATION:
 		return json_is_object(json_object_get(stats, "migration"));
 	default:
 		return true;
 	}
+}
+
+/* Told in seconds. */
+static bool metrics_is_in_ms(const char *key)
+{
+	size_t len = strlen(key);
+
+	return len > 3 && strcmp(key + len - 3, "_ms") == 0;
 }
 
 static void metrics_print_family(const struct metrics *m, const struct metrics_family *f)
@@ -183,10 +224,18 @@ static void metrics_print_family(const struct metrics *m, const struct metrics_f
 	for (size_t i = 0; i < m->nr; i++) {
 		const struct metrics_device *d = &m->devices[i];
 
+		const json_t *value;
+
 		if (!d->stats || !metrics_has(d->stats, f->needs))
 			continue;
+		value = metrics_find(d->stats, f->group, f->key);
+		if (json_is_null(value)) /* there is none now */
+			continue;
 		printf("%s%s%s{%s} ", METRICS_PREFIX, f->name, suffix, d->labels);
-		metrics_number(metrics_find(d->stats, f->group, f->key));
+		if (metrics_is_in_ms(f->key))
+			printf("%.3f\n", json_number_value(value) / 1000);
+		else
+			metrics_number(value);
 	}
 }
 

@@ -13,16 +13,27 @@
 #include "backend/registry.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/size.h"
 #include "cli/cli.h"
 #include "keeper/attach.h"
 #include "keeper/find.h"
 
 #define RECOVER_PATIENCE_MS 10000 /* with one device, before the next one has its turn, too */
+#define UPGRADE_MAX_WAIT_MS 90000 /* the old keeper waits for two minutes in all */
 
-enum { OPT_ALL = 256 };
+enum { OPT_ALL = 256, OPT_WAIT };
 
 static const struct argp_option recover_options[] = {
 	{ "all", OPT_ALL, NULL, 0, "Every device of this machine that needs it", 0 },
+	{ "foreground", 'f', NULL, 0, "Do not return: serve in the foreground, as attach does", 0 },
+	{ "verbose", 'v', NULL, 0, "Say more on stderr", 0 },
+	{ 0 },
+};
+
+static const struct argp_option upgrade_options[] = {
+	{ "all", OPT_ALL, NULL, 0, "Every device of this machine", 0 },
+	{ "wait", OPT_WAIT, "DURATION", 0,
+	  "While requests are in flight, try again for so long, at most 90s (default: 0)", 0 },
 	{ "foreground", 'f', NULL, 0, "Do not return: serve in the foreground, as attach does", 0 },
 	{ "verbose", 'v', NULL, 0, "Say more on stderr", 0 },
 	{ 0 },
@@ -32,6 +43,7 @@ struct recover_args {
 	const char *device;
 	bool all, foreground;
 	bool upgrade; /* the verb */
+	uint64_t wait_ms;
 	struct ub_err err;
 };
 
@@ -42,6 +54,13 @@ static error_t recover_parse(int key, char *arg, struct argp_state *state)
 	switch (key) {
 	case OPT_ALL:
 		a->all = true;
+		return 0;
+	case OPT_WAIT:
+		if (ub_duration_parse(arg, "--wait", &a->wait_ms, &a->err) != 0)
+			return a->err.code;
+		if (a->wait_ms > UPGRADE_MAX_WAIT_MS)
+			return -ub_err_set(&a->err, ERANGE,
+					   "--wait: %s is too long: 90s is the most", arg);
 		return 0;
 	case 'f':
 		a->foreground = true;
@@ -71,7 +90,11 @@ static error_t recover_parse(int key, char *arg, struct argp_state *state)
 static int recover_one(const struct ub_state *state, const struct recover_args *a)
 {
 	/* What else there is to know stands in state.json, and is read by the keeper. */
-	const struct ub_attach_options opts = { .daemon = !a->foreground, .fd = -1, .kind = "", .upgrade = a->upgrade };
+	const struct ub_attach_options opts = { .daemon = !a->foreground,
+						.fd = -1,
+						.kind = "",
+						.upgrade = a->upgrade,
+						.upgrade_wait_ms = a->wait_ms };
 	struct ub_err err = { 0 };
 	int status;
 
@@ -184,13 +207,14 @@ int ub_cli_recover(int argc, char **argv)
 int ub_cli_upgrade(int argc, char **argv)
 {
 	static const struct argp argp = {
-		.options = recover_options,
+		.options = upgrade_options,
 		.parser = recover_parse,
 		.args_doc = "DEVICE|--all",
 		.doc = "Have a device that is in use served by this version of the program, in the background."
-		       "\vDEVICE is a number, /dev/ublkbN or a --name.  What is in flight is finished, and what comes meanwhile"
-		       " waits; if this version does not come up, the old one goes on."
-		       "  Exit status: 0 done, 1 failed, 2 wrong usage.",
+		       "\vDEVICE is a number, /dev/ublkbN or a --name.  What is in flight is finished, and"
+		       " what comes meanwhile waits; if that takes longer than a second, or this version does"
+		       " not come up, the old one goes on."
+		       "  Exit status: 0 done, 1 failed, 2 wrong usage, 3 requests are in flight.",
 	};
 
 	return recover_run(&argp, argc, argv, true);

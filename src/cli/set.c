@@ -14,12 +14,15 @@
 
 #define SET_TIMEOUT_MS 10000
 
-enum { OPT_OUTAGE_LIMIT = 256, OPT_STALL_TIMEOUT, OPT_LOG_LEVEL };
+enum { OPT_OUTAGE_LIMIT = 256, OPT_STALL_TIMEOUT, OPT_FENCE_TIMEOUT, OPT_LOG_LEVEL };
 
 static const struct argp_option set_options[] = {
 	{ "outage-limit", OPT_OUTAGE_LIMIT, "DURATION", 0,
 	  "I/O waits so long for its server, in an outage that has begun already, too; none: for ever", 0 },
 	{ "stall-timeout", OPT_STALL_TIMEOUT, "DURATION", 0, "No answer for so long: another connection is tried", 0 },
+	{ "fence-timeout", OPT_FENCE_TIMEOUT, "DURATION", 0,
+	  "Newer changes wait so long for what a lost connection may still carry, also for what it has by now; 0: not at all",
+	  0 },
 	{ "log-level", OPT_LOG_LEVEL, "LEVEL", 0, "What keeper and server say: error, warning, notice or debug", 0 },
 	{ 0 },
 };
@@ -69,6 +72,8 @@ static error_t set_parse(int key, char *arg, struct argp_state *state)
 		return -set_duration(a, "--outage-limit", "outage_limit_ms", arg);
 	case OPT_STALL_TIMEOUT:
 		return -set_stall_timeout(a, arg);
+	case OPT_FENCE_TIMEOUT:
+		return -set_duration(a, "--fence-timeout", "fence_timeout_ms", arg);
 	case OPT_LOG_LEVEL:
 		return -set_log_level(a, arg);
 	case ARGP_KEY_END:

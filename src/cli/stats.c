@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/size.h"
@@ -121,6 +122,40 @@ static void stats_print_backend(const json_t *backend)
 	       json_number_value(json_object_get(backend, "wait_seconds")));
 }
 
+/*
+ * What is waited for after lost connections, and what may be gone; nothing where there is nothing.
+ */
+static void stats_print_fence(const json_t *now)
+{
+	const json_t *fence = json_object_get(now, "fence"),
+		     *losses = json_object_get(now, "losses");
+	const json_t *deadline = json_object_get(fence, "deadline_ms");
+	time_t last = (time_t)stats_get(losses, "last_unix");
+	char size[32], when[32] = "?";
+	struct tm tm;
+
+	if (stats_get(fence, "ranges")) {
+		printf("fence: %llu ranges of %s may still be written by lost connections, %llu changes wait, ",
+		       (unsigned long long)stats_get(fence, "ranges"),
+		       ub_size_format(stats_get(fence, "bytes"), size, sizeof(size)),
+		       (unsigned long long)stats_get(fence, "waiting"));
+		if (json_is_integer(deadline))
+			printf("for %.1f s at the most\n", json_number_value(deadline) / 1000);
+		else
+			printf("nobody knows for how long\n");
+	}
+	if (stats_get(losses, "count") && localtime_r(&last, &tm)) {
+		strftime(when, sizeof(when), "%F %T", &tm);
+		printf("lost: %s may be gone, which the server had answered and not flushed (%llu times, last at "
+		       "%s)\n",
+		       ub_size_format(stats_get(losses, "bytes"), size, sizeof(size)),
+		       (unsigned long long)stats_get(losses, "count"), when);
+	}
+	if (stats_get(now, "unflushed_bytes"))
+		printf("unflushed: %s\n",
+		       ub_size_format(stats_get(now, "unflushed_bytes"), size, sizeof(size)));
+}
+
 static void stats_print_migration(const json_t *migration)
 {
 	char text[512];
@@ -154,6 +189,7 @@ static void stats_print_table(const json_t *now, const json_t *before)
 	       (unsigned long long)stats_get(syscalls, "copy"), json_number_value(json_object_get(batch, "mean")),
 	       (unsigned long long)stats_get(batch, "max"));
 	stats_print_backend(json_object_get(now, "backend"));
+	stats_print_fence(now);
 	stats_print_migration(json_object_get(now, "migration"));
 }
 

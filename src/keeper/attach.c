@@ -301,6 +301,43 @@ static bool keeper_must_go(const struct ub_keeper *k)
 	return k->server->gone ? !k->recovery.is_on : k->nr_signals > 1 || k->detach.is_forced;
 }
 
+/* What lost connections may still write: whoever uses the export next must not find it on top. */
+static enum ub_ranges_wait_state keeper_look_at_ranges(struct ub_keeper *k, char *said, size_t len)
+{
+	enum ub_ranges_wait_state state;
+	struct ub_ranges r;
+	char what[80];
+
+	ub_ranges_read(k->opts->nbd ? k->ledger : NULL, ub_stat_side(k->stats),
+		       k->limits.size_bytes, ub_now_ms(), &r);
+	state = ub_ranges_wait(&k->detach.wait, &r, ub_now_ms());
+	if (state == UB_RANGES_WAIT)
+		ub_ranges_describe_wait(&r, said, len);
+	if (state == UB_RANGES_TOO_LONG)
+		snprintf(said, len,
+			 "%s may still be written by lost connections: 'ublk-bridge fenced %u' when that server "
+			 "can write no more",
+			 ub_ranges_describe(&r, what, sizeof(what)), k->info.dev_id);
+	return state;
+}
+
+/*
+ * All is written back. Whether the device stays for its ranges; *ret: for whoever asks, if too
+ * long.
+ */
+static bool keeper_awaits_ranges(struct ub_keeper *k, int *ret, char *said, size_t len)
+{
+	enum ub_ranges_wait_state state = keeper_look_at_ranges(k, said, len);
+
+	if (state == UB_RANGES_WAIT && !k->detach.awaits_ranges)
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: it goes when that is over: %s", k->info.dev_id,
+		       said);
+	k->detach.awaits_ranges = state == UB_RANGES_WAIT;
+	if (state == UB_RANGES_TOO_LONG)
+		*ret = UB_EXIT_BUSY;
+	return k->detach.awaits_ranges;
+}
+
 /*
  * A signal, or a client of control.sock, asks for the end. True when the device may go: nobody holds it and all is
  * written back, or somebody insists.
@@ -311,6 +348,14 @@ static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 	char id[16], said[512];
 	int ret;
 
+	if (k->detach.awaits_ranges && !k->nr_signals && !ub_verb_detach_is_awaited(k)) {
+		k->detach.awaits_ranges =
+			false; /* whoever asked has gone, and does not expect it any more */
+		return keeper_must_go(k);
+	}
+	if (k->detach.awaits_ranges &&
+	    keeper_look_at_ranges(k, said, sizeof(said)) == UB_RANGES_WAIT)
+		return keeper_must_go(k);
 	snprintf(id, sizeof(id), "%u", k->info.dev_id);
 	if (ub_rundir_is_offline(k->rundir.name, said, sizeof(said)))
 		ret = UB_EXIT_FAILED;
@@ -318,6 +363,9 @@ static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 		ret = ub_helper_run(&k->loop, (const char *const[]){ "release", id, NULL },
 				    "writing back before the device goes", said, sizeof(said), -1,
 				    keeper_insisted, k);
+	if (!keeper_must_go(k) && ret == UB_EXIT_DONE &&
+	    keeper_awaits_ranges(k, &ret, said, sizeof(said)))
+		return false;
 	if (keeper_must_go(k) || (ret == UB_EXIT_DONE && ub_keeper_try_stop(k)))
 		return true;
 	if (k->server->gone)
@@ -335,6 +383,10 @@ static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 	ub_err_set(&err, ret == UB_EXIT_DONE || ret == UB_EXIT_BUSY ? EBUSY : EIO, "/dev/ublkb%u stays: %.400s",
 		   k->info.dev_id, said);
 	ub_verb_detach_answer(k, &err);
+	k->detach.awaits_ranges = false;
+	if (!k->nr_signals)
+		k->detach.wait =
+			(struct ub_ranges_wait){ 0 }; /* whoever asks next has the same patience */
 	if (k->nr_signals && strcmp(said, told) != 0) {
 		ub_log(UB_LOG_WARNING,
 		       "/dev/ublkb%u stays: %s; it goes when it is free (signal again to take it away now)",
@@ -367,16 +419,20 @@ static void keeper_watch(struct ub_keeper *k)
 		}
 		wait_ms = keeper_sooner(ub_migrate_tend(k), ub_resize_tend(k));
 		wait_ms = keeper_sooner(wait_ms, ub_keeper_tend_standby(k));
-		if (k->handover.is_asked && ub_keeper_hand_over(k)) {
-			k->is_let_go = true;
-			return;
+		wait_ms = keeper_sooner(wait_ms, ub_fenced_tend(k));
+		if (k->handover.is_asked) {
+			k->is_let_go = ub_keeper_hand_over(k);
+			if (k->is_let_go)
+				return;
+			wait_ms = 0; /* it is back, and has no standby */
 		}
 		if (k->nr_signals || k->detach.nr_callers || k->detach.is_forced) {
 			if (keeper_must_go(k) || ub_migrate_give_up(k))
 				k->detach.is_going = keeper_may_go(k, told, sizeof(told));
 			if (k->detach.is_going)
 				return;
-			wait_ms = k->nr_signals ? RETRY_RELEASE_MS : wait_ms;
+			if (k->nr_signals || k->detach.awaits_ranges)
+				wait_ms = RETRY_RELEASE_MS;
 		}
 		if (!k->server->gone)
 			ub_loop_once(&k->loop, wait_ms);
@@ -414,6 +470,19 @@ static bool keeper_detach_terminal(int ready_fd)
 	return is_awaited;
 }
 
+/* Whoever insisted did not wait for it. */
+static void keeper_say_rest(struct ub_keeper *k)
+{
+	char rest[120];
+
+	if (!k->opts->nbd || !k->stats)
+		return;
+	ub_ranges_describe_rest(k->ledger, ub_stat_side(k->stats), k->limits.size_bytes, rest,
+				sizeof(rest));
+	if (rest[0])
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, rest);
+}
+
 static int keeper_finish(struct ub_keeper *k)
 {
 	bool died = k->server->gone && k->server->status != 0;
@@ -424,6 +493,8 @@ static int keeper_finish(struct ub_keeper *k)
 		       ub_keeper_server_fate(k->server, fate, sizeof(fate)));
 	else if (k->server->gone && !k->nr_signals && !k->detach.is_going)
 		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u was stopped by somebody else", k->info.dev_id);
+	ub_fenced_let_go(k);
+	keeper_say_rest(k);
 	ub_keeper_teardown(k, k->nr_signals > 1 || k->detach.is_forced);
 	return died ? UB_EXIT_FAILED : UB_EXIT_DONE;
 }
@@ -480,6 +551,7 @@ static int keeper_main(const struct ub_attach_options *opts, const char *name, i
 	k->links = (struct ub_links)UB_LINKS_NONE;
 	k->store_fd = opts->fd;
 	k->stats_fd = k->arena_fd = k->ledger_fd = k->signal_fd = k->handover.old_fd = -1;
+	k->handover.wait_ms = opts->upgrade_wait_ms;
 	ub_loop_init(&k->loop);
 	ret = keeper_take_signals(k, &err);
 	if (ret == 0)

@@ -25,6 +25,7 @@ struct ub_attach_options {
 	uint32_t logical_block_bytes; /* 0: the back end's choice */
 	bool read_only, prealloc, daemon, core_dump, no_recovery, no_stats;
 	bool upgrade; /* of ub_attach_run() with a name: the device has a keeper, which is asked for it */
+	uint64_t upgrade_wait_ms; /* of an upgrade: for a moment without requests in flight */
 	enum ub_data_path data_path;
 	const char *scheduler; /* "keep": the kernel's */
 	unsigned timeout_s;

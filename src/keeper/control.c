@@ -28,6 +28,7 @@ static const struct {
 	{ "migrate-complete", ub_verb_migrate_complete },
 	{ "migrate-cancel", ub_verb_migrate_cancel },
 	{ "migrate-rate", ub_verb_migrate_rate },
+	{ "fenced", ub_verb_fenced },
 	{ "detach", ub_verb_detach },
 	{ "handover", ub_verb_handover },
 };

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -18,8 +19,10 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/step.h"
+#include "base/text.h"
 #include "keeper/cookie.h"
 #include "keeper/helper.h"
+#include "keeper/ranges.h"
 #include "keeper/rundir.h"
 #include "ublk/ctrl.h"
 
@@ -29,6 +32,7 @@
 #define DETACH_DEL_MS	   5000
 #define DETACH_KEEPER_MS   10000
 #define DETACH_RETRY_MS	   100
+#define DETACH_SAY_MS	   2000 /* of waiting, and then it is said what for */
 #define DETACH_TRY_STOP_MS 2000 /* udev's look at a device that was just closed */
 
 struct detach {
@@ -38,6 +42,8 @@ struct detach {
 	struct ublksrv_ctrl_dev_info info;
 	struct ub_state state;
 	bool has_state; /* one of our keepers made it */
+	struct ub_ledger_view ledger; /* an NBD device's, where it is found */
+	uint64_t size_bytes;
 	bool force;
 	int64_t timeout_ms;
 	char id[16];
@@ -97,6 +103,50 @@ static int detach_stop_unless_open(struct detach *d, struct ub_err *err)
 	}
 	ub_err_errno(err, -ret, "STOP_DEV of /dev/ublkb%s (--force kills its server)", d->id);
 	return UB_EXIT_FAILED;
+}
+
+static bool detach_is_told(uint64_t began_ms, bool *is_told)
+{
+	if (*is_told || ub_now_ms() - began_ms < DETACH_SAY_MS)
+		return true;
+	*is_told = true;
+	return false;
+}
+
+/*
+ * All is written back, and the device is still there. Whoever uses the export next must not find
+ * old writes on top of its own. DONE, and *waited: it has taken a while; or BUSY with *err.
+ */
+static int detach_await_ranges(struct detach *d, struct ub_ranges_wait *w, bool *waited,
+			       struct ub_err *err)
+{
+	uint64_t began_ms = ub_now_ms();
+	enum ub_ranges_wait_state state;
+	struct ub_ranges r;
+	bool is_told = false;
+	char what[200];
+
+	*waited = false;
+	for (;;) {
+		ub_ledger_view_read(&d->ledger, d->size_bytes, &r);
+		state = ub_ranges_wait(w, &r, ub_now_ms());
+		if (state == UB_RANGES_OVER)
+			return UB_EXIT_DONE;
+		if (state == UB_RANGES_TOO_LONG)
+			break;
+		*waited = true;
+		ub_ranges_describe_wait(&r, what, sizeof(what));
+		if (!detach_is_told(began_ms, &is_told))
+			ub_log(UB_LOG_NOTICE,
+			       "/dev/ublkb%s: %s: that is waited for (--force does not wait)",
+			       d->id, what);
+		ub_loop_once(&d->loop, DETACH_RETRY_MS);
+	}
+	ub_err_set(err, EBUSY,
+		   "/dev/ublkb%s stays: %s may still be written by lost connections: 'ublk-bridge fenced %s' when "
+		   "that server can write no more, or use --force to take it away all the same",
+		   d->id, ub_ranges_describe(&r, what, sizeof(what)), d->id);
+	return UB_EXIT_BUSY;
 }
 
 /* What is not written back yet cannot be now. */
@@ -173,7 +223,9 @@ static int detach_unserved(struct detach *d, struct ub_err *err)
 
 static int detach_stop(struct detach *d, struct ub_err *err)
 {
+	struct ub_ranges_wait wait = { 0 };
 	char said[512];
+	bool waited;
 	int ret;
 
 	if (!detach_is_served(d) && !(d->has_state && ub_rundir_is_held(d->state.name)))
@@ -187,11 +239,18 @@ static int detach_stop(struct detach *d, struct ub_err *err)
 	}
 	if (d->has_state && ub_rundir_is_offline(d->state.name, said, sizeof(said)))
 		return detach_offline(d, said, err);
-	ret = ub_helper_run(&d->loop, (const char *const[]){ "release", d->id, NULL },
-			    "writing back before the device goes", said, sizeof(said), d->timeout_ms, NULL,
-			    NULL);
-	if (ret == UB_EXIT_BUSY)
-		return detach_busy(d, said, err);
+	do {
+		ret = ub_helper_run(&d->loop, (const char *const[]){ "release", d->id, NULL },
+				    "writing back before the device goes", said, sizeof(said),
+				    d->timeout_ms, NULL, NULL);
+		if (ret == UB_EXIT_BUSY)
+			return detach_busy(d, said, err);
+		waited = false;
+		if (ret == UB_EXIT_DONE &&
+		    detach_await_ranges(d, &wait, &waited, err) != UB_EXIT_DONE)
+			return UB_EXIT_BUSY;
+		/* Meanwhile somebody may have opened it, and written. */
+	} while (waited);
 	if (ret < 0) {
 		ub_err_errno(err, -ret, "writing back /dev/ublkb%s (--force gives up what is not written)",
 			     d->id);
@@ -225,6 +284,17 @@ static void detach_kill_server(const struct detach *d)
 	kill(pid, SIGKILL);
 }
 
+/* The ledger is still mapped here, whoever has died of it. */
+static void detach_say_rest(const struct detach *d)
+{
+	char rest[120];
+
+	ub_ranges_describe_rest(d->ledger.page, ub_ledger_view_side(&d->ledger), d->size_bytes,
+				rest, sizeof(rest));
+	if (rest[0])
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%s: %s", d->id, rest);
+}
+
 static int detach_stop_by_force(struct detach *d, struct ub_err *err)
 {
 	char scrap[256];
@@ -244,8 +314,10 @@ static int detach_stop_by_force(struct detach *d, struct ub_err *err)
 			return UB_EXIT_FAILED;
 		ret = detach_cmd(d, UBLK_U_CMD_STOP_DEV, "STOP_DEV", DETACH_KILLED_MS);
 	}
-	if (ret == 0 || ret == -ENODEV)
+	if (ret == 0 || ret == -ENODEV) {
+		detach_say_rest(d);
 		return UB_EXIT_DONE;
+	}
 	ub_err_errno(err, -ret, "STOP_DEV of /dev/ublkb%s", d->id);
 	return UB_EXIT_FAILED;
 }
@@ -305,6 +377,17 @@ static int detach_device(struct detach *d, struct ub_err *err)
 	return status;
 }
 
+/* As long as it has a disk; 0: it has none. */
+static uint64_t detach_get_size(const struct detach *d)
+{
+	char path[64], sectors[32];
+
+	snprintf(path, sizeof(path), "/sys/block/ublkb%s/size", d->id);
+	return ub_text_read_file(path, sectors, sizeof(sectors)) > 0 ?
+		       strtoull(sectors, NULL, 10) << 9 :
+		       0;
+}
+
 int ub_detach_run(uint32_t dev_id, uint64_t cookie, bool force, unsigned timeout_s, struct ub_err *err)
 {
 	static struct detach detach;
@@ -326,7 +409,12 @@ int ub_detach_run(uint32_t dev_id, uint64_t cookie, bool force, unsigned timeout
 	}
 	d->has_state = ub_cookie_is_ours(d->info.ublksrv_flags) &&
 		       ub_state_find(d->info.ublksrv_flags, &d->state) == 0;
+	if (d->has_state && strcmp(d->state.backend, "nbd") == 0) {
+		ub_ledger_view_open(&d->state, &d->ledger);
+		d->size_bytes = detach_get_size(d);
+	}
 	status = detach_device(d, err);
+	ub_ledger_view_close(&d->ledger);
 	ub_ctrl_close(&d->ctrl);
 	return status;
 }

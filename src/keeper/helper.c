@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
@@ -206,6 +207,37 @@ static int helper_release(const char *id)
 	return UB_EXIT_BUSY;
 }
 
+static void helper_tell(const char *name, const char *value)
+{
+	if (*value)
+		setenv(name, value, 1);
+	else
+		unsetenv(name);
+}
+
+/* It stays an I/O flusher, as the keeper is: what it allocates must not wait for its own device. */
+static int helper_fence(char **args)
+{
+	const char *id = args[0], *score = args[5], *command = args[6];
+	cleanup_fd int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+	char device[32];
+
+	setsid();
+	if (fd < 0 || write(fd, score, strlen(score)) < 0)
+		printf("the fence command keeps the keeper's OOM score: %s\n", strerror(errno));
+	snprintf(device, sizeof(device), "/dev/ublkb%.10s", id);
+	helper_tell("UBLK_BRIDGE_DEVICE", device);
+	helper_tell("UBLK_BRIDGE_NAME", args[1]);
+	helper_tell("UBLK_BRIDGE_SERVER", args[2]);
+	helper_tell("UBLK_BRIDGE_HOST", args[3]);
+	helper_tell("UBLK_BRIDGE_PORT", args[4]);
+	fflush(stdout);
+	if (chdir("/") == 0)
+		execl("/bin/sh", "sh", "-c", command, NULL);
+	printf("cannot execute /bin/sh: %s\n", strerror(errno));
+	return 126;
+}
+
 int ub_helper_main(int argc, char **argv)
 {
 	const char *verb = argc > 1 ? argv[1] : "";
@@ -219,6 +251,8 @@ int ub_helper_main(int argc, char **argv)
 		ret = helper_sync(argv[2]);
 	else if (argc == 3 && strcmp(verb, "holders") == 0)
 		ret = helper_holders(argv[2]);
+	else if (argc == 9 && strcmp(verb, "fence") == 0)
+		ret = helper_fence(argv + 2);
 	fflush(stdout);
 	return ret;
 }

@@ -22,7 +22,8 @@
 #define UB_HELPER_ADD	  "add"	 /* the kernel does not: each is added by hand */
 
 /*
- * What helpers do. Each prints what is to be told on stdout and ends with an exit status of err.h.
+ * What helpers do. Each but the last prints what is to be told on stdout and ends with an exit
+ * status of err.h.
  *   settle ID SCHEDULER PARTITIONS REQUESTS
  *                              waits until the node opens, has partitions found as UB_HELPER_… says, sets the
  *                              scheduler and reads it back, and how many requests a queue has (0: as it is)
@@ -30,6 +31,9 @@
  *                              holds it, and says who
  *   sync ID                    writes back what is dirty, whoever holds it
  *   holders ID                 says who holds it
+ *   fence ID NAME SERVER HOST PORT OOM-SCORE COMMAND
+ *                              becomes a shell that runs COMMAND, with what it is told in its
+ *                              environment (HOST and PORT "": not known), and in a session of its own
  */
 int ub_helper_main(int argc, char **argv);
 

@@ -13,8 +13,10 @@
 #include "keeper/attach.h"
 #include "keeper/command.h"
 #include "keeper/control.h"
+#include "keeper/fenced.h"
 #include "keeper/links.h"
 #include "keeper/migrate.h"
+#include "keeper/ranges.h"
 #include "keeper/resize.h"
 #include "keeper/rundir.h"
 #include "keeper/settings.h"
@@ -38,7 +40,7 @@ struct ub_server {
 	struct ub_err err; /* what it gave up with */
 	enum ub_standby_stage stage;
 	struct ub_held_rings rings; /* its queues', on Linux 6.12 */
-	struct ub_msg_yielded yielded; /* to a YIELD; len_bytes 0: it has not refused one */
+	struct ub_msg_yielded yielded; /* to a YIELD; len_bytes 0: it has said nothing */
 	struct ub_log_limit log;
 	uint64_t began_ms;
 };
@@ -66,6 +68,8 @@ struct ub_keeper_detach {
 	unsigned nr_callers;
 	bool is_forced;
 	bool is_going; /* it was done */
+	bool awaits_ranges; /* all is written back, and what lost connections may still write is waited for */
+	struct ub_ranges_wait wait;
 };
 
 /* An upgrade: upgrade.c. */
@@ -73,6 +77,8 @@ struct ub_keeper_handover {
 	bool is_asked;
 	struct ub_control_caller caller;
 	int old_fd; /* the new keeper's connection to the old one; -1: there is none */
+	uint64_t asked_ms; /* when the old one was asked */
+	uint64_t wait_ms;  /* how long it is tried again while requests are in flight */
 };
 
 struct ub_keeper {
@@ -110,6 +116,7 @@ struct ub_keeper {
 	struct ub_rundir rundir;
 	struct ub_control control;
 	struct ub_keeper_settings settings;
+	struct ub_keeper_fenced fenced;
 	struct ub_keeper_detach detach;
 	struct ub_keeper_handover handover;
 	struct ub_keeper_resize resize;
@@ -191,10 +198,13 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err);
 /* Whether somebody has insisted on the device's end for so long that what is dirty has to be lost. */
 bool ub_keeper_recovery_is_given_up(struct ub_keeper *k);
 /*
- * The standby takes over from a server that lives: what is in flight is finished first. 0 with *pause_ms, how long I/O
- * stood still, or as ub_keeper_recover().
+ * The standby takes over from a server that lives, once nothing is in flight; I/O that comes
+ * meanwhile is held, for a second at the most. 0 with *pause_ms, how long it stood still, or as
+ * ub_keeper_recover(); -EBUSY: something was in flight all the time, in each try until then,
+ * -ETIMEDOUT: it does not answer: in both cases it serves on as before.
  */
-int ub_keeper_switch(struct ub_keeper *k, uint64_t *pause_ms, struct ub_err *err);
+int ub_keeper_switch(struct ub_keeper *k, uint64_t until_ms, uint64_t *pause_ms,
+		     struct ub_err *err);
 /* A server that has fetched already: the end of a recovery that another keeper began. 0 or -errno with *err. */
 int ub_keeper_finish_recovery(struct ub_keeper *k, struct ub_server *server, struct ub_err *err);
 

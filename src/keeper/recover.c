@@ -39,7 +39,9 @@
 #define RECOVER_LIVE_MS		10000
 #define RECOVER_DROP_MS		2000
 #define RECOVER_INSISTED_MS	2000 /* for what is dirty: as long as it may take to be written back afterwards */
-#define RECOVER_YIELD_MS	3000 /* more than a server takes for what it has */
+#define RECOVER_V3_YIELD_MS	3000 /* more than such a server takes for what it has */
+#define RECOVER_YIELD_MS	15000 /* more than one takes that can refuse */
+#define RECOVER_SWITCH_PAUSE_MS 1000 /* of ordinary service, after a pause of as much for nothing */
 
 /* ---- the standby ---------------------------------------------------------------------------------------- */
 
@@ -477,27 +479,102 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 	return 0;
 }
 
-int ub_keeper_switch(struct ub_keeper *k, uint64_t *pause_ms, struct ub_err *err)
-{
-	uint64_t began, deadline;
-	int ret = recover_await_standby(k);
+/* ---- a server that lives makes place --------------------------------------------------------- */
 
+static int switch_send_yield(struct ub_keeper *k)
+{
+	struct ub_msg_yield msg = { .header = { .type = UB_MSG_YIELD, .len_bytes = sizeof(msg) } };
+
+	ub_message_fit(&msg.header, k->server->version, UB_V3_BYTES_HELLO);
+	k->server->yielded.header.len_bytes = 0;
+	return ub_message_send(k->server->fd, &msg.header, NULL, 0, 0);
+}
+
+/*
+ * Until it has ended (0), has refused (-EBUSY), or has not answered in time (-ETIMEDOUT).
+ * *began_ms: since when no I/O comes to it.
+ */
+static int switch_await(struct ub_keeper *k, uint64_t *began_ms)
+{
+	bool is_v3 = k->server->version <= UB_MESSAGE_V3;
+	uint64_t deadline = ub_now_ms() + (is_v3 ? RECOVER_V3_YIELD_MS : RECOVER_YIELD_MS);
+	struct ub_msg_yielded *said = &k->server->yielded;
+
+	*began_ms = ub_now_ms();
+	while (!k->server->gone && !said->header.len_bytes && ub_now_ms() < deadline) {
+		ub_loop_once(&k->loop, RECOVER_TEND_MS);
+		if (!said->header.len_bytes || said->code)
+			continue;
+		*began_ms = ub_now_ms();
+		said->header.len_bytes = 0;
+	}
+	if (k->server->gone)
+		return 0;
+	if (k->server->yielded.header.len_bytes)
+		return -EBUSY;
+	if (!is_v3)
+		return -ETIMEDOUT;
+	/* That version has no way back. */
+	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: the server (pid %d) does not end: it is killed",
+	       k->info.dev_id, k->server->pid);
+	k->server->is_dismissed = true; /* what it leaves nobody knows */
+	kill(k->server->pid, SIGKILL);
+	while (!k->server->gone && !ub_keeper_recovery_is_given_up(k))
+		ub_loop_once(&k->loop, RECOVER_TEND_MS);
+	return 0;
+}
+
+/*
+ * Between two tries: ordinary service. False: there is no time for another one, or nobody wants it.
+ */
+static bool switch_may_try_again(struct ub_keeper *k, uint64_t until_ms)
+{
+	uint64_t next_ms = ub_now_ms() + RECOVER_SWITCH_PAUSE_MS, now;
+
+	if (next_ms >= until_ms)
+		return false;
+	while (!k->server->gone && !k->nr_signals && (now = ub_now_ms()) < next_ms)
+		ub_loop_once(&k->loop, (int)(next_ms - now));
+	return !k->nr_signals;
+}
+
+/* One try: 0: the server has ended. */
+static int switch_try(struct ub_keeper *k, uint64_t *began_ms, struct ub_err *err)
+{
+	int ret;
+
+	k->recovery.is_planned = true;
+	if (switch_send_yield(k) < 0)
+		ub_log(UB_LOG_DEBUG, "the server is gone already");
+	ret = switch_await(k, began_ms);
+	if (ret == 0)
+		return 0;
+	k->recovery.is_planned = false;
+	if (ret == -ETIMEDOUT)
+		return ub_err_set(err, ETIMEDOUT,
+				  "the server (pid %d) does not answer: nothing was changed",
+				  k->server->pid);
+	return ub_err_set(err, EBUSY,
+			  "%.200s: nothing was changed, the device goes on as it was; try again, or --wait "
+			  "DURATION",
+			  k->server->yielded.text);
+}
+
+int ub_keeper_switch(struct ub_keeper *k, uint64_t until_ms, uint64_t *pause_ms, struct ub_err *err)
+{
+	uint64_t began;
+	int ret;
+
+	do {
+		/* It may have ended while there was time to pass. */
+		ret = recover_await_standby(k);
+		if (ret)
+			return ret;
+		*err = (struct ub_err){ 0 };
+		ret = switch_try(k, &began, err);
+	} while (ret == -EBUSY && switch_may_try_again(k, until_ms));
 	if (ret)
 		return ret;
-	began = ub_now_ms();
-	deadline = began + RECOVER_YIELD_MS;
-	k->recovery.is_planned = true;
-	if (ub_message_send_type(k->server->fd, UB_MSG_YIELD) < 0)
-		ub_log(UB_LOG_DEBUG, "the server is gone already");
-	while (!k->server->gone && ub_now_ms() < deadline)
-		ub_loop_once(&k->loop, RECOVER_TEND_MS);
-	if (!k->server->gone) {
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: the server (pid %d) does not end: it is killed", k->info.dev_id,
-		       k->server->pid);
-		kill(k->server->pid, SIGKILL);
-		while (!k->server->gone && !ub_keeper_recovery_is_given_up(k))
-			ub_loop_once(&k->loop, RECOVER_TEND_MS);
-	}
 	ret = ub_keeper_recover(k, err);
 	*pause_ms = ub_now_ms() - began;
 	return ret;

@@ -22,6 +22,7 @@ void ub_settings_show(const struct ub_keeper *k, json_t *object)
 					    json_null() :
 					    json_integer((json_int_t)o->outage_limit_ms));
 		json_object_set_new(object, "stall_timeout_ms", json_integer((json_int_t)o->stall_timeout_ms));
+		json_object_set_new(object, "fence_timeout_ms", json_integer((json_int_t)o->fence_timeout_ms));
 	}
 	json_object_set_new(object, "log_level", json_string(ub_log_level_name(ub_log_get_level())));
 }
@@ -56,20 +57,23 @@ static int settings_parse(const json_t *args, struct ub_settings *s, struct ub_e
 {
 	const json_t *limit = json_object_get(args, "outage_limit_ms");
 	const json_t *timeout = json_object_get(args, "stall_timeout_ms");
+	const json_t *fence = json_object_get(args, "fence_timeout_ms");
 	const json_t *level = json_object_get(args, "log_level");
 	int ret = 0;
 
 	*s = (struct ub_settings){ .which = (limit ? UB_SET_OUTAGE_LIMIT : 0) | (timeout ? UB_SET_STALL_TIMEOUT : 0) |
-					    (level ? UB_SET_LOG_LEVEL : 0) };
+					    (fence ? UB_SET_FENCE_TIMEOUT : 0) | (level ? UB_SET_LOG_LEVEL : 0) };
 	if (!s->which)
-		return ub_err_set(err, EINVAL, "nothing is to be set: there are outage_limit_ms, stall_timeout_ms and "
-					       "log_level");
+		return ub_err_set(err, EINVAL, "nothing is to be set: there are outage_limit_ms, stall_timeout_ms, "
+					       "fence_timeout_ms and log_level");
 	if (json_is_null(limit))
 		s->outage_limit_ms = NBD_NO_LIMIT;
 	else if (limit)
 		ret = settings_take_ms(limit, "outage_limit_ms", 0, &s->outage_limit_ms, err);
 	if (ret == 0 && timeout)
 		ret = settings_take_ms(timeout, "stall_timeout_ms", NBD_MIN_STALL_MS, &s->stall_timeout_ms, err);
+	if (ret == 0 && fence)
+		ret = settings_take_ms(fence, "fence_timeout_ms", 0, &s->fence_timeout_ms, err);
 	return ret == 0 && level ? settings_take_level(level, &s->log_level, err) : ret;
 }
 
@@ -119,6 +123,8 @@ static void settings_keep(struct ub_keeper *k, const struct ub_settings *s)
 		o->outage_limit_ms = s->outage_limit_ms;
 	if (o && (s->which & UB_SET_STALL_TIMEOUT))
 		o->stall_timeout_ms = s->stall_timeout_ms;
+	if (o && (s->which & UB_SET_FENCE_TIMEOUT))
+		o->fence_timeout_ms = s->fence_timeout_ms;
 	if (s->which & UB_SET_LOG_LEVEL)
 		ub_log_set_level(s->log_level);
 }

@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/histogram.h"
 #include "keeper/keeper.h"
+#include "keeper/verbs.h"
 
 #define NS_PER_S 1000000000ULL
 
@@ -187,6 +188,7 @@ int ub_verb_stats(struct ub_keeper *k, struct ub_control_caller caller, const js
 	json_object_set_new(reply, "queues", json_integer(k->info.nr_hw_queues));
 	json_object_set_new(reply, "has_latencies", json_boolean(!k->opts->no_stats));
 	json_object_set_new(reply, "migration", ub_migrate_to_json(k));
+	ub_verb_show_ranges(k, reply);
 	stats = ub_stats_to_json(k->stats, k->info.nr_hw_queues, (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec,
 				 json_is_true(json_object_get(args, "buckets")));
 	json_object_update(reply, stats);

@@ -18,6 +18,7 @@
 
 #define UPGRADE_ASK_MS	  30000
 #define UPGRADE_WAIT_MS	  120000 /* for the new keeper: to make a standby, and to have the server yield */
+#define UPGRADE_TRIES_MS  100000 /* the last try begins before that, and may take the rest */
 #define UPGRADE_LINE_BYTES 512
 
 /* ---- the old keeper ------------------------------------------------------------------------------------------- */
@@ -99,6 +100,7 @@ bool ub_keeper_hand_over(struct ub_keeper *k)
 	}
 	snprintf(name, sizeof(name), "%s", k->rundir.name);
 	/* The standby stays, alone: until the next keeper has the memory it may be the last who holds it. */
+	ub_fenced_let_go(k);
 	ub_keeper_let_go(k);
 	if (send(fd, ok, sizeof(ok) - 1, MSG_NOSIGNAL) == (ssize_t)sizeof(ok) - 1 && upgrade_await_done(fd, &pid)) {
 		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: another keeper (pid %d) has taken over", k->info.dev_id, pid);
@@ -123,6 +125,7 @@ int ub_upgrade_ask(struct ub_keeper *k, const char *name, struct ub_err *err)
 
 	if (ret)
 		return ret;
+	k->handover.asked_ms = ub_now_ms();
 	ret = ub_control_ask_on(name, json_pack("{s:s}", "verb", "handover"), &reply, UPGRADE_ASK_MS,
 				&k->handover.old_fd, err);
 	json_decref(reply);
@@ -134,7 +137,7 @@ int ub_upgrade_ask(struct ub_keeper *k, const char *name, struct ub_err *err)
 
 int ub_upgrade_finish(struct ub_keeper *k, struct ub_err *err)
 {
-	uint64_t pause_ms = 0;
+	uint64_t pause_ms = 0, until_ms;
 	char line[64];
 	int ret = ub_step("upgrade", err), len;
 
@@ -148,8 +151,11 @@ int ub_upgrade_finish(struct ub_keeper *k, struct ub_err *err)
 		if (k->nr_signals || k->server->gone)
 			ret = ub_err_set(err, EINTR, "interrupted while a server of this version was made");
 	}
+	until_ms = ub_now_ms() + k->handover.wait_ms;
+	if (k->handover.asked_ms && until_ms > k->handover.asked_ms + UPGRADE_TRIES_MS)
+		until_ms = k->handover.asked_ms + UPGRADE_TRIES_MS;
 	if (ret == 0)
-		ret = ub_keeper_switch(k, &pause_ms, err);
+		ret = ub_keeper_switch(k, until_ms, &pause_ms, err);
 	if (ret) {
 		if (!err->code)
 			ub_err_errno(err, -ret, "/dev/ublkb%u", k->info.dev_id);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "keeper/keeper.h"
+#include "keeper/ranges.h"
 
 #include "config.h"
 
@@ -19,6 +20,15 @@ static const char *verb_state(const struct ub_keeper *k)
 	if (k->server->gone)
 		return "ending";
 	return k->recovery.has_failed ? "failed" : "live";
+}
+
+void ub_verb_show_ranges(const struct ub_keeper *k, json_t *reply)
+{
+	struct ub_ranges r;
+
+	ub_ranges_read(k->ledger, k->stats ? ub_stat_side(k->stats) : 0, k->limits.size_bytes,
+		       ub_now_ms(), &r);
+	ub_ranges_to_json(k->opts->nbd ? &r : NULL, k->opts->nbd, reply);
 }
 
 int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,
@@ -44,6 +54,7 @@ int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const jso
 	json_object_update(reply, info);
 	json_decref(info);
 	ub_settings_show(k, reply);
+	ub_verb_show_ranges(k, reply);
 	json_object_set_new(reply, "migration", ub_migrate_to_json(k));
 	json_object_set_new(reply, "last_migration", ub_migrate_last_to_json(k));
 	return 0;
@@ -62,6 +73,12 @@ static void verb_forget_callers(struct ub_keeper *k)
 			d->callers[nr++] = d->callers[i];
 	}
 	d->nr_callers = nr;
+}
+
+bool ub_verb_detach_is_awaited(struct ub_keeper *k)
+{
+	verb_forget_callers(k);
+	return k->detach.nr_callers > 0;
 }
 
 int ub_verb_detach(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,

@@ -27,6 +27,7 @@
 #define MOVE_PAUSE_MS	1000 /* longer, and the queues resume, and it is tried again */
 #define MOVE_TELL_MS	100  /* until a keeper that did not read is told again */
 #define MOVE_RETRY_MS	1000
+#define MOVE_SETTLE_MS	100
 #define MOVE_POLL_NS	(5L * 1000 * 1000)
 
 void ub_migration_init(struct ub_server_migration *m)
@@ -479,8 +480,13 @@ static void move_look_at_mirror(struct server *s)
 		move_mirror_failed(s);
 		return;
 	case UB_MIRROR_OUT:
-		ub_err_set(&err, ENOLINK, "the destination does not answer, or not within %llu ms: it goes on when it does",
-			   (unsigned long long)m->late_ms);
+		if (move_has_settled(s, m->dest))
+			ub_err_set(&err, ENOLINK, "the destination does not answer, or not within %llu ms: it goes on when it does",
+				   (unsigned long long)m->late_ms);
+		else
+			ub_err_set(&err, ENOLINK,
+				   "a connection to the destination was lost, and what it had in flight may still land there: it "
+				   "goes on when that is over (--fence-timeout, or the verb fenced)");
 		move_tell(s, UB_MIGRATION_PAUSED, &err, 0);
 		return;
 	case UB_MIRROR_IN_STEP:
@@ -490,6 +496,11 @@ static void move_look_at_mirror(struct server *s)
 		}
 		if (m->not_before_ms)
 			return;
+		/* The application would wait for what a lost connection may still do there. */
+		if (!move_has_settled(s, m->dest)) {
+			m->not_before_ms = ub_now_ms() + MOVE_SETTLE_MS;
+			return;
+		}
 		m->stage = UB_MOVE_FLUSH;
 		m->is_flushing = true;
 		ub_mirror_flush(&m->mirror);
@@ -724,6 +735,8 @@ static int move_check(const struct server *s, struct ub_err *err)
 		return ub_err_set(err, EAGAIN, "the device is not live");
 	if (s->is_resizing)
 		return ub_err_set(err, EBUSY, "its size is being changed: try again");
+	if (ub_yield_is_on(&s->yield) || ub_device_is_flushing(&s->device))
+		return ub_err_set(err, EBUSY, "it is being upgraded: try again");
 	return 0;
 }
 
@@ -931,6 +944,11 @@ void ub_migration_abandon(struct server *s)
 void ub_migration_cancelled(struct server *s)
 {
 	s->migration.is_dead = true;
+}
+
+bool ub_migration_needs_queues(const struct server *s)
+{
+	return s->migration.stage != UB_MOVE_NONE && s->migration.stage != UB_MOVE_CLOSING;
 }
 
 bool ub_migration_is_on(const struct server *s)

@@ -90,6 +90,9 @@ int ub_migration_wait_ms(const struct server *s); /* -1: for ever */
 void ub_migration_abandon(struct server *s);
 void ub_migration_cancelled(struct server *s);
 
+/* Whether it pauses the queues, or has the mirror in them, or is about to. */
+bool ub_migration_needs_queues(const struct server *s);
+
 /* Whether the device is not in one piece: it cannot be taken apart. */
 bool ub_migration_is_on(const struct server *s);
 

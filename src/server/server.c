@@ -44,7 +44,6 @@
 #define SERVER_LAST_WORDS 3 /* messages of a visitor that are read before the next one takes its place */
 
 #define SERVER_LINK_MS	  1000 /* for a keeper that does not read what it is told */
-#define SERVER_YIELD_MS	  1000 /* for finishing what it has; what is left then the driver sends again */
 #define SERVER_STALE_MS	  1000 /* how often a standby without a keeper looks whether there is still a device */
 
 static int server_log_fd = -1;
@@ -431,6 +430,8 @@ static int server_resize_check(struct server *s, uint64_t *size, struct ub_err *
 	char why[200];
 	int ret;
 
+	if (ub_yield_is_on(&s->yield))
+		return ub_err_set(err, EAGAIN, "it is being upgraded: try again");
 	if (!ops->resize || (*size == 0 && !ops->get_size))
 		return ub_err_set(err, EOPNOTSUPP, "a device of %s %s", ops->name,
 				  ops->resize ? "has no size by itself: say which it shall have" : "keeps its size");
@@ -579,7 +580,9 @@ static int server_apply(struct server *s, const struct ub_settings *settings, st
 	of_backend.which &= ~(uint32_t)UB_SET_LOG_LEVEL;
 	if (of_backend.which && !ops->set)
 		return ub_err_set(err, EOPNOTSUPP, "a device of %s has no %s", ops->name,
-				  of_backend.which & UB_SET_OUTAGE_LIMIT ? "outage-limit" : "stall-timeout");
+				  of_backend.which & UB_SET_OUTAGE_LIMIT  ? "outage-limit" :
+				  of_backend.which & UB_SET_STALL_TIMEOUT ? "stall-timeout" :
+									    "fence-timeout");
 	if (of_backend.which)
 		ret = ops->set(s->backend, &of_backend, err);
 	if (ret == 0 && (settings->which & UB_SET_LOG_LEVEL))
@@ -651,8 +654,7 @@ static int server_handle(struct server *s, struct ub_msg_header *header, int fds
 	case UB_MSG_YIELD:
 		if (s->phase != SERVER_LIVE || !s->device.is_taken)
 			return ub_err_set(err, EPROTO, "an unexpected YIELD message");
-		s->yield_deadline_ms = ub_now_ms() + SERVER_YIELD_MS;
-		ub_device_yield(&s->device);
+		ub_yield_begin(s, (struct ub_msg_yield *)header);
 		return 0;
 	case UB_MSG_FENCED:
 		return server_fenced(s, (struct ub_msg_fenced *)header, err);
@@ -696,6 +698,7 @@ static void server_keeper_left(struct server *s)
 	ub_loop_remove(&s->loop, s->keeper_fd);
 	ub_sockets_set_listener(NULL);
 	ub_migration_abandon(s);
+	ub_yield_abandon(s);
 	if (s->phase == SERVER_LIVE || (s->phase == SERVER_SERVING && s->served_pid))
 		return;
 	if (s->phase == SERVER_READY && s->served_pid)
@@ -879,16 +882,14 @@ static void server_look_whether_stale(struct server *s)
 static void server_wait(struct server *s)
 {
 	bool is_alone = !s->has_keeper && s->phase == SERVER_READY;
-	int move_ms = ub_migration_wait_ms(s);
-	uint64_t now = ub_now_ms();
+	int move_ms = ub_migration_wait_ms(s), yield_ms = ub_yield_wait_ms(s),
+	    wait_ms = is_alone ? SERVER_STALE_MS : move_ms;
 
-	if (s->yield_deadline_ms && now >= s->yield_deadline_ms)
-		_exit(UB_EXIT_DONE);
-	ub_loop_once(&s->loop, s->yield_deadline_ms ? (int)(s->yield_deadline_ms - now) :
-			       is_alone		    ? SERVER_STALE_MS :
-						      move_ms);
+	ub_loop_once(&s->loop,
+		     yield_ms >= 0 && (wait_ms < 0 || yield_ms < wait_ms) ? yield_ms : wait_ms);
 	if (move_ms >= 0)
 		ub_migration_step(s);
+	ub_yield_step(s);
 	if (is_alone && s->phase == SERVER_READY && !s->has_keeper)
 		server_look_whether_stale(s);
 }

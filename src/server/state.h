@@ -8,6 +8,7 @@
 #include "base/loop.h"
 #include "base/process.h"
 #include "server/migrate.h"
+#include "server/yield.h"
 #include "ublk/device.h"
 
 enum server_phase { SERVER_NEW, SERVER_OPEN, SERVER_READY, SERVER_SERVING, SERVER_LIVE, SERVER_OVER };
@@ -31,7 +32,7 @@ struct server {
 	int arena_fd;
 	int ledger_fd;
 	bool said_ready, said_fetching;
-	uint64_t yield_deadline_ms; /* 0: it was not asked to */
+	struct ub_server_yield yield;
 	bool is_resizing; /* the queues have been told, and have not confirmed yet */
 	struct ub_msg_resize resize; /* as it was asked for, with the size that it comes to */
 	struct ub_backend *backend; /* the device's: the first, or what it was moved to */

@@ -179,6 +179,29 @@ bool ub_device_is_paused(const struct ub_device *dev)
 	return true;
 }
 
+uint64_t ub_device_oldest_ns(const struct ub_device *dev)
+{
+	uint64_t oldest_ns = 0;
+
+	for (unsigned i = 0; i < dev->config.nr_queues; i++) {
+		uint64_t ns = ub_queue_oldest_ns(dev->queues[i]);
+
+		if (ns && (!oldest_ns || ns < oldest_ns))
+			oldest_ns = ns;
+	}
+	return oldest_ns;
+}
+
+void ub_device_flush(struct ub_device *dev)
+{
+	ub_queue_flush(dev->queues[0]);
+}
+
+bool ub_device_is_flushing(const struct ub_device *dev)
+{
+	return atomic_load_explicit(&dev->queues[0]->is_flushing, memory_order_acquire);
+}
+
 struct ub_backend_queue *ub_device_swap(struct ub_device *dev, struct ub_backend *be, struct ub_backend_queue *bqs)
 {
 	struct ub_backend_queue *before = dev->bqs;

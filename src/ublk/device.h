@@ -109,6 +109,17 @@ void ub_device_free_queues(struct ub_backend_queue *bqs, unsigned nr);
  */
 void ub_device_pause(struct ub_device *dev);
 bool ub_device_is_paused(const struct ub_device *dev);
+/*
+ * While it is being paused: since when the oldest request is in flight that the pause waits for, by the monotonic clock.
+ * 0: there is none, or nothing is timed.
+ */
+uint64_t ub_device_oldest_ns(const struct ub_device *dev);
+/*
+ * Has the back end flush what it has answered so far, paused or not; one that is under way goes on.
+ * is_flushing: until it is over, however; then event_fd is readable. Not while a layer is there.
+ */
+void ub_device_flush(struct ub_device *dev);
+bool ub_device_is_flushing(const struct ub_device *dev);
 /* While it is paused: the queues go on with this one. Returns the parts of the one before, which are the caller's. */
 struct ub_backend_queue *ub_device_swap(struct ub_device *dev, struct ub_backend *be, struct ub_backend_queue *bqs);
 /* Also before it is paused: then nothing was. */

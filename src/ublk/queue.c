@@ -565,11 +565,28 @@ static void queue_say_paused(struct ub_queue *q)
 	eventfd_write(q->dev->event_fd, 1);
 }
 
+/* For whoever asks what a pause waits for. */
+static void queue_find_oldest(struct ub_queue *q)
+{
+	uint64_t oldest_ns = 0;
+
+	for (unsigned tag = 0; tag < q->depth; tag++) {
+		const struct ub_req *req = &q->reqs[tag];
+
+		if ((req->state == UB_REQ_BACKEND || req->state == UB_REQ_GET_DATA) &&
+		    (!oldest_ns || req->arrived_ns < oldest_ns))
+			oldest_ns = req->arrived_ns;
+	}
+	atomic_store_explicit(&q->oldest_ns, oldest_ns, memory_order_release);
+}
+
 /* What does not happen in each turn. */
 static void queue_end_rare_turn(struct ub_queue *q)
 {
 	if (q->leaving)
 		queue_let_leave(q);
+	if (q->is_pausing)
+		queue_find_oldest(q);
 	if (q->is_pausing && !q->nr_owned && atomic_load_explicit(&q->paused_for, memory_order_relaxed) != q->pause_id)
 		queue_say_paused(q);
 }
@@ -910,12 +927,50 @@ bool ub_queue_is_paused(const struct ub_queue *q)
 	return atomic_load_explicit(&q->paused_for, memory_order_acquire) == atomic_load(&q->pause_wanted);
 }
 
+uint64_t ub_queue_oldest_ns(const struct ub_queue *q)
+{
+	return atomic_load_explicit(&q->oldest_ns, memory_order_acquire);
+}
+
 void ub_queue_resume(struct ub_queue *q, struct ub_backend_queue *next)
 {
 	atomic_fetch_add(&q->pause_wanted, 1);
 	q->next_bq = next;
 	q->resume_msg.fn = queue_resume;
 	ub_queue_post(q, &q->resume_msg);
+}
+
+static void queue_flushed(struct ub_io *io, int32_t res)
+{
+	struct ub_queue *q = io->home;
+
+	if (res < 0)
+		ub_log(UB_LOG_DEBUG, "queue %u: a flush failed: %s", q->qid, strerror(-res));
+	ub_io_end_internal(io);
+	atomic_store_explicit(&q->is_flushing, false, memory_order_release);
+	eventfd_write(q->dev->event_fd, 1);
+}
+
+static void queue_flush(struct ub_msg *msg, struct ub_queue *q)
+{
+	struct ub_io *io = &q->flush_io;
+
+	(void)msg;
+	*io = (struct ub_io){ .op = UB_OP_FLUSH, .home = q, .done = queue_flushed };
+	io->slot = (uint16_t)(q->depth + UB_INTERNAL_SLOTS - 1);
+	ub_io_begin_internal(io);
+	if (q->limits.can_flush && !q->cancel_error)
+		q->bq->backend->ops->submit(q->bq, io);
+	else
+		ub_io_complete(io, 0);
+}
+
+void ub_queue_flush(struct ub_queue *q)
+{
+	if (atomic_exchange_explicit(&q->is_flushing, true, memory_order_acq_rel))
+		return;
+	q->flush_msg.fn = queue_flush;
+	ub_queue_post(q, &q->flush_msg);
 }
 
 void ub_queue_leave(struct ub_queue *q, struct ub_backend_queue *bq)

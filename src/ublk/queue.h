@@ -96,11 +96,15 @@ struct ub_queue {
 	struct ub_msg *_Atomic msgs;
 	struct ub_msg cancel_msg, quit_msg, yield_msg; /* the main thread's, posted once */
 	struct ub_msg size_msg, pause_msg, resume_msg; /* the main thread's, one at a time each */
+	struct ub_msg flush_msg;		       /* likewise, while is_flushing */
+	struct ub_io flush_io;
+	_Atomic bool is_flushing;
 	struct ub_backend_queue *next_bq; /* to begin with at resume_msg; NULL: none. The main thread's until then */
 	_Atomic uint64_t wanted_bytes, size_bytes; /* what limits.size_bytes shall be; nothing in flight lies behind this */
 	_Atomic bool is_cancelled;	    /* nothing is given to the back end any more */
 	/* The main thread counts its pauses and resumes; the queue says for which of them nothing is in flight any more. */
 	_Atomic unsigned pause_wanted, paused_for;
+	_Atomic uint64_t oldest_ns; /* while it pauses: when the oldest request that it holds came; 0: none, or no clock */
 
 	/* Written by the thread, read by the main thread once it has seen the state. */
 	struct ub_err err;
@@ -131,8 +135,14 @@ void ub_queue_set_size(struct ub_queue *q, uint64_t size_bytes);
 /* Takes no more requests; ub_queue_is_paused() when it holds none. Main thread, as the next three. */
 void ub_queue_pause(struct ub_queue *q);
 bool ub_queue_is_paused(const struct ub_queue *q);
+uint64_t ub_queue_oldest_ns(const struct ub_queue *q);
 /* Goes on: with next, if it is not NULL. Only when it is paused where there is a next. */
 void ub_queue_resume(struct ub_queue *q, struct ub_backend_queue *next);
+/*
+ * Has the back end flush what it has answered so far, in an I/O of the queue's own: not while a
+ * layer is there, which has these slots. Does nothing while the last one is under way. Main thread.
+ */
+void ub_queue_flush(struct ub_queue *q);
 /* Has a part of a back end that is no longer its own let go of the ring: bq->has_left follows. Any thread. */
 void ub_queue_leave(struct ub_queue *q, struct ub_backend_queue *bq);
 void ub_queue_end_thread(struct ub_queue *q);

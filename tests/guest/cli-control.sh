@@ -20,6 +20,9 @@ assert_eq "$(asked memory info '' '[.keeper_pid, .server_pid]')" "[$KEEPER,$(chi
 assert_eq "$(asked memory info '' '[has("outage_limit_ms"), has("stall_timeout_ms")]')" '[false,false]' "what memory has not"
 assert_fails 1 'a device of mem has no outage-limit' "$UB" set memory --outage-limit 5
 assert_fails 1 'a device of mem has no stall-timeout' "$UB" set "$DEV" --stall-timeout 5 --log-level debug
+assert_fails 1 'a device of mem has no fence-timeout' "$UB" set "$DEV" --fence-timeout 5
+assert_fails 1 'a device of mem has no server' "$UB" fenced "$DEV"
+assert_eq "$(asked memory info '' '[.fence, .unflushed_bytes, .losses]')" '[null,null,null]' "the fence of memory"
 assert_eq "$(asked memory info '' .log_level)" notice "the level after a set of which half is refused"
 "$UB" set 0 --log-level debug
 assert_eq "$("$UB" info memory --json | jq -r .log_level)" debug "the level that was set"
@@ -69,12 +72,27 @@ note "NBD: set, and what is in force"
 make_image 16M
 serve file "$IMG"
 attach "$URI" --name export --stall-timeout 20
-assert_eq "$(asked export info '' '[.backend, .outage_limit_ms, .stall_timeout_ms]')" '["nbd",null,20000]' "info of an NBD device"
+assert_eq "$(asked export info '' '[.backend, .outage_limit_ms, .stall_timeout_ms]')" '["nbd",null,20000]' \
+	"info of an NBD device"
 "$UB" set export --outage-limit 1m --stall-timeout 1.5s
 assert_eq "$("$UB" info export --json | jq -c '[.outage_limit_ms, .stall_timeout_ms]')" '[60000,1500]' "what was set"
 "$UB" set export --outage-limit none
 assert_match "$("$UB" info export)" 'outage_limit_ms +none'
 dd if="$DEV" of=/dev/null bs=4k count=1 iflag=direct status=none
+assert_eq "$(asked export info '' '.fence | [.policy, .timeout_ms, .command, .ranges, .deadline_ms]')" \
+	'["time",30000,null,0,null]' "the fence of an NBD device"
+"$UB" set export --fence-timeout 5m
+assert_eq "$("$UB" info export --json | jq -c '[.fence_timeout_ms, .fence.timeout_ms]')" '[300000,300000]' \
+	"the fence timeout that was set"
+assert_eq "$("$UB" list --json | jq -c '.[] | [.fence.ranges, .unflushed_bytes, .losses.count]')" '[0,0,0]' \
+	"what list says of lost connections"
+
+note "NBD: fenced"
+assert_eq "$(asked export fenced '' '[.ranges, .bytes]')" '[0,0]' "ranges that were waited for"
+run "$UB" fenced export
+assert_eq "$STATUS" 0 "the status of fenced"
+assert_match "$ERR" 'there was nothing to wait for'
+assert_fails 2 'fenced which device' "$UB" fenced
 
 note "NBD: a limit that is set in an outage"
 unserve

@@ -31,5 +31,6 @@ for option in mem prealloc backend id name read-only block-size queues depth max
 	scheduler daemon timeout core no-stats verbose; do
 	assert_match "$OUT" "--$option" "the help of attach"
 done
-assert_match "${OUT//[[:space:]]/ }" "detach, +list, +info, +set, +resize, +migrate, +recover, +stats, +metrics, +features" "the other verbs in it"
+verbs="detach, +list, +info, +set, +resize, +migrate, +fenced, +recover, +upgrade, +stats, +metrics, +features"
+assert_match "${OUT//[[:space:]]/ }" "$verbs" "the other verbs in it"
 says '^Usage: ' setpriv --reuid=65534 --regid=65534 --clear-groups "$UB" --help

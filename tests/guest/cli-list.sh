@@ -10,7 +10,8 @@
 . "$(dirname "$0")/lib-life.bash"
 require jq
 
-keys='backend data_path depth device health health_why id keeper_pid max_io_bytes name ours queues read_only remedy server_pid size_bytes state'
+keys='backend data_path depth device fence health health_why id keeper_pid losses max_io_bytes name ours queues read_only'
+keys+=' remedy server_pid size_bytes state unflushed_bytes'
 
 # field ID KEY: of list --json
 field() { jq -r ".[] | select(.id == $1).$2" json; }
@@ -30,7 +31,7 @@ hundred=$KEEPER
 take_list
 assert_eq "$(jq -c '[.[].id]' json)" '[3,12,100]' "the order"
 assert_eq "$(jq -r '[.[] | keys[]] | unique | join(" ")' json)" "$keys" "the keys"
-assert_eq "$(jq '[.[] | length] | unique | .[]' json)" 17 "the number of keys of each"
+assert_eq "$(jq '[.[] | length] | unique | .[]' json)" 20 "the number of keys of each"
 for expect in 'device /dev/ublkb12' 'name twelve' 'state live' 'size_bytes 3145728' 'read_only true' \
 	'queues 1' 'depth 7' 'data_path copy' "keeper_pid $twelve" 'ours true' 'backend mem' 'remedy null' \
 	"server_pid $(child_of "$twelve")"; do
@@ -75,7 +76,7 @@ assert_eq "$(field 12 name)" twelve "the name of 12"
 # they are in the list all the same, behind the devices, with what removes them
 stale() { jq -r ".[] | select(.name == \"$1\").$2" json; }
 assert_eq "$(jq -c '[.[].id]' json)" '[3,12,100,null,null,null]' "the devices, and what has none"
-assert_eq "$(jq '[.[] | length] | unique | .[]' json)" 17 "the number of keys of each"
+assert_eq "$(jq '[.[] | length] | unique | .[]' json)" 20 "the number of keys of each"
 for name in broken empty old; do
 	assert_eq "$(stale $name 'device') $(stale $name state) $(stale $name ours)" 'null stale true' "the directory $name"
 	assert_match "$(stale $name remedy)" '^detach it by its name, or attach'

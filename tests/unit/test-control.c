@@ -196,6 +196,44 @@ static void a_request_is_answered(void **state)
 	pump();
 }
 
+/* What the ledger has of the present side. */
+static void info_tells_what_is_waited_for(void **state)
+{
+	struct ub_ledger *ledger = calloc(1, ub_ledger_bytes(1, 8));
+	struct ub_ledger_range *range;
+	int fd = client_new();
+	json_t *reply, *fence;
+
+	(void)state;
+	ub_ledger_init(ledger, 1, 8);
+	range = ub_ledger_range(ledger, 0, 3);
+	range->end = 1ULL << 40;
+	range->state = UB_RANGE;
+	ub_ledger_side(ledger, 0)->nr_losses = 2;
+	ub_ledger_side(ledger, 0)->lost_bytes = 4096;
+	keeper.ledger = ledger;
+	client_say(fd, INFO);
+	reply = client_hear(fd);
+	fence = json_object_get(reply, "fence");
+	assert_string_equal(json_string_value(json_object_get(fence, "policy")), "time");
+	assert_int_equal(json_integer_value(json_object_get(fence, "ranges")), 1);
+	assert_int_equal(json_integer_value(json_object_get(fence, "bytes")), 1 << 20);
+	assert_true(json_is_null(json_object_get(fence, "deadline_ms")));
+	fence = json_object_get(reply, "losses");
+	assert_int_equal(json_integer_value(json_object_get(fence, "bytes")), 4096);
+	assert_int_equal(json_integer_value(json_object_get(reply, "unflushed_bytes")), 0);
+	json_decref(reply);
+	opts.nbd = NULL;
+	client_say(fd, INFO);
+	reply = client_hear(fd);
+	assert_true(json_is_null(json_object_get(reply, "fence")));
+	assert_true(json_is_null(json_object_get(reply, "losses")));
+	json_decref(reply);
+	close(fd);
+	pump();
+	free(ledger);
+}
+
 static void what_is_no_request_is_refused_and_the_next_is_taken(void **state)
 {
 	static const struct {
@@ -454,6 +492,18 @@ static void set_is_answered_by_the_server(void **state)
 	assert_refused(fd, "EOPNOTSUPP", "no outage-limit");
 	assert_int_equal(nbd.outage_limit_ms, 1500);
 	assert_int_equal(nbd.stall_timeout_ms, NBD_DEFAULT_STALL_MS);
+
+	client_say(fd, SET("\"fence_timeout_ms\":0"));
+	msg = server_take_set();
+	assert_int_equal(msg.settings.which, UB_SET_FENCE_TIMEOUT);
+	assert_int_equal(msg.settings.fence_timeout_ms, 0);
+	assert_int_equal(nbd.fence_timeout_ms, NBD_DEFAULT_FENCE_MS);
+	server_answers(0, "");
+	assert_int_equal(nbd.fence_timeout_ms, 0);
+	reply = client_hear(fd);
+	assert_true(json_is_integer(json_object_get(reply, "fence_timeout_ms")));
+	assert_int_equal(json_integer_value(json_object_get(reply, "fence_timeout_ms")), 0);
+	json_decref(reply);
 	close(fd);
 	pump();
 }
@@ -473,6 +523,9 @@ static void a_server_of_version_3_gets_what_it_knows(void **state)
 	assert_int_equal(msg->settings.outage_limit_ms, 1500);
 	server_answers(0, "");
 	assert_ok(fd);
+	client_say(fd, SET("\"outage_limit_ms\":1,\"fence_timeout_ms\":1"));
+	assert_refused(fd, "EOPNOTSUPP", "upgrade the device");
+	assert_true(client_has_nothing(server_fd));
 	close(fd);
 	pump();
 }
@@ -491,6 +544,8 @@ static void what_cannot_be_set_does_not_come_to_the_server(void **state)
 		{ SET("\"outage_limit_ms\":9223372036854775807"), "ERANGE", "between 0 and" },
 		{ SET("\"stall_timeout_ms\":99"), "ERANGE", "between 100 and" },
 		{ SET("\"stall_timeout_ms\":null"), "EINVAL", "stall_timeout_ms" },
+		{ SET("\"fence_timeout_ms\":-1"), "ERANGE", "between 0 and" },
+		{ SET("\"fence_timeout_ms\":null"), "EINVAL", "fence_timeout_ms" },
 		{ SET("\"log_level\":3"), "EINVAL", "log_level" },
 		{ SET("\"log_level\":\"loud\""), "EINVAL", "log_level" },
 		{ SET("\"outage_limit_ms\":5,\"log_level\":\"loud\""), "EINVAL", "log_level" },
@@ -827,6 +882,7 @@ int main(void)
 #define CONTROL_TEST(fn) cmocka_unit_test_setup_teardown(fn, keeper_setup, keeper_teardown)
 	const struct CMUnitTest tests[] = {
 		CONTROL_TEST(a_request_is_answered),
+		CONTROL_TEST(info_tells_what_is_waited_for),
 		CONTROL_TEST(what_is_no_request_is_refused_and_the_next_is_taken),
 		CONTROL_TEST(what_is_deep_is_refused),
 		CONTROL_TEST(a_line_has_a_longest_length),

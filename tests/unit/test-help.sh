@@ -19,14 +19,14 @@ options_of() { "$bridge" "$1" --help | grep -oE '^ +(-[a-zA-Z], )?--[a-z-]+' | g
 # argp's own, of every program
 common='--help --usage --version'
 
-for verb in attach detach list info set resize migrate recover upgrade stats metrics features; do
+for verb in attach detach list info set resize migrate fenced recover upgrade stats metrics features; do
 	[ -n "$(options_of "$verb")" ] || complain "$verb --help has no options"
 	for option in $(options_of "$verb"); do
 		[[ " $common " == *" $option "* ]] || grep -qF "B<$option>" "$man" ||
 			complain "the man page does not know $verb's $option"
 	done
 done
-all=$(for verb in attach detach list info set resize migrate recover upgrade stats metrics features; do options_of "$verb"; done)
+all=$(for verb in attach detach list info set resize migrate fenced recover upgrade stats metrics features; do options_of "$verb"; done)
 while read -r option; do
 	grep -qxF -- "$option" <<<"$all" || complain "the man page has $option, and no verb's --help has"
 done < <(grep -oE '^=item .*B<--[a-z-]+' "$man" | grep -oE -- 'B<--[a-z-]+' | cut -c 3- | sort -u)

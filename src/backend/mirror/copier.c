@@ -684,6 +684,9 @@ void mirror_copier_start(struct mirror *m)
 	m->paced = (struct ub_timer){ .queue = q, .expired = copier_paced };
 	m->probe_due = (struct ub_timer){ .queue = q, .expired = probe_is_due };
 	m->has_begun = true;
+	/* What an earlier attempt has sent may still land: nothing goes there before that is over, and nobody waits for it. */
+	if (m->config.dest->ops->has_settled && !m->config.dest->ops->has_settled(m->config.dest))
+		mirror_dest_failed(m, -ENOLINK);
 	mirror_copier_run(m);
 }
 

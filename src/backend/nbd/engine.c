@@ -994,14 +994,21 @@ static void conn_drain(struct nbd_conn *conn)
 static void link_give_up(struct nbd_link *link)
 {
 	link->is_slow = true;
-	link_fail(link, "the server gave no answer for too long, and its connection is given up");
+	ub_log(UB_LOG_NOTICE, "%s: connection %u gave no answer for too long: it is given up, and its %u requests are sent again",
+	       link->conn->be->server, link->conn->index + 1, link->nr_in_flight);
+	link_fail(link, "the server gave no answer for too long");
 }
 
 static void conn_patience_is_over(struct ub_timer *timer)
 {
 	struct nbd_conn *conn = ub_container_of(timer, struct nbd_conn, patience);
 
-	if (conn->link && atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))
+	if (!conn->link || !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))
+		return;
+	/* Before the device is live a lost connection ends the attach, which has a time limit of its own. */
+	if (atomic_load(&conn->be->phase) == NBD_ATTACHING)
+		ub_timer_set(&conn->patience, link_patience_ms(conn->link));
+	else
 		link_give_up(conn->link);
 }
 

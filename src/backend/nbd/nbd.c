@@ -137,6 +137,7 @@ static int open_make_conns(struct nbd_backend *be, unsigned nr, struct ub_err *e
 	for (unsigned i = 0; i < nr; i++) {
 		be->conns[i].be = be;
 		be->conns[i].index = i;
+		be->conns[i].knock_fd = -1;
 	}
 	return 0;
 }
@@ -360,6 +361,15 @@ static bool nbd_has_settled(struct ub_backend *backend)
 	return nbd_fence_has_settled(backend->priv);
 }
 
+static void nbd_fenced(struct ub_backend *backend, uint64_t event)
+{
+	struct nbd_backend *be = backend->priv;
+	unsigned nr = nbd_fence_word(be, event);
+
+	if (nr)
+		ub_log(UB_LOG_NOTICE, "%s: %u ranges have ended: somebody knows that the old server writes no more", be->server, nr);
+}
+
 static uint64_t nbd_nr_losses(struct ub_backend *backend)
 {
 	const struct nbd_backend *be = backend->priv;
@@ -393,7 +403,7 @@ static int nbd_set(struct ub_backend *backend, const struct ub_settings *setting
 {
 	struct nbd_backend *be = backend->priv;
 
-	if (settings->which & ~(uint32_t)(UB_SET_OUTAGE_LIMIT | UB_SET_STALL_TIMEOUT))
+	if (settings->which & ~(uint32_t)(UB_SET_OUTAGE_LIMIT | UB_SET_STALL_TIMEOUT | UB_SET_FENCE_TIMEOUT))
 		return ub_err_set(err, EOPNOTSUPP, "%s: no such setting", be->server);
 	if ((settings->which & UB_SET_STALL_TIMEOUT) && settings->stall_timeout_ms < NBD_MIN_STALL_MS)
 		return ub_err_set(err, ERANGE, "stall-timeout: %llu ms is too short: %d ms is the least",
@@ -402,6 +412,8 @@ static int nbd_set(struct ub_backend *backend, const struct ub_settings *setting
 		atomic_store_explicit(&be->outage_limit_ms, settings->outage_limit_ms, memory_order_relaxed);
 	if (settings->which & UB_SET_STALL_TIMEOUT)
 		atomic_store_explicit(&be->stall_timeout_ms, settings->stall_timeout_ms, memory_order_relaxed);
+	if (settings->which & UB_SET_FENCE_TIMEOUT)
+		nbd_fence_set_timeout(be, settings->fence_timeout_ms);
 	for (unsigned i = 0; i < be->nr_conns; i++)
 		nbd_engine_kick(&be->conns[i]);
 	return 0;
@@ -624,6 +636,7 @@ static void nbd_close_backend(struct ub_backend *backend)
 
 		if (conn->attempt.handle)
 			nbd.close(conn->attempt.handle);
+		ub_close(&conn->knock_fd);
 		if (!conn->given)
 			continue;
 		nbd.aio_disconnect(conn->given->handle, 0); /* a last word, if it can be said at once */
@@ -652,6 +665,7 @@ const struct ub_backend_ops ub_backend_nbd = {
 	.promote = nbd_promote,
 	.reset = nbd_reset,
 	.has_settled = nbd_has_settled,
+	.fenced = nbd_fenced,
 	.nr_losses = nbd_nr_losses,
 	.latency_ns = nbd_latency_ns,
 	.stop = nbd_stop,

@@ -31,6 +31,7 @@ static const char *const option_fence[] = {
 	[NBD_FENCE_CLOSE] = "close",
 };
 
+#define NBD_DEFAULT_PORT  "10809"
 #define OPTION_TEXT_BYTES 4096 /* more than a path or a URI has */
 #define OPTION_AT(field) offsetof(struct nbd_options, field)
 
@@ -376,6 +377,11 @@ int nbd_options_check(const struct nbd_options *o, struct ub_err *err)
 	return ret;
 }
 
+const char *nbd_fence_name(enum nbd_fence policy)
+{
+	return option_fence[policy];
+}
+
 /* A URI without the password that may stand before the host. */
 static void describe_uri(const char *uri, char *buf, size_t len)
 {
@@ -409,6 +415,44 @@ const char *nbd_options_describe(const struct nbd_options *o, char *buf, size_t 
 	else
 		snprintf(buf, len, "the socket that was handed over");
 	return buf;
+}
+
+static bool copy_part(char *to, size_t len, const char *from, size_t nr)
+{
+	return nr > 0 && snprintf(to, len, "%.*s", (int)nr, from) < (int)len;
+}
+
+/* The host and the port of nbd://[USER[:PASSWORD]@]HOST[:PORT][/EXPORT]. */
+static bool uri_address(const char *uri, char *host, size_t host_len, char *port, size_t port_len)
+{
+	const char *at = strstr(uri, "://"), *end, *user, *colon;
+	size_t nr;
+
+	at = at ? at + strlen("://") : uri;
+	end = at + strcspn(at, "/?#");
+	user = memrchr(at, '@', (size_t)(end - at));
+	at = user ? user + 1 : at;
+	nr = *at == '[' ? strcspn(at, "]") : 0;
+	if (nr && at[nr] != ']')
+		return false;
+	colon = at + nr < end ? memchr(at + nr, ':', (size_t)(end - at) - nr) : NULL;
+	if (colon && !copy_part(port, port_len, colon + 1, (size_t)(end - colon - 1)))
+		return false;
+	if (!colon)
+		snprintf(port, port_len, NBD_DEFAULT_PORT);
+	return nr ? copy_part(host, host_len, at + 1, nr - 1) :
+		    copy_part(host, host_len, at, (size_t)((colon ? colon : end) - at));
+}
+
+bool nbd_options_get_address(const struct nbd_options *o, char *host, size_t host_len, char *port,
+			     size_t port_len)
+{
+	if (o->transport == NBD_TCP)
+		return copy_part(host, host_len, o->host, strlen(o->host)) &&
+		       copy_part(port, port_len, o->port, strlen(o->port));
+	return o->transport == NBD_URI &&
+	       (strncmp(o->uri, "nbd:", 4) == 0 || strncmp(o->uri, "nbds:", 5) == 0) &&
+	       uri_address(o->uri, host, host_len, port, port_len);
 }
 
 static bool describe_unlabelled(const struct nbd_options *o, char *buf, size_t len)

@@ -93,8 +93,18 @@ bool nbd_uri_has_relative_path(const char *uri);
 /* The files that it names: sockets, certificates, keys, and where libnbd looks for them. Each is to be freed. */
 unsigned nbd_options_paths(const struct nbd_options *o, char *paths[], unsigned max);
 
+/* "time" or "close" */
+const char *nbd_fence_name(enum nbd_fence policy);
+
 /* The server in a few words for messages, such as "nbd://host/export", without a secret. */
 const char *nbd_options_describe(const struct nbd_options *o, char *buf, size_t len);
+
+/*
+ * Where it is, of one that is reached over the network: a host as it was named, without brackets,
+ * and a port. False: it is not, or what there is does not fit.
+ */
+bool nbd_options_get_address(const struct nbd_options *o, char *host, size_t host_len, char *port,
+			     size_t port_len);
 
 /* Whether both say in the same words which export. Others may name it in another way. */
 bool nbd_options_are_one_export(const struct nbd_options *a, const struct nbd_options *b);

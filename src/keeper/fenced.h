@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Somebody knows that an old server can write no more: then newer changes need not wait for what
+ * lost connections to it carried (ledger.h). The verb `fenced` says so for a person, and
+ * --fence-command finds out by itself: it is run when there is something to wait for, and status 0
+ * is the word. The server is told, and ends the ranges.
+ *
+ * The word is about what had been given up when the command began: the ledger numbers events.
+ *
+ * The keeper's main thread, which waits for no command.
+ */
+#ifndef UB_KEEPER_FENCED_H
+#define UB_KEEPER_FENCED_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <ublk-bridge/ledger.h>
+
+#include "base/log.h"
+#include "keeper/control.h"
+
+#define UB_FENCED_LINE_BYTES 256
+
+struct ub_keeper_fenced {
+	/* The command, while it runs. */
+	pid_t pid; /* 0: none */
+	int pidfd, out_fd;
+	bool was_killed;
+	unsigned side;	/* of the ledger, that it is about */
+	uint64_t event; /* of that side, when it began */
+	uint64_t deadline_ms;
+	char line[UB_FENCED_LINE_BYTES]; /* of its output, as far as it has come */
+	size_t line_len;
+	struct ub_log_limit log;
+
+	/* After one that failed. */
+	uint64_t delay_ms, not_before_ms;
+
+	/* The word, by side: all up to this event; and which server process has been told. */
+	uint64_t event_said[UB_LEDGER_SIDES];
+	pid_t told_pid;
+};
+
+/*
+ * Runs the command if there is something that it has not been asked about, passes on the word, and
+ * ends a command that takes too long. When to call it again, in ms; -1: when something happens.
+ */
+int ub_fenced_tend(struct ub_keeper *k);
+
+/* The keeper ends, or is no more the device's: a command that runs is killed, not waited for. */
+void ub_fenced_let_go(struct ub_keeper *k);
+
+#endif
