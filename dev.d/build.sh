@@ -2,13 +2,15 @@
 # shellcheck shell=bash
 # ./dev build: out-of-tree builds, configured when they are not yet.
 
-# build_dir [asan]: UB_BUILD_DIR moves both
+# the last revision whose keeper and server speak version 3 of the messages (include/ublk-bridge/message.h)
+OLD_REVISION=8f3db5a
+
+# build_dir [asan|old]: UB_BUILD_DIR moves them
 build_dir() {
-	if [ "${1:-}" = asan ]; then
-		printf '%s-asan' "${UB_BUILD_DIR:-$PROJECT/build}"
-	else
-		printf '%s' "${UB_BUILD_DIR:-$PROJECT/build}"
-	fi
+	case ${1:-} in
+	asan | old) printf '%s-%s' "${UB_BUILD_DIR:-$PROJECT/build}" "$1" ;;
+	*) printf '%s' "${UB_BUILD_DIR:-$PROJECT/build}" ;;
+	esac
 }
 
 need_build_tools() {
@@ -65,6 +67,34 @@ build_flavour() {
 		exec {lock}>&-
 		return 1
 	}
+	exec {lock}>&-
+}
+
+# has_old: this clone's history has the old revision (a release, or a shallow clone, has not)
+has_old() { git -C "$PROJECT" cat-file -e "$OLD_REVISION^{commit}" 2>/dev/null; }
+
+# build_old: the program as it was, from this clone's own history, once
+build_old() {
+	local dir lock
+	dir=$(build_dir old)
+	mkdir -p "$dir"
+	exec {lock}>"$dir/.dev-lock"
+	flock "$lock"
+	if [ "$(cat "$dir/revision" 2>/dev/null)" != $OLD_REVISION ]; then
+		{
+			rm -rf "$dir/source" "$dir/revision" &&
+				mkdir "$dir/source" &&
+				git -C "$PROJECT" archive $OLD_REVISION | tar -x -C "$dir/source" &&
+				(cd "$dir/source" && ./autogen.sh && ./configure --quiet) &&
+				make -C "$dir/source" -s --no-print-directory -j "$(nproc)" ublk-bridge &&
+				mv "$dir/source/ublk-bridge" "$dir/" &&
+				echo $OLD_REVISION >"$dir/revision"
+		} >"$dir/dev-build.log" 2>&1 || {
+			tail -n 60 "$dir/dev-build.log" >&2
+			exec {lock}>&-
+			return 1
+		}
+	fi
 	exec {lock}>&-
 }
 

@@ -299,7 +299,7 @@ lane_test() {
 	limit=$(($(header "$3" timeout 120) * times))
 	VM_TIMEOUT=$((limit + 90))
 	start=$(now_ms)
-	UB_SLOW=$slow guest_run "$1" /bin/bash "$PROJECT/tests/guest/runner" "$3" "$limit" \
+	UB_SLOW=$slow UB_OLD_DIR=$(build_dir old) guest_run "$1" /bin/bash "$PROJECT/tests/guest/runner" "$3" "$limit" \
 		>"$log" 2>&1 || status=$?
 	case $status in
 	0) report pass "$label" "$(seconds_since "$start")" "$log" && return ;;
@@ -388,8 +388,20 @@ check_list() {
 	done
 }
 
+# wants_old: a test that is to run upgrades from the old revision ("# old: yes")
+wants_old() {
+	local file
+	for file in $(test_files); do
+		[ "$(header "$file" old no)" = no ] || return 0
+	done
+	return 1
+}
+
 check_build() {
 	[ "$PLAIN" = no ] || step "building" build_flavour plain || return 1
+	if [ $GUEST = yes ] && wants_old && has_old; then
+		step "building revision $OLD_REVISION" build_old || return 1
+	fi
 	[ "$ASAN" = no ] || step "building with sanitizers" build_flavour asan
 }
 

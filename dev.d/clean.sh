@@ -7,7 +7,7 @@
 
 clean_main() {
 	local dir
-	for dir in "$(build_dir)" "$(build_dir asan)" ${1:+"$CACHE"}; do
+	for dir in "$(build_dir)" "$(build_dir asan)" "$(build_dir old)" ${1:+"$CACHE"}; do
 		[ -d "$dir" ] || continue
 		say "removing $dir"
 		rm -rf "$dir"

@@ -81,6 +81,7 @@ enum {
 struct ub_backend_config {
 	const char *kind;	       /* the ops' name: "mem", "nbd", "null" */
 	const char *options;	       /* for the back end to read; "" when there are none */
+	const char *more_options;      /* of a newer keeper, perhaps: what it does not know it does without; or NULL */
 	uint64_t size_bytes;	       /* mem, null: the device's size; with an identity: every back end's */
 	uint32_t logical_block_bytes;  /* 0: the back end's choice */
 	unsigned nr_queues;	       /* how many queue_init() calls will come at the most */

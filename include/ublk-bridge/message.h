@@ -274,7 +274,7 @@ struct ub_msg_migrate {
 	uint32_t has_fd; /* a bit for each of enum ub_migrate_fd. MOUNTS: a mount namespace to look names up in */
 	uint32_t options_bytes; /* with its 0 */
 	char kind[16];
-	char options[]; /* strings: options, extras */
+	char options[]; /* strings: options, extras: { "options": ub_backend_config.more_options } */
 };
 
 struct ub_msg_migration {

@@ -519,7 +519,7 @@ unsigned ub_fence_look(struct ub_fence *f, uint64_t now_ms, struct ub_fence_late
 	unsigned nr = 0;
 
 	if (late)
-		late->nr = 0;
+		*late = (struct ub_fence_late){ .nr = 0 };
 	fence_look_at_conns(f);
 	for (unsigned i = 0; i < f->end_ranges; i++) {
 		struct ub_ledger_range *r = fence_range(f, i);
@@ -529,6 +529,7 @@ unsigned ub_fence_look(struct ub_fence *f, uint64_t now_ms, struct ub_fence_late
 		if (late && (r->flags & FENCE_WAITED) && f->timeout_ms && late->nr++ == 0) {
 			late->start = r->start;
 			late->end = r->end;
+			late->is_blind = r->flags & UB_RANGE_BLIND;
 		}
 		range_set_state(r, UB_RANGE_FREE);
 		nr++;

@@ -62,6 +62,7 @@ struct ub_fence {
 struct ub_fence_late {
 	unsigned nr;
 	uint64_t start, end; /* of the first one */
+	bool is_blind;	     /* it is all that a process before this one may have sent */
 };
 
 /*

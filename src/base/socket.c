@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <linux/sockios.h>
 
@@ -63,6 +64,33 @@ bool ub_socket_reset(int fd, enum ub_ledger_conn_kind kind)
 	}
 	shutdown(fd, SHUT_RDWR);
 	return kind != UB_CONN_UNIX || (ioctl(fd, SIOCOUTQ, &unread) == 0 && unread == 0);
+}
+
+void ub_socket_get_ends(int fd, struct ub_socket_ends *ends)
+{
+	socklen_t here = sizeof(ends->here), there = sizeof(ends->there);
+
+	ends->len = 0;
+	if (getsockname(fd, (struct sockaddr *)&ends->here, &here) == 0 &&
+	    getpeername(fd, (struct sockaddr *)&ends->there, &there) == 0 && here == there && here <= sizeof(ends->here))
+		ends->len = here;
+}
+
+int ub_socket_knock(const struct ub_socket_ends *ends)
+{
+	static const int on = 1;
+	int fd = socket(ends->here.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), ret = 0;
+
+	if (fd < 0)
+		return -errno;
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	ub_socket_set_linger(fd, true);
+	if (bind(fd, (const struct sockaddr *)&ends->here, ends->len) < 0 ||
+	    (connect(fd, (const struct sockaddr *)&ends->there, ends->len) < 0 && errno != EINPROGRESS))
+		ret = -errno;
+	if (ret)
+		close(fd);
+	return ret ? ret : fd;
 }
 
 void ub_socket_set_linger(int fd, bool resets)

@@ -9,6 +9,7 @@
 #define UB_BASE_SOCKET_H
 
 #include <stdbool.h>
+#include <sys/socket.h>
 
 #include <ublk-bridge/ledger.h>
 
@@ -27,6 +28,22 @@ bool ub_socket_is_closed_by_peer(int fd, enum ub_ledger_conn_kind kind);
  * there, and is read by a server that comes to it later. To be called again while it is false.
  */
 bool ub_socket_reset(int fd, enum ub_ledger_conn_kind kind);
+
+/* Both ends of a TCP connection. */
+struct ub_socket_ends {
+	struct sockaddr_storage here, there;
+	socklen_t len; /* of either; 0: they are not known */
+};
+
+void ub_socket_get_ends(int fd, struct ub_socket_ends *ends);
+
+/*
+ * A reset is sent once, and can be lost: then the other end keeps a connection that is over, and a server with one place
+ * for clients that place. Begins to connect once more from the same port: the other end answers that with a challenge
+ * (RFC 5961, 4.2), our kernel that with a reset, and this one finds its mark. The new socket, to be closed some seconds
+ * later, or -errno.
+ */
+int ub_socket_knock(const struct ub_socket_ends *ends);
 
 /* Whether a last close, by our death too, is a reset (true), or says goodbye and sends what is left (false). TCP. */
 void ub_socket_set_linger(int fd, bool resets);

@@ -530,16 +530,36 @@ static int migrate_prepare(struct ub_keeper *k, struct ub_err *err)
 	return m->is_prepared ? 0 : -err->code;
 }
 
+/* What a server that does not know it does without; in a string of its own, NULL: no memory. */
+static char *migrate_make_extras(const char *more_options)
+{
+	json_t *json = json_object(), *more = more_options ? json_loads(more_options, 0, NULL) : NULL;
+	char *text = NULL;
+
+	if (!more_options || (more && json_object_set_new(json, "options", json_incref(more)) == 0))
+		text = json_dumps(json, JSON_COMPACT);
+	json_decref(more);
+	json_decref(json);
+	return text;
+}
+
 /* *msg is the caller's to free(). */
 static int migrate_make_message(struct ub_keeper *k, struct ub_msg_migrate **msg, struct ub_err *err)
 {
 	const struct ub_keeper_migration *m = &k->migration;
 	const struct ub_attach_options *o = &m->recipe->opts;
-	cleanup_free char *json = o->nbd ? nbd_options_to_json(o->nbd) : NULL;
-	const char *options = json ? json : o->options;
-	size_t options_bytes = strlen(options) + 1, len = sizeof(**msg) + options_bytes;
+	cleanup_free char *needed = NULL, *more = NULL, *extras = NULL;
+	bool is_whole = !o->nbd || nbd_options_to_two_json(o->nbd, &needed, &more) == 0;
+	const char *options = needed ? needed : o->options;
+	size_t options_bytes = strlen(options) + 1, extras_bytes, len;
 
-	if ((o->nbd && !json) || !(*msg = calloc(1, len)))
+	extras = is_whole ? migrate_make_extras(more) : NULL;
+	if (!extras)
+		return ub_err_errno(err, ENOMEM, "the message to the server");
+	extras_bytes = k->server->version > UB_MESSAGE_V3 ? strlen(extras) + 1 : 0;
+	len = sizeof(**msg) + options_bytes + extras_bytes;
+	*msg = calloc(1, len);
+	if (!*msg)
 		return ub_err_errno(err, ENOMEM, "the message to the server");
 	if (len > UB_MESSAGE_MAX_BYTES)
 		return ub_err_set(err, E2BIG, "the options of the destination are too long");
@@ -554,6 +574,7 @@ static int migrate_make_message(struct ub_keeper *k, struct ub_msg_migrate **msg
 	(*msg)->options_bytes = (uint32_t)options_bytes;
 	snprintf((*msg)->kind, sizeof((*msg)->kind), "%s", o->kind);
 	memcpy((*msg)->options, options, options_bytes);
+	memcpy((*msg)->options + options_bytes, extras, extras_bytes);
 	return 0;
 }
 

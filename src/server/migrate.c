@@ -3,6 +3,7 @@
 #include "server/migrate.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -132,6 +133,7 @@ static int move_open(struct server *s, struct ub_err *err)
 	struct ub_backend_config cfg = {
 		.kind = m->kind,
 		.options = m->options,
+		.more_options = m->more_options,
 		.size_bytes = m->size_bytes,
 		.logical_block_bytes = strcmp(m->kind, "nbd") == 0 ? 0 : s->backend->limits.logical_block_bytes,
 		.nr_queues = s->device.config.nr_queues,
@@ -295,6 +297,13 @@ static int move_start_thread(struct server *s, void *(*run)(void *), struct ub_e
 
 /* ---- the end of one ----------------------------------------------------------------------------------------------------- */
 
+static void move_free_options(struct ub_server_migration *m)
+{
+	free(m->options);
+	free(m->more_options);
+	m->options = m->more_options = NULL;
+}
+
 static void move_close_fds(struct ub_server_migration *m)
 {
 	ub_close(&m->side_fd);
@@ -346,8 +355,7 @@ static void move_closed(struct server *s)
 	atomic_store(&m->fenced_event, 0);
 	m->source_bqs = m->dest_bqs = m->leaving_bqs = NULL;
 	move_close_fds(m);
-	free(m->options);
-	m->options = NULL;
+	move_free_options(m);
 	m->stage = UB_MOVE_NONE;
 	move_begin_next(s);
 }
@@ -810,6 +818,18 @@ static bool move_control_next(struct server *s, const struct ub_msg_migrate_cont
 	return true;
 }
 
+/* NULL: there are none, or they are none. */
+static char *move_read_more_options(const struct ub_msg_migrate *msg)
+{
+	const char *extras = ub_message_string(&msg->header, sizeof(*msg), 1);
+	json_t *json = extras ? json_loads(extras, 0, NULL) : NULL;
+	const json_t *options = json_object_get(json, "options");
+	char *text = options ? json_dumps(options, JSON_COMPACT) : NULL;
+
+	json_decref(json);
+	return text;
+}
+
 int ub_migration_begin(struct server *s, struct ub_msg_migrate *msg, int fds[], struct ub_err *err)
 {
 	struct ub_server_migration *m = &s->migration;
@@ -833,6 +853,7 @@ int ub_migration_begin(struct server *s, struct ub_msg_migrate *msg, int fds[], 
 	m->not_before_ms = m->deadline_ms = 0;
 	snprintf(m->kind, sizeof(m->kind), "%s", msg->kind);
 	m->options = strdup(msg->options);
+	m->more_options = move_read_more_options(msg);
 	m->dest = calloc(1, sizeof(*m->dest));
 	m->side_fd = ub_steal_fd(&fds[UB_FD_SIDE]);
 	m->mounts_fd = ub_steal_fd(&fds[UB_FD_MOUNTS]);
@@ -849,9 +870,8 @@ int ub_migration_begin(struct server *s, struct ub_msg_migrate *msg, int fds[], 
 	m->stage = UB_MOVE_NONE;
 	move_tell(s, UB_MIGRATION_FAILED, &m->err, 0);
 	move_close_fds(m);
-	free(m->options);
+	move_free_options(m);
 	free(m->dest);
-	m->options = NULL;
 	m->dest = NULL;
 	return 0;
 }

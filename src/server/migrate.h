@@ -50,7 +50,7 @@ struct ub_server_migration {
 	uint64_t cookie, rate_bytes, late_ms, size_bytes;
 	int side_fd, mounts_fd, dest_fd; /* -1: none */
 	int cancel_fd, event_fd; /* for the thread, and from it and the mirror; -1 until the first migration */
-	char *options;
+	char *options, *more_options; /* the second one may be NULL */
 	char kind[16];
 	struct ub_err err;
 

@@ -102,7 +102,8 @@ last_said() { "$UB" info "$ID" --json | jq -r ".last_migration.$1"; }
 # start_move ARGUMENTS…: in the background; sets MIGRATE, and returns when the keeper knows of it
 start_move() {
 	: >"$TEST_DIR/move.out"
-	"$UB" migrate "$ID" "$@" >"$TEST_DIR/move.out" 2>"$TEST_DIR/move.err" &
+	quick_fence "$@"
+	"$UB" migrate "$ID" "${QUICK[@]}" "$@" >"$TEST_DIR/move.out" 2>"$TEST_DIR/move.err" &
 	MIGRATE=$!
 	await 20 move_began
 }

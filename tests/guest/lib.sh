@@ -116,6 +116,15 @@ attach() {
 	try_attach "$@" || fail "attach $*: $(cat "$ATTACH_ERR")"
 }
 
+# quick_fence ARGUMENTS…: sets QUICK, the options of a short fence for an NBD device. By default what overlaps a change of a
+# dead connection waits for half a minute, and detach with it: that is for the tests of the fence
+quick_fence() {
+	QUICK=()
+	[[ " $* " != *' --fence'* ]] || return 0
+	[[ " $* " != *' nbd'*:* && " $* " != *' [ '* && " $* " != *' --unix '* && " $* " != *' --tcp '* ]] ||
+		QUICK=(--fence-timeout 2s)
+}
+
 # try_attach ARGUMENTS…: as attach, but returns 1 when no device comes
 try_attach() {
 	local out
@@ -123,7 +132,8 @@ try_attach() {
 	out=$TEST_DIR/attach.$BASHPID.$ATTACH_COUNT.out
 	ATTACH_ERR=${out%.out}.err
 	: >"$out"
-	"$BRIDGE" attach "$@" >"$out" 2>"$ATTACH_ERR" </dev/null &
+	quick_fence "$@"
+	"$BRIDGE" attach "${QUICK[@]}" "$@" >"$out" 2>"$ATTACH_ERR" </dev/null &
 	KEEPER=$!
 	wait_for 30 line_or_death "$out" "$KEEPER" || return 1
 	DEV=$(grep -m 1 '^/dev/ublkb[0-9]' "$out") || return 1

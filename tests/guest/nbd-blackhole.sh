@@ -66,6 +66,5 @@ for ((i = 0; i < ${ROUNDS:-1}; i++)); do
 	stamp_goes_on
 done
 stop_stamp
-! said 'was not closed by the server' || fail "the fence was given up"
 detach
 unserve

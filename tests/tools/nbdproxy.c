@@ -3,7 +3,7 @@
  * Stands between an NBD client and a real NBD server, knows where in the protocol each byte is, and does
  * what rules say at that place: it cuts, stalls, corrupts, or answers in the server's stead.
  *
- *   nbdproxy --listen WHERE --server WHERE [--control FIFO] [--log FILE] [RULE…]
+ *   nbdproxy --listen WHERE --server WHERE [--control FIFO] [--log FILE] [--lie] [RULE…]
  *
  * WHERE is unix:PATH or tcp:PORT (of 127.0.0.1). A RULE is one argument, or one line written to FIFO:
  *
@@ -45,6 +45,10 @@
  *
  * A connection that a rule ends is seen by the client as ended only when the server has let go of it: as
  * when the server itself ends it, nothing that was sent over it is executed after that.
+ *
+ * With --lie it is as other proxies are (a load balancer, stunnel, ssh): a client that ends its side, if only
+ * by half, is closed at once, and so is one that a rule ends, while the server's side stays open for as long as
+ * the server likes, with all that it still does.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -191,11 +195,13 @@ struct conn {
 	struct bytes injected; /* replies of ours, for the next place between two */
 	bool ending, is_reset, lingers; /* it ends; and the client has been told */
 	bool stays;			/* … and is left alone with its side */
+	bool is_orphan;			/* --lie: the client is gone, and the server does not know */
 	uint64_t deadline_ms;
 };
 
 static struct {
 	const char *listen, *server, *control, *log;
+	bool lies;
 	int listen_fd, control_fd;
 	FILE *out;
 	struct conn *conns[MAX_CONNS];
@@ -421,6 +427,18 @@ static void rule_fired(struct rule *r, const struct conn *conn, uint64_t byte)
 /* ---- connections: their end --------------------------------------------------------------------------- */
 
 /* What was let through goes out yet; then the server's end is waited for, and then the client's goes. */
+static void conn_close_client(struct conn *conn)
+{
+	static const struct linger reset = { .l_onoff = 1, .l_linger = 0 };
+
+	if (conn->client_fd < 0)
+		return;
+	if (conn->is_reset)
+		setsockopt(conn->client_fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
+	close(conn->client_fd);
+	conn->client_fd = -1;
+}
+
 static void conn_end(struct conn *conn, bool is_reset)
 {
 	if (conn->ending)
@@ -429,15 +447,17 @@ static void conn_end(struct conn *conn, bool is_reset)
 	conn->is_reset = is_reset;
 	conn->up.in_pos = conn->up.in_len = conn->down.in_pos = conn->down.in_len = 0;
 	conn->deadline_ms = now_ms() + LET_GO_MS;
+	if (g.lies && conn->server_fd >= 0) {
+		conn->is_orphan = true;
+		conn->deadline_ms = UINT64_MAX;
+		conn_close_client(conn);
+		say("connection %u: the server is not told", conn->nr);
+	}
 }
 
 static void conn_close(struct conn *conn)
 {
-	static const struct linger reset = { .l_onoff = 1, .l_linger = 0 };
-
-	if (conn->is_reset)
-		setsockopt(conn->client_fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
-	close(conn->client_fd);
+	conn_close_client(conn);
 	if (conn->server_fd >= 0)
 		close(conn->server_fd);
 	for (unsigned i = 0; i < MAX_CONNS; i++) {
@@ -1054,6 +1074,10 @@ static bool way_write(struct way *w)
 			return errno == EAGAIN || errno == EINTR;
 		bytes_drop(&w->out, (size_t)n);
 	}
+	if (g.lies && w->from_client && w->is_eof && w->in_pos == w->in_len && !w->stalled) {
+		conn_end(w->conn, false);
+		return true;
+	}
 	if (!w->eof_passed && (w->muted || (w->is_eof && w->in_pos == w->in_len && !w->stalled))) {
 		shutdown(way_out_fd(w), SHUT_WR);
 		w->eof_passed = true;
@@ -1087,12 +1111,32 @@ static void conn_check_stalls(struct conn *conn, short client_revents)
 	}
 }
 
+/* The client was told that it is over; what the server still does, it does. True: it has ended by itself. */
+static bool conn_continue_orphan(struct conn *conn)
+{
+	uint8_t scrap[IN_BYTES];
+	ssize_t n;
+
+	while (conn->up.out.len) {
+		n = send(conn->server_fd, conn->up.out.data, conn->up.out.len, MSG_NOSIGNAL);
+		if (n < 0)
+			break;
+		bytes_drop(&conn->up.out, (size_t)n);
+	}
+	do {
+		n = recv(conn->server_fd, scrap, sizeof(scrap), 0);
+	} while (n > 0);
+	return n == 0 || errno != EAGAIN;
+}
+
 /* The server's end is to close, then the client's is told. True: nothing of it is left. */
 static bool conn_continue_ending(struct conn *conn)
 {
 	uint8_t scrap[IN_BYTES];
 	ssize_t n = 0;
 
+	if (conn->is_orphan)
+		return conn_continue_orphan(conn);
 	if (conn->lingers) {
 		do {
 			n = recv(conn->client_fd, scrap, sizeof(scrap), 0);
@@ -1327,7 +1371,7 @@ static void polls_add(struct polls *p, struct conn *conn)
 	*server = (struct pollfd){ .fd = conn->server_fd };
 	p->conns[p->nr_conns++] = conn;
 	if (conn->ending) {
-		polls_until(p, conn->lingers || conn->up.eof_passed ? conn->deadline_ms : 0);
+		polls_until(p, conn->lingers || conn->is_orphan || conn->up.eof_passed ? conn->deadline_ms : 0);
 		client->events = (short)(conn->lingers ? POLLIN : 0);
 		server->events = (short)((conn->lingers ? 0 : POLLIN) | (conn->up.out.len ? POLLOUT : 0));
 		if (!conn->lingers)
@@ -1378,7 +1422,7 @@ static void serve_for_ever(void)
 
 static int usage(void)
 {
-	fprintf(stderr, "nbdproxy --listen WHERE --server WHERE [--control FIFO] [--log FILE] [RULE…]\n");
+	fprintf(stderr, "nbdproxy --listen WHERE --server WHERE [--control FIFO] [--log FILE] [--lie] [RULE…]\n");
 	return 2;
 }
 
@@ -1387,6 +1431,7 @@ int main(int argc, char **argv)
 	static const struct option options[] = {
 		{ "listen", required_argument, NULL, 'l' },  { "server", required_argument, NULL, 's' },
 		{ "control", required_argument, NULL, 'c' }, { "log", required_argument, NULL, 'o' },
+		{ "lie", no_argument, NULL, 'i' },
 		{ NULL, 0, NULL, 0 },
 	};
 	struct sockaddr_storage ignored;
@@ -1401,6 +1446,8 @@ int main(int argc, char **argv)
 			g.control = optarg;
 		else if (opt == 'o')
 			g.log = optarg;
+		else if (opt == 'i')
+			g.lies = true;
 		else
 			return usage();
 	}

@@ -46,6 +46,7 @@ static void give_server(struct ub_keeper *k)
 	server_fd = pair[1];
 	*k->server = (struct ub_server)UB_SERVER_NONE;
 	k->server->keeper = k;
+	k->server->version = UB_MESSAGE_VERSION;
 	assert_int_equal(ub_keeper_watch_server(k->server, getpid(), pair[0], &err), 0);
 }
 
@@ -743,6 +744,37 @@ static void connections_are_held_whichever_their_side(void **state)
 	assert_int_equal(keeper.links.nr, 1);
 }
 
+/* It insists on a message that ends with the options, and knows no others than those of its time. */
+static void a_server_of_version_3_gets_what_it_knows(void **state)
+{
+	static const char asked[] =
+		"\"destination\":{\"kind\":\"nbd\",\"nbd\":\"{\\\"transport\\\":\\\"uri\\\",\\\"uri\\\":\\\"nbd://there/x\\\","
+		"\\\"fence\\\":\\\"close\\\"}\"}";
+	char line[512];
+	const struct ub_msg_migrate *msg;
+
+	(void)state;
+	snprintf(line, sizeof(line), "{\"version\":1,\"verb\":\"migrate\",%s}\n", asked);
+	keeper.server->version = UB_MESSAGE_V3;
+	client_say(line);
+	pump();
+	assert_ok();
+	msg = server_hears_migrate();
+	assert_int_equal(msg->header.len_bytes, sizeof(*msg) + msg->options_bytes);
+	assert_null(strstr(msg->options, "fence"));
+	unit_assert_says(msg->options, "nbd://there/x");
+	drop_fds();
+	server_says(UB_MIGRATION_FAILED, EIO, "no");
+	keeper.server->version = UB_MESSAGE_VERSION;
+	client_say(line);
+	pump();
+	assert_ok();
+	msg = server_hears_migrate();
+	assert_null(strstr(msg->options, "fence"));
+	unit_assert_says(ub_message_string(&msg->header, sizeof(*msg), 1), "{\"options\":{\"fence\":\"close\"}}");
+	drop_fds();
+}
+
 /* What a dead server had sent to the destination is in the ledger: it is the next one's mirror that waits for it. */
 static void the_next_attempt_is_sent_at_once(void **state)
 {
@@ -939,6 +971,7 @@ int main(int argc, char **argv)
 		KEEPER_TEST(a_device_that_fails_ends_it),
 		KEEPER_TEST(one_that_kills_its_servers_is_given_up),
 		KEEPER_TEST(connections_are_held_whichever_their_side),
+		KEEPER_TEST(a_server_of_version_3_gets_what_it_knows),
 		KEEPER_TEST(the_next_attempt_is_sent_at_once),
 		KEEPER_TEST(a_command_is_the_devices_once_it_has_moved),
 		KEEPER_TEST(a_command_ends_with_a_migration_that_failed),

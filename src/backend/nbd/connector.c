@@ -36,6 +36,7 @@
 #define CONNECTOR_MIN_DELAY_MS	100
 #define CONNECTOR_MAX_DELAY_MS	5000
 #define CONNECTOR_SHORT_LIFE_MS	1000 /* of a connection that was lost without having been of any use */
+#define CONNECTOR_KNOCK_MS	2000 /* without a greeting, after a connection that we have reset */
 #define CONNECTOR_END_TRIES	50 /* of 10 ms: a look-up of a name cannot be interrupted */
 
 /* ---- links -------------------------------------------------------------------------------------------- */
@@ -70,6 +71,8 @@ struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handl
 	link->made_ms = ub_now_ms();
 	link->entry = -1;
 	link->kind = ub_socket_kind(fd);
+	if (link->kind == UB_CONN_TCP)
+		ub_socket_get_ends(fd, &link->ends);
 	nbd_session_tune(fd, connector_stall_ms(conn->be), conn->be->send_bytes);
 	link->held_id = ub_backend_hold_socket(conn->be->backend, fd);
 	atomic_store_explicit(&conn->be->latency_ns, nbd_session_latency_ns(fd), memory_order_relaxed);
@@ -202,8 +205,10 @@ static void connector_say_stalled(struct nbd_backend *be)
 	/* While one of them works it is no outage. */
 	stalled = nr_stalled && !nr_online;
 	if (stalled && !be->said_stalled) {
-		snprintf(text, sizeof(text), "%s: stalled: no answer for %llu s; another connection is tried",
-			 be->server, (unsigned long long)connector_stall_ms(be) / 1000);
+		snprintf(text, sizeof(text), "%s: stalled: no answer for %llu s; %s",
+			 be->server, (unsigned long long)connector_stall_ms(be) / 1000,
+			 be->first.multi_conn ? "another connection is tried" :
+						"after as long again it is given up, and made anew");
 		connector_is_offline(be, ub_now_ms() - connector_stall_ms(be));
 		ub_backend_report(be->backend, UB_HEALTH_OFFLINE, text);
 	}
@@ -270,6 +275,9 @@ static void connector_take_link_back(struct nbd_backend *be, struct nbd_link *li
 	link->next = be->ended;
 	be->ended = link;
 	be->nr_again += link->nr_again;
+	link->conn->old = link->ends;
+	if (link->is_closed_by_peer || link->is_polite)
+		link->conn->old.len = 0; /* the server knows */
 	if (connector_forget_link(link))
 		connector_lost(be, link);
 }
@@ -322,11 +330,31 @@ static void connector_free_ended(struct nbd_backend *be)
 
 /* ---- new connections ------------------------------------------------------------------------------------------ */
 
+/*
+ * A server with one place for clients that has not heard of the last connection's end accepts no other, though its kernel
+ * does.
+ */
+static void connector_look_whether_to_knock(struct nbd_conn *conn)
+{
+	struct nbd_attempt *a = &conn->attempt;
+
+	if (!a->knock_ms || ub_now_ms() < a->knock_ms)
+		return;
+	a->knock_ms = 0;
+	if (!nbd.aio_is_negotiating(a->handle) && !nbd.aio_is_connecting(a->handle))
+		return;
+	ub_close(&conn->knock_fd);
+	conn->knock_fd = ub_socket_knock(&conn->old);
+	ub_log(UB_LOG_DEBUG, "%s: it greets nobody: perhaps it has not heard of the last connection's end (%d)", conn->be->server,
+	       conn->knock_fd);
+}
+
 static void connector_attempt_failed(struct nbd_conn *conn, const char *why)
 {
 	struct nbd_backend *be = conn->be;
 	struct nbd_attempt *a = &conn->attempt;
 
+	ub_close(&conn->knock_fd);
 	if (a->handle)
 		nbd.close(a->handle);
 	a->handle = NULL;
@@ -366,6 +394,8 @@ static void connector_attempt_ready(struct nbd_conn *conn)
 	struct nbd_link *link;
 	struct ub_err err;
 
+	ub_close(&conn->knock_fd);
+	conn->old.len = 0;
 	nbd_fence_prove(be, a->seq);
 	if (atomic_load(&be->is_leaving)) { /* that was all that it was for */
 		nbd.aio_disconnect(handle, 0);
@@ -435,6 +465,7 @@ static void connector_attempt_start(struct nbd_conn *conn)
 	}
 	a->seq = atomic_load_explicit(&be->fence.seq, memory_order_acquire);
 	a->deadline_ms = ub_now_ms() + CONNECTOR_ATTEMPT_MS;
+	a->knock_ms = conn->old.len ? ub_now_ms() + CONNECTOR_KNOCK_MS : 0;
 	a->handle = nbd_session_start(&be->options, fd, &err);
 	if (a->handle)
 		connector_attempt_continue(conn, 0); /* a quick server's is ready already: no event follows */
@@ -531,6 +562,8 @@ static void connector_collect(struct nbd_backend *be, struct connector_polls *p)
 			p->fds[p->nr++].revents = 0;
 			p->conns[p->nr_conns++] = conn;
 			polls_until(p, conn->attempt.deadline_ms);
+			if (conn->attempt.knock_ms)
+				polls_until(p, conn->attempt.knock_ms);
 		} else if (!has_failed && conn_wants_link(conn)) {
 			polls_until(p, conn->attempt.not_before_ms);
 		}
@@ -554,6 +587,7 @@ static void connector_wait(struct nbd_backend *be, struct connector_polls *p)
 	if (p->fds[0].revents)
 		eventfd_read(be->wake_fd, &ignored);
 	for (unsigned i = 0; i < p->nr_conns; i++) {
+		connector_look_whether_to_knock(p->conns[i]);
 		if (p->fds[1 + i].revents || ub_now_ms() >= p->conns[i]->attempt.deadline_ms)
 			connector_attempt_continue(p->conns[i], p->fds[1 + i].revents);
 	}

@@ -1001,7 +1001,12 @@ static void conn_patience_is_over(struct ub_timer *timer)
 {
 	struct nbd_conn *conn = ub_container_of(timer, struct nbd_conn, patience);
 
-	if (conn->link && atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))
+	if (!conn->link || !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))
+		return;
+	/* Before the device is live a lost connection ends the attach, which has a time limit of its own. */
+	if (atomic_load(&conn->be->phase) == NBD_ATTACHING)
+		ub_timer_set(&conn->patience, link_patience_ms(conn->link));
+	else
 		link_give_up(conn->link);
 }
 

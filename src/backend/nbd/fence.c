@@ -284,6 +284,13 @@ static void fence_ask_for_life(struct nbd_backend *be)
 static void fence_warn(struct nbd_backend *be, const struct ub_fence_late *late)
 {
 	side_add(&fence_side(be)->warned, late->nr);
+	if (late->is_blind) {
+		ub_log(UB_LOG_WARNING,
+		       "%s: the fence's %llu s are over for what a server process before this one had sent, which nobody knows: "
+		       "writes are sent, and if the NBD server still executes older ones they may land on newer data",
+		       be->server, (unsigned long long)atomic_load(&be->fence_timeout_ms) / 1000);
+		return;
+	}
 	ub_log(UB_LOG_WARNING,
 	       "%s: the fence's %llu s are over for %u unanswered changes of a lost connection (the first at bytes %llu to "
 	       "%llu): newer ones are sent, and if the old server still executes those they may land on newer data",

@@ -137,6 +137,7 @@ static int open_make_conns(struct nbd_backend *be, unsigned nr, struct ub_err *e
 	for (unsigned i = 0; i < nr; i++) {
 		be->conns[i].be = be;
 		be->conns[i].index = i;
+		be->conns[i].knock_fd = -1;
 	}
 	return 0;
 }
@@ -299,6 +300,8 @@ static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *
 	pthread_mutex_init(&be->works_lock, NULL);
 	be->next_socket = be->wake_fd = -1;
 	ret = nbd_options_from_json(&be->options, cfg->options, err);
+	if (ret == 0 && cfg->more_options)
+		ret = nbd_options_add_json(&be->options, cfg->more_options, err);
 	if (ret == 0)
 		ret = nbd_library_load(err);
 	if (ret)
@@ -633,6 +636,7 @@ static void nbd_close_backend(struct ub_backend *backend)
 
 		if (conn->attempt.handle)
 			nbd.close(conn->attempt.handle);
+		ub_close(&conn->knock_fd);
 		if (!conn->given)
 			continue;
 		nbd.aio_disconnect(conn->given->handle, 0); /* a last word, if it can be said at once */

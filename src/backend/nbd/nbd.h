@@ -29,6 +29,7 @@
 #include "backend/nbd/options.h"
 #include "backend/nbd/session.h"
 #include "base/fence.h"
+#include "base/socket.h"
 
 #define NBD_WHY_BYTES 200
 
@@ -120,6 +121,7 @@ struct nbd_link {
 	uint64_t made_ms;
 	_Atomic bool is_lost_yet; /* retired, and not reset for certain: fence.c needs its descriptor */
 	struct nbd_link *next_lost; /* under fence_lock */
+	struct ub_socket_ends ends; /* TCP */
 };
 
 /* A session that is being made, and when the next one may be. The connector's. */
@@ -129,6 +131,7 @@ struct nbd_attempt {
 	uint64_t not_before_ms;
 	uint64_t delay_ms;
 	uint32_t seq;	  /* of the fence, when it began */
+	uint64_t knock_ms; /* when to doubt that the server has heard of the last connection's end; 0: it is not, or has been done */
 	bool was_useless; /* the last one: another's success is no reason to hurry */
 };
 
@@ -166,6 +169,8 @@ struct nbd_conn {
 
 	/* The connector's. */
 	struct nbd_link *given; /* the newest link, until it is retired */
+	struct ub_socket_ends old; /* of the last one that we have reset */
+	int knock_fd; /* -1: none */
 	struct nbd_attempt attempt;
 };
 
