@@ -105,7 +105,7 @@ static void set_ranges(unsigned side, unsigned nr, uint64_t events)
 	for (unsigned i = 0; i < 4; i++) {
 		struct ub_ledger_range *r = ub_ledger_range(keeper.ledger, side, i);
 
-		r->start = i * 8192;
+		r->start = i * 8192ULL;
 		r->end = r->start + 4096;
 		r->state = i < nr ? UB_RANGE : UB_RANGE_FREE;
 	}
