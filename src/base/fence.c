@@ -443,6 +443,18 @@ bool ub_fence_claim(struct ub_fence *f, uint32_t owner, uint8_t op, uint64_t sta
 	return has_claimed;
 }
 
+/*
+ * Whether a request changes, of the blocks that the range counts for, nothing but bytes of the
+ * range itself. Else the old copy, which may have read those blocks before the request and writes
+ * them after it, would undo the rest of it.
+ */
+static bool range_covers_its_share(const struct ub_fence *f, const struct ub_ledger_range *r,
+				   uint64_t start, uint64_t end)
+{
+	return (start >= r->start || r->start % f->block_bytes == 0) &&
+	       (end <= r->end || r->end % f->block_bytes == 0);
+}
+
 /* Whether the request may be sent as far as this range goes. */
 static bool range_lets_pass(const struct ub_fence *f, const struct ub_ledger_range *r, uint32_t owner, bool is_again,
 			    uint64_t start, uint64_t end)
@@ -451,9 +463,11 @@ static bool range_lets_pass(const struct ub_fence *f, const struct ub_ledger_ran
 
 	if (end <= first || (r->end <= start && (r->end + block - 1) / block * block <= start))
 		return true;
+	if (!range_covers_its_share(f, r, start, end))
+		return false;
 	if (range_state(r) == UB_RANGE && r->owner == owner)
 		return true;
-	return is_again && !(r->flags & (UB_RANGE_MERGED | UB_RANGE_BLIND)) && start < r->end && r->start < end;
+	return is_again && !(r->flags & (UB_RANGE_MERGED | UB_RANGE_BLIND));
 }
 
 bool ub_fence_may_pass(struct ub_fence *f, uint32_t owner, bool is_again, uint64_t start, uint64_t len_bytes)

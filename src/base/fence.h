@@ -11,8 +11,10 @@
  *  - A newer change that overlaps a range waits until the range ends. Servers read, change and write whole blocks, so a
  *    range counts from block to block.
  *  - A change that is sent again passes its own ranges, and others that it overlaps byte for byte: it was in flight beside
- *    those, and nothing says which of them comes last. A range that it meets only by rounding it waits for, because two
- *    lives of a server share no lock around their reading and writing of a block.
+ *    those, and nothing says which of them comes last. But of the blocks of a range that it passes
+ *    it must change nothing else than bytes of that range, because two lives of a server share no
+ *    lock around their reading and writing of a block: the old copy would write the rest as it was
+ *    before. So it waits for what it meets only by rounding, or overlaps in a part of a block.
  *  - A range ends by time, by a close of the other end's own (where that is trusted), or by the word of somebody who knows.
  *    Its time counts from the latest of two: its connection was reset, so that nothing more of it can arrive, and the
  *    other end has been seen to live since then, so that what it had in hand is being executed, and not frozen.
