@@ -49,10 +49,11 @@ static bool conn_is_trusted(const struct ub_fence *f, const struct ub_ledger_con
 
 /* ---- counting ------------------------------------------------------------------------------------------------ */
 
+/* One that a request may come for that is in truth the same change. */
 static bool range_is_claimable(const struct ub_ledger_range *r)
 {
 	return range_state(r) == UB_RANGE && (r->flags & UB_RANGE_INHERITED) &&
-	       !(r->flags & (UB_RANGE_MERGED | UB_RANGE_BLIND)) && !r->owner;
+	       !(r->flags & (UB_RANGE_MERGED | UB_RANGE_BLIND));
 }
 
 /* From the page: the way back is never wrong, and nothing of this is on an ordinary I/O's path. */
@@ -428,17 +429,23 @@ void ub_fence_give_up(struct ub_fence *f, struct ub_ledger_sent *rec, uint32_t o
 bool ub_fence_claim(struct ub_fence *f, uint32_t owner, uint8_t op, uint64_t start, uint64_t len_bytes)
 {
 	uint64_t end = start + len_bytes;
-	bool has_claimed = false;
+	bool has_claimed = false, has_changed = false;
 
 	for (unsigned i = 0; i < f->end_ranges; i++) {
 		struct ub_ledger_range *r = fence_range(f, i);
 
-		if (!range_is_claimable(r) || r->op != op || r->start < start || r->end > end)
+		if (!range_is_claimable(r) || r->owner == owner || r->start < start || r->end > end)
 			continue;
+		has_changed = true;
+		if (r->owner || r->op != op) {
+			/* Whose it is, nobody knows: after a death of ours it is nobody's. */
+			r->flags |= UB_RANGE_MERGED;
+			continue;
+		}
 		r->owner = owner;
 		has_claimed = true;
 	}
-	if (has_claimed)
+	if (has_changed)
 		fence_count(f);
 	return has_claimed;
 }

@@ -18,9 +18,12 @@
  *  - A range ends by time, by a close of the other end's own (where that is trusted), or by the word of somebody who knows.
  *    Its time counts from the latest of two: its connection was reset, so that nothing more of it can arrive, and the
  *    other end has been seen to live since then, so that what it had in hand is being executed, and not frozen.
- *  - The process that comes after a death of ours gets the same requests again from the kernel, perhaps merged. One that
- *    covers an inherited range of the same operation passes it, once: in truth it is the same change. Before that request is
- *    given back to the kernel, in whatever way, the range is *done*: it lets nobody pass any more.
+ *  - The process that comes after a death of ours gets the same requests again from the kernel,
+ *    perhaps merged. One that covers an inherited range of the same operation passes it, once: in
+ *    truth it is the same change, or was asked for before that was given back. Before that request
+ *    is given back to the kernel, in whatever way, the range is *done*: nobody may claim it any
+ *    more. A second request that covers it may be the true one, and may end first: then nobody may
+ *    claim it after the next death.
  *
  * What is called with a `now` takes the monotonic clock in milliseconds. The caller has one lock around all calls, but for
  * those that are marked: they are for the thread that sends, and are the only ones that an ordinary I/O costs.
@@ -50,7 +53,7 @@ struct ub_fence {
 
 	/* Any thread may read these, without the lock: 0, and there is nothing to be asked. */
 	_Atomic unsigned nr_live;      /* ranges */
-	_Atomic unsigned nr_claimable; /* of these, inherited, and nobody's yet */
+	_Atomic unsigned nr_claimable; /* of these, inherited: in truth a request may be the same */
 	_Atomic unsigned nr_unproven;  /* clocks that wait for a sign of life */
 	/*
 	 * Counts resets. What is sent (or begun: a connection) takes the number along; an answer proves that the other end
@@ -119,8 +122,9 @@ static inline void ub_fence_answer(struct ub_ledger_sent *rec)
 /* Its connection was lost: it becomes a range, which lets `owner` (not 0) pass. */
 void ub_fence_give_up(struct ub_fence *f, struct ub_ledger_sent *rec, uint32_t owner);
 /*
- * A request has come from the kernel that may be one that a dead process had sent. True: it was, and passes. Only where
- * nr_claimable is not 0.
+ * A request has come from the kernel that may be one that a dead process had sent: each one is
+ * asked about, whole, when it comes and before anything may end it. True: it has claimed something.
+ * Only where nr_claimable is not 0.
  */
 bool ub_fence_claim(struct ub_fence *f, uint32_t owner, uint8_t op, uint64_t start, uint64_t len_bytes);
 /* Whether a change may be sent. is_again: it was sent in this process before, and its connection lost. */
