@@ -74,7 +74,7 @@ _Static_assert(sizeof(struct ub_ledger_conn) == 64, "part of the page's geometry
 enum ub_range_state { UB_RANGE_FREE, UB_RANGE, UB_RANGE_DONE };
 
 enum {
-	UB_RANGE_MERGED = 1 << 0, /* of several: nobody is let pass */
+	UB_RANGE_MERGED = 1 << 0, /* of several changes, or of one of several: none can claim it */
 	UB_RANGE_BLIND = 1 << 1,  /* nobody knows what was sent */
 	UB_RANGE_INHERITED = 1 << 2, /* of a server process before this one */
 };

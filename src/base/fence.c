@@ -49,10 +49,11 @@ static bool conn_is_trusted(const struct ub_fence *f, const struct ub_ledger_con
 
 /* ---- counting ------------------------------------------------------------------------------------------------ */
 
+/* One that a request may come for that is in truth the same change. */
 static bool range_is_claimable(const struct ub_ledger_range *r)
 {
 	return range_state(r) == UB_RANGE && (r->flags & UB_RANGE_INHERITED) &&
-	       !(r->flags & (UB_RANGE_MERGED | UB_RANGE_BLIND)) && !r->owner;
+	       !(r->flags & (UB_RANGE_MERGED | UB_RANGE_BLIND));
 }
 
 /* From the page: the way back is never wrong, and nothing of this is on an ordinary I/O's path. */
@@ -248,6 +249,12 @@ static void fence_inherit_conns(struct ub_fence *f, uint64_t now_ms)
 	}
 }
 
+/* Whether a clock can come from it. A later program may have had more connections than we know. */
+static bool fence_has_conn(const struct ub_fence *f, unsigned conn)
+{
+	return conn < f->nr_conns && conn_state(fence_conn(f, conn)) != UB_CONN_FREE;
+}
+
 /* What a dead process, or a back end before this one, has left of ranges. Only the former's requests come again. */
 static void fence_inherit_range(struct ub_fence *f, struct ub_ledger_range *r, bool comes_again)
 {
@@ -255,6 +262,8 @@ static void fence_inherit_range(struct ub_fence *f, struct ub_ledger_range *r, b
 		return;
 	r->owner = 0;
 	r->flags = (uint8_t)((r->flags & ~FENCE_WAITED) | UB_RANGE_INHERITED);
+	if (!r->clock_ms && !fence_has_conn(f, r->conn))
+		r->conn = UB_LEDGER_NO_CONN;
 	if (r->conn < f->nr_conns && conn_is_trusted(f, fence_conn(f, r->conn)))
 		range_set_state(r, UB_RANGE_FREE);
 	else if (!comes_again)
@@ -265,11 +274,10 @@ static void fence_inherit_sent(struct ub_fence *f, struct ub_ledger_sent *rec, u
 {
 	struct ub_ledger_range r = { .start = rec->start, .end = rec->end, .event = event, .conn = rec->conn,
 				     .op = rec->op, .flags = UB_RANGE_INHERITED };
-	const struct ub_ledger_conn *c = rec->conn < f->nr_conns ? fence_conn(f, rec->conn) : NULL;
 
-	if (!c || conn_state(c) == UB_CONN_FREE)
+	if (!fence_has_conn(f, rec->conn))
 		r.conn = UB_LEDGER_NO_CONN;
-	if (r.conn == UB_LEDGER_NO_CONN || !conn_is_trusted(f, c))
+	if (r.conn == UB_LEDGER_NO_CONN || !conn_is_trusted(f, fence_conn(f, r.conn)))
 		fence_add(f, &r);
 	ub_fence_answer(rec);
 }
@@ -366,7 +374,8 @@ void ub_fence_reset(struct ub_fence *f, int conn, uint64_t now_ms)
 
 bool ub_fence_is_lost(const struct ub_fence *f, int conn)
 {
-	return conn >= 0 && conn_state(fence_conn(f, (unsigned)conn)) == UB_CONN_LOST;
+	return conn >= 0 && (unsigned)conn < f->nr_conns &&
+	       conn_state(fence_conn(f, (unsigned)conn)) == UB_CONN_LOST;
 }
 
 /* Those that wait for every clock: is there one that does not run? */
@@ -418,6 +427,9 @@ void ub_fence_give_up(struct ub_fence *f, struct ub_ledger_sent *rec, uint32_t o
 {
 	struct ub_ledger_range r = { .start = rec->start, .end = rec->end, .conn = rec->conn, .op = rec->op, .owner = owner };
 
+	assert(owner != 0);
+	/* Once it is reset, and without ranges, its entry is somebody else's. */
+	assert(ub_fence_is_lost(f, rec->conn));
 	if (f->timeout_ms && !conn_is_trusted(f, fence_conn(f, rec->conn))) {
 		r.event = atomic_load_explicit(&fence_side(f)->events, memory_order_relaxed);
 		fence_add(f, &r);
@@ -429,19 +441,37 @@ void ub_fence_give_up(struct ub_fence *f, struct ub_ledger_sent *rec, uint32_t o
 bool ub_fence_claim(struct ub_fence *f, uint32_t owner, uint8_t op, uint64_t start, uint64_t len_bytes)
 {
 	uint64_t end = start + len_bytes;
-	bool has_claimed = false;
+	bool has_claimed = false, has_changed = false;
 
 	for (unsigned i = 0; i < f->end_ranges; i++) {
 		struct ub_ledger_range *r = fence_range(f, i);
 
-		if (!range_is_claimable(r) || r->op != op || r->start < start || r->end > end)
+		if (!range_is_claimable(r) || r->owner == owner || r->start < start || r->end > end)
 			continue;
+		has_changed = true;
+		if (r->owner || r->op != op) {
+			/* Whose it is, nobody knows: after a death of ours it is nobody's. */
+			r->flags |= UB_RANGE_MERGED;
+			continue;
+		}
 		r->owner = owner;
 		has_claimed = true;
 	}
-	if (has_claimed)
+	if (has_changed)
 		fence_count(f);
 	return has_claimed;
+}
+
+/*
+ * Whether a request changes, of the blocks that the range counts for, nothing but bytes of the
+ * range itself. Else the old copy, which may have read those blocks before the request and writes
+ * them after it, would undo the rest of it.
+ */
+static bool range_covers_its_share(const struct ub_fence *f, const struct ub_ledger_range *r,
+				   uint64_t start, uint64_t end)
+{
+	return (start >= r->start || r->start % f->block_bytes == 0) &&
+	       (end <= r->end || r->end % f->block_bytes == 0);
 }
 
 /* Whether the request may be sent as far as this range goes. */
@@ -452,9 +482,11 @@ static bool range_lets_pass(const struct ub_fence *f, const struct ub_ledger_ran
 
 	if (end <= first || (r->end <= start && (r->end + block - 1) / block * block <= start))
 		return true;
-	if (range_state(r) == UB_RANGE && r->owner == owner)
+	if (!range_covers_its_share(f, r, start, end))
+		return false;
+	if (range_state(r) == UB_RANGE && owner && r->owner == owner)
 		return true;
-	return is_again && !(r->flags & (UB_RANGE_MERGED | UB_RANGE_BLIND)) && start < r->end && r->start < end;
+	return is_again && !(r->flags & (UB_RANGE_MERGED | UB_RANGE_BLIND));
 }
 
 bool ub_fence_may_pass(struct ub_fence *f, uint32_t owner, bool is_again, uint64_t start, uint64_t len_bytes)
@@ -475,7 +507,7 @@ void ub_fence_done(struct ub_fence *f, uint32_t owner)
 	for (unsigned i = 0; i < f->end_ranges; i++) {
 		struct ub_ledger_range *r = fence_range(f, i);
 
-		if (r->owner != owner || range_state(r) != UB_RANGE)
+		if (!owner || r->owner != owner || range_state(r) != UB_RANGE)
 			continue;
 		range_set_state(r, UB_RANGE_DONE);
 		r->owner = 0;
@@ -546,7 +578,7 @@ uint64_t ub_fence_next_ms(const struct ub_fence *f, uint64_t now_ms)
 		const struct ub_ledger_range *r = fence_range(f, i);
 		uint64_t over = r->clock_ms + f->timeout_ms;
 
-		if (range_state(r) == UB_RANGE_FREE || !r->clock_ms)
+		if (range_state(r) == UB_RANGE_FREE || !r->clock_ms || over < f->timeout_ms)
 			continue;
 		over = over > now_ms ? over - now_ms : 0;
 		next = over < next ? over : next;
