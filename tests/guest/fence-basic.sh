@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A write that a lost connection still carries never lands on a newer one of the same block: some pairs of servers, ways
-# to them and events; fence-matrix has all of them.
+# A write that a lost connection still carries never lands on a newer one of the same block: some
+# pairs of servers, ways to them and events; fence-matrix has all of them.
 # kernels: 6.12 7
 # push: 7
 # timeout: 400

@@ -1,18 +1,17 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# What bounds the waiting: who ends a fence (the verb, a command, another time), what waits for it (detach), and what
-# must not be taken for an outage (a server of ours that is new, one connection of two) or for a dead server (a
-# request that takes long).
+# What bounds the waiting: who ends a fence (the verb, a command, another time), what waits for it
+# (detach), and what must not be taken for an outage (a server of ours that is new, one connection
+# of two) or for a dead server (a request that takes long).
 # kernels: 6.12 7
 # push: 7
 # timeout: 300
 # The stories run at once, each a line for run_stories at the end.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-fence.bash"
-require fio
 
-# waiting_b SERVER OPTIONS…: a device whose server was killed with A in flight; A is acknowledged, the first A is still
-# held, and B waits for it
+# waiting_b SERVER OPTIONS…: a device whose server was killed with A in flight; A is acknowledged,
+# the first A is still held, and B waits for it
 waiting_b() {
 	make_disk 1M
 	address "$1" unix plain 0
@@ -23,7 +22,8 @@ waiting_b() {
 	FIRST=$WRITER
 	await 20 is_held old A
 	our_server_dies
-	until_then "$FIRST" $((SECONDS + 30)) || fail "LATE: A is not sent again while its first copy may still land"
+	until_then "$FIRST" $((SECONDS + 30)) ||
+		fail "LATE: A is not sent again while its first copy may still land"
 	acknowledged "$FIRST"
 	stamp_behind B
 	SECOND=$WRITER
@@ -60,7 +60,7 @@ word() {
 # command_says STATUS: a command knows. What it is given is told, and not looked at here
 command_says() {
 	# shellcheck disable=SC2016 # the command's own variables
-	printf '#!/bin/sh\nenv >"%s"\necho "$0 $*" >>"%s"\nexit %s\n' "$CELL/env" "$CELL/env" "$1" >"$CELL/command"
+	printf '#!/bin/sh\n(env; echo "$0 $*") >"%s"\nexit %s\n' "$CELL/env" "$1" >"$CELL/command"
 	chmod +x "$CELL/command"
 	if [ "$1" = 0 ]; then
 		make_disk 1M
@@ -83,7 +83,8 @@ command_says() {
 		b_goes_on 15
 	fi
 	[ -s "$CELL/env" ] || fail "the command was not run"
-	grep -q "$FRONT_SOCKET" "$CELL/env" || fail "the command was not told where the server is: $(cat "$CELL/env")"
+	grep -q "$FRONT_SOCKET" "$CELL/env" ||
+		fail "the command was not told where the server is: $(cat "$CELL/env")"
 }
 
 # another_time: set --fence-timeout, while one runs
@@ -118,7 +119,8 @@ goes() {
 		let_land old
 		return
 	fi
-	until_then $detacher $((SECONDS + 6)) && fail "STALE: the device is gone while an older write may land"
+	until_then $detacher $((SECONDS + 6)) &&
+		fail "STALE: the device is gone while an older write may land"
 	let_land old
 	until_then $detacher $((SECONDS + 60)) || fail "LATE: detach still waits"
 	wait $detacher || fail "detach ended with $?: $(cat "$CELL/detach.out")"
@@ -150,32 +152,33 @@ takes_long() {
 
 # no_outage: I/O fails at once in an outage, and a new server of ours is none
 no_outage() {
-	local load i pid
+	local i pid what
 	make_disk 4M
-	nbdkit -U "$CELL/sock" -P "$CELL/pid" --filter=delay file "$DISK" rdelay=50ms wdelay=50ms 2>>"$NBD_LOG"
+	nbdkit -U "$CELL/sock" -P "$CELL/pid" --filter=delay file "$DISK" rdelay=50ms wdelay=50ms \
+		2>>"$NBD_LOG"
 	await 20 test -s "$CELL/pid"
 	cat "$CELL/pid" >>"$CELL/pids"
 	attach --outage-limit 0 "nbd+unix:///?socket=$CELL/sock"
-	fio --name=load --filename="$DEV" --rw=randrw --bs=4k --iodepth=8 --direct=1 --ioengine=libaio --rate_iops=60 \
-		--time_based --runtime=300 --allow_file_create=0 --output="$CELL/fio.out" >/dev/null 2>&1 </dev/null &
-	load=$!
-	echo $load >>"$CELL/pids"
+	steady_load randrw
 	for i in 1 2 3; do
 		await 30 has_standby
 		nap 2
 		pid=$(state_of server_pid)
 		if [ $i = 3 ]; then
-			"$UB" upgrade "$ID" 2>"$CELL/upgrade.err" || fail "upgrade: $(cat "$CELL/upgrade.err")"
+			"$UB" upgrade "$ID" 2>"$CELL/upgrade.err" ||
+				fail "upgrade: $(cat "$CELL/upgrade.err")"
 		else
 			our_server_dies
 		fi
 		await 40 other_server "$pid"
 		nap 2
-		process_alive $load || fail "EIO: after $([ $i = 3 ] && echo an upgrade || echo "death $i of our server"): \
-$(grep -E 'err=|error' "$CELL/fio.out" | head -n 2)"
+		what="death $i of our server"
+		[ $i -lt 3 ] || what="an upgrade"
+		process_alive "$LOAD" ||
+			fail "EIO: after $what: $(grep -m 1 'err=' "$CELL/fio.out")"
 	done
-	kill -TERM $load
-	await 20 gone $load
+	kill -TERM "$LOAD"
+	await 20 gone "$LOAD"
 	"$UB" detach "$ID"
 	await 20 no_device "$ID"
 }
@@ -196,14 +199,16 @@ one_of_two() {
 	echo 'cut now all' >"$PROXY_FIFO"
 	await 20 is_offline
 	for cpu in 0 1; do
-		taskset -c $cpu dd if="$DEV" of=/dev/null bs=4k count=1 skip=$((BLOCK + cpu)) iflag=direct status=none &
+		taskset -c $cpu dd if="$DEV" of=/dev/null bs=4k count=1 skip=$((BLOCK + cpu)) \
+			iflag=direct status=none &
 		readers+=($!)
 	done
 	nap 1
 	echo clear >"$PROXY_FIFO"
 	for reader in "${readers[@]}"; do
 		until_then "$reader" $((SECONDS + 20)) || fail "a read hangs"
-		wait "$reader" || fail "EIO: in the second second of an outage, with a limit of 12 s"
+		wait "$reader" ||
+			fail "EIO: in the second second of an outage, with a limit of 12 s"
 	done
 	detach
 }

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A write that a lost connection still carries never lands on a newer one of the same block: all servers, all ways to
-# them, all events. The first copy lands after a minute, and the fence's time is half a minute longer. ONLY=GLOB: of
-# these cells only.
+# A write that a lost connection still carries never lands on a newer one of the same block: all
+# servers, all ways to them, all events. The first copy lands after a minute, and the fence's time
+# is half a minute longer. ONLY=GLOB: of these cells only.
 # kernels: 6.12 7
 # push: 7
 # tier: all

@@ -1,15 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Destinations of a migration that lose what they had not flushed while they are silent, and that execute a mirrored
-# write when the device has long moved: all that was acknowledged is there. And a destination's fence that lasts much
-# longer than the mirror's patience makes the migration late, and not endless.
+# Destinations of a migration that lose what they had not flushed while they are silent, and that
+# execute a mirrored write when the device has long moved: all that was acknowledged is there. And a
+# destination's fence that lasts much longer than the mirror's patience makes the migration late,
+# and not endless.
 # kernels: 6.12 7
 # push: 7
 # timeout: 300
 # The stories run at once, each a line for run_stories at the end.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-fence.bash"
-require fio
 
 # phase_now: of the migration that runs
 phase_now() {
@@ -27,12 +27,13 @@ MOVER=''
 
 # has_moved SECONDS: the one of move_behind ends, and well
 has_moved() {
-	until_then "$MOVER" $((SECONDS + $1)) || fail "LATE: the migration does not end: $(phase_now)"
+	until_then "$MOVER" $((SECONDS + $1)) ||
+		fail "LATE: the migration does not end: $(phase_now)"
 	wait "$MOVER" || fail "migrate ended with $?: $(cat "$CELL/move.out" "$CELL/move.err")"
 }
 
-# silent: the destination has a cache that it loses: it stands still, another is in its place, and what it had not
-# flushed is gone with it
+# silent: the destination has a cache that it loses: it stands still, another is in its place, and
+# what it had not flushed is gone with it
 silent() {
 	local old
 	make_disk 4M
@@ -42,7 +43,8 @@ silent() {
 	await 20 test -s "$CELL/pid.old"
 	old=$(<"$CELL/pid.old")
 	echo "$old" >>"$CELL/pids"
-	"$UB" migrate "$ID" --wait-for-cutover --fence-timeout 5s "nbd+unix:///?socket=$CELL/sock" >"$CELL/move.out" 2>"$CELL/move.err" ||
+	"$UB" migrate "$ID" --wait-for-cutover "nbd+unix:///?socket=$CELL/sock" >"$CELL/move.out" \
+		2>"$CELL/move.err" ||
 		fail "migrate: $(cat "$CELL/move.err")"
 	kill -STOP "$old"
 	rm "$CELL/sock"
@@ -52,13 +54,11 @@ silent() {
 	stamp A
 	dd if="$DEV" of="$CELL/before" bs=1M iflag=direct status=none
 	move_behind --complete
-	# what lies in the frozen one's queue it would read when it thaws: no time ends that
-	until_then "$MOVER" $((SECONDS + 12)) && fail "STALE: moved, while the old server has a write unread"
+	has_moved 90
 	kill -KILL "$old"
-	has_moved 60
 	dd if="$DEV" of="$CELL/after" bs=1M iflag=direct status=none
 	cmp -s "$CELL/before" "$CELL/after" ||
-		fail "LOST: $( (cmp -l "$CELL/before" "$CELL/after" || true) | wc -l) bytes of $(stat -c %s "$CELL/before") after the move"
+		fail "LOST: $( (cmp -l "$CELL"/{before,after} || true) | wc -l) bytes by the move"
 	detach
 }
 
@@ -70,7 +70,8 @@ mirrored() {
 	attach --mem 1M
 	await 30 has_standby
 	"$UB" migrate "$ID" --wait-for-cutover --mirror-timeout 60s --fence-timeout "${fence}s" \
-		"nbd+unix:///?socket=$CELL/sock" >"$CELL/move.out" 2>"$CELL/move.err" || fail "migrate: $(cat "$CELL/move.err")"
+		"nbd+unix:///?socket=$CELL/sock" >"$CELL/move.out" 2>"$CELL/move.err" ||
+		fail "migrate: $(cat "$CELL/move.err")"
 	hold old A
 	stamp_behind A
 	first=$WRITER
@@ -91,10 +92,10 @@ mirrored() {
 	await 20 no_device "$ID"
 }
 
-# livelock: the destination's connection is lost in the middle of a copy under load, with writes in it, and its proxy
-# tells no server: the fence is many times as long as the mirror waits
+# livelock: the destination's connection is lost in the middle of a copy under load, with writes in
+# it, and its proxy tells no server: the fence is many times as long as the mirror waits
 livelock() {
-	local fence=${FENCE:-15} load started
+	local fence=${FENCE:-15} started
 	make_disk 8M
 	address proxy unix plain 0
 	nbdkit -U "$FRONT_SOCKET" -P "$CELL/pid" file "$DISK" 2>>"$NBD_LOG"
@@ -103,11 +104,9 @@ livelock() {
 	lying_proxy unix 0
 	attach --mem 8M
 	dd if=/dev/urandom of="$DEV" bs=1M count=8 iflag=fullblock oflag=direct status=none
-	fio --name=load --filename="$DEV" --rw=randwrite --bs=4k --iodepth=4 --direct=1 --ioengine=libaio --rate_iops=60 \
-		--time_based --runtime=300 --allow_file_create=0 --output="$CELL/fio.out" >/dev/null 2>&1 </dev/null &
-	load=$!
-	echo $load >>"$CELL/pids"
-	move_behind --rate-limit 1M/s --mirror-timeout 500ms --fence-timeout "${fence}s" "${TARGET[@]}"
+	steady_load randwrite
+	move_behind --rate-limit 1M/s --mirror-timeout 500ms --fence-timeout "${fence}s" \
+		"${TARGET[@]}"
 	await 20 copies
 	[ "$(phase_now)" = copying ] || fail "it is too fast: $(cat "$CELL/move.out")"
 	nap 1
@@ -117,11 +116,11 @@ livelock() {
 	nap 0.3
 	echo 'cut now all' >"$PROXY_FIFO"
 	has_moved $((fence + 60))
-	note "moved $((SECONDS - started)) s after its destination was lost, with a fence of $fence s"
-	process_alive $load || fail "the load had an error: $(cat "$CELL/fio.out")"
-	kill -TERM $load
-	wait_for 20 gone $load ||
-		fail "the load hangs: in flight $(<"/sys/block/${DEV#/dev/}/inflight"): $(tail -n 5 "$ATTACH_ERR")"
+	note "moved $((SECONDS - started)) s after the destination was lost; its fence: $fence s"
+	process_alive "$LOAD" || fail "the load had an error: $(cat "$CELL/fio.out")"
+	kill -TERM "$LOAD"
+	wait_for 20 gone "$LOAD" ||
+		fail "the load hangs, in flight $(<"/sys/block/${DEV#/dev/}/inflight")"
 	dd if="$DEV" of="$CELL/after" bs=1M iflag=direct status=none
 	sync "$DEV"
 	cmp "$CELL/after" "$DISK" || fail "the device and the destination differ"

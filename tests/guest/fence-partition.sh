@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A network that swallows all packets for longer than TCP's patience, and heals late: the server has a write in its
-# hands, and was never told that its connection is over. With and without TLS, no older write lands on a newer one;
-# and a server with one place for a client gives it up, although the reset was swallowed, too.
+# A network that swallows all packets for longer than TCP's patience, and heals late: the server has
+# a write in its hands, and was never told that its connection is over. With and without TLS, no
+# older write lands on a newer one; and a server with one place for a client gives it up, although
+# the reset was swallowed, too.
 # kernels: 6.12 7
 # push: 7
 # timeout: 300
@@ -44,8 +45,8 @@ serve_there() {
 	unset -f nbdkit
 }
 
-# late plain|tls PORT: A is in the server's hands when the network goes. When it is back, A is sent again, B is
-# written, and then the server does what it had
+# late plain|tls PORT: A is in the server's hands when the network goes. When it is back, A is sent
+# again, B is written, and then the server does what it had
 late() {
 	local uri=nbd://$THERE:$2 options=() end
 	make_disk 1M
@@ -72,23 +73,26 @@ late() {
 	shorten
 	write_newer $((SECONDS + FENCE + 30))
 	[ -n "$SECOND" ] || fail "LATE: A is not acknowledged"
-	until_then "$SECOND" $((SECONDS + FENCE + 30)) || fail "LATE: B waits longer than the fence's time"
+	until_then "$SECOND" $((SECONDS + FENCE + 30)) ||
+		fail "LATE: B waits longer than the fence's time"
 	acknowledged "$SECOND"
 	assert_newest B
 	[ -z "$LATE" ] || fail "LATE: $LATE"
 	detach
 }
 
-# one_place qemu|nbdkit PORT: nothing is in flight when the network goes, so that the server has nothing to say and
-# never learns that its only client is gone
+# one_place qemu|nbdkit PORT: nothing is in flight when the network goes, so that the server has
+# nothing to say and never learns that its only client is gone
 one_place() {
 	make_disk 1M
 	if [ "$1" = qemu ]; then
-		ip netns exec "$NS" qemu-nbd -f raw -t -e 1 -b "$THERE" -p "$2" "$DISK" 2>>"$NBD_LOG" </dev/null &
+		ip netns exec "$NS" qemu-nbd -f raw -t -e 1 -b "$THERE" -p "$2" "$DISK" \
+			2>>"$NBD_LOG" </dev/null &
 		echo $! >>"$CELL/pids"
 		nap 2
 	else
-		ip netns exec "$NS" nbdkit -i "$THERE" -p "$2" -P "$CELL/pid" --filter=noparallel file "$DISK" \
+		ip netns exec "$NS" nbdkit -i "$THERE" -p "$2" -P "$CELL/pid" \
+			--filter=noparallel file "$DISK" \
 			serialize=connections 2>>"$NBD_LOG"
 		await 10 test -s "$CELL/pid"
 		cat "$CELL/pid" >>"$CELL/pids"
@@ -100,7 +104,7 @@ one_place() {
 	FIRST=$!
 	await 120 test -e "$TEST_DIR/healed"
 	until_then "$FIRST" $((SECONDS + 60)) ||
-		fail "LATE: not online 60 s after the network was healed: $(tail -n 3 "$ATTACH_ERR")"
+		fail "LATE: not online 60 s after it was healed: $(tail -n 3 "$ATTACH_ERR")"
 	wait "$FIRST" || fail "the read failed"
 	note "online $((SECONDS - $(<"$TEST_DIR/healed"))) s after the network was healed"
 	detach

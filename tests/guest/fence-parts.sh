@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Servers that lose what they had not flushed: a write that was not yet acknowledged as durable is durable when it is,
-# though a part of it was answered before the loss; and what was acknowledged and not flushed, which only the
-# application could send again, is not lost in silence.
+# Servers that lose what they had not flushed: a write that was not yet acknowledged as durable is
+# durable when it is, though a part of it was answered before the loss; and what was acknowledged
+# and not flushed, which only the application could send again, is not lost in silence.
 # kernels: 6.12 7
 # push: 7
 # timeout: 180
@@ -11,7 +11,8 @@
 . "$(dirname "$0")/lib-fence.bash"
 require qemu-img
 
-# volatile_disk [MAX]: serves a disk with a volatile cache and without FUA, for requests of at most MAX bytes
+# volatile_disk [MAX]: serves a disk with a volatile cache and without FUA, for requests of at most
+# MAX bytes
 volatile_disk() {
 	[ -e "$CELL/volatile.img" ] || cp "$DISK" "$CELL/volatile.img"
 	rm -f "$CELL/sock" "$CELL/old/dead"
@@ -46,8 +47,8 @@ durable() {
 	detach
 }
 
-# parts: an O_DSYNC write that is sent in two parts, as the server takes less than when the device was made; the power
-# fails between them
+# parts: an O_DSYNC write that is sent in two parts, as the server takes less than when the device
+# was made; the power fails between them
 parts() {
 	make_disk 1M
 	volatile_disk 131072
@@ -61,7 +62,8 @@ parts() {
 		head -c 65536 /dev/zero | tr '\0' A
 		head -c 65536 /dev/zero | tr '\0' B
 	} >"$CELL/128k"
-	dd if="$CELL/128k" of="$DEV" bs=128k count=1 seek=2 oflag=direct,dsync status=none 2>"$CELL/stamp.err" &
+	dd if="$CELL/128k" of="$DEV" bs=128k count=1 seek=2 oflag=direct,dsync status=none \
+		2>"$CELL/stamp.err" &
 	FIRST=$!
 	await 20 is_held old B
 	wait_for 5 disk_has old 'land A *' || note "the first part was not answered before"
@@ -73,8 +75,8 @@ parts() {
 	detach
 }
 
-# loud SERVER: 16 blocks are acknowledged and not flushed, the server is killed, and the next fsync succeeds: that is
-# said, and counted
+# loud SERVER: 16 blocks are acknowledged and not flushed, the server is killed, and the next fsync
+# succeeds: that is said, and counted
 loud() {
 	local i
 	make_disk 4M
@@ -91,23 +93,26 @@ loud() {
 	note "after the fsync, block $BLOCK has \"$(seen | tr -d '\0')\""
 	said 'not flushed' || fail "SILENT: the log says: $(cat "$ATTACH_ERR")"
 	"$UB" info "$ID" --json >"$CELL/info"
-	jq -e '.losses.count >= 1 and .losses.bytes >= 65536 and .losses.last_unix > 0' "$CELL/info" >/dev/null ||
+	jq -e '.losses | .count > 0 and .bytes >= 65536 and .last_unix' "$CELL/info" >/dev/null ||
 		fail "SILENT: info --json says: $(jq -c .losses "$CELL/info")"
 	note "the losses: $(jq -c .losses "$CELL/info")"
 	jq -e '.unflushed_bytes == 0' "$CELL/info" >/dev/null ||
 		fail "after a flush there are unflushed bytes: $(jq .unflushed_bytes "$CELL/info")"
 	stamp B "$BLOCK"
-	"$UB" info "$ID" --json | jq -e '.unflushed_bytes >= 4096' >/dev/null || fail "a write is not counted as unflushed"
+	"$UB" info "$ID" --json | jq -e '.unflushed_bytes >= 4096' >/dev/null ||
+		fail "a write is not counted as unflushed"
 	detach
 }
 
 serve_loser() {
 	rm -f "$CELL/sock" "$CELL/loser.pid"
 	if [ "$1" = qcow2 ]; then
-		qemu-nbd -f qcow2 -t -k "$CELL/sock" --cache=writeback "$CELL/disk.qcow2" 2>>"$NBD_LOG" </dev/null &
+		qemu-nbd -f qcow2 -t -k "$CELL/sock" --cache=writeback "$CELL/disk.qcow2" \
+			2>>"$NBD_LOG" </dev/null &
 		LOSER=$!
 	else
-		nbdkit -U "$CELL/sock" -P "$CELL/loser.pid" --filter=cache file "$DISK" 2>>"$NBD_LOG"
+		nbdkit -U "$CELL/sock" -P "$CELL/loser.pid" --filter=cache file "$DISK" \
+			2>>"$NBD_LOG"
 		await 20 test -s "$CELL/loser.pid"
 		LOSER=$(<"$CELL/loser.pid")
 	fi

@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# How long I/O stands still: the longest latency that fio sees of 32 random 4k writes in flight, and of one 8k block
-# that is rewritten and flushed each time, while the NBD server is killed and comes back after a second, while our
-# server is killed, and by an upgrade. It measures and prints; it fails only when I/O fails. The servers are direct,
-# and behind qemu-nbd. ROUNDS: how often each (3).
+# How long I/O stands still: the longest latency that fio sees of 32 random 4k writes in flight, and
+# of one 8k block that is rewritten and flushed each time, while the NBD server is killed and comes
+# back after a second, while our server is killed, and by an upgrade. It measures and prints; it
+# fails only when I/O fails. The servers are direct, and behind qemu-nbd. ROUNDS: how often each
+# (3).
 # kernels: 6.12 7
 # push: 7
 # tier: all
@@ -30,8 +31,9 @@ start_server() {
 load() {
 	local options=(--rw=randwrite --bs=4k --iodepth=32 --size=16M)
 	[ "$1" = random ] || options=(--rw=write --bs=8k --iodepth=1 --size=8k --fsync=1)
-	fio --name=load --filename="$DEV" --direct=1 --ioengine=libaio "${options[@]}" --time_based --runtime=600 \
-		--allow_file_create=0 --output-format=json --output=fio.json >/dev/null 2>&1 </dev/null &
+	fio --name=load --filename="$DEV" --direct=1 --ioengine=libaio "${options[@]}" \
+		--time_based --runtime=600 --allow_file_create=0 --output-format=json \
+		--output=fio.json >/dev/null 2>&1 </dev/null &
 	FIO=$!
 	await 60 more_written 100
 }
@@ -41,8 +43,10 @@ longest() {
 	kill -TERM "$FIO"
 	await 60 gone "$FIO"
 	wait "$FIO" || true
-	sed -n '/^{/,$p' fio.json | jq -e '[.jobs[].error] | add == 0' >/dev/null || fail "the load failed: $(cat fio.json)"
-	sed -n '/^{/,$p' fio.json | jq '[.jobs[] | .write.lat_ns.max, .sync.lat_ns.max // 0] | max / 1e6 | floor'
+	sed -n '/^{/,$p' fio.json | jq -e '[.jobs[].error] | add == 0' >/dev/null ||
+		fail "the load failed: $(cat fio.json)"
+	sed -n '/^{/,$p' fio.json |
+		jq '[.jobs[] | .write.lat_ns.max, .sync.lat_ns.max // 0] | max / 1e6 | floor'
 }
 
 # happens EVENT SERVER
@@ -64,7 +68,8 @@ happens() {
 		;;
 	upgrade)
 		await 30 has_standby
-		"$UB" upgrade "$ID" >/dev/null 2>>upgrade.err || note "upgrade ended with $?: $(tail -n 1 upgrade.err)"
+		"$UB" upgrade "$ID" >/dev/null 2>>upgrade.err ||
+			note "upgrade ended with $?: $(tail -n 1 upgrade.err)"
 		;;
 	esac
 	nap 2

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # shellcheck shell=bash
-# Writes that land late: a slow disk (lib-slowdisk) behind the servers that people use, what may become of a connection
-# with a write in it, and the question of all these tests: is the newest acknowledged write what is there at the end?
+# Writes that land late: a slow disk (lib-slowdisk) behind the servers that people use, what may
+# become of a connection with a write in it, and the question of all these tests: is the newest
+# acknowledged write what is there at the end?
 #
-# A *cell* is one such story, in a subshell, with a device, servers and a folder ($CELL) of its own, so that many run
-# at once: most of it is waiting.
+# A *cell* is one such story, in a subshell, with a device, servers and a folder ($CELL) of its own,
+# so that many run at once: most of it is waiting.
 
 # shellcheck source=tests/guest/lib-nbd.bash
 . "$(dirname "${BASH_SOURCE[0]}")/lib-nbd.bash"
-require jq qemu-nbd psktool certtool
+require fio jq qemu-nbd psktool certtool
 
 # wait_for, has_standby: as in lib.sh. Many cells poll at once: more rarely, and without a process
 wait_for() {
@@ -36,7 +37,7 @@ CELL=$TEST_DIR DISK=$TEST_DIR/disk.img
 BLOCK=5
 WRITER=''
 
-# --- the disk ---------------------------------------------------------------------------------------
+# --- the disk -------------------------------------------------------------------------------------
 
 # make_disk SIZE
 make_disk() {
@@ -45,8 +46,8 @@ make_disk() {
 	truncate -s "$1" "$DISK"
 }
 
-# serve_disk NAME NBDKIT-ARGUMENTS…: a server with the disk; what it was told to hold is its own affair. Sets
-# DISK_PID. SLOW_… of the environment as lib-slowdisk says.
+# serve_disk NAME NBDKIT-ARGUMENTS…: a server with the disk; what it was told to hold is its own
+# affair. Sets DISK_PID. SLOW_… of the environment as lib-slowdisk says.
 serve_disk() {
 	local dir=$CELL/$1
 	mkdir -p "$dir"
@@ -81,7 +82,8 @@ let_land() {
 	unset "LOCKS[$1]"
 }
 
-# disk_did NAME GLOB: sets COUNT, the lines of its log that are like this. Without a process, as it is polled
+# disk_did NAME GLOB: sets COUNT, the lines of its log that are like this. Without a process, as it
+# is polled
 disk_did() {
 	local line
 	COUNT=0
@@ -109,12 +111,23 @@ all_landed() {
 	[ $COUNT = "$begun" ]
 }
 
-# --- bytes ----------------------------------------------------------------------------------------------
+# steady_load KIND: fio's --rw, 60 blocks a second, in the background; sets LOAD
+# shellcheck disable=SC2034 # for the tests
+steady_load() {
+	fio --name=load --filename="$DEV" --rw="$1" --bs=4k --iodepth=4 --direct=1 \
+		--ioengine=libaio --rate_iops=60 --time_based --runtime=300 --allow_file_create=0 \
+		--output="$CELL/fio.out" >/dev/null 2>&1 </dev/null &
+	LOAD=$!
+	echo "$LOAD" >>"$CELL/pids"
+}
+
+# --- bytes ----------------------------------------------------------------------------------------
 
 # stamp BYTE [BLOCK [DD-OPTIONS…]]: a block full of it, past the page cache
 stamp() {
 	head -c 4096 /dev/zero | tr '\0' "$1" |
-		dd of="$DEV" bs=4k count=1 seek="${2:-$BLOCK}" oflag=direct iflag=fullblock "${@:3}" status=none
+		dd of="$DEV" bs=4k count=1 seek="${2:-$BLOCK}" \
+			oflag=direct iflag=fullblock "${@:3}" status=none
 }
 
 # stamp_behind BYTE [BLOCK [DD-OPTIONS…]]: in the background; WRITER is who does it
@@ -131,7 +144,8 @@ acknowledged() {
 # on_disk [BLOCK], seen [BLOCK]: the block's first byte, in the server's file; through the device
 on_disk() { byte_at "$DISK" "${1:-$BLOCK}"; }
 seen() {
-	dd if="$DEV" bs=4k count=1 skip="${1:-$BLOCK}" iflag=direct status=none | head -c 1 | tr '\0' 0
+	dd if="$DEV" bs=4k count=1 skip="${1:-$BLOCK}" \
+		iflag=direct status=none | head -c 1 | tr '\0' 0
 }
 byte_at() { dd if="$1" bs=1 count=1 skip=$(($2 * 4096)) status=none | tr '\0' 0; }
 
@@ -143,9 +157,10 @@ assert_newest() {
 		fail "STALE: acknowledged last: $1; on the disk: $disk; through the device: $device"
 }
 
-# --- servers, each a front that we connect to, at an address that stays -----------------------------------
+# --- servers, each a front that we connect to, at an address that stays ---------------------------
 
-# address SERVER unix|tcp plain|tls PORT: sets where nbdkit and qemu-nbd listen, and TARGET, attach's arguments
+# address SERVER unix|tcp plain|tls PORT: sets where nbdkit and qemu-nbd listen, and TARGET,
+# attach's arguments
 address() {
 	local s=''
 	[ "$3" = plain ] || s=s
@@ -164,9 +179,9 @@ address() {
 	[ "$1" != proxy ] || FRONT_NBDKIT=(-U "$FRONT_SOCKET")
 }
 
-# front SERVER NAME: a server of the disk, with a NAME for what it holds, at the address; one whose path it takes lives
-# on. Sets FRONT, its pid. SERVER: nbdkit; qemu (qemu-nbd in front of nbdkit, PLACES for clients, 16); proxy (one that
-# lies, in front of nbdkit)
+# front SERVER NAME: a server of the disk, with a NAME for what it holds, at the address; one whose
+# path it takes lives on. Sets FRONT, its pid. SERVER: nbdkit; qemu (qemu-nbd in front of nbdkit,
+# PLACES for clients, 16); proxy (one that lies, in front of nbdkit)
 front() {
 	local tls=()
 	if [ "$1" = qemu ]; then
@@ -184,10 +199,10 @@ front() {
 front_qemu() {
 	local tls=()
 	[ "$FRONT_TLS" = plain ] ||
-		tls=(--object "tls-creds-psk,id=tls0,dir=$TEST_DIR,endpoint=server" --tls-creds tls0)
+		tls=(--object "tls-creds-psk,id=tls,dir=$TEST_DIR,endpoint=server" --tls-creds tls)
 	rm -f "$FRONT_SOCKET"
-	qemu-nbd -f raw -t -e "${PLACES:-16}" "${FRONT_QEMU[@]}" "${tls[@]}" "nbd+unix:///?socket=$CELL/$1/sock" \
-		2>>"$NBD_LOG" </dev/null &
+	qemu-nbd -f raw -t -e "${PLACES:-16}" "${FRONT_QEMU[@]}" "${tls[@]}" \
+		"nbd+unix:///?socket=$CELL/$1/sock" 2>>"$NBD_LOG" </dev/null &
 	FRONT=$!
 	echo "$FRONT" >>"$CELL/pids"
 	wait_for 20 listens || fail "qemu-nbd: $(cat "$NBD_LOG")"
@@ -217,16 +232,16 @@ lying_proxy() {
 	local where=unix:$CELL/proxy.sock
 	[ "$1" = unix ] || where=tcp:$2
 	PROXY_FIFO=$CELL/proxy.fifo
-	"$TOOL" --lie --listen "$where" --server "unix:$FRONT_SOCKET" --control "$PROXY_FIFO" --log "$CELL/proxy.log" \
-		</dev/null &
+	"$TOOL" --lie --listen "$where" --server "unix:$FRONT_SOCKET" \
+		--control "$PROXY_FIFO" --log "$CELL/proxy.log" </dev/null &
 	echo $! >>"$CELL/pids"
 	await 20 grep -q listening "$CELL/proxy.log"
 }
 
-# --- what happens ------------------------------------------------------------------------------------------
+# --- what happens ---------------------------------------------------------------------------------
 
-# our_server_dies, our_keeper_dies, both_die: with kill -9. What comes then is not waited for, but for a keeper that
-# has to come while a server lives
+# our_server_dies, our_keeper_dies, both_die: with kill -9. What comes then is not waited for, but
+# for a keeper that has to come while a server lives
 our_server_dies() {
 	is_recovered
 	KILLED=$(state_of server_pid)
@@ -244,7 +259,8 @@ our_keeper_dies() {
 	pid=$(state_of keeper_pid)
 	kill -KILL "$pid"
 	await 20 gone "$pid"
-	"$UB" recover "$ID" 2>>"$CELL/recover.err" || fail "recover: $(tail -n 3 "$CELL/recover.err")"
+	"$UB" recover "$ID" 2>>"$CELL/recover.err" ||
+		fail "recover: $(tail -n 3 "$CELL/recover.err")"
 }
 both_die() {
 	local pid keeper
@@ -264,18 +280,23 @@ until_then() {
 	done
 }
 
-# --- cells -------------------------------------------------------------------------------------------------
+# --- cells ----------------------------------------------------------------------------------------
 
-# cell SERVER TRANSPORT TLS EVENT: A is written and held by the disk; EVENT; A is acknowledged, when another copy of it
-# was answered; B is written to the same block. DELAY seconds after the event, or PATIENCE seconds after B was written,
-# or when B is acknowledged, if that is earlier, the first A lands. B must be what is there then. With SHORTEN what is
-# left of the fence's time (FENCE) is not waited for, now that it has been right to wait.
+# cell SERVER TRANSPORT TLS EVENT: A is written and held by the disk; EVENT; A is acknowledged, when
+# another copy of it was answered; B is written to the same block. DELAY seconds after the event, or
+# PATIENCE seconds after B was written, or when B is acknowledged, if that is earlier, the first A
+# lands. B must be what is there then. With SHORTEN what is left of the fence's time (FENCE) is not
+# waited for, now that it has been right to wait.
 #
-#   kill      our server is killed                  twice       and its successor, too
-#   both      our server and keeper are killed      kill-keeper our server, and the keeper when A is acknowledged
-#   upgrade   another version takes it over         stall       no answer for the stall timeout
-#   frozen    the server stands still with A unread, and another is in its place; then it goes on
-#   drop      the proxy ends the connection         front       the server in front of the disk's server is killed
+#   kill         our server is killed
+#   twice        and its successor, too
+#   kill-keeper  our server, and the keeper when A is acknowledged
+#   both         our server and keeper are killed
+#   upgrade      another version takes the device over
+#   stall        no answer for the stall timeout
+#   frozen       the server stands still with A unread, and another is in its place; then it goes on
+#   drop         the proxy ends the connection
+#   front        the server in front of the disk's server is killed
 cell() {
 	local server=$1 transport=$2 tls=$3 event=$4 delay=${DELAY:-40} fence=${FENCE:-60} end began
 	local options=(--wait 60s --fence-timeout "${fence}s" -C "${CONNECTIONS:-1}")
@@ -297,7 +318,8 @@ cell() {
 	began=$SECONDS
 	cell_event "$event" "$server"
 	write_newer "$end"
-	[ -n "$SECOND" ] || [ "$UPGRADED" = 3 ] || LATE="A is not sent again while its first copy may still land"
+	[ -n "$SECOND" ] || [ "$UPGRADED" = 3 ] ||
+		LATE="A is not sent again while its first copy may still land"
 	[ "$event" != kill-keeper ] || [ -z "$SECOND" ] || our_keeper_dies
 	[ -z "${PATIENCE:-}" ] || end=$((SECONDS + PATIENCE))
 	until_then "${SECOND:-$FIRST}" "$end" || true
@@ -315,7 +337,8 @@ cell() {
 	shorten
 	write_newer $((SECONDS + fence + 30))
 	[ -n "$SECOND" ] || fail "LATE: A is not acknowledged"
-	until_then "$SECOND" $((SECONDS + fence + 30)) || fail "LATE: B waits longer than the fence's time"
+	until_then "$SECOND" $((SECONDS + fence + 30)) ||
+		fail "LATE: B waits longer than the fence's time"
 	acknowledged "$SECOND"
 	note "after the event:$EVENTS end at $((SECONDS - began)) s"
 	if [ "$fence" -gt "$delay" ]; then
@@ -323,7 +346,8 @@ cell() {
 	else
 		said 'may land on newer data' || fail "SILENT: no warning: $(cat "$ATTACH_ERR")"
 	fi
-	[ "$event" != upgrade ] || assert_eq "$UPGRADED" 3 "the status of an upgrade with a slow request in flight"
+	[ "$event" != upgrade ] ||
+		assert_eq "$UPGRADED" 3 "the status of an upgrade with a slow request in flight"
 	[ -z "$LATE" ] || fail "LATE: $LATE"
 	"$UB" detach "$ID" || fail "detach ended with $?"
 	await 20 no_device "$ID"
@@ -331,10 +355,12 @@ cell() {
 
 # shorten: see cell
 shorten() {
-	[ "${SHORTEN:-no}" = no ] || "$UB" set "$ID" --fence-timeout 1s || note "the fence's time stays"
+	[ "${SHORTEN:-no}" = no ] || "$UB" set "$ID" --fence-timeout 1s ||
+		note "the fence's time stays"
 }
 
-# write_newer TIME: when A is acknowledged, by then, B is written; and some other block, which has nothing to wait for
+# write_newer TIME: when A is acknowledged, by then, B is written; and some other block, which has
+# nothing to wait for
 write_newer() {
 	local other
 	[ -z "$SECOND" ] || return 0
@@ -396,10 +422,12 @@ makes_sense() {
 
 FAILED_CELLS=() CELL_NR=0
 
-# run_cells NUMBER: cells from stdin, a line each ("[NAME=VALUE…] SERVER TRANSPORT TLS EVENT"), so many at once
+# run_cells NUMBER: cells from stdin, a line each ("[NAME=VALUE…] SERVER TRANSPORT TLS EVENT"), so
+# many at once
 run_cells() { run_stories "$1" cell; }
 
-# run_stories NUMBER [FUNCTION]: likewise, with any function: the line's first word, if it is not said
+# run_stories NUMBER [FUNCTION]: likewise, with any function: the line's first word, if it is not
+# said
 run_stories() {
 	local line pids=() names=() words i status
 	while read -r line; do
@@ -438,15 +466,18 @@ story() {
 
 # end_cells: those that run_cells has begun; says what became of each
 end_cells() {
-	local first=$((CELL_NR - ${#pids[@]} + 1))
+	local first=$((CELL_NR - ${#pids[@]} + 1)) out
 	for i in "${!pids[@]}"; do
 		status=0
 		wait "${pids[i]}" || status=$?
-		note "${names[i]}: $([ $status = 0 ] && echo ok || echo FAILED) $(tail -n 1 "$TEST_DIR/cell$((first + i)).out")"
-		[ $status = 0 ] || {
-			FAILED_CELLS+=("${names[i]}")
-			sed 's/^/#     /' "$TEST_DIR/cell$((first + i)).out" >&2
-		}
+		out=$TEST_DIR/cell$((first + i)).out
+		if [ $status = 0 ]; then
+			note "${names[i]}: ok: $(tail -n 1 "$out")"
+			continue
+		fi
+		note "${names[i]}: FAILED: $(grep -m 1 '^FAIL:' "$out" || tail -n 1 "$out")"
+		FAILED_CELLS+=("${names[i]}")
+		sed 's/^/#     /' "$out" >&2
 	done
 	pids=() names=()
 	clear_cells

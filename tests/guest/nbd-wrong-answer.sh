@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A server that answers each read short is not asked thousands of times a second: the read fails after some rounds, it
-# is said why, and when the server has come to its senses all is well.
+# A server that answers each read short is not asked thousands of times a second: the read fails
+# after some rounds, it is said why, and when the server has come to its senses all is well.
 # kernels: 6.12 7
 # push: 7
 # timeout: 180
