@@ -62,6 +62,7 @@ struct ub_io {
 	 * request, those with a lower one than the last may be lost. Zero elsewhere.
 	 */
 	uint64_t losses;
+	uint32_t rest_bytes; /* of the request that this is a part of: as many follow behind it. The core's */
 	struct ub_io *next;			   /* the owner's list link */
 };
 

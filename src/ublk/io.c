@@ -123,6 +123,7 @@ static void req_next_part(struct ub_queue *q, struct ub_req *req)
 	else if (req->data)
 		io->buf = (char *)req->data + req->done_bytes;
 	io->losses = 0;
+	io->rest_bytes = rest - io->len_bytes;
 	io->done = req_part_done;
 	req_to_backend(q, io);
 }
@@ -231,6 +232,7 @@ static void req_submit(struct ub_queue *q, struct ub_req *req)
 	io->flags = q->limits.can_fua ? req->flags : req->flags & (uint8_t)~UB_FUA;
 	io->offset_bytes = req->offset_bytes;
 	io->len_bytes = req->len_bytes;
+	io->rest_bytes = 0;
 	io->buf = req->data;
 	io->done = req_done;
 	req_to_backend(q, io);

@@ -31,6 +31,7 @@
 #define ENGINE_TICKS	 4  /* a stall timeout has so many; it is noticed one of them late at the most */
 #define ENGINE_MAX_SLOW	 16 /* doublings of a request's time */
 #define ENGINE_MAX_WRONG 8  /* wrong answers to one request; then it fails */
+#define ENGINE_PROBE_MS	 1000 /* for so long a sign of life is expected of what is in flight */
 #define ENGINE_FENCE_MS	 200 /* how often is looked, at least, whether what waits for a range may go */
 #define ENGINE_MEMORY_MS 10 /* how often is looked whether memory is short */
 #define ENGINE_MIN_REPLY 16 /* bytes of the shortest one */
@@ -1427,8 +1428,10 @@ static void conn_kicked(struct ub_msg *msg, struct ub_queue *q)
 	conn_take_settings(conn);
 	if (atomic_exchange_explicit(&conn->must_reset, false, memory_order_acq_rel))
 		conn_reset(conn);
+	/* What is in flight will be a sign of life itself, if it was sent late enough. */
 	if (atomic_exchange_explicit(&conn->must_probe, false, memory_order_acq_rel) && conn_works(conn) &&
-	    link_is_ready(conn->link) && !conn->link->internal.is_busy)
+	    link_is_ready(conn->link) && !conn->link->internal.is_busy &&
+	    (!conn->link->nr_in_flight || nbd_fence_unproven_ms(conn->be) >= ENGINE_PROBE_MS))
 		link_send_internal(conn->link, UB_OP_READ);
 	conn_look_at_waiting(conn);
 }

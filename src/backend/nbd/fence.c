@@ -197,7 +197,9 @@ void nbd_fence_claim(struct nbd_backend *be, struct nbd_cmd *cmd)
 	const struct ub_io *io = cmd->io;
 
 	pthread_mutex_lock(&be->fence_lock);
-	cmd->has_ranges = ub_fence_claim(&be->fence, cmd->owner, io->op, io->offset_bytes, io->len_bytes);
+	/* For all parts of a request: the first one may fail, and then the others never come. */
+	cmd->has_ranges = ub_fence_claim(&be->fence, cmd->owner, io->op, io->offset_bytes,
+					 (uint64_t)io->len_bytes + io->rest_bytes);
 	pthread_mutex_unlock(&be->fence_lock);
 }
 
@@ -267,10 +269,14 @@ static void fence_kick_all(struct nbd_backend *be)
 /* A connection that works is asked for a sign of life: perhaps nobody else asks it for anything. */
 static void fence_ask_for_life(struct nbd_backend *be)
 {
-	uint64_t now = ub_now_ms(), last = atomic_load(&be->probed_ms);
+	uint64_t now = ub_now_ms(), last = atomic_load(&be->probed_ms), never = 0;
 
-	if (!atomic_load(&be->fence.nr_unproven) || now - last < FENCE_PROBE_MS ||
-	    !atomic_compare_exchange_strong(&be->probed_ms, &last, now))
+	if (!atomic_load(&be->fence.nr_unproven)) {
+		atomic_store(&be->unproven_since_ms, 0);
+		return;
+	}
+	atomic_compare_exchange_strong(&be->unproven_since_ms, &never, now);
+	if (now - last < FENCE_PROBE_MS || !atomic_compare_exchange_strong(&be->probed_ms, &last, now))
 		return;
 	for (unsigned i = 0; i < be->nr_conns; i++) {
 		if (!atomic_load_explicit(&be->conns[i].is_online, memory_order_acquire))
@@ -279,6 +285,13 @@ static void fence_ask_for_life(struct nbd_backend *be)
 		nbd_engine_kick(&be->conns[i]);
 		return;
 	}
+}
+
+uint64_t nbd_fence_unproven_ms(struct nbd_backend *be)
+{
+	uint64_t since = atomic_load(&be->unproven_since_ms);
+
+	return since ? ub_now_ms() - since : 0;
 }
 
 static void fence_warn(struct nbd_backend *be, const struct ub_fence_late *late)

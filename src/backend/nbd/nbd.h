@@ -233,7 +233,7 @@ struct nbd_backend {
 	struct nbd_link *lost;	   /* retired, and not reset yet; under the lock */
 	_Atomic bool has_inherited;
 	_Atomic bool must_tell_ranges; /* the keeper is to hear of them */
-	_Atomic uint64_t probed_ms;
+	_Atomic uint64_t probed_ms, unproven_since_ms;
 
 	/* The connector: connector.c. */
 	pthread_t thread;
@@ -304,6 +304,8 @@ void nbd_fence_count_waiting(struct nbd_backend *be, bool begins);
 void nbd_fence_prove(struct nbd_backend *be, uint32_t seq);
 /* Ends what is over, and asks for a sign of life where one is missing. Kicks whoever waits. */
 void nbd_fence_tend(struct nbd_backend *be);
+/* How long clocks have waited for a sign of life. */
+uint64_t nbd_fence_unproven_ms(struct nbd_backend *be);
 /* When to call it again, in ms; UINT64_MAX: there are no ranges. */
 uint64_t nbd_fence_next_ms(struct nbd_backend *be);
 void nbd_fence_set_timeout(struct nbd_backend *be, uint64_t timeout_ms);
