@@ -41,6 +41,16 @@ void ub_sockets_set_listener(ub_sockets_tell *tell)
 	pthread_mutex_unlock(&sockets.lock);
 }
 
+bool ub_sockets_have_listener(void)
+{
+	bool has;
+
+	pthread_mutex_lock(&sockets.lock);
+	has = sockets.tell != NULL;
+	pthread_mutex_unlock(&sockets.lock);
+	return has;
+}
+
 uint32_t ub_backend_hold_socket(const struct ub_backend *be, int fd)
 {
 	uint32_t id = 0;

@@ -15,6 +15,9 @@ typedef void ub_sockets_tell(uint32_t id, int fd, bool is_destination);
 /* How many there are. */
 unsigned ub_sockets_count(void);
 
+/* Whether there is somebody to be told: a keeper. */
+bool ub_sockets_have_listener(void);
+
 /* Whom to tell from now on, and at once of all that there are. NULL: nobody. */
 void ub_sockets_set_listener(ub_sockets_tell *tell);
 

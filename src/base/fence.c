@@ -79,7 +79,8 @@ static void fence_count(struct ub_fence *f)
 	atomic_store_explicit(&f->nr_claimable, claimable, memory_order_release);
 	atomic_store_explicit(&f->nr_unproven, unproven, memory_order_release);
 	atomic_store_explicit(&f->nr_live, live, memory_order_release);
-	atomic_store_explicit(&fence_side(f)->nr_live, live, memory_order_release);
+	if (f->is_writer)
+		atomic_store_explicit(&fence_side(f)->nr_live, live, memory_order_release);
 }
 
 /* One that waits for every clock waits for this connection's, too. */
@@ -115,11 +116,20 @@ static uint64_t range_gap(const struct ub_ledger_range *a, const struct ub_ledge
 	return b->end < a->start ? a->start - b->end : 0;
 }
 
+/* Of one request, which was sent again, and given up again. */
+static bool range_is_same_change(const struct ub_ledger_range *a, const struct ub_ledger_range *b)
+{
+	return a->owner && a->owner == b->owner && a->start == b->start && a->end == b->end && a->op == b->op &&
+	       a->flags == b->flags && range_state(a) == UB_RANGE && range_state(b) == UB_RANGE;
+}
+
 /* Grows a range so that it stands for another one, too. At no moment it says less than before. */
 static void range_absorb(struct ub_ledger_range *r, const struct ub_ledger_range *other)
 {
-	r->flags |= UB_RANGE_MERGED | (other->flags & FENCE_WAITED);
-	r->owner = 0;
+	if (!range_is_same_change(r, other)) {
+		r->flags |= UB_RANGE_MERGED | (other->flags & FENCE_WAITED);
+		r->owner = 0;
+	}
 	if (other->conn != r->conn || (r->conn == UB_LEDGER_NO_CONN && (!r->clock_ms || !other->clock_ms))) {
 		/* The later clock of two, of which one at least does not run yet: when all do. */
 		r->clock_ms = 0;
@@ -143,7 +153,10 @@ static unsigned fence_make_room(struct ub_fence *f)
 
 	for (unsigned i = 0; i < f->end_ranges && best; i++) {
 		for (unsigned j = i + 1; j < f->end_ranges && best; j++) {
-			gap = range_gap(fence_range(f, i), fence_range(f, j));
+			/* One change twice is the nearest that there is: its request passes as before. */
+			gap = range_is_same_change(fence_range(f, i), fence_range(f, j)) ?
+				      0 :
+				      1 + range_gap(fence_range(f, i), fence_range(f, j)) / 2;
 			if (gap >= best)
 				continue;
 			best = gap;
@@ -287,6 +300,7 @@ static void fence_inherit_side(struct ub_fence *f, bool is_blind, bool comes_aga
 	const struct ub_ledger *page = f->page;
 	uint64_t event = 0;
 
+	f->is_writer = true;
 	f->end_ranges = page->nr_ranges; /* a standby has looked long before its predecessor made some */
 	fence_inherit_conns(f, now_ms);
 	for (unsigned q = 0; q < page->nr_queues; q++) {
@@ -370,6 +384,16 @@ void ub_fence_reset(struct ub_fence *f, int conn, uint64_t now_ms)
 	conn_set_state(c, UB_CONN_RESET);
 	fence_sweep(f);
 	fence_count(f);
+}
+
+void ub_fence_reset_orphans(struct ub_fence *f, uint64_t now_ms)
+{
+	for (unsigned i = 0; i < f->nr_conns; i++) {
+		struct ub_ledger_conn *c = fence_conn(f, i);
+
+		if (conn_state(c) == UB_CONN_LOST && c->pid != f->pid)
+			ub_fence_reset(f, (int)i, now_ms);
+	}
 }
 
 bool ub_fence_is_lost(const struct ub_fence *f, int conn)

@@ -46,6 +46,7 @@ struct ub_fence {
 	uint32_t block_bytes;
 	uint64_t timeout_ms; /* 0: there are no ranges */
 	bool trusts_close;
+	bool is_writer; /* ub_fence_inherit() was called: until then the page is another process's */
 	int32_t pid;
 	unsigned nr_conns;
 	unsigned end_ranges; /* those behind are free */
@@ -106,6 +107,11 @@ void ub_fence_close(struct ub_fence *f, int conn);
 void ub_fence_lose(struct ub_fence *f, int conn, bool is_closed);
 /* The other end has all of it that it will ever get. */
 void ub_fence_reset(struct ub_fence *f, int conn, uint64_t now_ms);
+/*
+ * There is no keeper: what one would have done for the connections of dead processes. Their descriptors went with it, and
+ * a unix socket's other end may still have something to read; nobody can see that any more.
+ */
+void ub_fence_reset_orphans(struct ub_fence *f, uint64_t now_ms);
 /* Whether it is lost, and not reset yet: its descriptor is still needed. */
 bool ub_fence_is_lost(const struct ub_fence *f, int conn);
 /* The other end answered something that was sent, or finished a handshake that began, at this number of f->seq. */

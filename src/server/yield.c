@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -88,6 +89,28 @@ static void yield_unpause(struct server *s)
 	yield_refuse(s, age_ms, why);
 }
 
+/*
+ * The last flush before the end. A server says once that something could not be written: this process stays, and the
+ * application's next flush hears of it.
+ */
+static void yield_last_flush(struct server *s, bool is_late)
+{
+	bool is_flushing = ub_device_is_flushing(&s->device);
+	int res = is_flushing ? 0 : ub_device_flush_result(&s->device);
+	char why[120] = "a flush takes longer than a second";
+
+	if (is_flushing && !is_late)
+		return;
+	if (!is_flushing && res == 0) {
+		yield_finally(s);
+		return;
+	}
+	if (!is_flushing)
+		snprintf(why, sizeof(why), "a flush failed: %s", strerror(-res));
+	ub_device_resume(&s->device);
+	yield_refuse(s, 0, why);
+}
+
 void ub_yield_begin(struct server *s, const struct ub_msg_yield *msg)
 {
 	struct ub_server_yield *y = &s->yield;
@@ -127,8 +150,7 @@ void ub_yield_step(struct server *s)
 		}
 		break;
 	case UB_YIELD_LAST_FLUSH:
-		if (!ub_device_is_flushing(&s->device) || is_late)
-			yield_finally(s);
+		yield_last_flush(s, is_late);
 		break;
 	case UB_YIELD_FINAL:
 		if (is_late)

@@ -197,6 +197,11 @@ void ub_device_flush(struct ub_device *dev)
 	ub_queue_flush(dev->queues[0]);
 }
 
+int ub_device_flush_result(const struct ub_device *dev)
+{
+	return atomic_load_explicit(&dev->queues[0]->flush_result, memory_order_acquire);
+}
+
 bool ub_device_is_flushing(const struct ub_device *dev)
 {
 	return atomic_load_explicit(&dev->queues[0]->is_flushing, memory_order_acquire);

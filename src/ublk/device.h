@@ -120,6 +120,8 @@ uint64_t ub_device_oldest_ns(const struct ub_device *dev);
  */
 void ub_device_flush(struct ub_device *dev);
 bool ub_device_is_flushing(const struct ub_device *dev);
+/* How the last one has ended: 0 or -errno. */
+int ub_device_flush_result(const struct ub_device *dev);
 /* While it is paused: the queues go on with this one. Returns the parts of the one before, which are the caller's. */
 struct ub_backend_queue *ub_device_swap(struct ub_device *dev, struct ub_backend *be, struct ub_backend_queue *bqs);
 /* Also before it is paused: then nothing was. */

@@ -944,8 +944,7 @@ static void queue_flushed(struct ub_io *io, int32_t res)
 {
 	struct ub_queue *q = io->home;
 
-	if (res < 0)
-		ub_log(UB_LOG_DEBUG, "queue %u: a flush failed: %s", q->qid, strerror(-res));
+	atomic_store_explicit(&q->flush_result, res, memory_order_relaxed);
 	ub_io_end_internal(io);
 	atomic_store_explicit(&q->is_flushing, false, memory_order_release);
 	eventfd_write(q->dev->event_fd, 1);

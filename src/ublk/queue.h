@@ -101,6 +101,7 @@ struct ub_queue {
 	struct ub_backend_queue *next_bq; /* to begin with at resume_msg; NULL: none. The main thread's until then */
 	_Atomic uint64_t wanted_bytes, size_bytes; /* what limits.size_bytes shall be; nothing in flight lies behind this */
 	_Atomic bool is_flushing;
+	_Atomic int flush_result; /* of the last one that is over */
 	_Atomic bool is_cancelled;	    /* nothing is given to the back end any more */
 	/* The main thread counts its pauses and resumes; the queue says for which of them nothing is in flight any more. */
 	_Atomic unsigned pause_wanted, paused_for;

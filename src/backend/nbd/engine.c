@@ -31,6 +31,7 @@
 #define ENGINE_TICKS	 4  /* a stall timeout has so many; it is noticed one of them late at the most */
 #define ENGINE_MAX_SLOW	 16 /* doublings of a request's time */
 #define ENGINE_MAX_WRONG 8  /* wrong answers to one request; then it fails */
+#define ENGINE_SUSPECTS	 4  /* … from so many on those that may be it are sent one by one */
 #define ENGINE_PROBE_MS	 1000 /* for so long a sign of life is expected of what is in flight */
 #define ENGINE_FENCE_MS	 200 /* how often is looked, at least, whether what waits for a range may go */
 #define ENGINE_MEMORY_MS 10 /* how often is looked whether memory is short */
@@ -185,19 +186,44 @@ static struct nbd_conn *queue_any_conn(const struct nbd_queue *nq)
 	return NULL;
 }
 
-/* The next conn that a FLUSH has to be sent to, because changes were answered there; NULL: there is none. */
+/*
+ * The next conn that a FLUSH has to be sent to, because changes were answered there; NULL: there is none. An offline one
+ * has nothing to flush, and would keep it for as long as it is so.
+ */
 static struct nbd_conn *flush_target(struct nbd_cmd *cmd)
 {
 	struct nbd_backend *be = cmd->be;
 
 	for (unsigned i = 0; i < be->nr_conns && cmd->todo; i++) {
+		struct nbd_conn *conn = &be->conns[i];
+
 		if (!(cmd->todo & 1ULL << i))
 			continue;
-		if (atomic_load_explicit(&be->conns[i].has_unflushed, memory_order_acquire))
-			return &be->conns[i];
-		cmd->todo &= ~(1ULL << i); /* another one's FLUSH was there, or all that was answered is lost */
+		if (!atomic_load_explicit(&conn->has_unflushed, memory_order_acquire))
+			cmd->todo &= ~(1ULL << i); /* another one's FLUSH was there */
+		else if (atomic_load_explicit(&conn->link_bytes, memory_order_acquire))
+			return conn;
 	}
 	return NULL;
+}
+
+/* It has been wherever it had to be, and nothing was lost since it was last sent: then that one covered what is left. */
+static bool flush_is_done(const struct nbd_cmd *cmd)
+{
+	return cmd->was_flushed &&
+	       cmd->losses == atomic_load_explicit(&cmd->be->nr_losses, memory_order_acquire);
+}
+
+/* One of our own, and not the application's. */
+static bool cmd_is_ours(const struct nbd_cmd *cmd)
+{
+	return cmd->is_internal || cmd->io->slot >= cmd->be->depth;
+}
+
+/* A server says once that something could not be written: to whom it was meant for, though it was we who asked. */
+static void flush_complete(struct nbd_cmd *cmd)
+{
+	cmd_complete(cmd, cmd_is_ours(cmd) ? 0 : -atomic_exchange(&cmd->be->flush_error, 0));
 }
 
 /*
@@ -208,8 +234,8 @@ static void queue_route(struct nbd_queue *nq, struct nbd_cmd *cmd)
 {
 	struct nbd_conn *conn = __builtin_expect(cmd->todo != 0, 0) ? flush_target(cmd) : NULL;
 
-	if (!conn && cmd->was_flushed) {
-		cmd_complete(cmd, 0);
+	if (!conn && flush_is_done(cmd)) {
+		flush_complete(cmd);
 		return;
 	}
 	if (!conn)
@@ -326,7 +352,7 @@ static void cmd_count_wait(const struct nbd_cmd *cmd, const struct nbd_conn *con
 /* Whether one of the conn's links has answered changes that it has not flushed: for FLUSHes of other queues. */
 static void conn_note_unflushed(struct nbd_conn *conn)
 {
-	bool has = (conn->link && conn->link->answered_bytes != conn->link->flushed_bytes) ||
+	bool has = conn->is_flush_due || (conn->link && conn->link->answered_bytes != conn->link->flushed_bytes) ||
 		   (conn->draining && conn->draining->answered_bytes != conn->draining->flushed_bytes);
 
 	if (atomic_load_explicit(&conn->has_unflushed, memory_order_relaxed) != has)
@@ -375,10 +401,14 @@ static void flush_answered(struct nbd_link *link, struct nbd_cmd *cmd)
 	}
 	cmd->was_old_flushed = false;
 	cmd->todo &= ~(1ULL << conn->index);
-	if (flush_target(cmd))
+	if (conn->is_flush_due) {
+		conn->is_flush_due = false;
+		conn_note_unflushed(conn);
+	}
+	if (flush_target(cmd) || !flush_is_done(cmd))
 		conn_put_first(conn, cmd);
 	else
-		cmd_complete(cmd, 0);
+		flush_complete(cmd);
 }
 
 /*
@@ -402,6 +432,8 @@ static void cmd_take_answer(struct nbd_link *link, struct nbd_cmd *cmd, int code
 	if (changes)
 		ub_fence_answer(cmd->rec);
 	if (code) {
+		if (io->op == UB_OP_FLUSH && cmd_is_ours(cmd))
+			atomic_store(&cmd->be->flush_error, code);
 		cmd_complete(cmd, -code);
 		return;
 	}
@@ -545,6 +577,12 @@ static void link_end_batch(struct nbd_link *link)
 	link->nr_sent = 0;
 }
 
+static void link_mark_flush(const struct nbd_link *link, struct nbd_cmd *cmd)
+{
+	cmd->flush_mark = link->answered_bytes;
+	cmd->losses = atomic_load_explicit(&cmd->be->nr_losses, memory_order_acquire);
+}
+
 static void link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 {
 	uint32_t left = cmd->io->len_bytes - cmd->done_bytes;
@@ -564,7 +602,7 @@ static void link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 	if (nbd_op_changes(cmd->io->op))
 		ub_fence_send(cmd->rec, link->entry, cmd->io->op, cmd->io->offset_bytes, cmd->io->len_bytes);
 	else if (cmd->io->op == UB_OP_FLUSH)
-		cmd->flush_mark = link->answered_bytes;
+		link_mark_flush(link, cmd);
 	link->nr_got_again += cmd->was_sent;
 	list_add(&link->in_flight, cmd);
 	link->nr_in_flight++;
@@ -608,11 +646,29 @@ static bool cmd_is_for_draining(const struct nbd_conn *conn, const struct nbd_cm
 	return cmd->io->op == UB_OP_FLUSH && conn->draining && !cmd->was_old_flushed && link_has_unflushed(conn->draining);
 }
 
-static bool conn_may_issue(const struct nbd_conn *conn, const struct nbd_cmd *cmd)
+/*
+ * Connections have ended over answers that nobody could understand, and it is not known to which request those were. A
+ * request that is alone in flight is the one; so the suspects are sent alone.
+ */
+static bool conn_must_wait_for_suspect(struct nbd_conn *conn)
+{
+	bool has_suspects = false;
+
+	if (__builtin_expect(!conn->is_careful, 1))
+		return false;
+	for (const struct nbd_cmd *cmd = conn->link->in_flight.first; cmd; cmd = cmd->next)
+		has_suspects |= cmd->nr_wrong >= ENGINE_SUSPECTS;
+	for (const struct nbd_cmd *cmd = conn->waiting.first; cmd; cmd = cmd->next)
+		has_suspects |= cmd->nr_wrong >= ENGINE_SUSPECTS;
+	conn->is_careful = has_suspects;
+	return has_suspects && conn->link->nr_in_flight;
+}
+
+static bool conn_may_issue(struct nbd_conn *conn, const struct nbd_cmd *cmd)
 {
 	if (__builtin_expect(conn->draining != NULL, 0) && cmd_is_for_draining(conn, cmd))
 		return link_is_ready(conn->draining);
-	return conn_works(conn) && link_is_ready(conn->link);
+	return conn_works(conn) && link_is_ready(conn->link) && !conn_must_wait_for_suspect(conn);
 }
 
 /* A change that overlaps a range. Nobody waits for what a device is being moved to. */
@@ -747,7 +803,7 @@ static bool flush_is_elsewhere(const struct nbd_conn *conn, struct nbd_cmd *cmd)
 	if (cmd->io->op != UB_OP_FLUSH || (!cmd->todo && !cmd->was_flushed) || cmd->was_old_flushed)
 		return false;
 	target = flush_target(cmd);
-	return target ? target != conn : cmd->was_flushed;
+	return target ? target != conn : flush_is_done(cmd);
 }
 
 /* Sends what waits and may go, in its order. */
@@ -923,12 +979,14 @@ static void link_send_internal(struct nbd_link *link, uint8_t op)
 }
 
 /* A request goes on from its beginning: what was done of it may be gone with the server. */
-static void cmd_lose_link(struct nbd_cmd *cmd, const struct nbd_link *link)
+static void cmd_lose_link(struct nbd_cmd *cmd, const struct nbd_link *link, bool was_alone)
 {
 	cmd->link = NULL;
 	cmd->is_again = cmd->was_sent = true;
 	cmd->nr_slow = (uint8_t)(cmd->nr_slow + (link->is_slow && cmd->nr_slow < ENGINE_MAX_SLOW));
-	cmd->nr_wrong = (uint8_t)(cmd->nr_wrong + (link->is_wrong && cmd->nr_wrong < ENGINE_MAX_WRONG));
+	if (link->is_wrong && cmd->nr_wrong < ENGINE_MAX_WRONG && (was_alone || cmd->nr_wrong < ENGINE_SUSPECTS))
+		cmd->nr_wrong++;
+	link->conn->is_careful |= cmd->nr_wrong >= ENGINE_SUSPECTS;
 	if (nbd_op_changes(cmd->io->op))
 		cmd->done_bytes = 0;
 	cmd_count_wait(cmd, link->conn);
@@ -941,9 +999,12 @@ static void conn_retire(struct nbd_conn *conn, struct nbd_link *link)
 {
 	struct nbd_link *reserve = conn->reserve;
 	char why[NBD_WHY_BYTES];
+	bool was_alone;
 
 	snprintf(why, sizeof(why), "%s", link->why);
 	link_drop_internal(link);
+	was_alone = link->in_flight.first && link->in_flight.first == link->in_flight.last;
+	conn->is_flush_due |= link_has_unflushed(link);
 	if (link->is_polite) {
 		ub_socket_set_linger(link->fd, false);
 		nbd.aio_disconnect(link->handle, 0); /* a last word, if it can be said at once */
@@ -962,7 +1023,7 @@ static void conn_retire(struct nbd_conn *conn, struct nbd_link *link)
 	}
 	conn_note_unflushed(conn);
 	for (struct nbd_cmd *cmd = link->in_flight.first; cmd; cmd = cmd->next) {
-		cmd_lose_link(cmd, link);
+		cmd_lose_link(cmd, link, was_alone);
 		link->nr_again++;
 	}
 	link->nr_in_flight = 0;
@@ -981,6 +1042,9 @@ static void conn_drain(struct nbd_conn *conn)
 {
 	struct nbd_link *link = conn->link;
 
+	/* What had been on the link before this one has not been on this one. */
+	for (struct nbd_cmd *cmd = conn->waiting.first; cmd; cmd = cmd->next)
+		cmd->was_old_flushed = false;
 	link->is_draining = true;
 	link->has_progress = false;
 	conn->link = NULL;

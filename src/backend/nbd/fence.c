@@ -13,6 +13,7 @@
 #include <ublk-bridge/stats.h>
 
 #include "backend/nbd/nbd.h"
+#include "backend/sockets.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/socket.h"
@@ -141,6 +142,7 @@ static void fence_reset(struct nbd_link *link)
 	atomic_store_explicit(&link->is_lost_yet, true, memory_order_relaxed);
 	link->next_lost = be->lost;
 	be->lost = link;
+	atomic_fetch_add(&be->nr_lost, 1);
 }
 
 /* What was answered on it and not flushed may be gone with its server. */
@@ -253,6 +255,7 @@ static bool fence_look_at_lost(struct nbd_backend *be)
 			continue;
 		}
 		*at = link->next_lost;
+		atomic_fetch_sub(&be->nr_lost, 1);
 		ub_fence_reset(&be->fence, link->entry, ub_now_ms());
 		atomic_store_explicit(&link->is_lost_yet, false, memory_order_release);
 		has_found = true;
@@ -314,12 +317,15 @@ static void fence_warn(struct nbd_backend *be, const struct ub_fence_late *late)
 void nbd_fence_tend(struct nbd_backend *be)
 {
 	struct ub_fence_late late;
-	bool was_lost;
+	bool was_lost, has_keeper;
 	unsigned nr;
 
-	if (!be->has_inherited)
+	if (!be->has_inherited || (!atomic_load(&be->fence.nr_live) && !atomic_load(&be->nr_lost)))
 		return;
+	has_keeper = ub_sockets_have_listener();
 	pthread_mutex_lock(&be->fence_lock);
+	if (!has_keeper)
+		ub_fence_reset_orphans(&be->fence, ub_now_ms());
 	was_lost = fence_look_at_lost(be);
 	nr = ub_fence_look(&be->fence, ub_now_ms(), &late);
 	pthread_mutex_unlock(&be->fence_lock);
@@ -336,7 +342,7 @@ uint64_t nbd_fence_next_ms(struct nbd_backend *be)
 {
 	uint64_t ms;
 
-	if (!be->has_inherited || !atomic_load(&be->fence.nr_live))
+	if (!be->has_inherited || (!atomic_load(&be->fence.nr_live) && !atomic_load(&be->nr_lost)))
 		return UINT64_MAX;
 	pthread_mutex_lock(&be->fence_lock);
 	ms = ub_fence_next_ms(&be->fence, ub_now_ms());

@@ -525,6 +525,7 @@ static int nbd_queue_init(struct ub_backend_queue *bq, unsigned nr_slots, struct
 		return ub_err_errno(err, ENOMEM, "queue %u of the NBD back end", bq->qid);
 	if (nbd_fence_init(be, nr_slots, err) != 0)
 		return -err->code;
+	be->depth = nr_slots > UB_INTERNAL_SLOTS ? nr_slots - UB_INTERNAL_SLOTS : nr_slots;
 	for (unsigned i = 0; i < nr_slots; i++) {
 		nq->cmds[i].be = be;
 		nq->cmds[i].owner = bq->qid * nr_slots + i + 1;

@@ -55,7 +55,7 @@ struct nbd_cmd {
 	uint8_t nr_wrong; /* how often its answer was wrong */
 	uint32_t owner;	  /* its name in the ledger; not 0 */
 	uint32_t sent_seq; /* of the fence, when it was sent */
-	uint64_t losses;   /* done_bytes > 0: be->nr_losses when its first part was answered */
+	uint64_t losses;   /* be->nr_losses: when its first part was answered; FLUSH: when it was sent last */
 	uint64_t flush_mark; /* FLUSH: the link's answered_bytes when it was sent */
 	uint64_t todo;	  /* FLUSH: a bit for each conn that it has to be sent to */
 	struct ub_ledger_sent *rec;	 /* its record in the ledger */
@@ -149,6 +149,8 @@ struct nbd_conn {
 	bool is_resetting;
 	bool had_link; /* it is not its first one */
 	bool must_issue; /* waiting ones may go at the end of the batch */
+	bool is_flush_due; /* a link ended with answered changes that it had not flushed: the next one is asked to */
+	bool is_careful;   /* one at a time: connections ended over something that one of these was answered with */
 	struct ub_timer tick, outage, patience, drain, fence;
 	uint64_t outage_limit_ms, stall_timeout_ms; /* as the timers have them: conn_take_settings() */
 	bool is_ticking, has_progress;
@@ -165,7 +167,7 @@ struct nbd_conn {
 	_Atomic bool is_kicked;
 	_Atomic bool must_reset; /* what is in flight, or waits, takes too long */
 	_Atomic bool must_probe; /* a sign of life is asked for */
-	_Atomic bool has_unflushed; /* one of its links has answered changes that it has not flushed */
+	_Atomic bool has_unflushed; /* one of its links has answered changes that it has not flushed, or its last one had */
 
 	/* The connector's. */
 	struct nbd_link *given; /* the newest link, until it is retired */
@@ -205,6 +207,7 @@ struct nbd_backend {
 	uint64_t send_bytes; /* a connection's socket may hold so much to be sent */
 	int cancel_fd; /* readable: give up opening; -1: none */
 	unsigned nr_conns;
+	unsigned depth; /* of a queue: slots from there on are for internal I/O */
 	unsigned nr_config_queues; /* as many as it was told that there will be, at the most */
 	struct nbd_conn *conns;
 	_Atomic unsigned nr_queues; /* the connector runs while they are made */
@@ -217,6 +220,7 @@ struct nbd_backend {
 	_Atomic uint64_t left_ms;    /* since when; 0: it is not */
 	_Atomic uint64_t nr_losses; /* how often what was answered and not flushed may have been lost */
 	_Atomic uint64_t unsaid_lost_bytes; /* … since the connector last said so */
+	_Atomic int flush_error; /* a FLUSH of our own was answered with it: the application's next one is */
 	/*
 	 * Since when no connection works; 0: one does, or (a new server process) none has been tried yet. Under works_lock,
 	 * and read by anybody.
@@ -231,6 +235,7 @@ struct nbd_backend {
 	struct ub_fence fence;	   /* under the lock, but for its atomic members */
 	struct ub_ledger *own_ledger; /* where there is no keeper's */
 	struct nbd_link *lost;	   /* retired, and not reset yet; under the lock */
+	_Atomic unsigned nr_lost;  /* of these */
 	_Atomic bool has_inherited;
 	_Atomic bool must_tell_ranges; /* the keeper is to hear of them */
 	_Atomic uint64_t probed_ms, unproven_since_ms;
