@@ -1298,6 +1298,161 @@ static void a_read_with_a_piece_missing_is_sent_again(void **state)
 	close(peer.fd);
 }
 
+/* ---- flushes, and innocent neighbours ---------------------------------------------------------------------------- */
+
+/* Opens two connections, one a queue, to what may be two servers. */
+static void open_two(struct peer peers[2])
+{
+	pthread_t threads[2];
+	void *ok;
+
+	export.flags |= PEER_MULTI_CONN;
+	options.nr_connections = 2;
+	for (unsigned i = 0; i < 2; i++)
+		pthread_create(&threads[i], NULL, peer_accept, &peers[i]);
+	device_open(2, -1);
+	for (unsigned i = 0; i < 2; i++) {
+		pthread_join(threads[i], &ok);
+		assert_non_null(ok);
+	}
+}
+
+/* A FLUSH is not done before it was where the changes are. */
+static void a_flush_whose_connection_ends_is_sent_again(void **state)
+{
+	struct peer peers[2], again, *zero, *one;
+	struct peer_request r;
+
+	(void)state;
+	open_two(peers);
+	for (unsigned i = 0; i < 2; i++) {
+		io_start(i, UB_OP_WRITE, (uint64_t)i * 8192, 4096, 0);
+		answer_a_write(peer_has_request(&peers[0], 500) ? &peers[0] : &peers[1], i);
+	}
+	io_start(2, UB_OP_FLUSH, 0, 0, 0);
+	zero = peer_has_request(&peers[0], 500) ? &peers[0] : &peers[1];
+	one = zero == &peers[0] ? &peers[1] : &peers[0];
+	peer_expect(zero, &r, PEER_FLUSH);
+	assert_true(peer_answer(zero, &r, 0, NULL));
+	peer_expect(one, &r, PEER_FLUSH);
+	assert_false(atomic_load(&ios[2].is_done));
+	close(one->fd); /* the connection; behind it is a server that lives, and has flushed nothing */
+	assert_non_null(peer_accept(&again));
+	if (core_wait_io(&core, &ios[2], 300) && !peer_has_request(&again, 0) && !peer_has_request(zero, 0))
+		fail_msg("FLUSH is answered with %d: no FLUSH was sent to where the change of queue 1 is", ios[2].io.len_bytes);
+	core_cancel(&core, -EIO);
+	core_close(&core);
+	close(zero->fd);
+	close(again.fd);
+}
+
+/* what is sent again goes at once, however often. */
+static void what_is_sent_again_never_waits(void **state)
+{
+	const unsigned nr = 60;
+	struct peer_request r;
+	struct peer peer;
+	uint64_t began;
+
+	(void)state;
+	options.fence_timeout_ms = 6000;
+	peer_open_device(&peer);
+	for (unsigned i = 0; i < nr; i++)
+		io_start(i, UB_OP_WRITE, (uint64_t)i * 16384, 4096, 0);
+	for (unsigned round = 0; round < 10; round++) {
+		began = ub_now_ms();
+		for (unsigned i = 0; i < nr; i++) {
+			static uint8_t data[PEER_MAX_BYTES];
+
+			do {
+				if (!peer_receive(&peer, &r, data))
+					fail_msg("round %u: write %u of %u does not come", round, i, nr);
+				if (r.type == PEER_READ)
+					assert_true(peer_answer(&peer, &r, 0, data));
+			} while (r.type == PEER_READ);
+			if (ub_now_ms() - began > 3000)
+				fail_msg("round %u: write %u of %u was held for %llu ms", round, i, nr,
+					 (unsigned long long)(ub_now_ms() - began));
+		}
+		close(peer.fd);
+		assert_non_null(peer_accept(&peer));
+	}
+	core_cancel(&core, -EIO);
+	core_close(&core);
+	close(peer.fd);
+}
+
+/* a slow write beside a read that is never answered rightly. */
+static void a_wrong_answer_fails_nobody_else(void **state)
+{
+	static const uint8_t garbage[16] = { 1, 2, 3 };
+	static uint8_t data[PEER_MAX_BYTES];
+	struct peer_request r;
+	struct peer peer;
+
+	(void)state;
+	options.fence_timeout_ms = 0;
+	peer_open_device(&peer);
+	io_start(0, UB_OP_READ, 8192, 4096, 0);
+	io_start(1, UB_OP_WRITE, 0, 4096, 0); /* takes long */
+	io_start(2, UB_OP_FLUSH, 0, 0, 0);    /* so does this */
+	for (unsigned round = 0; round < 20; round++) {
+		bool has_read = false;
+
+		/* All of them at first, and one by one once each of them may be the one. */
+		while (!has_read || peer_has_request(&peer, 50)) {
+			assert_true(peer_receive(&peer, &r, data));
+			has_read |= r.type == PEER_READ;
+		}
+		assert_true(peer_send_all(&peer, garbage, sizeof(garbage)));
+		assert_non_null(peer_accept(&peer));
+		if (core_wait_io(&core, &ios[0], 20))
+			break;
+	}
+	assert_int_equal(io_result(0), -EIO);
+	for (unsigned i = 1; i < 3; i++) {
+		peer_expect(&peer, &r, i == 1 ? PEER_WRITE : PEER_FLUSH);
+		assert_true(peer_answer(&peer, &r, 0, NULL));
+		assert_int_equal(io_result(i), i == 1 ? 4096 : 0);
+	}
+	core_close(&core);
+	close(peer.fd);
+}
+
+/* the server says once that what it had answered is lost. */
+static void an_error_of_our_own_flush_is_not_swallowed(void **state)
+{
+	static uint8_t data[PEER_MAX_BYTES];
+	struct peer old, new;
+	struct peer_request r, write;
+
+	(void)state;
+	options.stall_timeout_ms = 100;
+	export.flags |= PEER_MULTI_CONN;
+	peer_open_device(&old);
+	io_start(0, UB_OP_WRITE, 0, 4096, 0);
+	answer_a_write(&old, 0); /* acknowledged */
+	io_start(1, UB_OP_WRITE, 8192, 4096, 0);
+	peer_expect(&old, &write, PEER_WRITE);
+	assert_non_null(peer_accept(&new)); /* it has stalled */
+	usleep(50000);
+	assert_true(peer_answer(&old, &write, 0, NULL));
+	assert_int_equal(io_result(1), 4096);
+	assert_true(peer_receive(&old, &r, data)); /* our own */
+	assert_int_equal(r.type, PEER_FLUSH);
+	assert_true(peer_answer(&old, &r, 5 /* EIO: write 0 is lost */, NULL));
+	usleep(100000);
+	io_start(2, UB_OP_FLUSH, 0, 0, 0);
+	if (peer_has_request(&new, 500)) {
+		peer_expect(&new, &r, PEER_FLUSH);
+		assert_true(peer_answer(&new, &r, 0, NULL)); /* it has said so already */
+	}
+	assert_int_equal(io_result(2), -EIO);
+	core_close(&core);
+	close(old.fd);
+	close(new.fd);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -1334,6 +1489,10 @@ int main(int argc, char **argv)
 		SCRIPT_TEST(long_answers_are_not_taken_for_more_than_they_are),
 		SCRIPT_TEST(pieces_of_a_read_come_in_any_order),
 		SCRIPT_TEST(a_read_with_a_piece_missing_is_sent_again),
+		SCRIPT_TEST(a_flush_whose_connection_ends_is_sent_again),
+		SCRIPT_TEST(what_is_sent_again_never_waits),
+		SCRIPT_TEST(a_wrong_answer_fails_nobody_else),
+		SCRIPT_TEST(an_error_of_our_own_flush_is_not_swallowed),
 	};
 	struct ub_err err;
 	int ret;
