@@ -6,8 +6,10 @@
  * nothing more arrives: the next server counts its time from there. A unix socket, which has no
  * reset, is held until the other end has read or dropped what lies in its queue (base/socket.h).
  *
- * One that is not held here (there were too many, or another keeper had it) has been reset all the
- * same: its last descriptor went with its process, and SO_LINGER is 0.
+ * One that is not held here (there were too many, or another keeper had it) counts as reset: its last
+ * descriptor went with its process, and SO_LINGER is 0. That is all that there is to know of TCP. Of a
+ * unix socket nobody can see any more whether the other end has read what lies in its queue: its time
+ * counts from the next sign of life, as it would if the queue were empty.
  *
  * The keeper's main thread. Nothing is allocated.
  */
