@@ -215,12 +215,12 @@ struct nbd_backend {
 
 	_Atomic unsigned nr_started; /* queues whose threads run; the connector begins with the last */
 	_Atomic int phase; /* enum nbd_phase: whichever comes first, being live or an outage, decides */
+	_Atomic int flush_error; /* a FLUSH of our own was answered with it: the application's next one is */
 	_Atomic bool has_failed;     /* for good: all I/O fails */
 	_Atomic bool is_leaving;     /* no connection is made any more */
 	_Atomic uint64_t left_ms;    /* since when; 0: it is not */
 	_Atomic uint64_t nr_losses; /* how often what was answered and not flushed may have been lost */
 	_Atomic uint64_t unsaid_lost_bytes; /* … since the connector last said so */
-	_Atomic int flush_error; /* a FLUSH of our own was answered with it: the application's next one is */
 	/*
 	 * Since when no connection works; 0: one does, or (a new server process) none has been tried yet. Under works_lock,
 	 * and read by anybody.
@@ -242,17 +242,16 @@ struct nbd_backend {
 
 	/* The connector: connector.c. */
 	pthread_t thread;
-	bool has_thread;
 	int wake_fd;
+	bool has_thread;
 	_Atomic bool must_end;
 	struct nbd_link *_Atomic retired; /* by queue threads */
 	struct nbd_link *ended;		  /* all that were retired and are not freed yet */
 	uint64_t offline_since_ms;	  /* 0: online */
-	bool is_recovered; /* the device had another server process before this one */
-	bool has_said_recovered;
 	uint64_t lost_bytes; /* that may have been lost in this outage */
-	bool said_stalled, said_slow;
 	uint64_t said_grown_bytes;
+	bool is_recovered; /* the device had another server process before this one */
+	bool has_said_recovered, said_stalled, said_slow;
 	unsigned nr_again;
 	char last_why[NBD_WHY_BYTES];
 	unsigned seed;
