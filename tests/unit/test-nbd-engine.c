@@ -763,7 +763,7 @@ static void a_close_by_the_server_ends_a_range_where_it_is_trusted(void **state)
 
 	(void)state;
 	options.fence_policy = NBD_FENCE_CLOSE;
-	options.fence_timeout_ms = 1000 * WAIT_MS;
+	options.fence_timeout_ms = 1000ULL * WAIT_MS;
 	close_a_write(&old, &new);
 	io_start(1, UB_OP_WRITE, 0, 4096, 0);
 	answer_a_write(&new, 1);
