@@ -22,7 +22,7 @@ src=$(dirname "$0")/../../src
 if [ -d "$src" ]; then
 	grep -rhoE '_step\("[a-z-]+"' "$src" | cut -d '"' -f 2 | sort -u >sources
 	# shellcheck disable=SC2086 # words
-	printf '%s\n' $DETACH_STEPS $RECOVERY_STEPS $ADOPT_STEPS $UPGRADE_STEPS $RESIZE_STEPS $MIGRATE_STEPS $MIGRATE_SERVER_STEPS | sort - listed | diff - sources >&2 || fail "the sources have other steps"
+	printf '%s\n' $DETACH_STEPS $RECOVERY_STEPS $ADOPT_STEPS $UPGRADE_STEPS $RESIZE_STEPS $MIGRATE_STEPS $MIGRATE_SERVER_STEPS $FENCE_STEPS | sort - listed | diff - sources >&2 || fail "the sources have other steps"
 fi
 unset UB_STEP_LOG
 

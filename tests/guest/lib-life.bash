@@ -86,6 +86,8 @@ UPGRADE_STEPS='handover upgrade' RESIZE_STEPS='resize server-resize server-resiz
 # when it is moved: the keeper's, and the server's
 # shellcheck disable=SC2034 # for the tests
 MIGRATE_STEPS='migrate migrate-ready migrate-moved' MIGRATE_SERVER_STEPS='migrate-open migrate-cutover migrate-cut'
+# of a fence
+FENCE_STEPS='fence-command'
 # shellcheck disable=SC2034 # for the tests
 DETACH_STEPS='detach detach-stopped'
 

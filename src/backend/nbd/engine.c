@@ -1324,6 +1324,7 @@ static void conn_tick(struct ub_timer *timer)
 	conn_set_works(conn, false);
 	ub_timer_set(&conn->patience, link_patience_ms(conn->link));
 	conn_arm_outage(conn);
+	conn_look_at_waiting(conn); /* what has not been sent may go over others */
 	nbd_connector_wake(conn->be);
 }
 

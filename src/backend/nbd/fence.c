@@ -100,6 +100,7 @@ void nbd_fence_start(struct nbd_backend *be)
 	ub_fence_set_timeout(&be->fence, atomic_load(&be->fence_timeout_ms));
 	ub_fence_inherit(&be->fence, be->is_recovered, ub_now_ms());
 	atomic_store(&fence_side(be)->waiting, 0);
+	ub_fence_word(&be->fence, be->word_event); /* it was said while this back end was being opened */
 	nr = atomic_load(&be->fence.nr_live);
 	pthread_mutex_unlock(&be->fence_lock);
 	if (bytes && be->is_recovered) {
@@ -236,8 +237,15 @@ void nbd_fence_count_waiting(struct nbd_backend *be, bool begins)
 
 void nbd_fence_prove(struct nbd_backend *be, uint32_t seq)
 {
+	uint64_t now = ub_now_ms();
+
+	/* The same number proves the same again: a clock that still does not run waits for something else. */
+	if (atomic_load(&be->proved_seq) == seq && now - atomic_load(&be->proved_ms) < UB_FENCE_POLL_MS)
+		return;
+	atomic_store(&be->proved_seq, seq);
+	atomic_store(&be->proved_ms, now);
 	pthread_mutex_lock(&be->fence_lock);
-	ub_fence_prove(&be->fence, seq, ub_now_ms());
+	ub_fence_prove(&be->fence, seq, now);
 	pthread_mutex_unlock(&be->fence_lock);
 }
 
@@ -367,6 +375,7 @@ unsigned nbd_fence_word(struct nbd_backend *be, uint64_t event)
 	unsigned nr;
 
 	pthread_mutex_lock(&be->fence_lock);
+	be->word_event = event;
 	nr = be->has_inherited ? ub_fence_word(&be->fence, event) : 0;
 	pthread_mutex_unlock(&be->fence_lock);
 	if (nr)

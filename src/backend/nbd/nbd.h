@@ -238,7 +238,9 @@ struct nbd_backend {
 	_Atomic unsigned nr_lost;  /* of these */
 	_Atomic bool has_inherited;
 	_Atomic bool must_tell_ranges; /* the keeper is to hear of them */
-	_Atomic uint64_t probed_ms, unproven_since_ms;
+	_Atomic uint64_t probed_ms, unproven_since_ms, proved_ms;
+	uint64_t word_event; /* the last word; under the lock */
+	_Atomic uint32_t proved_seq;
 
 	/* The connector: connector.c. */
 	pthread_t thread;
