@@ -89,6 +89,14 @@ static void yield_unpause(struct server *s)
 	yield_refuse(s, age_ms, why);
 }
 
+static void yield_refuse_flush(struct server *s)
+{
+	char why[120];
+
+	snprintf(why, sizeof(why), "a flush failed: %s", strerror(-ub_device_flush_result(&s->device)));
+	yield_refuse(s, 0, why);
+}
+
 /*
  * The last flush before the end. A server says once that something could not be written: this process stays, and the
  * application's next flush hears of it.
@@ -96,19 +104,18 @@ static void yield_unpause(struct server *s)
 static void yield_last_flush(struct server *s, bool is_late)
 {
 	bool is_flushing = ub_device_is_flushing(&s->device);
-	int res = is_flushing ? 0 : ub_device_flush_result(&s->device);
-	char why[120] = "a flush takes longer than a second";
 
 	if (is_flushing && !is_late)
 		return;
-	if (!is_flushing && res == 0) {
+	if (!is_flushing && ub_device_flush_result(&s->device) == 0) {
 		yield_finally(s);
 		return;
 	}
-	if (!is_flushing)
-		snprintf(why, sizeof(why), "a flush failed: %s", strerror(-res));
 	ub_device_resume(&s->device);
-	yield_refuse(s, 0, why);
+	if (is_flushing)
+		yield_refuse(s, 0, "a flush takes longer than a second");
+	else
+		yield_refuse_flush(s);
 }
 
 void ub_yield_begin(struct server *s, const struct ub_msg_yield *msg)
@@ -138,7 +145,9 @@ void ub_yield_step(struct server *s)
 		yield_look_at_obstacle(s);
 		break;
 	case UB_YIELD_FLUSH:
-		if (!ub_device_is_flushing(&s->device) || is_late)
+		if (!ub_device_is_flushing(&s->device) && ub_device_flush_result(&s->device))
+			yield_refuse_flush(s);
+		else if (!ub_device_is_flushing(&s->device) || is_late)
 			yield_pause(s);
 		break;
 	case UB_YIELD_PAUSE:

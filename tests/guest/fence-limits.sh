@@ -114,7 +114,7 @@ goes() {
 	if [ "${1:-}" = --force ]; then
 		until_then $detacher $((SECONDS + 20)) || fail "LATE: detach --force waits"
 		wait $detacher || fail "detach --force ended with $?"
-		grep -Eq 'may (still )?land' "$CELL/detach.out" "$ATTACH_ERR" ||
+		grep -Eq 'may (still )?(land|be written)' "$CELL/detach.out" "$ATTACH_ERR" ||
 			fail "SILENT: detach --force says: $(cat "$CELL/detach.out")"
 		let_land old
 		return
