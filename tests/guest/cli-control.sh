@@ -71,7 +71,7 @@ assert_nothing_left "a forced detach"
 note "NBD: set, and what is in force"
 make_image 16M
 serve file "$IMG"
-attach "$URI" --name export --stall-timeout 20
+attach --fence=time "$URI" --name export --stall-timeout 20
 assert_eq "$(asked export info '' '[.backend, .outage_limit_ms, .stall_timeout_ms]')" '["nbd",null,20000]' \
 	"info of an NBD device"
 "$UB" set export --outage-limit 1m --stall-timeout 1.5s

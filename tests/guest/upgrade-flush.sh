@@ -33,5 +33,6 @@ dd if=/dev/zero of="$DEV" bs=4k count=1 seek=9 conv=fsync status=none 2>"$D/fsyn
 # said once: what comes then is well
 dd if=/dev/zero of="$DEV" bs=4k count=1 seek=9 conv=fsync status=none
 "$BRIDGE" upgrade "$ID" || fail "the next upgrade ended with $?"
+await 20 is_online
 detach "$ID"
 kill "$(cat "$D/pid")"
