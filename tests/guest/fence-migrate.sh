@@ -43,7 +43,8 @@ silent() {
 	await 20 test -s "$CELL/pid.old"
 	old=$(<"$CELL/pid.old")
 	echo "$old" >>"$CELL/pids"
-	"$UB" migrate "$ID" --wait-for-cutover "nbd+unix:///?socket=$CELL/sock" >"$CELL/move.out" \
+	"$UB" migrate "$ID" --wait-for-cutover --fence-timeout 5s \
+		"nbd+unix:///?socket=$CELL/sock" >"$CELL/move.out" \
 		2>"$CELL/move.err" ||
 		fail "migrate: $(cat "$CELL/move.err")"
 	kill -STOP "$old"
@@ -54,8 +55,10 @@ silent() {
 	stamp A
 	dd if="$DEV" of="$CELL/before" bs=1M iflag=direct status=none
 	move_behind --complete
-	has_moved 90
+	# what lies in the frozen one's queue it would read when it thaws: no time ends that
+	until_then "$MOVER" $((SECONDS + 12)) && fail "STALE: moved, while the old server has a write unread"
 	kill -KILL "$old"
+	has_moved 60
 	dd if="$DEV" of="$CELL/after" bs=1M iflag=direct status=none
 	cmp -s "$CELL/before" "$CELL/after" ||
 		fail "LOST: $( (cmp -l "$CELL"/{before,after} || true) | wc -l) bytes by the move"
