@@ -57,7 +57,7 @@ moved
 stamp_goes_on
 
 note "it freezes, and dies, when both sides agree"
-"$UB" migrate "$ID" --wait-for-cutover "$(side_uri 2)" >move.out 2>move.err || fail "migrate: $(cat move.err)"
+"$UB" migrate "$ID" --wait-for-cutover --fence-timeout 2s "$(side_uri 2)" >move.out 2>move.err || fail "migrate: $(cat move.err)"
 for fault in freezes dies; do
 	if [ $fault = freezes ]; then signal_side 2 STOP; else kill_side 2; fi
 	await 20 in_phase paused
@@ -87,7 +87,7 @@ for error in ENOSPC EIO; do
 	assert_match "$(last_said why)" "$why" "why it failed"
 	note "$error when both sides agree"
 	rm "$TRIGGER"
-	"$UB" migrate "$ID" --wait-for-cutover "$(side_uri 3)" >move.out 2>move.err || fail "migrate: $(cat move.err)"
+	"$UB" migrate "$ID" --wait-for-cutover --fence-timeout 2s "$(side_uri 3)" >move.out 2>move.err || fail "migrate: $(cat move.err)"
 	: >"$TRIGGER"
 	await 20 in_phase none
 	assert_match "$(last_said result) $(last_said why)" "failed .*($why)" "how it ended"

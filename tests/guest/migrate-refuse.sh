@@ -144,7 +144,7 @@ move --mem 16M
 untouched
 
 note "in step: held, mirrored, cancelled, completed"
-"$UB" migrate "$ID" --wait-for-cutover "$(side_uri 1)" >out 2>err || fail "--wait-for-cutover ended with $?: $(cat err)"
+"$UB" migrate "$ID" --wait-for-cutover --fence-timeout 2s "$(side_uri 1)" >out 2>err || fail "--wait-for-cutover ended with $?: $(cat err)"
 assert_match "$(<out)" "^$DEV: both sides agree: .*--complete" "what it says"
 assert_match "$(<err)" 'in-step' "the lines of its progress"
 assert_eq "$(phase)" in-step "the phase"
@@ -156,7 +156,7 @@ look
 assert_eq "$(backend)" mem "the back end"
 "$UB" migrate "$ID" --cancel || fail "--cancel ended with $?"
 untouched
-"$UB" migrate "$ID" --wait-for-cutover "$(side_uri 1)" >out 2>err || fail "--wait-for-cutover ended with $?: $(cat err)"
+"$UB" migrate "$ID" --wait-for-cutover --fence-timeout 2s "$(side_uri 1)" >out 2>err || fail "--wait-for-cutover ended with $?: $(cat err)"
 assert_fails 3 '' "$UB" migrate "$ID" --mem 16M
 run "$UB" migrate "$ID" --complete
 assert_eq "$STATUS" 0 "the status of --complete"
