@@ -4,6 +4,7 @@
 # goes to this one, in use: by upgrade, by a keeper that comes later, and by the old standby alone.
 # No sector is stale or lost, and servers of this version are recovered afterwards.
 # kernels: 6.12 7
+# push: 6.12
 # timeout: 300
 # old: yes
 . "$(dirname "$0")/lib.sh"
