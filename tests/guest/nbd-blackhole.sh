@@ -34,7 +34,7 @@ blackhole() { ip -n "$NS" route "$1" blackhole 192.0.2.1/32; }
 
 make_image 16M
 serve_tcp
-attach --stall-timeout 1s --fence-timeout 60s -C 2 nbd://192.0.2.2
+attach --stall-timeout 1s --fence-timeout 2s -C 2 nbd://192.0.2.2
 note "packets vanish"
 start_stamp
 for ((i = 0; i < ${ROUNDS:-1}; i++)); do
@@ -62,6 +62,9 @@ for ((i = 0; i < ${ROUNDS:-1}; i++)); do
 	await 20 is_offline
 	nap 1.5
 	kill -CONT "$SERVER"
+	# nbdkit 1.32 aborts when a connection, given up meanwhile, ends within a request
+	nap 1
+	! gone "$SERVER" || serve_tcp
 	await 60 is_online
 	stamp_goes_on
 done
