@@ -54,8 +54,7 @@ enum ub_ledger_conn_kind {
 };
 
 enum {
-	UB_CONN_CLOSED = 1 << 0,  /* the other end closed it, before anything that we did to it */
-	UB_CONN_HAS_LIFE = 1 << 1, /* the other end has been seen to live since the reset */
+	UB_CONN_CLOSED = 1 << 0, /* the other end closed it, before anything that we did to it */
 };
 
 struct ub_ledger_conn {

@@ -132,8 +132,7 @@ static void connector_fail(struct nbd_backend *be, const char *why)
 	atomic_store_explicit(&be->has_failed, true, memory_order_release);
 	connector_is_offline(be, ub_now_ms()); /* for good */
 	ub_backend_report(be->backend, UB_HEALTH_FAILED, text);
-	for (unsigned i = 0; i < be->nr_conns; i++)
-		nbd_engine_kick(&be->conns[i]);
+	nbd_engine_kick_all(be);
 }
 
 /* Says why it is still offline, when that is another reason than before. */

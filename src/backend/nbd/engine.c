@@ -891,8 +891,7 @@ static bool backend_look_for_outage(struct nbd_backend *be)
 	return begins;
 }
 
-/* So that each conn sets its timer. */
-static void backend_kick_all(struct nbd_backend *be)
+void nbd_engine_kick_all(struct nbd_backend *be)
 {
 	for (unsigned i = 0; i < be->nr_conns; i++)
 		nbd_engine_kick(&be->conns[i]);
@@ -906,7 +905,7 @@ void nbd_engine_note_outage(struct nbd_backend *be)
 	begins = backend_look_for_outage(be);
 	pthread_mutex_unlock(&be->works_lock);
 	if (begins)
-		backend_kick_all(be);
+		nbd_engine_kick_all(be);
 }
 
 static void conn_set_works(struct nbd_conn *conn, bool works)
@@ -923,7 +922,7 @@ static void conn_set_works(struct nbd_conn *conn, bool works)
 		nr += atomic_load_explicit(&nq->own[i]->is_online, memory_order_relaxed);
 	ub_stat_set(&conn_stats(conn)->nr_online, nr);
 	if (begins)
-		backend_kick_all(conn->be);
+		nbd_engine_kick_all(conn->be);
 }
 
 /* Changes, and what makes them durable. */

@@ -271,12 +271,6 @@ static bool fence_look_at_lost(struct nbd_backend *be)
 	return has_found;
 }
 
-static void fence_kick_all(struct nbd_backend *be)
-{
-	for (unsigned i = 0; i < be->nr_conns; i++)
-		nbd_engine_kick(&be->conns[i]);
-}
-
 /* A connection that works is asked for a sign of life: perhaps nobody else asks it for anything. */
 static void fence_ask_for_life(struct nbd_backend *be)
 {
@@ -340,7 +334,7 @@ void nbd_fence_tend(struct nbd_backend *be)
 	if (late.nr)
 		fence_warn(be, &late);
 	if (nr)
-		fence_kick_all(be);
+		nbd_engine_kick_all(be);
 	fence_ask_for_life(be);
 	if (was_lost)
 		nbd_connector_wake(be); /* it may free them */
@@ -379,7 +373,7 @@ unsigned nbd_fence_word(struct nbd_backend *be, uint64_t event)
 	nr = be->has_inherited ? ub_fence_word(&be->fence, event) : 0;
 	pthread_mutex_unlock(&be->fence_lock);
 	if (nr)
-		fence_kick_all(be);
+		nbd_engine_kick_all(be);
 	nbd_connector_wake(be);
 	return nr;
 }

@@ -347,8 +347,7 @@ static void nbd_promote(struct ub_backend *backend)
 
 	atomic_store_explicit(&be->outage_limit_ms, be->options.outage_limit_ms, memory_order_relaxed);
 	atomic_store_explicit(&be->stall_timeout_ms, be->options.stall_timeout_ms, memory_order_relaxed);
-	for (unsigned i = 0; i < be->nr_conns; i++)
-		nbd_engine_kick(&be->conns[i]);
+	nbd_engine_kick_all(be);
 }
 
 static void nbd_reset(struct ub_backend *backend)
@@ -414,8 +413,7 @@ static int nbd_set(struct ub_backend *backend, const struct ub_settings *setting
 		atomic_store_explicit(&be->stall_timeout_ms, settings->stall_timeout_ms, memory_order_relaxed);
 	if (settings->which & UB_SET_FENCE_TIMEOUT)
 		nbd_fence_set_timeout(be, settings->fence_timeout_ms);
-	for (unsigned i = 0; i < be->nr_conns; i++)
-		nbd_engine_kick(&be->conns[i]);
+	nbd_engine_kick_all(be);
 	return 0;
 }
 

@@ -273,6 +273,7 @@ void nbd_engine_reset(struct nbd_backend *be);
 /* Any thread: hands a link to its conn's home thread; that one looks at what waits. */
 void nbd_engine_give(struct nbd_link *link);
 void nbd_engine_kick(struct nbd_conn *conn);
+void nbd_engine_kick_all(struct nbd_backend *be);
 
 /* Any thread: an attempt has shown that nothing works: the outage begins, if none has. */
 void nbd_engine_note_outage(struct nbd_backend *be);
