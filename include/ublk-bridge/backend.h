@@ -223,6 +223,11 @@ struct ub_backend_ops {
 	 */
 	int (*place)(struct ub_backend_queue *bq, struct ub_io *io);
 	void (*submit)(struct ub_backend_queue *bq, struct ub_io *io);
+	/*
+	 * A change goes back to the kernel, and submit() has not seen the whole of it in one I/O: it came in parts
+	 * (UB_PART), or ended before submit(). io names all of it, and is no I/O: nothing completes it. May be NULL.
+	 */
+	void (*give_back)(struct ub_backend_queue *bq, const struct ub_io *io);
 	void (*submit_end)(struct ub_backend_queue *bq); /* after a batch of submits; may be NULL */
 	/* Completes with err (a negative errno) all that it holds, waiting ones too; may be NULL. */
 	void (*cancel)(struct ub_backend_queue *bq, int err);

@@ -39,6 +39,7 @@ struct ub_extent {
 enum {
 	UB_FUA = 1 << 0,     /* WRITE, WRITE_ZEROES: on stable storage before it completes */
 	UB_NOUNMAP = 1 << 1, /* WRITE_ZEROES: the range stays allocated */
+	UB_PART = 1 << 2,    /* of a change in several I/Os: give_back() comes after the last of them */
 };
 
 /*
@@ -48,7 +49,7 @@ enum {
  */
 struct ub_io {
 	uint8_t op;    /* enum ub_op */
-	uint8_t flags; /* UB_FUA, UB_NOUNMAP */
+	uint8_t flags; /* UB_FUA, UB_NOUNMAP, UB_PART */
 	uint16_t slot; /* index of the back end's scratch for this I/O: below queue_init's nr_slots */
 	uint32_t len_bytes;
 	uint64_t offset_bytes;

@@ -72,6 +72,30 @@ static void req_finish(struct ub_queue *q, struct ub_req *req, int32_t res)
 	ub_queue_commit(q, req, res);
 }
 
+/* The op that the back end sees. */
+static uint8_t req_backend_op(const struct ub_queue *q, const struct ub_req *req)
+{
+	return req->op == UB_OP_WRITE_ZEROES && !q->limits.can_zero ? UB_OP_WRITE : req->op;
+}
+
+/*
+ * Ends a request of which the back end has not seen the whole in one submit(). After a death of ours a request may be
+ * one that another process had sent: the back end has to know when the kernel gets it back, however it ends.
+ */
+static void req_give_back(struct ub_queue *q, struct ub_req *req, uint64_t len_bytes, int32_t res)
+{
+	const struct ub_backend_ops *ops = q->bq->backend->ops;
+	struct ub_io io = { .op = req_backend_op(q, req),
+			    .slot = req->io.slot,
+			    .offset_bytes = req->offset_bytes,
+			    .len_bytes = (uint32_t)len_bytes };
+	bool is_change = req->op == UB_OP_WRITE || req->op == UB_OP_WRITE_ZEROES || req->op == UB_OP_DISCARD;
+
+	if (ops->give_back && is_change && len_bytes && len_bytes <= UINT32_MAX)
+		ops->give_back(q->bq, &io);
+	req_finish(q, req, res);
+}
+
 static inline void req_to_backend(struct ub_queue *q, struct ub_io *io)
 {
 	io->is_completed = false;
@@ -84,7 +108,17 @@ static void req_part_done(struct ub_io *io, int32_t res);
 
 static bool req_is_emulated_zero(const struct ub_queue *q, const struct ub_req *req)
 {
-	return req->op == UB_OP_WRITE_ZEROES && !q->limits.can_zero;
+	return req_backend_op(q, req) != req->op;
+}
+
+static uint8_t req_io_flags(const struct ub_queue *q, const struct ub_req *req)
+{
+	return q->limits.can_fua ? req->flags : req->flags & (uint8_t)~UB_FUA;
+}
+
+static void req_end_parts(struct ub_queue *q, struct ub_req *req, int32_t res)
+{
+	req_give_back(q, req, req->len_bytes, res);
 }
 
 static bool req_wants_flush(const struct ub_queue *q, const struct ub_req *req)
@@ -113,8 +147,8 @@ static void req_next_part(struct ub_queue *q, struct ub_req *req)
 	struct ub_io *io = &req->io;
 	uint32_t limit = req_part_limit(q, req), rest = req->len_bytes - req->done_bytes;
 
-	io->op = req_is_emulated_zero(q, req) ? UB_OP_WRITE : req->op;
-	io->flags = q->limits.can_fua ? req->flags : req->flags & (uint8_t)~UB_FUA;
+	io->op = req_backend_op(q, req);
+	io->flags = req_io_flags(q, req) | UB_PART;
 	io->offset_bytes = req->offset_bytes + req->done_bytes;
 	io->len_bytes = rest < limit ? rest : limit;
 	io->buf = NULL;
@@ -147,7 +181,7 @@ static void req_flush_done(struct ub_io *io, int32_t res)
 		req_next_part(q, req);
 		return;
 	}
-	req_finish(q, req, res < 0 ? res : (int32_t)req->len_bytes);
+	req_end_parts(q, req, res < 0 ? res : (int32_t)req->len_bytes);
 }
 
 static void req_part_done(struct ub_io *io, int32_t res)
@@ -158,7 +192,7 @@ static void req_part_done(struct ub_io *io, int32_t res)
 	if (res >= 0 && res != (int32_t)io->len_bytes)
 		res = -EIO; /* a short count is no success, whatever the back end meant */
 	if (res < 0) {
-		req_finish(q, req, res);
+		req_end_parts(q, req, res);
 		return;
 	}
 	if (req->op != UB_OP_READ && req_has_lost_parts(req))
@@ -167,12 +201,12 @@ static void req_part_done(struct ub_io *io, int32_t res)
 		req->done_bytes += io->len_bytes;
 	req->losses = io->losses;
 	if (q->cancel_error) {
-		req_finish(q, req, q->cancel_error);
+		req_end_parts(q, req, q->cancel_error);
 	} else if (req->done_bytes < req->len_bytes) {
 		req_next_part(q, req);
 	} else if (req_wants_flush(q, req)) {
 		io->op = UB_OP_FLUSH;
-		io->flags = 0;
+		io->flags = UB_PART;
 		io->offset_bytes = 0;
 		io->len_bytes = 0;
 		io->buf = NULL;
@@ -180,7 +214,7 @@ static void req_part_done(struct ub_io *io, int32_t res)
 		io->done = req_flush_done;
 		req_to_backend(q, io);
 	} else {
-		req_finish(q, req, (int32_t)req->len_bytes);
+		req_end_parts(q, req, (int32_t)req->len_bytes);
 	}
 }
 
@@ -207,7 +241,7 @@ static bool req_answer(struct ub_queue *q, struct ub_req *req)
 {
 	ub_queue_look_at_clock(q); /* no batch is given back here */
 	if (q->cancel_error)
-		req_finish(q, req, q->cancel_error);
+		req_give_back(q, req, req->len_bytes, q->cancel_error);
 	else if (req->op == UB_OP_FLUSH && !q->limits.can_flush)
 		req_finish(q, req, 0);
 	else if (req->op == UB_OP_DISCARD && !q->limits.can_trim)
@@ -229,7 +263,7 @@ static void req_submit(struct ub_queue *q, struct ub_req *req)
 		return;
 	}
 	io->op = req->op;
-	io->flags = q->limits.can_fua ? req->flags : req->flags & (uint8_t)~UB_FUA;
+	io->flags = req_io_flags(q, req);
 	io->offset_bytes = req->offset_bytes;
 	io->len_bytes = req->len_bytes;
 	io->rest_bytes = 0;
@@ -289,6 +323,12 @@ static int req_decode(struct ub_queue *q, struct ub_req *req)
 	return 0;
 }
 
+/* Ends a request that does not get as far as submit(). */
+static void req_refuse(struct ub_queue *q, struct ub_req *req, int error)
+{
+	req_give_back(q, req, (uint64_t)q->descs[req->tag].nr_sectors << SECTOR_SHIFT, error);
+}
+
 static int req_place(struct ub_queue *q, struct ub_req *req)
 {
 	const struct ub_backend_ops *ops = q->bq->backend->ops;
@@ -325,7 +365,7 @@ void ub_req_arrived(struct ub_queue *q, struct ub_req *req)
 			ret = req_user_copy(q, req);
 	}
 	if (ret)
-		req_finish(q, req, ret);
+		req_refuse(q, req, ret);
 	else
 		req_submit(q, req);
 }
@@ -349,7 +389,7 @@ void ub_req_has_data(struct ub_queue *q, struct ub_req *req)
 {
 	req->state = UB_REQ_BACKEND;
 	if (req->error)
-		req_finish(q, req, req->error);
+		req_refuse(q, req, req->error);
 	else
 		req_submit(q, req);
 }

@@ -51,6 +51,7 @@ struct order {
 	struct ub_msg msg;
 	struct core *core;
 	struct ub_backend_queue *bq;
+	const struct ub_io *io;
 	int err;
 	bool is_done; /* under the core's lock */
 	struct order *next;
@@ -58,6 +59,7 @@ struct order {
 
 _Atomic int core_health;
 _Atomic unsigned core_nr_reports[UB_HEALTH_FAILED + 1];
+struct ub_ledger *core_ledger;
 
 static __thread struct ub_queue *this_queue;
 static bool core_is_verbose;
@@ -436,6 +438,7 @@ int core_open(struct core *c, const struct ub_backend_config *cfg, unsigned dept
 	atomic_store(&core_health, UB_HEALTH_ONLINE);
 	ret = ub_backend_open(&c->backend, cfg, err);
 	c->backend.stats = &c->stats;
+	c->backend.ledger = core_ledger;
 	for (unsigned i = 0; ret == 0 && i < cfg->nr_queues; i++) {
 		c->nr_queues++;
 		ret = core_make_queue(c, i, err);
@@ -541,6 +544,22 @@ static void queue_wake_falsely(struct ub_msg *msg, struct ub_queue *q)
 void core_wake_falsely(struct core *c, unsigned qid)
 {
 	struct order order = { .msg = { .fn = queue_wake_falsely }, .core = c };
+
+	ub_queue_post(c->queues[qid], &order.msg);
+	orders_await(c, &order, 1);
+}
+
+static void queue_give_back(struct ub_msg *msg, struct ub_queue *q)
+{
+	struct order *order = ub_container_of(msg, struct order, msg);
+
+	q->bq->backend->ops->give_back(q->bq, order->io);
+	order_is_done(order);
+}
+
+void core_give_back(struct core *c, unsigned qid, const struct ub_io *io)
+{
+	struct order order = { .msg = { .fn = queue_give_back }, .io = io, .core = c };
 
 	ub_queue_post(c->queues[qid], &order.msg);
 	orders_await(c, &order, 1);

@@ -45,6 +45,9 @@ struct core {
 extern _Atomic int core_health;
 extern _Atomic unsigned core_nr_reports[UB_HEALTH_FAILED + 1];
 
+/* The first side of the next core_open()'s ledger; NULL: it has none. The test's. */
+extern struct ub_ledger *core_ledger;
+
 /* Logs go to stderr, and not to nowhere. */
 void core_be_verbose(void);
 
@@ -62,6 +65,9 @@ bool core_wait_io(struct core *c, struct core_io *cio, unsigned timeout_ms);
  * of what was read before they were armed. Returns when the queue has been told.
  */
 void core_wake_falsely(struct core *c, unsigned qid);
+
+/* A change that the back end has not seen whole goes back to the kernel. Returns when the back end has been told. */
+void core_give_back(struct core *c, unsigned qid, const struct ub_io *io);
 
 /* All queues complete with err what they hold. Returns when each has been told. */
 void core_cancel(struct core *c, int err);

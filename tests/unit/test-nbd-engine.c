@@ -15,6 +15,7 @@
 #include "backend/nbd/library.h"
 #include "backend/nbd/options.h"
 #include "backend/registry.h"
+#include "base/fence.h"
 #include "base/loop.h"
 #include "core.h"
 #include "peer.h"
@@ -93,6 +94,7 @@ static struct core core;
 static struct core_io ios[NR_IOS];
 static uint8_t bufs[NR_IOS][IO_BYTES], model[DISK_BYTES];
 static struct nbd_options options;
+static char *identity; /* of the server process that the next device_open() comes after; NULL: it is the first */
 
 static int test_setup(void **state)
 {
@@ -121,7 +123,7 @@ static void device_open(unsigned nr_queues, int fd)
 {
 	char *json = nbd_options_to_json(&options);
 	const struct ub_backend_config cfg = {
-		.kind = "nbd", .options = json, .nr_queues = nr_queues, .fd = fd, .cancel_fd = -1
+		.kind = "nbd", .options = json, .nr_queues = nr_queues, .fd = fd, .cancel_fd = -1, .identity = identity
 	};
 	struct ub_err err = { 0 };
 
@@ -786,6 +788,145 @@ static void our_own_cut_is_no_close(void **state)
 	answer_a_write(&new, 2);
 	core_close(&core);
 	close(new.fd);
+}
+
+/* ---- after a death of ours --------------------------------------------------------------------------------------- */
+
+/* A server process has died with these blocks unanswered, each in a write of its own; the next one serves. */
+static void die_with_writes(struct peer *peer, unsigned first, unsigned nr)
+{
+	const unsigned nr_slots = NR_IOS + UB_INTERNAL_SLOTS;
+
+	peer_open_device(peer);
+	identity = core.backend.ops->get_identity(&core.backend);
+	assert_non_null(identity);
+	core_close(&core);
+	close(peer->fd);
+	core_ledger = calloc(1, ub_ledger_bytes(1, nr_slots));
+	assert_non_null(core_ledger);
+	ub_ledger_init(core_ledger, 1, nr_slots);
+	ub_ledger_conn(core_ledger, 0, 0)->pid = 1;
+	atomic_store(&ub_ledger_conn(core_ledger, 0, 0)->state, UB_CONN_OPEN);
+	for (unsigned i = first; i < first + nr; i++)
+		ub_fence_send(ub_ledger_sent(core_ledger, 0, 0, i), 0, UB_OP_WRITE, i * 4096ULL, 4096);
+	peer_open_device(peer);
+}
+
+static void end_after_death(struct peer *peer)
+{
+	core_close(&core);
+	close(peer->fd);
+	free(identity);
+	identity = NULL;
+	free(core_ledger);
+	core_ledger = NULL;
+}
+
+static void give_back(unsigned slot, uint64_t offset, uint32_t len)
+{
+	const struct ub_io io = { .op = UB_OP_WRITE, .slot = (uint16_t)slot, .offset_bytes = offset, .len_bytes = len };
+
+	core_give_back(&core, 0, &io);
+}
+
+/* As the core does with a change that it has to send in parts. */
+static void start_part(unsigned i, uint64_t offset, uint32_t rest)
+{
+	memset(&ios[i], 0, sizeof(ios[i]));
+	ios[i].io = (struct ub_io){ .op = UB_OP_WRITE, .flags = UB_PART, .slot = (uint16_t)i, .offset_bytes = offset,
+				    .len_bytes = 4096, .rest_bytes = rest, .buf = bufs[i] };
+	core_start_io(&core, 0, &ios[i]);
+}
+
+/* What is refused before it is sent was perhaps what the dead process had sent: no newer change may take its place. */
+static void what_is_refused_when_it_comes_again_lets_no_newer_change_pass(void **state)
+{
+	struct peer peer;
+
+	(void)state;
+	options.fence_timeout_ms = 1000;
+	die_with_writes(&peer, 0, 2);
+	io_start(3, UB_OP_WRITE, 4096, 4096, 0); /* that one comes again: it goes at once */
+	answer_a_write(&peer, 3);
+	give_back(2, 0, 4096);
+	io_start(4, UB_OP_WRITE, 0, 4096, 0);
+	assert_no_write(&peer, 500);
+	answer_a_write(&peer, 4);
+	end_after_death(&peer);
+}
+
+static void each_part_of_what_comes_again_goes_at_once(void **state)
+{
+	uint64_t began;
+	struct peer peer;
+
+	(void)state;
+	options.fence_timeout_ms = 1000ULL * WAIT_MS;
+	die_with_writes(&peer, 0, 3);
+	began = ub_now_ms();
+	for (unsigned i = 0; i < 3; i++) {
+		start_part(0, i * 4096ULL, (2 - i) * 4096);
+		answer_a_write(&peer, 0);
+	}
+	assert_true(ub_now_ms() - began < WAIT_MS / 2);
+	io_start(1, UB_OP_WRITE, 8192, 4096, 0); /* the kernel does not send that before it has the first one back */
+	assert_no_write(&peer, 300);
+	give_back(0, 0, 12288);
+	core.backend.ops->fenced(&core.backend, UINT64_MAX);
+	answer_a_write(&peer, 1);
+	end_after_death(&peer);
+}
+
+/* … also the parts that never come, because one before them has failed. */
+static void parts_that_never_come_let_no_newer_change_pass(void **state)
+{
+	static uint8_t data[PEER_MAX_BYTES];
+	struct peer_request r;
+	struct peer peer;
+
+	(void)state;
+	options.fence_timeout_ms = 1000;
+	die_with_writes(&peer, 0, 3);
+	start_part(0, 0, 8192);
+	do {
+		assert_true(peer_receive(&peer, &r, data));
+		assert_true(peer_answer(&peer, &r, r.type == PEER_READ ? 0 : 28 /* ENOSPC */, data));
+	} while (r.type == PEER_READ);
+	assert_int_equal(io_result(0), -ENOSPC);
+	give_back(0, 0, 12288);
+	io_start(1, UB_OP_WRITE, 8192, 4096, 0);
+	assert_no_write(&peer, 500);
+	answer_a_write(&peer, 1);
+	end_after_death(&peer);
+}
+
+/* Its first part was answered, then its server was lost: it begins anew, and what it had in hand is its own. */
+static void a_change_in_parts_that_begins_anew_goes_at_once(void **state)
+{
+	struct peer_request r;
+	struct peer peer;
+	uint64_t began;
+
+	(void)state;
+	options.fence_timeout_ms = 1000ULL * WAIT_MS;
+	peer_open_device(&peer);
+	start_part(0, 0, 4096);
+	answer_a_write(&peer, 0);
+	start_part(0, 4096, 0);
+	peer_expect(&peer, &r, PEER_WRITE);
+	close(peer.fd);
+	assert_non_null(peer_accept(&peer));
+	began = ub_now_ms();
+	answer_a_write(&peer, 0);
+	assert_true(ios[0].io.losses > 0);
+	for (unsigned i = 0; i < 2; i++) {
+		start_part(0, i * 4096ULL, (1 - i) * 4096);
+		answer_a_write(&peer, 0);
+	}
+	assert_true(ub_now_ms() - began < WAIT_MS / 2);
+	give_back(0, 0, 8192);
+	core_close(&core);
+	close(peer.fd);
 }
 
 /* ---- losses ---------------------------------------------------------------------------------------------------- */
@@ -1474,6 +1615,10 @@ int main(int argc, char **argv)
 		SCRIPT_TEST(a_close_by_the_server_ends_nothing_by_itself),
 		SCRIPT_TEST(a_close_by_the_server_ends_a_range_where_it_is_trusted),
 		SCRIPT_TEST(our_own_cut_is_no_close),
+		SCRIPT_TEST(what_is_refused_when_it_comes_again_lets_no_newer_change_pass),
+		SCRIPT_TEST(each_part_of_what_comes_again_goes_at_once),
+		SCRIPT_TEST(parts_that_never_come_let_no_newer_change_pass),
+		SCRIPT_TEST(a_change_in_parts_that_begins_anew_goes_at_once),
 		SCRIPT_TEST(a_part_is_sent_again_when_its_server_is_lost),
 		SCRIPT_TEST(a_flush_goes_to_every_connection_that_has_answered_changes),
 		SCRIPT_TEST(an_outage_is_one_when_no_connection_works),

@@ -202,7 +202,8 @@ static void slot_start(struct mirror_slot *slot)
 	slot_copy_io(slot, &slot->source, slot_source_done);
 	if (slot->is_mirrored) {
 		slot_copy_io(slot, &slot->dest, slot_dest_done);
-		slot->dest.flags &= (uint8_t)~UB_FUA; /* what counts is the source, until the cutover flushes both */
+		/* What counts is the source, until the cutover flushes both; and give_back() is for the source alone. */
+		slot->dest.flags &= (uint8_t)~(UB_FUA | UB_PART);
 		sent_add(mq, slot);
 		slot->losses = mirror_losses(m);
 		m->config.dest->ops->submit(mq->dest, &slot->dest);
@@ -210,6 +211,26 @@ static void slot_start(struct mirror_slot *slot)
 		mirror_dirty_set(m, slot->range.start, slot->range.end);
 	}
 	m->config.source->ops->submit(mq->source, &slot->source);
+}
+
+/* The core tells the source of a change. */
+static void mirror_give_back(struct ub_backend_queue *bq, const struct ub_io *io)
+{
+	struct mirror_queue *mq = bq->priv;
+	const struct ub_backend_ops *ops = mq->m->config.source->ops;
+
+	if (ops->give_back)
+		ops->give_back(mq->source, io);
+}
+
+/* It ends before the source has seen it. */
+static void slot_refuse(struct mirror_slot *slot, int err)
+{
+	const struct ub_backend_ops *ops = slot->range.mq->m->config.source->ops;
+
+	if (ops->give_back && !(slot->parent->flags & UB_PART))
+		ops->give_back(slot->range.mq->source, slot->parent);
+	ub_io_complete(slot->parent, err);
 }
 
 static void slot_granted(struct mirror_range *range)
@@ -222,7 +243,7 @@ static void slot_granted(struct mirror_range *range)
 		return;
 	}
 	mirror_range_give_back(mq->m, range);
-	ub_io_complete(slot->parent, mq->cancel_error);
+	slot_refuse(slot, mq->cancel_error);
 }
 
 static void mirror_submit(struct ub_backend_queue *bq, struct ub_io *io)
@@ -326,7 +347,7 @@ static void mirror_cancel(struct ub_backend_queue *bq, int err)
 	mq->cancel_error = err;
 	for (struct mirror_range *r = mirror_take_waiting(m, mq, slot_granted), *next; r; r = next) {
 		next = r->next_granted;
-		ub_io_complete(ub_container_of(r, struct mirror_slot, range)->parent, err);
+		slot_refuse(ub_container_of(r, struct mirror_slot, range), err);
 	}
 	if (source->ops->cancel)
 		source->ops->cancel(mq->source, err);
@@ -405,6 +426,7 @@ static const struct ub_backend_ops mirror_ops = {
 	.queue_destroy = mirror_queue_destroy,
 	.queue_start = mirror_queue_start,
 	.submit = mirror_submit,
+	.give_back = mirror_give_back,
 	.submit_end = mirror_submit_end,
 	.cancel = mirror_cancel,
 	.queue_stop = mirror_queue_stop,

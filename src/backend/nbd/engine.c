@@ -108,8 +108,8 @@ static void cmd_complete(struct nbd_cmd *cmd, int32_t res)
 		cmd_internal_done(cmd, res);
 		return;
 	}
-	/* Before the kernel may send a newer change of the same blocks. */
-	if (__builtin_expect(cmd->has_ranges, 0))
+	/* Before the kernel may send a newer change of the same blocks. One in parts keeps its own until give_back(). */
+	if (__builtin_expect(cmd->has_ranges, 0) && !(cmd->io->flags & UB_PART))
 		nbd_fence_done(cmd->be, cmd);
 	cmd->io->losses = atomic_load_explicit(&cmd->be->nr_losses, memory_order_relaxed);
 	ub_io_complete(cmd->io, res);
@@ -1549,16 +1549,27 @@ void nbd_engine_submit(struct nbd_queue *nq, struct ub_io *io)
 
 	cmd->io = io;
 	cmd->link = NULL;
-	cmd->is_again = cmd->was_sent = cmd->has_ranges = false;
+	cmd->is_again = cmd->was_sent = false;
 	cmd->was_flushed = cmd->was_old_flushed = false;
 	cmd->nr_slow = cmd->nr_wrong = 0;
 	cmd->done_bytes = 0;
 	cmd->todo = io->op == UB_OP_FLUSH ? flush_conns(nq->be) : 0;
 	if (__builtin_expect(atomic_load_explicit(&nq->be->fence.nr_claimable, memory_order_acquire) != 0, 0) &&
 	    nbd_op_changes(io->op))
-		nbd_fence_claim(nq->be, cmd);
+		nbd_fence_claim(nq->be, cmd, io);
 	queue_look_at_memory(nq);
 	queue_route(nq, cmd);
+}
+
+void nbd_engine_give_back(struct nbd_queue *nq, const struct ub_io *io)
+{
+	struct nbd_cmd *cmd = &nq->cmds[io->slot];
+
+	/* The parts that never came may have ranges as well. */
+	if (atomic_load_explicit(&nq->be->fence.nr_claimable, memory_order_acquire) != 0)
+		nbd_fence_claim(nq->be, cmd, io);
+	if (cmd->has_ranges)
+		nbd_fence_done(nq->be, cmd);
 }
 
 /* Sends what may go, and gives up what has ended. True: that may have changed its neighbours. */

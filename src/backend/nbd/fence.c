@@ -195,13 +195,11 @@ unsigned nbd_fence_end(struct nbd_link *link)
 
 /* ---- changes ------------------------------------------------------------------------------------------------------ */
 
-void nbd_fence_claim(struct nbd_backend *be, struct nbd_cmd *cmd)
+void nbd_fence_claim(struct nbd_backend *be, struct nbd_cmd *cmd, const struct ub_io *io)
 {
-	const struct ub_io *io = cmd->io;
-
 	pthread_mutex_lock(&be->fence_lock);
 	/* For all parts of a request: the first one may fail, and then the others never come. */
-	cmd->has_ranges = ub_fence_claim(&be->fence, cmd->owner, io->op, io->offset_bytes,
+	cmd->has_ranges |= ub_fence_claim(&be->fence, cmd->owner, io->op, io->offset_bytes,
 					 (uint64_t)io->len_bytes + io->rest_bytes);
 	pthread_mutex_unlock(&be->fence_lock);
 }

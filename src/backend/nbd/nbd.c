@@ -585,6 +585,11 @@ static void nbd_submit(struct ub_backend_queue *bq, struct ub_io *io)
 	nbd_engine_submit(bq->priv, io);
 }
 
+static void nbd_give_back(struct ub_backend_queue *bq, const struct ub_io *io)
+{
+	nbd_engine_give_back(bq->priv, io);
+}
+
 static void nbd_submit_end(struct ub_backend_queue *bq)
 {
 	nbd_engine_submit_end(bq->priv);
@@ -677,6 +682,7 @@ const struct ub_backend_ops ub_backend_nbd = {
 	.close = nbd_close_backend,
 	.queue_start = nbd_queue_start,
 	.submit = nbd_submit,
+	.give_back = nbd_give_back,
 	.submit_end = nbd_submit_end,
 	.cancel = nbd_cancel,
 	.queue_stop = nbd_queue_stop,

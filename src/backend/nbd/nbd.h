@@ -263,6 +263,7 @@ struct nbd_backend {
 
 void nbd_engine_start(struct nbd_queue *nq);
 void nbd_engine_submit(struct nbd_queue *nq, struct ub_io *io);
+void nbd_engine_give_back(struct nbd_queue *nq, const struct ub_io *io);
 void nbd_engine_submit_end(struct nbd_queue *nq);
 void nbd_engine_cancel(struct nbd_queue *nq, int err);
 /* It is taken out of a live device: all ends. Again, until it is true: the ring has let go of everything. */
@@ -300,7 +301,7 @@ bool nbd_fence_open(struct nbd_link *link);
 unsigned nbd_fence_end(struct nbd_link *link);
 
 /* A request has come, and may be one that the process before this one had sent. Only while fence.nr_claimable. */
-void nbd_fence_claim(struct nbd_backend *be, struct nbd_cmd *cmd);
+void nbd_fence_claim(struct nbd_backend *be, struct nbd_cmd *cmd, const struct ub_io *io);
 /* Whether a change may be sent. Only while fence.nr_live. */
 bool nbd_fence_may_pass(struct nbd_backend *be, const struct nbd_cmd *cmd);
 /* It is about to be completed: for those that have has_ranges. */
