@@ -11,6 +11,7 @@
 
 #include "base/cleanup.h"
 #include "base/histogram.h"
+#include "ublk/params.h"
 #include "ublk/queue.h"
 
 #define SECTOR_SHIFT 9
@@ -284,7 +285,7 @@ static const uint8_t req_ops[] = {
 static int req_check(const struct ub_queue *q, const struct ub_req *req, uint64_t sectors)
 {
 	uint64_t size = q->limits.size_bytes, len = sectors << SECTOR_SHIFT;
-	uint64_t most = UINT32_MAX / 4;
+	uint64_t most = UB_MAX_RANGE_BYTES;
 
 	if (req->op == UB_OP_READ || req->op == UB_OP_WRITE)
 		most = q->dev->config.max_io_bytes;
