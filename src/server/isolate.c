@@ -43,7 +43,10 @@ static void isolate_session(void)
 /* Mount points that are never storage to be unmounted, or that programs and their settings come from. */
 static bool isolate_keeps(const char *mount_point)
 {
-	static const char *const exact[] = { "/", "/run", "/usr", "/etc" };
+	/* Of /etc those files that a container has from its host: names are looked up by them when there is no keeper. */
+	static const char *const exact[] = { "/",	   "/run",	       "/usr",
+					     "/etc",	   "/etc/hosts",       "/etc/resolv.conf",
+					     "/etc/hostname", "/etc/nsswitch.conf" };
 	static const char *const trees[] = { "/dev", "/proc", "/sys" };
 
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(exact); i++) {

@@ -29,6 +29,7 @@
 #include <ublk-bridge/message.h>
 
 #include "backend/registry.h"
+#include "backend/names.h"
 #include "backend/sockets.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -697,6 +698,7 @@ static void server_keeper_left(struct server *s)
 	s->has_keeper = false;
 	ub_loop_remove(&s->loop, s->keeper_fd);
 	ub_sockets_set_listener(NULL);
+	ub_names_set_keeper(-1);
 	ub_migration_abandon(s);
 	ub_yield_abandon(s);
 	if (s->phase == SERVER_LIVE || (s->phase == SERVER_SERVING && s->served_pid))
@@ -771,6 +773,7 @@ static int server_adopt(struct server *s)
 	if (ub_message_send(s->keeper_fd, &msg.header, packed, nr, MSG_DONTWAIT) < 0)
 		return 0; /* it has gone already, and the loop will find that out */
 	s->has_keeper = true;
+	ub_names_set_keeper(s->keeper_fd);
 	ub_loop_add(&s->loop, s->keeper_fd, server_keeper_event, s);
 	if (!s->served_rings.nr) {
 		ub_loop_remove(&s->loop, s->served_pidfd);
@@ -903,6 +906,7 @@ int ub_server_main(void)
 	server_self = s;
 	s->keeper_fd = UB_SERVER_SOCKET_FD;
 	s->has_keeper = true;
+	ub_names_set_keeper(s->keeper_fd);
 	s->keeper_version = UB_MESSAGE_VERSION; /* it has executed its own binary */
 	s->backend = &s->first_backend;
 	ub_migration_init(&s->migration);

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "backend/names.h"
 #include "base/log.h"
 #include "base/size.h"
 #include "base/socket.h"
@@ -101,9 +102,15 @@ struct nbd_handle *nbd_session_start(const struct nbd_options *o, int socket_fd,
 		session_error("cannot prepare a connection", err);
 		if (socket_fd >= 0)
 			close(socket_fd);
-	} else if (session_connect(h, o, socket_fd) == 0) {
-		return h;
 	} else {
+		struct ub_names back;
+		int ret;
+
+		ub_names_enter(&back); /* for the host's name, and the socket's */
+		ret = session_connect(h, o, socket_fd);
+		ub_names_leave(&back);
+		if (ret == 0)
+			return h;
 		session_error("cannot connect", err);
 	}
 	if (h)
@@ -123,13 +130,16 @@ int nbd_session_events(struct nbd_handle *handle, short *events)
 int nbd_session_continue(struct nbd_handle *handle, short revents, struct ub_err *err)
 {
 	unsigned direction = nbd.aio_get_direction(handle);
+	struct ub_names back;
 	int ret = 0;
 
+	ub_names_enter(&back); /* for certificates and keys */
 	/* A refused connection says POLLERR and POLLHUP: whichever call is due reads why. */
 	if ((revents & (POLLIN | POLLHUP | POLLERR)) && (direction & LIBNBD_AIO_DIRECTION_READ))
 		ret = nbd.aio_notify_read(handle);
 	else if ((revents & (POLLOUT | POLLHUP | POLLERR)) && (direction & LIBNBD_AIO_DIRECTION_WRITE))
 		ret = nbd.aio_notify_write(handle);
+	ub_names_leave(&back);
 	if (ret < 0)
 		return session_error("cannot connect", err);
 	if (nbd.aio_is_ready(handle))
