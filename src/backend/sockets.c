@@ -70,15 +70,32 @@ uint32_t ub_backend_hold_socket(const struct ub_backend *be, int fd)
 	return id;
 }
 
+/* Under the lock. */
+static void sockets_drop(unsigned i)
+{
+	uint32_t id = sockets.held[i].id;
+
+	sockets.held[i].id = 0;
+	if (sockets.tell)
+		sockets.tell(id, -1, false);
+}
+
+void ub_sockets_forget(const struct ub_backend *be)
+{
+	pthread_mutex_lock(&sockets.lock);
+	for (unsigned i = 0; i < SOCKETS_MAX; i++) {
+		if (sockets.held[i].id && sockets.held[i].backend == be)
+			sockets_drop(i);
+	}
+	pthread_mutex_unlock(&sockets.lock);
+}
+
 void ub_backend_drop_socket(uint32_t id)
 {
 	pthread_mutex_lock(&sockets.lock);
 	for (unsigned i = 0; i < SOCKETS_MAX && id; i++) {
-		if (sockets.held[i].id != id)
-			continue;
-		sockets.held[i].id = 0;
-		if (sockets.tell)
-			sockets.tell(id, -1, false);
+		if (sockets.held[i].id == id)
+			sockets_drop(i);
 	}
 	pthread_mutex_unlock(&sockets.lock);
 }

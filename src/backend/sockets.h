@@ -9,11 +9,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct ub_backend;
+
 /* fd -1: it is closed. The fd is good during the call alone. is_destination: of what the device is being moved to. */
 typedef void ub_sockets_tell(uint32_t id, int fd, bool is_destination);
 
 /* How many there are. */
 unsigned ub_sockets_count(void);
+
+/* The back end closes: those that it still holds are dropped. */
+void ub_sockets_forget(const struct ub_backend *be);
 
 /* Whether there is somebody to be told: a keeper. */
 bool ub_sockets_have_listener(void);

@@ -27,7 +27,7 @@
 #define RUNDIR_TAKING "taking"
 #define RUNDIR_DEFAULT	     "/run/ublk-bridge"
 #define RUNDIR_STATE_VERSION 1
-#define RUNDIR_STATE_BYTES   65536
+#define RUNDIR_STATE_BYTES   (16U << 20) /* twice a command as long as execve(2) takes, in hexadecimal */
 #define RUNDIR_TRIES	     10 /* a verb that looks whether it is held has the lock for a moment */
 #define RUNDIR_PAUSE_MS	     10
 #define RUNDIR_ANSWER_MS     500
@@ -216,7 +216,7 @@ int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, j
 	if (!text)
 		return ub_err_errno(err, ENOMEM, "state.json");
 	len = strlen(text);
-	if (migration && len > RUNDIR_STATE_BYTES)
+	if (len > RUNDIR_STATE_BYTES) /* nobody would read it back */
 		return ub_err_set(err, E2BIG, "cannot write state.json: what the device is made of takes too many words");
 	errno = 0;
 	fd = openat(dir->dir_fd, "state.json.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -351,12 +351,20 @@ static int state_load(const char *name, json_t **json)
 {
 	cleanup_fd int dir = rundir_open(name);
 	cleanup_fd int fd = dir < 0 ? -1 : openat(dir, "state.json", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	char text[RUNDIR_STATE_BYTES];
+	cleanup_free char *text = NULL;
+	struct stat st;
 	ssize_t n;
 
 	if (fd < 0)
 		return dir < 0 ? dir : -errno;
-	n = read(fd, text, sizeof(text));
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (st.st_size < 0 || st.st_size > RUNDIR_STATE_BYTES)
+		return -EBADMSG;
+	text = malloc((size_t)st.st_size + 1);
+	if (!text)
+		return -ENOMEM;
+	n = read(fd, text, (size_t)st.st_size);
 	if (n < 0)
 		return -errno;
 	*json = json_loadb(text, (size_t)n, 0, NULL);

@@ -73,3 +73,14 @@ attach_fails 1 'true' --command true
 attach_fails 2 "without a '\]'" [ nbdkit memory 1M
 attach_fails 2 'no command' [ ]
 nothing_left "it never served"
+
+note "a command of many words is read back from the run directory"
+# shellcheck disable=SC2016 # the inner shell's
+attach --name long [ sh -c 'exec nbdkit file "$0"' "$IMG" "$(head -c 100000 /dev/zero | tr '\0' x)" ]
+"$UB" info long >/dev/null
+kill -KILL "$KEEPER"
+await 10 gone "$KEEPER"
+"$UB" recover long
+same_bytes
+"$UB" detach long
+nothing_left "many words"

@@ -315,6 +315,77 @@ static void a_killed_server_costs_no_io(void **state)
 	assert_disk_is_model();
 }
 
+static _Atomic int slow_connect; /* 1: the next connect takes long; 2: it is in it; 3: it goes on */
+static int (*real_connect_unix)(struct nbd_handle *, const char *);
+
+static int slowly_connect_unix(struct nbd_handle *handle, const char *path)
+{
+	int one = 1;
+
+	if (atomic_compare_exchange_strong(&slow_connect, &one, 2)) {
+		while (atomic_load(&slow_connect) == 2)
+			usleep(1000);
+	}
+	return real_connect_unix(handle, path);
+}
+
+/* A name server does not answer, and the device moves away meanwhile: who waits for the answer frees what is left. */
+static void a_look_up_that_outlives_the_back_end_touches_nothing_of_it(void **state)
+{
+	(void)state;
+	server_start(NULL);
+	device_open(1, -1);
+	real_connect_unix = nbd.aio_connect_unix;
+	nbd.aio_connect_unix = slowly_connect_unix;
+	atomic_store(&slow_connect, 1);
+	server_kill();
+	while (atomic_load(&slow_connect) != 2)
+		usleep(1000);
+	core_close(&core);
+	memset(&core, 0x5a, sizeof(core)); /* as freed memory is */
+	atomic_store(&slow_connect, 3);
+	usleep(300000);
+	nbd.aio_connect_unix = real_connect_unix;
+}
+
+static int failing_writes; /* as many pwrites of libnbd's fail for want of memory */
+static int64_t (*real_pwrite)(struct nbd_handle *, const void *, size_t, uint64_t, nbd_completion_callback, uint32_t);
+static int (*real_get_errno)(void);
+
+static int64_t failing_pwrite(struct nbd_handle *handle, const void *buf, size_t count, uint64_t offset,
+			      nbd_completion_callback done, uint32_t flags)
+{
+	if (!failing_writes)
+		return real_pwrite(handle, buf, count, offset, done, flags);
+	failing_writes--;
+	return -1;
+}
+
+static int no_memory(void)
+{
+	return failing_writes >= 0 ? ENOMEM : real_get_errno();
+}
+
+static void what_libnbd_has_no_memory_to_send_is_tried_again(void **state)
+{
+	(void)state;
+	server_start(NULL);
+	device_open(1, -1);
+	real_pwrite = nbd.aio_pwrite;
+	real_get_errno = nbd.get_errno;
+	failing_writes = 3;
+	nbd.aio_pwrite = failing_pwrite;
+	nbd.get_errno = no_memory;
+	for (unsigned i = 0; i < 2; i++)
+		io_start(i, UB_OP_WRITE, i * 4096ULL, 4096, 0);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(io_result(i), 4096);
+	assert_int_equal(failing_writes, 0);
+	nbd.aio_pwrite = real_pwrite;
+	nbd.get_errno = real_get_errno;
+	core_close(&core);
+}
+
 static void cancel_completes_what_waits_and_what_comes(void **state)
 {
 	(void)state;
@@ -1603,6 +1674,8 @@ int main(int argc, char **argv)
 		NBDKIT_TEST(io_is_split_where_the_server_wants_less),
 		NBDKIT_TEST(more_queues_than_connections_share_them),
 		NBDKIT_TEST(a_killed_server_costs_no_io),
+		NBDKIT_TEST(a_look_up_that_outlives_the_back_end_touches_nothing_of_it),
+		NBDKIT_TEST(what_libnbd_has_no_memory_to_send_is_tried_again),
 		NBDKIT_TEST(cancel_completes_what_waits_and_what_comes),
 		NBDKIT_TEST(an_outage_longer_than_its_limit_fails_io_and_ends),
 		NBDKIT_TEST(an_outage_limit_set_in_an_outage_counts_from_its_beginning),

@@ -547,8 +547,35 @@ static void binary_and_oversize_states_are_refused(void **state)
 	memset(text, '[', HUGE);
 	write_file("disk", "state.json", text, HUGE);
 	assert_int_equal(ub_state_read("disk", &got), -EBADMSG);
+	assert_int_equal(truncate(path_of("disk", "state.json"), 1LL << 40), 0);
+	assert_int_equal(ub_state_read("disk", &got), -EBADMSG);
 	ub_rundir_remove(&dir);
 	free(text);
+}
+
+/* A command can have many words; what is written can be read, or it is not written. */
+static void a_long_recipe_is_read_back(void **state)
+{
+	static char words[(12 << 20) + 1];
+	struct ub_state s = some_state("disk", 1), got;
+	struct ub_err err = { 0 };
+	struct ub_rundir dir;
+	json_t *recipe, *json;
+
+	(void)state;
+	create(&dir, "disk");
+	memset(words, 'a', sizeof(words) - 1);
+	recipe = json_pack("{s:s, s:s}", "kind", "mem", "command", words);
+	assert_non_null(recipe);
+	assert_int_equal(ub_rundir_write_state(&dir, &s, recipe, NULL, &err), 0);
+	assert_int_equal(ub_state_read_all("disk", &got, &json), 0);
+	assert_string_equal(json_string_value(json_object_get(json_object_get(json, "recipe"), "command")), words);
+	json_decref(json);
+	json_object_set_new(recipe, "more", json_string(words));
+	assert_int_equal(ub_rundir_write_state(&dir, &s, recipe, NULL, &err), -E2BIG);
+	assert_int_equal(ub_state_read("disk", &got), 0); /* the last one is there still */
+	json_decref(recipe);
+	ub_rundir_remove(&dir);
 }
 
 static void a_link_in_place_of_the_state_is_not_followed(void **state)
@@ -634,6 +661,8 @@ int main(void)
 		BASE_TEST(extreme_states_read_back),
 		BASE_TEST(a_corrupt_state_is_told_from_none),
 		BASE_TEST(binary_and_oversize_states_are_refused),
+		BASE_TEST(a_long_recipe_is_read_back),
+		cmocka_unit_test(a_long_recipe_is_read_back),
 		BASE_TEST(a_link_in_place_of_the_state_is_not_followed),
 		BASE_TEST(a_state_is_found_by_its_cookie),
 		BASE_TEST(without_a_base_nothing_is_found),

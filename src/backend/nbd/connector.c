@@ -327,6 +327,12 @@ static void connector_free_ended(struct nbd_backend *be)
 	}
 }
 
+/* A name server or a file may have kept the thread for so long that all that it worked for has gone, `backend` too. */
+static bool connector_must_end(const struct nbd_backend *be)
+{
+	return atomic_load_explicit(&be->must_end, memory_order_acquire);
+}
+
 /* ---- new connections ------------------------------------------------------------------------------------------ */
 
 /*
@@ -436,8 +442,7 @@ static void connector_attempt_continue(struct nbd_conn *conn, short revents)
 	struct ub_err err;
 	int ret = nbd_session_continue(conn->attempt.handle, revents, &err);
 
-	/* A name server or a file kept it for so long that the queues may have gone. */
-	if (atomic_load_explicit(&conn->be->must_end, memory_order_acquire))
+	if (connector_must_end(conn->be))
 		return;
 	if (ret == 0 && ub_now_ms() >= conn->attempt.deadline_ms)
 		ret = ub_err_set(&err, ETIMEDOUT, "cannot connect: the server did not negotiate within %d s",
@@ -466,6 +471,8 @@ static void connector_attempt_start(struct nbd_conn *conn)
 	a->deadline_ms = ub_now_ms() + CONNECTOR_ATTEMPT_MS;
 	a->knock_ms = conn->old.len ? ub_now_ms() + CONNECTOR_KNOCK_MS : 0;
 	a->handle = nbd_session_start(&be->options, fd, &err);
+	if (connector_must_end(be))
+		return;
 	if (a->handle)
 		connector_attempt_continue(conn, 0); /* a quick server's is ready already: no event follows */
 	else
@@ -523,6 +530,8 @@ static void connector_start_attempts(struct nbd_backend *be)
 	for (unsigned i = 0; i < be->nr_conns; i++) {
 		struct nbd_conn *conn = &be->conns[i];
 
+		if (connector_must_end(be))
+			return;
 		if (conn_wants_link(conn) && now >= conn->attempt.not_before_ms)
 			connector_attempt_start(conn);
 	}
@@ -585,7 +594,7 @@ static void connector_wait(struct nbd_backend *be, struct connector_polls *p)
 		return;
 	if (p->fds[0].revents)
 		eventfd_read(be->wake_fd, &ignored);
-	for (unsigned i = 0; i < p->nr_conns; i++) {
+	for (unsigned i = 0; i < p->nr_conns && !connector_must_end(be); i++) {
 		connector_look_whether_to_knock(p->conns[i]);
 		if (p->fds[1 + i].revents || ub_now_ms() >= p->conns[i]->attempt.deadline_ms)
 			connector_attempt_continue(p->conns[i], p->fds[1 + i].revents);
@@ -623,7 +632,7 @@ static void *connector_main(void *arg)
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 	nbd_thread_use_reserve(true);
 	connector_lock_stack();
-	while (!atomic_load_explicit(&be->must_end, memory_order_acquire)) {
+	while (!connector_must_end(be)) {
 		connector_say_losses(be);
 		connector_take_retired(be);
 		if (atomic_exchange(&be->must_tell_ranges, false))
@@ -632,8 +641,14 @@ static void *connector_main(void *arg)
 		nbd_fence_tend(be);
 		connector_free_ended(be);
 		connector_start_attempts(be);
+		if (connector_must_end(be))
+			break;
 		connector_collect(be, &polls);
 		connector_wait(be, &polls);
+	}
+	if (atomic_exchange(&be->is_over, true)) { /* its owner did not wait for this */
+		nbd_connector_take_all(be);
+		nbd_backend_free(be);
 	}
 	return NULL;
 }
@@ -686,9 +701,14 @@ void nbd_connector_stop(struct nbd_backend *be)
 		if (ret)
 			nanosleep(&pause, NULL);
 	}
-	be->has_thread = ret != 0; /* it waits for a name server: the process ends without it */
+	be->has_thread = ret != 0; /* it waits for a name server */
 	if (be->has_thread)
 		return;
+	nbd_connector_take_all(be);
+}
+
+void nbd_connector_take_all(struct nbd_backend *be)
+{
 	for (struct nbd_link *link = connector_pop_retired(be), *next; link; link = next) {
 		next = link->next;
 		connector_forget_link(link);

@@ -33,6 +33,7 @@
 #define ENGINE_MAX_WRONG 8  /* wrong answers to one request; then it fails */
 #define ENGINE_SUSPECTS	 4  /* … from so many on those that may be it are sent one by one */
 #define ENGINE_PROBE_MS	 1000 /* for so long a sign of life is expected of what is in flight */
+#define ENGINE_SAY_MEMORY_MS 10000 /* not more often */
 #define ENGINE_FENCE_MS	 200 /* how often is looked, at least, whether what waits for a range may go */
 #define ENGINE_MEMORY_MS 10 /* how often is looked whether memory is short */
 #define ENGINE_MIN_REPLY 16 /* bytes of the shortest one */
@@ -583,13 +584,14 @@ static void link_mark_flush(const struct nbd_link *link, struct nbd_cmd *cmd)
 	cmd->losses = atomic_load_explicit(&cmd->be->nr_losses, memory_order_acquire);
 }
 
-static void link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
+/* False: libnbd has no memory for it, and nothing of it was sent. */
+static bool link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 {
 	uint32_t left = cmd->io->len_bytes - cmd->done_bytes;
 
 	if (__builtin_expect(cmd->io->op == UB_OP_STATUS && !link->has_status, 0)) {
 		cmd_complete(cmd, -EOPNOTSUPP);
-		return;
+		return true;
 	}
 	cmd->link = link;
 	cmd->seen_bytes = 0;
@@ -611,13 +613,16 @@ static void link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 	link_count_sent(link);
 	cmd_count_sent(cmd, link->conn);
 	if (link_call(link, cmd) >= 0 || link_is_dead(link))
-		return; /* of a dead one it stays in the list, to be sent again */
+		return true; /* of a dead one it stays in the list, to be sent again */
 	list_remove(&link->in_flight, cmd);
 	link->nr_in_flight--;
 	cmd->link = NULL;
 	if (nbd_op_changes(cmd->io->op))
 		ub_fence_answer(cmd->rec);
+	if (nbd.get_errno() == ENOMEM)
+		return false;
 	cmd_complete(cmd, nbd.get_errno() ? -nbd.get_errno() : -EIO);
+	return true;
 }
 
 /* ---- conns ------------------------------------------------------------------------------------------------ */
@@ -684,9 +689,23 @@ static void conn_hold(struct nbd_conn *conn, struct nbd_cmd *cmd)
 	nbd_fence_count_waiting(conn->be, true);
 }
 
+/* One that could not be sent for want of memory is tried again soon, as if it waited for a range. */
+static void conn_hold_for_memory(struct nbd_conn *conn, struct nbd_cmd *cmd)
+{
+	uint64_t now = ub_now_ms();
+
+	if (!conn->said_memory_ms || now - conn->said_memory_ms > ENGINE_SAY_MEMORY_MS) {
+		ub_log(UB_LOG_WARNING, "%s: there is no memory to send a request: it is tried again", conn->be->server);
+		conn->said_memory_ms = now;
+	}
+	conn->lacks_memory = true;
+	conn_hold(conn, cmd);
+}
+
 /* Those that wait for a range are looked at again, in their order. */
 static void conn_take_fenced(struct nbd_conn *conn)
 {
+	conn->lacks_memory = false;
 	for (const struct nbd_cmd *cmd = conn->fenced.first; cmd; cmd = cmd->next)
 		nbd_fence_count_waiting(conn->be, false);
 	list_splice_first(&conn->waiting, &conn->fenced);
@@ -700,10 +719,10 @@ static void conn_send(struct nbd_conn *conn, struct nbd_cmd *cmd)
 	if (nbd_op_changes(cmd->io->op) && __builtin_expect(atomic_load_explicit(&be->fence.nr_live, memory_order_acquire) != 0, 0) &&
 	    !nbd_fence_may_pass(be, cmd))
 		conn_hold(conn, cmd);
-	else if (__builtin_expect(conn->draining != NULL, 0) && cmd_is_for_draining(conn, cmd))
-		link_issue(conn->draining, cmd);
-	else
-		link_issue(conn->link, cmd);
+	else if (!link_issue(__builtin_expect(conn->draining != NULL, 0) && cmd_is_for_draining(conn, cmd) ? conn->draining :
+													   conn->link,
+			     cmd))
+		conn_hold_for_memory(conn, cmd);
 }
 
 static void conn_fail_waiting(struct nbd_conn *conn, int32_t error)
@@ -974,7 +993,8 @@ static void link_send_internal(struct nbd_link *link, uint8_t op)
 		internal->io.buf = internal->buf;
 	}
 	internal->cmd = (struct nbd_cmd){ .be = be, .io = &internal->io, .is_internal = true };
-	link_issue(link, &internal->cmd);
+	if (!link_issue(link, &internal->cmd))
+		cmd_complete(&internal->cmd, -ENOMEM);
 }
 
 /* A request goes on from its beginning: what was done of it may be gone with the server. */
@@ -1102,7 +1122,7 @@ static void conn_look_at_fence(struct ub_timer *timer)
 	nbd_fence_tend(conn->be);
 	ms = nbd_fence_next_ms(conn->be);
 	ub_timer_set(&conn->fence, ms < ENGINE_FENCE_MS ? ms + 1 : ENGINE_FENCE_MS);
-	if (ms == UINT64_MAX) /* there are no ranges any more */
+	if (ms == UINT64_MAX || conn->lacks_memory) /* there are no ranges any more */
 		conn_look_at_waiting(conn);
 }
 

@@ -14,6 +14,7 @@
 #include <ublk-bridge/stats.h>
 
 #include "backend/registry.h"
+#include "backend/sockets.h"
 #include "base/cleanup.h"
 #include "base/heap.h"
 #include "base/log.h"
@@ -622,19 +623,11 @@ static void close_links(struct nbd_link *link)
 	}
 }
 
-static void nbd_close_backend(struct ub_backend *backend)
+void nbd_backend_free(struct nbd_backend *be)
 {
-	struct nbd_backend *be = backend->priv;
-	int fd;
+	int fd = atomic_exchange_explicit(&be->next_socket, -1, memory_order_acq_rel);
 
-	if (!be)
-		return;
-	nbd_connector_stop(be);
-	backend->priv = NULL;
-	fd = atomic_exchange_explicit(&be->next_socket, -1, memory_order_acq_rel);
 	ub_close(&fd);
-	if (be->has_thread)
-		return; /* it may still come back and look at all this */
 	for (unsigned i = 0; i < be->nr_conns && be->conns; i++) {
 		struct nbd_conn *conn = &be->conns[i];
 
@@ -656,6 +649,25 @@ static void nbd_close_backend(struct ub_backend *backend)
 	ub_close(&be->wake_fd);
 	nbd_options_destroy(&be->options);
 	free(be);
+}
+
+static void nbd_close_backend(struct ub_backend *backend)
+{
+	struct nbd_backend *be = backend->priv;
+
+	if (!be)
+		return;
+	nbd_connector_stop(be);
+	backend->priv = NULL;
+	if (be->has_thread) {
+		/* It comes back one day: to what is its own, and no more. */
+		pthread_detach(be->thread);
+		ub_sockets_forget(backend);
+		if (!atomic_exchange(&be->is_over, true))
+			return;
+		nbd_connector_take_all(be);
+	}
+	nbd_backend_free(be);
 }
 
 const struct ub_backend_ops ub_backend_nbd = {

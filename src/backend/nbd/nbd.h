@@ -150,6 +150,8 @@ struct nbd_conn {
 	bool had_link; /* it is not its first one */
 	bool must_issue; /* waiting ones may go at the end of the batch */
 	bool is_flush_due; /* a link ended with answered changes that it had not flushed: the next one is asked to */
+	bool lacks_memory; /* libnbd had none for a request: it is in `fenced` */
+	uint64_t said_memory_ms;
 	bool is_careful;   /* one at a time: connections ended over something that one of these was answered with */
 	struct ub_timer tick, outage, patience, drain, fence;
 	uint64_t outage_limit_ms, stall_timeout_ms; /* as the timers have them: conn_take_settings() */
@@ -247,6 +249,7 @@ struct nbd_backend {
 	int wake_fd;
 	bool has_thread;
 	_Atomic bool must_end;
+	_Atomic bool is_over; /* set by the connector's end, and by a close that does not wait for it: the second one frees */
 	struct nbd_link *_Atomic retired; /* by queue threads */
 	struct nbd_link *ended;		  /* all that were retired and are not freed yet */
 	uint64_t offline_since_ms;	  /* 0: online */
@@ -336,6 +339,10 @@ int nbd_thread_use_reserve(bool use);
 
 int nbd_connector_start(struct nbd_backend *be, struct ub_err *err);
 void nbd_connector_stop(struct nbd_backend *be); /* also one that was not started */
+/* The thread is over, or is the caller: the links that nobody has taken back yet are among those that have ended. */
+void nbd_connector_take_all(struct nbd_backend *be);
+/* Ends what is left of its connections, and frees all of it. nbd.c. */
+void nbd_backend_free(struct nbd_backend *be);
 
 /* Any thread, never blocks: there is something to do for it. */
 void nbd_connector_wake(struct nbd_backend *be);
