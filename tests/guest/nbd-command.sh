@@ -76,7 +76,7 @@ nothing_left "it never served"
 
 note "a command of many words is read back from the run directory"
 # shellcheck disable=SC2016 # the inner shell's
-attach --name long [ sh -c 'exec nbdkit file "$0"' "$IMG" "$(head -c 100000 /dev/zero | tr '\0' x)" ]
+attach --restart-command --name long [ sh -c 'exec nbdkit file "$0"' "$IMG" "$(head -c 100000 /dev/zero | tr '\0' x)" ]
 "$UB" info long >/dev/null
 kill -KILL "$KEEPER"
 await 10 gone "$KEEPER"
