@@ -45,8 +45,11 @@ static void keeper_signal(void *arg)
 	struct ub_keeper *k = arg;
 	struct signalfd_siginfo info;
 
-	if (read(k->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
-		k->nr_signals++;
+	if (read(k->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
+		return;
+	k->nr_signals++;
+	ub_command_hold(k->command);
+	ub_command_hold(k->next_command);
 }
 
 static int keeper_take_signals(struct ub_keeper *k, struct ub_err *err)

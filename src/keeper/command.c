@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "keeper/helper.h"
 #include "keeper/rundir.h"
+#include "keeper/shield.h"
 
 #define COMMAND_BACKLOG	     128
 #define COMMAND_LISTEN_FD    3 /* sd_listen_fds(3): SD_LISTEN_FDS_START */
@@ -30,20 +31,18 @@
 
 /* ---- the child ---------------------------------------------------------------------------------------------- */
 
-int ub_command_main(int argc, char **argv)
-{
-	bool is_listening = fcntl(COMMAND_LISTEN_FD, F_GETFD) >= 0; /* before it is anything of ours */
-	cleanup_fd int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-	char pid[16];
+struct command_child {
+	char **argv; /* UB_COMMAND_VERB's */
+	bool is_listening;
+};
 
-	if (argc < 4)
-		return UB_EXIT_USAGE;
-	/* It stays an I/O flusher, as the keeper is: what it allocates must not wait for its own device. */
-	setsid();
-	if (fd < 0 || write(fd, argv[1], strlen(argv[1])) < 0)
-		fprintf(stderr, "ublk-bridge: %s keeps the keeper's OOM score: %s\n", argv[3], strerror(errno));
+static int command_execute(void *arg)
+{
+	const struct command_child *child = arg;
+	char **argv = child->argv, pid[16];
+
 	unsetenv("LISTEN_FDNAMES");
-	if (is_listening) {
+	if (child->is_listening) {
 		snprintf(pid, sizeof(pid), "%d", getpid());
 		setenv("LISTEN_PID", pid, 1);
 		setenv("LISTEN_FDS", "1", 1);
@@ -55,6 +54,24 @@ int ub_command_main(int argc, char **argv)
 	execvp(argv[3], argv + 3);
 	fprintf(stderr, "ublk-bridge: cannot execute %s: %s\n", argv[3], strerror(errno));
 	return errno == ENOENT ? 127 : 126;
+}
+
+int ub_command_main(int argc, char **argv)
+{
+	struct command_child child = {
+		.argv = argv,
+		.is_listening = fcntl(COMMAND_LISTEN_FD, F_GETFD) >= 0, /* before it is anything of ours */
+	};
+	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	if (argc < 4)
+		return UB_EXIT_USAGE;
+	/* It stays an I/O flusher, as the keeper is: what it allocates must not wait for its own device. */
+	setsid();
+	if (fd < 0 || write(fd, argv[1], strlen(argv[1])) < 0)
+		fprintf(stderr, "ublk-bridge: %s keeps the keeper's OOM score: %s\n", argv[3], strerror(errno));
+	ub_close(&fd);
+	ub_shield_run(command_execute, &child);
 }
 
 /* ---- the keeper's side ------------------------------------------------------------------------------------------ */
@@ -228,6 +245,12 @@ static void command_await_end(struct ub_command *c)
 
 	while (c->pid && ub_now_ms() < deadline)
 		ub_loop_once(c->loop, 100);
+}
+
+void ub_command_hold(struct ub_command *c)
+{
+	if (c->argv && c->pid)
+		ub_shield_hold(c->pid);
 }
 
 void ub_command_begin_end(struct ub_command *c)

@@ -31,7 +31,7 @@ struct ub_command {
 	int socket_fd;	/* our end of the connection, until it is handed over */
 	void (*reconnected)(void *arg); /* socket_fd is a new one */
 	void *arg;
-	pid_t pid; /* 0: it does not run */
+	pid_t pid; /* its shield's (shield.h), and its process group; 0: it does not run */
 	bool is_adopted; /* not our child: nobody says how it ends */
 	int pid_fd;
 	int timer_fd; /* of a restart */
@@ -52,12 +52,14 @@ int ub_command_start(struct ub_command *c, struct ub_err *err);
  */
 int ub_command_adopt(struct ub_command *c, struct ub_loop *loop, pid_t pid, struct ub_err *err);
 
+/* The keeper was told to end: a SIGTERM that was meant for all at once shall not end it before. */
+void ub_command_hold(struct ub_command *c);
 /* Tells it to end, and waits for nothing: c->pid is 0 when it has. */
 void ub_command_begin_end(struct ub_command *c);
 /* Ends it: SIGTERM, and SIGKILL after a while. Also one that was not started. */
 void ub_command_end(struct ub_command *c);
 
-/* What UB_COMMAND_VERB does; returns only when the command cannot be executed. */
+/* What UB_COMMAND_VERB does: an exit status. */
 int ub_command_main(int argc, char **argv);
 
 #endif
