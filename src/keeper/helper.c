@@ -18,6 +18,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/node.h"
 #include "keeper/holders.h"
 
 #define HELPER_TRIES	  100
@@ -37,12 +38,9 @@ static void helper_pause(void)
 	nanosleep(&pause, NULL);
 }
 
-static int helper_open(const char *id, int flags)
+static uint32_t helper_id(const char *id)
 {
-	char path[32];
-
-	snprintf(path, sizeof(path), "/dev/ublkb%.10s", id);
-	return open(path, flags | O_CLOEXEC);
+	return (uint32_t)strtoul(id, NULL, 10);
 }
 
 /*
@@ -144,16 +142,17 @@ static void helper_set_requests(const char *id, const char *nr)
 static int helper_settle(const char *id, const char *scheduler, const char *scan, const char *nr_requests)
 {
 	cleanup_fd int fd = -1;
+	struct ub_err err;
 	int ret;
 
 	for (unsigned i = 0; i < HELPER_TRIES; i++) {
-		fd = helper_open(id, O_RDONLY);
-		if (fd >= 0 || (errno != ENOENT && errno != ENXIO && errno != EACCES))
+		fd = ub_node_open(UB_NODE_BLOCK, helper_id(id), O_RDONLY, &err);
+		if (fd >= 0 || (fd != -ENOENT && fd != -ENXIO && fd != -EACCES))
 			break;
 		helper_pause();
 	}
 	if (fd < 0) {
-		printf("/dev/ublkb%s does not open: %s", id, strerror(errno));
+		fputs(err.text, stdout);
 		return UB_EXIT_FAILED;
 	}
 	if (strcmp(scan, UB_HELPER_SCAN) == 0)
@@ -168,11 +167,12 @@ static int helper_settle(const char *id, const char *scheduler, const char *scan
 
 static int helper_sync(const char *id)
 {
-	cleanup_fd int fd = helper_open(id, O_RDONLY);
+	struct ub_err err;
+	cleanup_fd int fd = ub_node_open_anyhow(UB_NODE_BLOCK, helper_id(id), O_RDONLY, &err);
 
 	if (fd >= 0 && fsync(fd) == 0)
 		return UB_EXIT_DONE;
-	printf("cannot write back /dev/ublkb%s: %s", id, strerror(errno));
+	printf("cannot write back /dev/ublkb%s: %s", id, fd < 0 ? err.text : strerror(errno));
 	return UB_EXIT_FAILED;
 }
 
@@ -180,7 +180,7 @@ static int helper_holders(const char *id)
 {
 	char text[512];
 
-	if (!ub_holders_find((uint32_t)strtoul(id, NULL, 10), text, sizeof(text)))
+	if (!ub_holders_find(helper_id(id), text, sizeof(text)))
 		return UB_EXIT_DONE;
 	fputs(text, stdout);
 	return UB_EXIT_BUSY;
@@ -189,16 +189,21 @@ static int helper_holders(const char *id)
 static int helper_release(const char *id)
 {
 	for (unsigned i = 0; i < HELPER_PROBE_TRIES; i++) {
-		cleanup_fd int fd = helper_open(id, O_RDONLY | O_EXCL);
+		struct ub_err err;
+		cleanup_fd int fd = ub_node_open_anyhow(UB_NODE_BLOCK, helper_id(id), O_RDONLY | O_EXCL, &err);
 		char text[512];
 
-		if (fd < 0 && errno == ENOENT)
+		if (fd == -ENOENT && !ub_node_is_known(UB_NODE_BLOCK, helper_id(id)))
 			return UB_EXIT_DONE; /* no disk: there is nothing to release */
+		if (fd == -ENOENT || fd == -EEXIST) {
+			fputs(err.text, stdout);
+			return UB_EXIT_FAILED;
+		}
 		if (fd >= 0 && fsync(fd) < 0) {
 			printf("cannot write back /dev/ublkb%s: %s", id, strerror(errno));
 			return UB_EXIT_FAILED;
 		}
-		if (fd >= 0 && !ub_holders_find((uint32_t)strtoul(id, NULL, 10), text, sizeof(text)))
+		if (fd >= 0 && !ub_holders_find(helper_id(id), text, sizeof(text)))
 			return UB_EXIT_DONE;
 		helper_pause();
 	}

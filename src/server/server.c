@@ -34,6 +34,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/node.h"
 #include "base/process.h"
 #include "base/step.h"
 #include "base/text.h"
@@ -875,10 +876,7 @@ static void server_destroy(struct server *s)
 /* A standby without a keeper: when the device is gone, nobody will come for it. */
 static void server_look_whether_stale(struct server *s)
 {
-	char path[32];
-
-	snprintf(path, sizeof(path), "/dev/ublkc%u", s->device.config.dev_id);
-	if (access(path, F_OK) < 0 && errno == ENOENT)
+	if (!ub_node_is_known(UB_NODE_CHAR, s->device.config.dev_id))
 		server_over(s, UB_EXIT_DONE);
 }
 

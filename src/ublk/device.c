@@ -14,6 +14,7 @@
 #include <time.h>
 
 #include "base/cleanup.h"
+#include "base/node.h"
 #include "base/step.h"
 #include "ublk/queue.h"
 
@@ -31,18 +32,19 @@ size_t ub_device_arena_bytes(unsigned nr_queues, unsigned depth, uint32_t max_io
 static int device_open_node(struct ub_device *dev, struct ub_err *err)
 {
 	const struct timespec pause = { .tv_nsec = DEVICE_OPEN_PAUSE_MS * 1000000L };
-	char path[32];
+	int ret = -ENOENT;
 
-	snprintf(path, sizeof(path), "/dev/ublkc%u", dev->config.dev_id);
 	for (unsigned i = 0; i < DEVICE_OPEN_TRIES; i++) {
-		dev->cdev_fd = open(path, O_RDWR | O_CLOEXEC);
-		if (dev->cdev_fd >= 0)
+		ret = ub_node_open(UB_NODE_CHAR, dev->config.dev_id, O_RDWR, err);
+		if (ret >= 0) {
+			dev->cdev_fd = ret;
 			return 0;
-		if (errno != ENOENT && errno != EBUSY && errno != EACCES)
+		}
+		if (ret != -ENOENT && ret != -EBUSY && ret != -EACCES)
 			break;
 		nanosleep(&pause, NULL);
 	}
-	return ub_err_errno(err, errno, "%s", path);
+	return ret;
 }
 
 bool ub_device_has_spare_bufs(const struct ub_device *dev, const struct ub_backend *be)
