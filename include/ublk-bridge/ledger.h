@@ -104,6 +104,12 @@ struct ub_ledger_side {
 	_Atomic uint64_t last_loss_unix_s; /* 0: there was none */
 	_Atomic uint64_t waiting;    /* a gauge: changes that wait for a range now */
 	_Atomic uint64_t nr_live;    /* a gauge: ranges */
+	/*
+	 * An errno: a FLUSH of our own was answered with it, which the server says once. The application's next FLUSH gets
+	 * it, whichever process that comes to; until then each further one of our own does. 0: there is none.
+	 */
+	_Atomic uint32_t flush_error;
+	uint32_t reserved;
 };
 
 struct ub_ledger {

@@ -91,9 +91,10 @@ static void yield_unpause(struct server *s)
 
 static void yield_refuse_flush(struct server *s)
 {
-	char why[120];
+	char why[160];
 
-	snprintf(why, sizeof(why), "a flush failed: %s", strerror(-ub_device_flush_result(&s->device)));
+	snprintf(why, sizeof(why), "a flush failed: %s: the next fsync or sync of the device gets that error",
+		 strerror(-ub_device_flush_result(&s->device)));
 	yield_refuse(s, 0, why);
 }
 

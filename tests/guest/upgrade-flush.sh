@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # A server says once that it could not write back. When it says so to the flush of an upgrade, the upgrade is refused,
-# and the application's next fsync fails.
+# also when it tries again, and the application's next fsync fails, also after a death of the server process.
 # kernels: 6.12 7
 # push: 7
 # timeout: 120
@@ -21,18 +21,47 @@ nbdkit -U "$D/sock" -P "$D/pid" eval get_size='echo 16777216' \
 	pwrite='dd of=$D/image bs=65536 seek=$4 oflag=seek_bytes conv=notrunc status=none' 2>"$D/err" ||
 	fail "$(cat "$D/err")"
 await 10 test -S "$D/sock"
-attach "nbd+unix:///?socket=$D/sock"
-await 20 has_standby
-dd if=/dev/urandom of="$DEV" bs=4k count=1 oflag=direct status=none
-: >"$D/broken" # its write-back fails from here on, once
+# breaks: something is acknowledged, and its write-back will fail; the server says so once, to the next flush
+breaks() {
+	rm -f "$D/told"
+	attach "nbd+unix:///?socket=$D/sock"
+	await 20 has_standby
+	dd if=/dev/urandom of="$DEV" bs=4k count=1 oflag=direct status=none
+	: >"$D/broken"
+}
+# fsync_fails: the application hears of it, once
+fsync_fails() {
+	local status=0
+	test -e "$D/told" || fail "the server was not asked to flush"
+	dd if=/dev/zero of="$DEV" bs=4k count=1 seek=9 conv=fsync status=none 2>"$D/fsync.err" || status=$?
+	[ $status != 0 ] || fail "LOST IN SILENCE after $1: fsync succeeds"
+	dd if=/dev/zero of="$DEV" bs=4k count=1 seek=9 conv=fsync status=none
+	await 20 has_standby
+	"$BRIDGE" upgrade "$ID" || fail "the next upgrade ended with $?"
+	await 20 is_online
+	detach "$ID"
+	await 20 no_device "$ID"
+}
+
+breaks
+assert_fails 3 'a flush failed.*the next fsync' "$BRIDGE" upgrade "$ID"
+fsync_fails "an upgrade"
+
+breaks
+assert_fails 3 'a flush failed' "$BRIDGE" upgrade "$ID" --wait 5s
+fsync_fails "an upgrade that tried again"
+
+breaks
 assert_fails 3 'a flush failed' "$BRIDGE" upgrade "$ID"
-test -e "$D/told" || fail "the server was not asked to flush"
-status=0
-dd if=/dev/zero of="$DEV" bs=4k count=1 seek=9 conv=fsync status=none 2>"$D/fsync.err" || status=$?
-[ $status != 0 ] || fail "LOST IN SILENCE: fsync succeeds"
-# said once: what comes then is well
-dd if=/dev/zero of="$DEV" bs=4k count=1 seek=9 conv=fsync status=none
-"$BRIDGE" upgrade "$ID" || fail "the next upgrade ended with $?"
-await 20 is_online
-detach "$ID"
+await 20 has_standby
+assert_fails 3 'a flush failed' "$BRIDGE" upgrade "$ID"
+fsync_fails "a second upgrade"
+
+breaks
+assert_fails 3 'a flush failed' "$BRIDGE" upgrade "$ID"
+await 20 has_standby
+pid=$(state_of server_pid)
+kill -KILL "$pid"
+await 40 other_server "$pid"
+fsync_fails "an upgrade, and a death of the server process"
 kill "$(cat "$D/pid")"

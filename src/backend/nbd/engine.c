@@ -221,10 +221,10 @@ static bool cmd_is_ours(const struct nbd_cmd *cmd)
 	return cmd->is_internal || cmd->io->slot >= cmd->be->depth;
 }
 
-/* A server says once that something could not be written: to whom it was meant for, though it was we who asked. */
+/* A server says once that something could not be written: the application hears of it, though it was we who asked. */
 static void flush_complete(struct nbd_cmd *cmd)
 {
-	cmd_complete(cmd, cmd_is_ours(cmd) ? 0 : -atomic_exchange(&cmd->be->flush_error, 0));
+	cmd_complete(cmd, cmd->is_internal ? 0 : -nbd_fence_flush_error(cmd->be, !cmd_is_ours(cmd)));
 }
 
 /*
@@ -434,7 +434,7 @@ static void cmd_take_answer(struct nbd_link *link, struct nbd_cmd *cmd, int code
 		ub_fence_answer(cmd->rec);
 	if (code) {
 		if (io->op == UB_OP_FLUSH && cmd_is_ours(cmd))
-			atomic_store(&cmd->be->flush_error, code);
+			nbd_fence_keep_flush_error(cmd->be, code);
 		cmd_complete(cmd, -code);
 		return;
 	}

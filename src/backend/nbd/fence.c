@@ -100,6 +100,8 @@ void nbd_fence_start(struct nbd_backend *be)
 	ub_fence_set_timeout(&be->fence, atomic_load(&be->fence_timeout_ms));
 	ub_fence_inherit(&be->fence, be->is_recovered, ub_now_ms());
 	atomic_store(&fence_side(be)->waiting, 0);
+	if (!be->is_recovered) /* another device's, or another server's */
+		atomic_store(&fence_side(be)->flush_error, 0);
 	ub_fence_word(&be->fence, be->word_event); /* it was said while this back end was being opened */
 	nr = atomic_load(&be->fence.nr_live);
 	pthread_mutex_unlock(&be->fence_lock);
@@ -221,6 +223,21 @@ void nbd_fence_done(struct nbd_backend *be, struct nbd_cmd *cmd)
 	ub_fence_done(&be->fence, cmd->owner);
 	pthread_mutex_unlock(&be->fence_lock);
 	cmd->has_ranges = false;
+}
+
+void nbd_fence_keep_flush_error(struct nbd_backend *be, int code)
+{
+	if (!atomic_load(&be->backend->is_destination))
+		atomic_store_explicit(&fence_side(be)->flush_error, (uint32_t)code, memory_order_release);
+}
+
+int nbd_fence_flush_error(struct nbd_backend *be, bool take)
+{
+	_Atomic uint32_t *error = &fence_side(be)->flush_error;
+
+	if (!atomic_load_explicit(error, memory_order_acquire))
+		return 0;
+	return (int)(take ? atomic_exchange(error, 0) : atomic_load(error));
 }
 
 void nbd_fence_count_waiting(struct nbd_backend *be, bool begins)

@@ -217,7 +217,6 @@ struct nbd_backend {
 
 	_Atomic unsigned nr_started; /* queues whose threads run; the connector begins with the last */
 	_Atomic int phase; /* enum nbd_phase: whichever comes first, being live or an outage, decides */
-	_Atomic int flush_error; /* a FLUSH of our own was answered with it: the application's next one is */
 	_Atomic bool has_failed;     /* for good: all I/O fails */
 	_Atomic bool is_leaving;     /* no connection is made any more */
 	_Atomic uint64_t left_ms;    /* since when; 0: it is not */
@@ -309,6 +308,14 @@ void nbd_fence_claim(struct nbd_backend *be, struct nbd_cmd *cmd, const struct u
 bool nbd_fence_may_pass(struct nbd_backend *be, const struct nbd_cmd *cmd);
 /* It is about to be completed: for those that have has_ranges. */
 void nbd_fence_done(struct nbd_backend *be, struct nbd_cmd *cmd);
+/*
+ * A FLUSH of our own was answered with this errno: kept for the application, over deaths of ours. Nobody is told of it
+ * where the device is only being moved to that server. Any thread.
+ */
+void nbd_fence_keep_flush_error(struct nbd_backend *be, int code);
+/* That errno, or 0. take: the application gets it. Any thread. */
+int nbd_fence_flush_error(struct nbd_backend *be, bool take);
+
 void nbd_fence_count_waiting(struct nbd_backend *be, bool begins);
 
 /* Something that was sent at this seq was answered. Only while fence.nr_unproven. */
