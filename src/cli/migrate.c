@@ -25,6 +25,7 @@
 #include "cli/progress.h"
 #include "keeper/control.h"
 #include "keeper/find.h"
+#include "keeper/ranges.h"
 
 #define MIGRATE_TIMEOUT_MS	  60000 /* of what is asked once */
 #define MIGRATE_LOOK_TIMEOUT_MS	  2000
@@ -33,6 +34,7 @@
 #define MIGRATE_DRAW_EVERY_MS	  200 /* where somebody does */
 #define MIGRATE_TELL_EVERY_MS	  10000 /* where nobody watches a terminal */
 #define MIGRATE_PATIENCE_MS	  60000 /* with a device that has no keeper just now */
+#define MIGRATE_REST_MS 100
 #define MIGRATE_UNKNOWN_MS	  5000	/* with a keeper that has just come, and may know of it yet */
 #define MIGRATE_MIRROR_TIMEOUT_MS 1000
 #define MIGRATE_MIN_MIRROR_MS	  100
@@ -72,6 +74,7 @@ enum migrate_action { MIGRATE_START, MIGRATE_COMPLETE, MIGRATE_CANCEL, MIGRATE_S
 
 struct migrate_args {
 	const char *device;
+	const char *first_uri; /* a destination that came before the device */
 	enum migrate_action action;
 	unsigned nr_actions; /* of --complete, --cancel and --status */
 	bool wait, json, has_rate, has_mirror_timeout;
@@ -112,8 +115,13 @@ static int migrate_mirror_timeout(struct migrate_args *a, const char *arg)
 
 static int migrate_word(struct migrate_args *a, char *arg)
 {
-	if (strncmp(arg, "nbd", 3) == 0 && strchr(arg, ':'))
+	if (strncmp(arg, "nbd", 3) == 0 && strchr(arg, ':')) {
+		a->first_uri = a->device ? a->first_uri : arg;
 		return ub_cli_nbd_take_uri(&a->nbd, arg);
+	}
+	if (a->first_uri)
+		return ub_err_set(&a->err, EINVAL, "the device comes before its destination: ublk-bridge migrate %s %.300s", arg,
+				  a->first_uri);
 	if (a->device)
 		return ub_err_set(&a->err, EINVAL, "'%s' is no destination: give --mem SIZE, an NBD URI or [ COMMAND ARGS... ]",
 				  arg);
@@ -474,6 +482,43 @@ static json_t *migrate_last(struct migrate_args *a)
 
 /* ---- the actions ------------------------------------------------------------------------------------------------------ */
 
+/*
+ * What lost connections may still write where the device was moved from, or should have been moved to: somebody else may
+ * use that next. wait: until it is over, or nobody knows when, or a signal.
+ */
+static void migrate_await_rest(const struct migrate_args *a, bool wait)
+{
+	struct ub_ledger_view ledger = { 0 };
+	struct ub_ranges_wait patience = { 0 };
+	struct ub_state state;
+	bool is_told = false;
+	struct ub_ranges r;
+	char what[200];
+
+	if (ub_state_read(a->state.name, &state) != 0 || ub_ledger_view_open(&state, &ledger) != 0)
+		return;
+	for (;;) {
+		ub_ledger_view_read_other(&ledger, UINT64_MAX, &r);
+		if (ub_ranges_wait(&patience, &r, ub_now_ms()) == UB_RANGES_OVER)
+			break;
+		if (!is_told)
+			ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: where it was %s, %s: nobody else should use that before%s", state.dev_id,
+			       wait ? "moved from" : "to be moved to", ub_ranges_describe_wait(&r, what, sizeof(what)),
+			       wait ? "; waiting" : "");
+		is_told = true;
+		if (!wait || migrate_signal)
+			break;
+		if (ub_ranges_wait(&patience, &r, ub_now_ms()) == UB_RANGES_TOO_LONG) {
+			ub_log(UB_LOG_WARNING, "/dev/ublkb%u: where it was moved from, %s may still be written: its server has not been "
+					       "seen since",
+			       state.dev_id, ub_ranges_describe(&r, what, sizeof(what)));
+			break;
+		}
+		poll(NULL, 0, MIGRATE_REST_MS);
+	}
+	ub_ledger_view_close(&ledger);
+}
+
 static bool migrate_has_moved(const json_t *last)
 {
 	const char *result = json_string_value(json_object_get(last, "result"));
@@ -489,8 +534,11 @@ static int migrate_tell_end(struct migrate_args *a, const json_t *last)
 	ub_progress_result(last, text, sizeof(text));
 	if (migrate_has_moved(last)) {
 		printf("/dev/ublkb%u: %s\n", a->state.dev_id, text);
+		fflush(stdout);
+		migrate_await_rest(a, true);
 		return UB_EXIT_DONE;
 	}
+	migrate_await_rest(a, false);
 	ub_err_set(&a->err, ECANCELED, "/dev/ublkb%u stays where it is: the migration %s%s", a->state.dev_id, text,
 		   migrate_signal ? " (by a signal)" : "");
 	return UB_EXIT_FAILED;
@@ -547,7 +595,11 @@ static int migrate_complete(struct migrate_args *a)
 /* The answer comes with the end. Who is asked later may be another keeper, and know of none. */
 static int migrate_cancel(struct migrate_args *a)
 {
-	return migrate_ask(a, json_pack("{s:s}", "verb", "migrate-cancel"));
+	int status = migrate_ask(a, json_pack("{s:s}", "verb", "migrate-cancel"));
+
+	if (status == UB_EXIT_DONE)
+		migrate_await_rest(a, false);
+	return status;
 }
 
 static void migrate_print_status(const struct migrate_args *a, const json_t *info)

@@ -304,6 +304,24 @@ static bool keeper_must_go(const struct ub_keeper *k)
 	return k->server->gone ? !k->recovery.is_on : k->nr_signals > 1 || k->detach.is_forced;
 }
 
+/*
+ * Likewise where the device was moved from, or should have been moved to. Whoever uses that next was free to do so when
+ * the move had ended: what nobody knows the end of is said, and no reason to stay.
+ */
+static enum ub_ranges_wait_state keeper_look_at_other_ranges(struct ub_keeper *k, struct ub_ranges *r)
+{
+	enum ub_ranges_wait_state state;
+	char what[80];
+
+	ub_ranges_read_other(k->ledger, !ub_stat_side(k->stats), k->limits.size_bytes, ub_now_ms(), r);
+	state = ub_ranges_wait(&k->detach.other_wait, r, ub_now_ms());
+	if (state != UB_RANGES_TOO_LONG)
+		return state;
+	ub_log(UB_LOG_WARNING, "/dev/ublkb%u goes, and %s may still be written where it was moved from, or to", k->info.dev_id,
+	       ub_ranges_describe(r, what, sizeof(what)));
+	return UB_RANGES_OVER;
+}
+
 /* What lost connections may still write: whoever uses the export next must not find it on top. */
 static enum ub_ranges_wait_state keeper_look_at_ranges(struct ub_keeper *k, char *said, size_t len)
 {
@@ -314,6 +332,8 @@ static enum ub_ranges_wait_state keeper_look_at_ranges(struct ub_keeper *k, char
 	ub_ranges_read(k->opts->nbd ? k->ledger : NULL, ub_stat_side(k->stats),
 		       k->limits.size_bytes, ub_now_ms(), &r);
 	state = ub_ranges_wait(&k->detach.wait, &r, ub_now_ms());
+	if (state == UB_RANGES_OVER)
+		state = keeper_look_at_other_ranges(k, &r);
 	if (state == UB_RANGES_WAIT)
 		ub_ranges_describe_wait(&r, said, len);
 	if (state == UB_RANGES_TOO_LONG)
@@ -388,7 +408,7 @@ static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 	ub_verb_detach_answer(k, &err);
 	k->detach.awaits_ranges = false;
 	if (!k->nr_signals)
-		k->detach.wait =
+		k->detach.wait = k->detach.other_wait =
 			(struct ub_ranges_wait){ 0 }; /* whoever asks next has the same patience */
 	if (k->nr_signals && strcmp(said, told) != 0) {
 		ub_log(UB_LOG_WARNING,
@@ -478,10 +498,9 @@ static void keeper_say_rest(struct ub_keeper *k)
 {
 	char rest[120];
 
-	if (!k->opts->nbd || !k->stats)
+	if (!k->stats)
 		return;
-	ub_ranges_describe_rest(k->ledger, ub_stat_side(k->stats), k->limits.size_bytes, rest,
-				sizeof(rest));
+	ub_ranges_describe_rest(k->ledger, k->limits.size_bytes, rest, sizeof(rest));
 	if (rest[0])
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, rest);
 }

@@ -42,7 +42,7 @@ struct detach {
 	struct ublksrv_ctrl_dev_info info;
 	struct ub_state state;
 	bool has_state; /* one of our keepers made it */
-	struct ub_ledger_view ledger; /* an NBD device's, where it is found */
+	struct ub_ledger_view ledger; /* where it is found */
 	uint64_t size_bytes;
 	bool force;
 	int64_t timeout_ms;
@@ -114,11 +114,29 @@ static bool detach_is_told(uint64_t began_ms, bool *is_told)
 }
 
 /*
+ * Where the device was moved from, or should have been moved to. Whoever uses that next was free to do so when the move
+ * had ended: what nobody knows the end of is said, and no reason to stay.
+ */
+static enum ub_ranges_wait_state detach_look_at_other_ranges(const struct detach *d, struct ub_ranges_wait *w,
+							     struct ub_ranges *r)
+{
+	enum ub_ranges_wait_state state;
+	char what[80];
+
+	ub_ledger_view_read_other(&d->ledger, d->size_bytes, r);
+	state = ub_ranges_wait(w, r, ub_now_ms());
+	if (state != UB_RANGES_TOO_LONG)
+		return state;
+	ub_log(UB_LOG_WARNING, "/dev/ublkb%s goes, and %s may still be written where it was moved from, or to", d->id,
+	       ub_ranges_describe(r, what, sizeof(what)));
+	return UB_RANGES_OVER;
+}
+
+/*
  * All is written back, and the device is still there. Whoever uses the export next must not find
  * old writes on top of its own. DONE, and *waited: it has taken a while; or BUSY with *err.
  */
-static int detach_await_ranges(struct detach *d, struct ub_ranges_wait *w, bool *waited,
-			       struct ub_err *err)
+static int detach_await_ranges(struct detach *d, struct ub_ranges_wait w[2], bool *waited, struct ub_err *err)
 {
 	uint64_t began_ms = ub_now_ms();
 	enum ub_ranges_wait_state state;
@@ -129,7 +147,9 @@ static int detach_await_ranges(struct detach *d, struct ub_ranges_wait *w, bool 
 	*waited = false;
 	for (;;) {
 		ub_ledger_view_read(&d->ledger, d->size_bytes, &r);
-		state = ub_ranges_wait(w, &r, ub_now_ms());
+		state = ub_ranges_wait(&w[0], &r, ub_now_ms());
+		if (state == UB_RANGES_OVER)
+			state = detach_look_at_other_ranges(d, &w[1], &r);
 		if (state == UB_RANGES_OVER)
 			return UB_EXIT_DONE;
 		if (state == UB_RANGES_TOO_LONG)
@@ -223,7 +243,7 @@ static int detach_unserved(struct detach *d, struct ub_err *err)
 
 static int detach_stop(struct detach *d, struct ub_err *err)
 {
-	struct ub_ranges_wait wait = { 0 };
+	struct ub_ranges_wait waits[2] = { { 0 } }; /* of the two sides */
 	char said[512];
 	bool waited;
 	int ret;
@@ -247,7 +267,7 @@ static int detach_stop(struct detach *d, struct ub_err *err)
 			return detach_busy(d, said, err);
 		waited = false;
 		if (ret == UB_EXIT_DONE &&
-		    detach_await_ranges(d, &wait, &waited, err) != UB_EXIT_DONE)
+		    detach_await_ranges(d, waits, &waited, err) != UB_EXIT_DONE)
 			return UB_EXIT_BUSY;
 		/* Meanwhile somebody may have opened it, and written. */
 	} while (waited);
@@ -289,8 +309,7 @@ static void detach_say_rest(const struct detach *d)
 {
 	char rest[120];
 
-	ub_ranges_describe_rest(d->ledger.page, ub_ledger_view_side(&d->ledger), d->size_bytes,
-				rest, sizeof(rest));
+	ub_ranges_describe_rest(d->ledger.page, d->size_bytes, rest, sizeof(rest));
 	if (rest[0])
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%s: %s", d->id, rest);
 }
@@ -409,7 +428,7 @@ int ub_detach_run(uint32_t dev_id, uint64_t cookie, bool force, unsigned timeout
 	}
 	d->has_state = ub_cookie_is_ours(d->info.ublksrv_flags) &&
 		       ub_state_find(d->info.ublksrv_flags, &d->state) == 0;
-	if (d->has_state && strcmp(d->state.backend, "nbd") == 0) {
+	if (d->has_state) {
 		ub_ledger_view_open(&d->state, &d->ledger);
 		d->size_bytes = detach_get_size(d);
 	}

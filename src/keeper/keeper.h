@@ -69,7 +69,7 @@ struct ub_keeper_detach {
 	bool is_forced;
 	bool is_going; /* it was done */
 	bool awaits_ranges; /* all is written back, and what lost connections may still write is waited for */
-	struct ub_ranges_wait wait;
+	struct ub_ranges_wait wait, other_wait; /* the latter for the side that the device is not made of */
 };
 
 /* An upgrade: upgrade.c. */

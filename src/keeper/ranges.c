@@ -87,6 +87,18 @@ void ub_ranges_read_sent(struct ub_ledger *page, unsigned side, uint64_t size_by
 	}
 }
 
+void ub_ranges_read_other(struct ub_ledger *page, unsigned side, uint64_t size_bytes, uint64_t now_ms, struct ub_ranges *r)
+{
+	uint64_t bytes;
+	unsigned nr;
+
+	ub_ranges_read(page, side, size_bytes, now_ms, r);
+	ub_ranges_read_sent(page, side, size_bytes, &nr, &bytes);
+	r->nr += nr;
+	r->nr_no_clock += nr;
+	r->bytes += bytes;
+}
+
 /* ---- words and JSON ----------------------------------------------------------------------------- */
 
 const char *ub_ranges_describe(const struct ub_ranges *r, char *buf, size_t len)
@@ -136,20 +148,18 @@ const char *ub_ranges_describe_wait(const struct ub_ranges *r, char *buf, size_t
 	return buf;
 }
 
-const char *ub_ranges_describe_rest(struct ub_ledger *page, unsigned side, uint64_t size_bytes,
-				    char *buf, size_t len)
+const char *ub_ranges_describe_rest(struct ub_ledger *page, uint64_t size_bytes, char *buf, size_t len)
 {
-	struct ub_ranges r;
-	uint64_t sent_bytes;
-	unsigned nr_sent;
+	struct ub_ranges sides[UB_LEDGER_SIDES];
+	unsigned nr;
 
-	ub_ranges_read(page, side, size_bytes, 0, &r);
-	ub_ranges_read_sent(page, side, size_bytes, &nr_sent, &sent_bytes);
+	for (unsigned i = 0; i < UB_LEDGER_SIDES; i++)
+		ub_ranges_read_other(page, i, size_bytes, 0, &sides[i]);
+	nr = sides[0].nr + sides[1].nr;
 	buf[0] = '\0';
-	if (r.nr + nr_sent)
-		snprintf(buf, len, "%u range%s, %llu bytes of the old server may still be written",
-			 r.nr + nr_sent, r.nr + nr_sent == 1 ? "" : "s",
-			 (unsigned long long)(r.bytes + sent_bytes));
+	if (nr)
+		snprintf(buf, len, "%u range%s, %llu bytes of the old server may still be written", nr, nr == 1 ? "" : "s",
+			 (unsigned long long)(sides[0].bytes + sides[1].bytes));
 	return buf;
 }
 
@@ -291,6 +301,11 @@ void ub_ledger_view_read(const struct ub_ledger_view *view, uint64_t size_bytes,
 			 struct ub_ranges *r)
 {
 	ub_ranges_read(view->page, ub_ledger_view_side(view), size_bytes, ub_now_ms(), r);
+}
+
+void ub_ledger_view_read_other(const struct ub_ledger_view *view, uint64_t size_bytes, struct ub_ranges *r)
+{
+	ub_ranges_read_other(view->page, !ub_ledger_view_side(view), size_bytes, ub_now_ms(), r);
 }
 
 void ub_ledger_view_close(struct ub_ledger_view *view)

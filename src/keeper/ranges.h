@@ -41,6 +41,12 @@ void ub_ranges_read(struct ub_ledger *page, unsigned side, uint64_t size_bytes, 
 /* Likewise, changes that are in flight on connections: what would be ranges if these were lost now. */
 void ub_ranges_read_sent(struct ub_ledger *page, unsigned side, uint64_t size_bytes, unsigned *nr, uint64_t *bytes);
 
+/*
+ * Likewise, of the side that the device is not made of: what it was moved from, or should have been moved to. What a dead
+ * process had in flight there counts as a range whose time does not count: nobody will send it again.
+ */
+void ub_ranges_read_other(struct ub_ledger *page, unsigned side, uint64_t size_bytes, uint64_t now_ms, struct ub_ranges *r);
+
 /* "3 ranges of 12 KiB together", which is what ub_ranges.nr is called for people */
 const char *ub_ranges_describe(const struct ub_ranges *r, char *buf, size_t len);
 /* How long they may still last: "for 28.5 s at the most", or why nobody knows. */
@@ -68,11 +74,10 @@ enum ub_ranges_wait_state ub_ranges_wait(struct ub_ranges_wait *w, const struct 
 const char *ub_ranges_describe_wait(const struct ub_ranges *r, char *buf, size_t len);
 
 /*
- * What is not waited for: all ranges of a side, and what is in flight. "": nothing, else "3 ranges,
+ * What is not waited for: all ranges of both sides, and what is in flight. "": nothing, else "3 ranges,
  * 12288 bytes of the old server may still be written".
  */
-const char *ub_ranges_describe_rest(struct ub_ledger *page, unsigned side, uint64_t size_bytes,
-				    char *buf, size_t len);
+const char *ub_ranges_describe_rest(struct ub_ledger *page, uint64_t size_bytes, char *buf, size_t len);
 
 /* ---- JSON ------------------------------------------------------------------------------------ */
 
@@ -103,6 +108,8 @@ struct ub_ledger_view {
 int ub_ledger_view_open(const struct ub_state *state, struct ub_ledger_view *view);
 /* The present side, as ub_ranges_read() has it; all 0 without a page. */
 void ub_ledger_view_read(const struct ub_ledger_view *view, uint64_t size_bytes, struct ub_ranges *r);
+/* As ub_ranges_read_other(); all 0 without a page. */
+void ub_ledger_view_read_other(const struct ub_ledger_view *view, uint64_t size_bytes, struct ub_ranges *r);
 unsigned ub_ledger_view_side(const struct ub_ledger_view *view);
 void ub_ledger_view_close(struct ub_ledger_view *view); /* idempotent */
 

@@ -3,7 +3,7 @@
 # Destinations of a migration that lose what they had not flushed while they are silent, and that
 # execute a mirrored write when the device has long moved: all that was acknowledged is there. And a
 # destination's fence that lasts much longer than the mirror's patience makes the migration late,
-# and not endless.
+# and not endless. And a source that a lost connection may still write to is nobody's yet.
 # kernels: 6.12 7
 # push: 7
 # timeout: 300
@@ -131,10 +131,46 @@ livelock() {
 }
 copies() { [ "$(phase_now)" = copying ] || gone "$MOVER"; }
 
+# left HOW: a lost connection may still write to the source of a migration. Who is told that the device has moved, or
+# that it is gone, may use the source
+left() {
+	local began
+	make_disk 1M
+	serve_disk old -U "$CELL/sock"
+	attach --fence-timeout 20s "nbd+unix:///?socket=$CELL/sock"
+	await 30 has_standby
+	hold old A
+	stamp_behind A
+	FIRST=$WRITER
+	await 30 is_held old A
+	our_server_dies
+	until_then "$FIRST" $((SECONDS + 30)) || fail "LATE: A is not sent again"
+	acknowledged "$FIRST"
+	is_recovered
+	began=$SECONDS
+	move_behind --mem 1M
+	await 20 grep -q 'moved from.*may still be written.*waiting' "$CELL/move.err"
+	grep -q ': moved to ' "$CELL/move.out" || fail "LATE: the move waits for it, too"
+	if [ "$1" = detach ]; then
+		kill -INT "$MOVER"
+		await 10 gone "$MOVER"
+		gone "$KEEPER" && fail "the device went with the verb"
+		"$UB" detach "$ID" 2>"$CELL/detach.err" || fail "detach ended with $?: $(cat "$CELL/detach.err")"
+		grep -q 'that is waited for' "$CELL/detach.err" || fail "detach says: $(cat "$CELL/detach.err")"
+	else
+		has_moved 60
+	fi
+	[ $((SECONDS - began)) -ge 12 ] || fail "STALE: told after $((SECONDS - began)) s that the source is free"
+	[ "$1" = detach ] || detach
+	let_land old
+}
+
 run_stories 4 <<END
 ${STORIES:-silent
 mirrored
 KEEPER_TOO=no mirrored
+left migrate
+left detach
 livelock}
 END
 no_d_state
