@@ -98,6 +98,24 @@ static int attach_backend(struct attach_args *a, const char *arg)
 	return ret;
 }
 
+/* A name of its own, that no other way to name a device reads as. */
+static int attach_check_name(struct attach_args *a, const char *name)
+{
+	size_t prefix = strncmp(name, "ublk", 4) == 0 ? 4 : 0, digits;
+
+	if (prefix && (name[4] == 'b' || name[4] == 'c'))
+		prefix++;
+	digits = strspn(name + prefix, "0123456789");
+	if (prefix == 4 && digits && !name[prefix + digits])
+		return ub_err_set(&a->err, EINVAL,
+				  "--name: '%s' is what a device is called that was given no name: "
+				  "choose another",
+				  name);
+	if (prefix && digits && (!name[prefix + digits] || name[prefix + digits] == 'p'))
+		return ub_err_set(&a->err, EINVAL, "--name: '%s' reads as another device's: choose another", name);
+	return ub_name_check(name, &a->err);
+}
+
 static int attach_number(struct attach_args *a, const char *arg, const char *what, uint64_t min,
 			 uint64_t max, unsigned *value)
 {
@@ -156,12 +174,7 @@ static int attach_device_option(struct attach_args *a, int key, char *arg)
 		return ret;
 	case OPT_NAME:
 		a->out.name = arg;
-		if (strncmp(arg, "ublk", 4) == 0 && arg[4] && strspn(arg + 4, "0123456789") == strlen(arg + 4))
-			return ub_err_set(&a->err, EINVAL,
-					  "--name: '%s' is what a device is called that was given no name: "
-					  "choose another",
-					  arg);
-		return ub_name_check(arg, &a->err);
+		return attach_check_name(a, arg);
 	case OPT_QUEUES:
 		return attach_number(a, arg, "--queues", 1, cpus > 0 ? (uint64_t)cpus : 1,
 				     &a->out.nr_queues);

@@ -86,7 +86,7 @@ int ub_cli_detach(int argc, char **argv)
 	if (ub_device_find(a.device, &dev_id, &cookie, &a.err) == 0)
 		status = ub_detach_run(dev_id, cookie, a.force, (unsigned)a.timeout_s, &a.err);
 	else
-		status = a.err.code == ENOENT ? UB_EXIT_FAILED : UB_EXIT_USAGE;
+		status = a.err.code == EINVAL || a.err.code == ERANGE ? UB_EXIT_USAGE : UB_EXIT_FAILED;
 	/* A name that no device has, or that of a device which is gone (a name's has a cookie). */
 	if (status == UB_EXIT_FAILED && (a.err.code == ENOENT || (a.err.code == ENODEV && cookie)))
 		status = detach_sweep(a.device, &a.err);

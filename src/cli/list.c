@@ -378,7 +378,7 @@ int ub_cli_list(int argc, char **argv)
 
 	if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
 		return ub_cli_error(&a.err, UB_EXIT_USAGE);
-	if (ub_ctrl_open(&ctrl, &a.err) != 0)
+	if (ub_rundir_check_rights(&a.err) != 0 || ub_ctrl_open(&ctrl, &a.err) != 0)
 		return ub_cli_error(&a.err, UB_EXIT_FAILED);
 	ret = list_all(&ctrl, a.json, &a.err);
 	ub_ctrl_close(&ctrl);

@@ -380,6 +380,8 @@ int ub_cli_metrics(int argc, char **argv)
 
 	if (argp_parse(&argp, argc, argv, 0, NULL, &m) != 0)
 		return ub_cli_error(&m.err, UB_EXIT_USAGE);
+	if (ub_rundir_check_rights(&m.err) != 0)
+		return ub_cli_error(&m.err, UB_EXIT_FAILED);
 	ub_state_each(metrics_take, &m);
 	if (m.nr)
 		qsort(m.devices, m.nr, sizeof(*m.devices), metrics_compare);

@@ -181,6 +181,8 @@ static int recover_run(const struct argp *argp, int argc, char **argv, bool upgr
 
 	if (argp_parse(argp, argc, argv, 0, NULL, &a) != 0)
 		return ub_cli_error(&a.err, UB_EXIT_USAGE);
+	if (ub_rundir_check_rights(&a.err) != 0)
+		return ub_cli_error(&a.err, UB_EXIT_FAILED);
 	if (a.all) {
 		status = recover_all(&a);
 		return a.err.code ? ub_cli_error(&a.err, status) : status;

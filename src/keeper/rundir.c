@@ -56,6 +56,17 @@ static const char *rundir_base(void)
 	return path && *path ? path : RUNDIR_DEFAULT;
 }
 
+int ub_rundir_check_rights(struct ub_err *err)
+{
+	cleanup_fd int fd = open(rundir_base(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (geteuid() != 0)
+		return ub_err_set(err, EPERM, "run this as root: this is the user %u, who may not look at the devices", geteuid());
+	if (fd < 0 && (errno == EACCES || errno == EPERM))
+		return ub_err_set(err, EPERM, "run this as root: %s: %s", rundir_base(), strerror(errno));
+	return 0;
+}
+
 static int rundir_open_base(bool create, struct ub_err *err)
 {
 	const char *path = rundir_base();

@@ -53,6 +53,9 @@ struct ub_rundir {
 
 #define UB_RUNDIR_NONE { .dir_fd = -1, .lock_fd = -1, .listen_fd = -1, .control_fd = -1 }
 
+/* Whether devices can be looked at. 0, or -EPERM with *err: this is not root, or root of a container that may not. */
+int ub_rundir_check_rights(struct ub_err *err);
+
 /* Letters, digits, '.', '_', '-'; at most 64; the first no '.' or '-', and not only digits. */
 int ub_name_check(const char *name, struct ub_err *err);
 

@@ -92,7 +92,11 @@ note "memory that is given back"
 fill 8 40 141
 before=$(awk '/^Shmem:/ { print $2 }' /proc/meminfo)
 await 10 no_holder
-"$UB" resize "$ID" 4M
+assert_fails 3 'stays as it is: there is data behind 4 MiB.*--force' "$UB" resize "$ID" 4M
+is_size $((48 * M))
+blkdiscard -f -o 40M "$DEV"
+"$UB" resize "$ID" 40M
+"$UB" resize "$ID" 4M --force
 after=$(awk '/^Shmem:/ { print $2 }' /proc/meminfo)
 assert_le $((30 << 10)) $((before - after)) "30 MiB in KiB, of what was given back,"
 detach
