@@ -25,6 +25,7 @@ enum {
 	NBD_OPT_TLS_CERTIFICATES,
 	NBD_OPT_TLS_PSK_FILE,
 	NBD_OPT_TLS_USERNAME,
+	NBD_OPT_TLS_HOSTNAME,
 	NBD_OPT_TLS_VERIFY,
 	NBD_OPT_NO_TLS_VERIFY,
 	NBD_OPT_OUTAGE_LIMIT,
@@ -54,6 +55,8 @@ static const struct argp_option nbd_argp_options[] = {
 	{ "tls-certificates", NBD_OPT_TLS_CERTIFICATES, "DIR", 0, "Where ca-cert.pem and the like are", 2 },
 	{ "tls-psk-file", NBD_OPT_TLS_PSK_FILE, "FILE", 0, "Pre-shared keys instead of certificates", 2 },
 	{ "tls-username", NBD_OPT_TLS_USERNAME, "NAME", 0, "Whose key in it (default: $LOGNAME)", 2 },
+	{ "tls-hostname", NBD_OPT_TLS_HOSTNAME, "NAME", 0,
+	  "Whom the server's certificate has to be for (default: the host)", 2 },
 	{ "tls-verify", NBD_OPT_TLS_VERIFY, NULL, 0, "Verify the server's certificate (the default)", 2 },
 	{ "no-tls-verify", NBD_OPT_NO_TLS_VERIFY, NULL, 0, "Do not verify it", 2 },
 	{ NULL, 0, NULL, 0, "When the server goes away (DURATION: seconds, or with ms, s, m, h):", 3 },
@@ -119,8 +122,13 @@ static int nbd_take_tcp(struct ub_cli_nbd *n, const char *host, struct argp_stat
 {
 	const char *port = nbd_next_word(n, state, "--tcp HOST PORT");
 	int ret = port ? nbd_set_string(n, &n->options.host, host) : -EINVAL;
+	size_t len = strlen(host);
 
 	nbd_name(n, NBD_TCP);
+	if (ret == 0 && len > 2 && host[0] == '[' && host[len - 1] == ']') { /* as in a URI */
+		n->options.host[len - 1] = '\0';
+		memmove(n->options.host, n->options.host + 1, len - 1);
+	}
 	return ret ? ret : nbd_set_string(n, &n->options.port, port);
 }
 
@@ -298,6 +306,8 @@ static int nbd_take_option(struct ub_cli_nbd *n, int key, char *arg)
 		return nbd_set_path(n, &n->options.tls_psk_file, arg);
 	case NBD_OPT_TLS_USERNAME:
 		return nbd_set_string(n, &n->options.tls_username, arg);
+	case NBD_OPT_TLS_HOSTNAME:
+		return nbd_set_string(n, &n->options.tls_hostname, arg);
 	case NBD_OPT_TLS_VERIFY:
 	case NBD_OPT_NO_TLS_VERIFY:
 		n->options.tls_verify = key == NBD_OPT_TLS_VERIFY;

@@ -82,6 +82,26 @@ for wrong in expired stranger other-host; do
 	attach --no-tls-verify "$CERTIFIED"
 	detach
 done
+note "a stranger where there is no host's name: refused, whatever its certificate"
+CHECKED=(--tls require --tls-certificates "$PKI/client")
+STRANGER=(nbdkit --tls=require --tls-certificates="$PKI/stranger" file "$IMG")
+attach_fails 1 'certificate|verif' "${CHECKED[@]}" --tcp localhost 10809
+exec {connected}<>/dev/tcp/localhost/10809
+attach_fails 2 'cannot be verified' "${CHECKED[@]}" --fd "$connected"
+exec {connected}<&-
+unserve
+serve --tls=require --tls-certificates="$PKI/stranger" file "$IMG"
+attach_fails 2 'cannot be verified.*--tls-psk-file' "${CHECKED[@]}" --unix "$SOCK"
+attach_fails 2 'cannot be verified' "nbds+unix:///?socket=$SOCK&tls-certificates=$PKI/client"
+attach_fails 2 'cannot be verified' "${CHECKED[@]}" [ "${STRANGER[@]}" ]
+attach_fails 2 'cannot be verified' "${CHECKED[@]}" --command "${STRANGER[@]}" -s
+attach_fails 2 'cannot be verified' "${CHECKED[@]}" --vsock 1 10809
+run "$BRIDGE" attach "${CHECKED[@]}" --tls-hostname localhost --unix "$SOCK"
+assert_eq "$STATUS" 1 "the status where the name is given: $ERR"
+attach "${CHECKED[@]}" --no-tls-verify --unix "$SOCK"
+detach
+unserve
+
 tcp_server file "$IMG"
 attach_fails 1 'TLS' "$CERTIFIED"
 note "no TLS there: $ERR"

@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 
 #include "backend/nbd/options.h"
+#include "base/cleanup.h"
 #include "cli/nbd-options.h"
 
 /* ---- JSON ------------------------------------------------------------------------------------------ */
@@ -356,6 +357,25 @@ static void a_command_in_brackets_is_taken_out(void **state)
 	assert_refused("no command between", WORDS("[", "]"));
 }
 
+/* Of a URI alone. says: what the refusal has; NULL: there is none. */
+static int check_uri_word(const char *uri, const char *says)
+{
+	struct nbd_options o;
+	struct ub_err err = { 0 };
+	int ret;
+
+	nbd_options_init(&o);
+	o.transport = NBD_URI;
+	o.uri = strdup(uri);
+	ret = nbd_options_check(&o, &err);
+	if (says)
+		unit_assert_says(err.text, says);
+	else if (ret)
+		fail_msg("%s: %s", uri, err.text);
+	nbd_options_destroy(&o);
+	return ret;
+}
+
 static void bad_options_are_refused_with_a_reason(void **state)
 {
 	(void)state;
@@ -380,6 +400,77 @@ static void bad_options_are_refused_with_a_reason(void **state)
 	assert_refused("is a directory", WORDS("--unix", "/s", "--tls", "require", "--tls-psk-file", "/"));
 	assert_refused("no directory",
 		       WORDS("--unix", "/s", "--tls", "require", "--tls-certificates", "/dev/null"));
+}
+
+static void a_port_goes_from_1_to_65535(void **state)
+{
+	static const char *const wrong[] = { "0", "65536", "76345", "99999", "4294978105" };
+	struct ub_cli_nbd n;
+	char uri[64];
+
+	(void)state;
+	for (size_t i = 0; i < UB_ARRAY_SIZE(wrong); i++) {
+		assert_refused("from 1 to 65535", WORDS("--tcp", "::1", wrong[i]));
+		snprintf(uri, sizeof(uri), "nbd://[::1]:%s/e", wrong[i]);
+		assert_int_equal(check_uri_word(uri, "from 1 to 65535"), -EINVAL);
+		snprintf(uri, sizeof(uri), "nbds://host:%s", wrong[i]);
+		assert_int_equal(check_uri_word(uri, "from 1 to 65535"), -EINVAL);
+	}
+	assert_taken(&n, WORDS("--tcp", "host", "65535"));
+	ub_cli_nbd_destroy(&n);
+	assert_taken(&n, WORDS("--tcp", "host", "nbd")); /* services(5) */
+	ub_cli_nbd_destroy(&n);
+	assert_taken(&n, WORDS("--tcp", "[::1]", "1"));
+	assert_string_equal(n.options.host, "::1");
+	ub_cli_nbd_destroy(&n);
+}
+
+static void an_ipv6_address_is_told_how_it_is_written(void **state)
+{
+	struct ub_cli_nbd n;
+
+	(void)state;
+	assert_int_equal(check_uri_word("nbd://::1:10809/e", "has brackets"), -EINVAL);
+	assert_int_equal(check_uri_word("nbd://fe80::1/", "has brackets"), -EINVAL);
+	assert_int_equal(check_uri_word("nbd://[fe80::1]/", "name the interface"), -EINVAL);
+	assert_refused("fe80::1%eth0", WORDS("--tcp", "fe80::1", "10809"));
+	assert_int_equal(check_uri_word("nbd://[fe80::1%25eth0]:1/", NULL), 0);
+	assert_int_equal(check_uri_word("nbd://user:word@host:1/a:b:c", NULL), 0);
+	assert_taken(&n, WORDS("--tcp", "fe80::1%eth0", "10809"));
+	ub_cli_nbd_destroy(&n);
+	assert_taken(&n, WORDS("--tcp", "feed.example", "10809"));
+	ub_cli_nbd_destroy(&n);
+}
+
+/* libnbd compares a certificate with a name, and without one with nothing. */
+static void what_cannot_be_verified_is_refused(void **state)
+{
+	struct ub_cli_nbd n;
+	char word[16];
+	int fds[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	snprintf(word, sizeof(word), "%d", fds[0]);
+	assert_refused("cannot be verified", WORDS("--unix", "/s", "--tls", "require"));
+	assert_refused("cannot be verified", WORDS("--vsock", "2", "10809", "--tls", "require", "--tls-certificates", "/"));
+	assert_refused("cannot be verified", WORDS("--fd", word, "--tls", "require"));
+	assert_refused("cannot be verified", WORDS("--tls", "require", "--command", "nbdkit"));
+	assert_refused("cannot be verified", WORDS("--tls", "require", "[", "nbdkit", "]"));
+	assert_int_equal(check_uri_word("nbds+unix:///?socket=/s", "cannot be verified"), -EINVAL);
+	assert_int_equal(check_uri_word("nbds+vsock://2/", "cannot be verified"), -EINVAL);
+	assert_int_equal(check_uri_word("nbds+unix:///?socket=/s&tls-psk-file=/k", NULL), 0);
+	assert_int_equal(check_uri_word("nbds+unix:///?socket=/s&tls-hostname=h", NULL), 0);
+	assert_int_equal(check_uri_word("nbds://host/", NULL), 0);
+	assert_taken(&n, WORDS("--unix", "/s", "--tls", "require", "--no-tls-verify"));
+	ub_cli_nbd_destroy(&n);
+	assert_taken(&n, WORDS("--unix", "/s", "--tls", "require", "--tls-psk-file", "/dev/null"));
+	ub_cli_nbd_destroy(&n);
+	assert_taken(&n, WORDS("--unix", "/s", "--tls", "require", "--tls-hostname", "name"));
+	assert_string_equal(n.options.tls_hostname, "name");
+	ub_cli_nbd_destroy(&n);
+	close(fds[0]);
+	close(fds[1]);
 }
 
 static void a_descriptor_must_be_a_connected_stream(void **state)
@@ -430,7 +521,7 @@ static void uris_are_checked(void **state)
 	assert_int_equal(check_uri("nbd://host", NULL, NBD_TLS_UNSET, &err), 0);
 	assert_int_equal(check_uri("nbds://host", NULL, NBD_TLS_UNSET, &err), 0);
 	assert_int_equal(check_uri("nbd+unix:///e?socket=/s", NULL, NBD_TLS_UNSET, &err), 0);
-	assert_int_equal(check_uri("nbds+vsock://2", NULL, NBD_TLS_REQUIRE, &err), 0);
+	assert_int_equal(check_uri("nbds+vsock://2/?tls-verify-peer=false", NULL, NBD_TLS_REQUIRE, &err), 0);
 	assert_int_equal(check_uri("http://host", NULL, NBD_TLS_UNSET, &err), -EINVAL);
 	unit_assert_says(err.text, "not an NBD URI");
 	assert_int_equal(check_uri("nbd+unix:///e", NULL, NBD_TLS_UNSET, &err), -EINVAL);
@@ -500,6 +591,9 @@ int main(void)
 		cmocka_unit_test(one_export_is_known_in_the_same_words),
 		cmocka_unit_test(a_command_in_brackets_is_taken_out),
 		cmocka_unit_test(bad_options_are_refused_with_a_reason),
+		cmocka_unit_test(a_port_goes_from_1_to_65535),
+		cmocka_unit_test(an_ipv6_address_is_told_how_it_is_written),
+		cmocka_unit_test(what_cannot_be_verified_is_refused),
 		cmocka_unit_test(a_descriptor_must_be_a_connected_stream),
 		cmocka_unit_test(uris_are_checked),
 		cmocka_unit_test(the_files_that_are_named_are_found),

@@ -41,6 +41,7 @@ int nbd_library_load(struct ub_err *err)
 		ret = library_symbol(handle, "nbd_" #name, (void **)&nbd.name, err);
 	NBD_LIBRARY_CALLS(LIBRARY_LOAD)
 #undef LIBRARY_LOAD
+	*(void **)&nbd.set_tls_hostname = dlsym(handle, "nbd_set_tls_hostname");
 	if (ret) {
 		dlclose(handle);
 		handle = NULL;

@@ -32,6 +32,7 @@ struct nbd_library {
 #define NBD_LIBRARY_MEMBER(name) __typeof__(nbd_##name) *name; /* NOLINT(bugprone-macro-parentheses) */
 	NBD_LIBRARY_CALLS(NBD_LIBRARY_MEMBER)
 #undef NBD_LIBRARY_MEMBER
+	int (*set_tls_hostname)(struct nbd_handle *h, const char *name); /* libnbd 1.22; NULL: an older one */
 };
 
 /* Good after nbd_library_load(). Any thread. */

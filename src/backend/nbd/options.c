@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -49,6 +50,7 @@ static const struct {
 	{ "tls-certificates", OPTION_AT(tls_certificates), false },
 	{ "tls-psk-file", OPTION_AT(tls_psk_file), false },
 	{ "tls-username", OPTION_AT(tls_username), false },
+	{ "tls-hostname", OPTION_AT(tls_hostname), false },
 	{ "label", OPTION_AT(label), false },
 	{ "fence-command", OPTION_AT(fence_command), true },
 };
@@ -340,6 +342,70 @@ static int check_uri(const struct nbd_options *o, bool *has_tls, struct ub_err *
 	return 0;
 }
 
+/* 0 to 65535 by its digits would be another port than that which was meant. Names are services'. */
+static int check_port(const char *port, const char *what, struct ub_err *err)
+{
+	char *end;
+	unsigned long value = strtoul(port, &end, 10);
+
+	if (*port && strspn(port, "0123456789") == strlen(port) && (value < 1 || value > UINT16_MAX || strlen(port) > 9))
+		return ub_err_set(err, EINVAL, "%s: %s is no port: they go from 1 to 65535", what, port);
+	return 0;
+}
+
+/* fe80::/10: the same address is on each network that the machine has. */
+static int check_link_local(const char *host, const char *what, struct ub_err *err)
+{
+	if (strncasecmp(host, "fe", 2) == 0 && strchr("89abAB", host[2]) && host[2] && strchr(host, ':') && !strchr(host, '%'))
+		return ub_err_set(err, EINVAL, "%s: %s is an address of one network: name the interface, such as %s%%eth0", what,
+				  host, host);
+	return 0;
+}
+
+static int check_address(const struct nbd_options *o, struct ub_err *err)
+{
+	const char *what = o->transport == NBD_TCP ? "--tcp" : o->uri, *at;
+	char host[1024], port[64];
+	int ret;
+
+	if (o->transport == NBD_URI && strncmp(what, "nbd:", 4) != 0 && strncmp(what, "nbds:", 5) != 0)
+		return 0;
+	if (o->transport == NBD_URI) {
+		at = strstr(what, "://");
+		at = at ? at + strlen("://") : what;
+		at = memchr(at, ':', strcspn(at, "/?#@[")); /* [: in brackets, as it should be */
+		if (at && memchr(at + 1, ':', strcspn(at + 1, "/?#@")))
+			return ub_err_set(err, EINVAL, "%s: an IPv6 address has brackets around it: nbd://[::1]:10809/EXPORT", what);
+	}
+	if (!nbd_options_get_address(o, host, sizeof(host), port, sizeof(port)))
+		return 0; /* for libnbd to judge */
+	ret = check_port(port, what, err);
+	return ret ? ret : check_link_local(host, what, err);
+}
+
+static bool uri_has(const struct nbd_options *o, const char *parameter)
+{
+	return o->transport == NBD_URI && strstr(o->uri, parameter);
+}
+
+/*
+ * A certificate is right for a host's name. libnbd verifies nothing where it has none, and the connection would be as
+ * good as one to anybody.
+ */
+static int check_verification(const struct nbd_options *o, struct ub_err *err)
+{
+	bool has_name = o->transport == NBD_TCP || o->tls_hostname || uri_has(o, "tls-hostname=") ||
+			(o->transport == NBD_URI && strncmp(o->uri, "nbds:", 5) == 0) ||
+			(o->transport == NBD_URI && strncmp(o->uri, "nbd:", 4) == 0);
+
+	if (has_name || !o->tls_verify || o->tls_psk_file || uri_has(o, "tls-psk-file=") ||
+	    uri_has(o, "tls-verify-peer=false"))
+		return 0;
+	return ub_err_set(err, EINVAL,
+			  "the server's certificate cannot be verified: there is no host's name on the way to it. Use "
+			  "--tls-psk-file FILE, or --tls-hostname NAME (libnbd 1.22), or --no-tls-verify");
+}
+
 static int check_file(const char *path, const char *option, bool is_directory, struct ub_err *err)
 {
 	struct stat st;
@@ -368,13 +434,15 @@ int nbd_options_check(const struct nbd_options *o, struct ub_err *err)
 		return ub_err_set(err, EINVAL,
 				  "--tls allow cannot verify: whoever is in between need only refuse TLS: choose "
 				  "--tls require, or --no-tls-verify if that is what you want");
-	if (!has_tls && (o->tls_certificates || o->tls_psk_file || o->tls_username || !o->tls_verify))
+	if (!has_tls && (o->tls_certificates || o->tls_psk_file || o->tls_username || o->tls_hostname || !o->tls_verify))
 		return ub_err_set(err, EINVAL,
 				  "TLS is configured and not used: add --tls require, or a URI with nbds");
 	ret = check_file(o->tls_certificates, "--tls-certificates", true, err);
 	if (ret == 0)
 		ret = check_file(o->tls_psk_file, "--tls-psk-file", false, err);
-	return ret;
+	if (ret == 0 && has_tls)
+		ret = check_verification(o, err);
+	return ret ? ret : check_address(o, err);
 }
 
 const char *nbd_fence_name(enum nbd_fence policy)

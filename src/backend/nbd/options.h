@@ -49,6 +49,7 @@ struct nbd_options {
 	enum nbd_tls tls;
 	bool tls_verify; /* default: true */
 	char *tls_certificates, *tls_psk_file, *tls_username; /* NULL: libnbd's default */
+	char *tls_hostname; /* what the certificate has to be for; NULL: the host that is connected to */
 	char *label; /* what messages call the server; NULL: as it is reached */
 	unsigned nr_connections;    /* 0: the default */
 	uint64_t outage_limit_ms;   /* NBD_NO_LIMIT: I/O waits; 0: it fails at once */

@@ -94,12 +94,25 @@ static int session_connect(struct nbd_handle *h, const struct nbd_options *o, in
 	}
 }
 
+/* Before anything is sent to whoever has no such certificate. */
+static int session_set_hostname(struct nbd_handle *h, const struct nbd_options *o, struct ub_err *err)
+{
+	if (!o->tls_hostname)
+		return 0;
+	if (!nbd.set_tls_hostname)
+		return ub_err_set(err, ENOTSUP, "--tls-hostname: libnbd %s cannot do that: 1.22 or later can", nbd.get_version(h));
+	return nbd.set_tls_hostname(h, o->tls_hostname) < 0 ? session_error("--tls-hostname", err) : 0;
+}
+
 struct nbd_handle *nbd_session_start(const struct nbd_options *o, int socket_fd, struct ub_err *err)
 {
 	struct nbd_handle *h = nbd.create();
 
 	if (!h || session_prepare(h, o) != 0) {
 		session_error("cannot prepare a connection", err);
+		if (socket_fd >= 0)
+			close(socket_fd);
+	} else if (session_set_hostname(h, o, err) != 0) {
 		if (socket_fd >= 0)
 			close(socket_fd);
 	} else {
