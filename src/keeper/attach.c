@@ -527,6 +527,7 @@ static int keeper_serve_on(struct ub_keeper *k, bool is_adopted, int ready_fd)
 	int ret;
 
 	k->was_live = true;
+	k->command->is_in_use = true;
 	keeper_announce(k);
 	if (ready_fd >= 0 && !keeper_detach_terminal(ready_fd) && !is_adopted) {
 		ub_log(UB_LOG_NOTICE, "whoever started this daemon was interrupted: the device goes");

@@ -28,6 +28,7 @@
 #define COMMAND_MAX_DELAY_MS 5000
 #define COMMAND_STABLE_MS    10000 /* one that ran so long begins with the shortest delay again */
 #define COMMAND_END_MS	     5000
+#define COMMAND_RELAY	     "relay" /* its standard error by way of its shield */
 
 /* ---- the child ---------------------------------------------------------------------------------------------- */
 
@@ -47,12 +48,12 @@ static int command_execute(void *arg)
 		setenv("LISTEN_PID", pid, 1);
 		setenv("LISTEN_FDS", "1", 1);
 	}
-	if (chdir(argv[2]) < 0) {
-		fprintf(stderr, "ublk-bridge: %s: its directory %s: %s\n", argv[3], argv[2], strerror(errno));
+	if (chdir(argv[3]) < 0) {
+		fprintf(stderr, "%s: its directory %s: %s\n", argv[4], argv[3], strerror(errno));
 		return 126;
 	}
-	execvp(argv[3], argv + 3);
-	fprintf(stderr, "ublk-bridge: cannot execute %s: %s\n", argv[3], strerror(errno));
+	execvp(argv[4], argv + 4);
+	fprintf(stderr, "%s: cannot be executed: %s\n", argv[4], strerror(errno));
 	return errno == ENOENT ? 127 : 126;
 }
 
@@ -64,14 +65,14 @@ int ub_command_main(int argc, char **argv)
 	};
 	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 
-	if (argc < 4)
+	if (argc < 5)
 		return UB_EXIT_USAGE;
 	/* It stays an I/O flusher, as the keeper is: what it allocates must not wait for its own device. */
 	setsid();
 	if (fd < 0 || write(fd, argv[1], strlen(argv[1])) < 0)
-		fprintf(stderr, "ublk-bridge: %s keeps the keeper's OOM score: %s\n", argv[3], strerror(errno));
+		fprintf(stderr, "ublk-bridge: %s keeps the keeper's OOM score: %s\n", argv[4], strerror(errno));
 	ub_close(&fd);
-	ub_shield_run(command_execute, &child);
+	ub_shield_run(command_execute, &child, strcmp(argv[2], COMMAND_RELAY) == 0);
 }
 
 /* ---- the keeper's side ------------------------------------------------------------------------------------------ */
@@ -95,9 +96,41 @@ static int command_listen(struct ub_command *c, struct ub_err *err)
 
 static void command_died(void *arg);
 
+static void command_output(void *arg)
+{
+	struct ub_command *c = arg;
+
+	if (ub_output_read(&c->output, c->err_fd))
+		return;
+	ub_output_end(&c->output);
+	ub_loop_remove(c->loop, c->err_fd);
+	ub_close(&c->err_fd);
+}
+
+/* A pipe for what it prints; the end that is its own. -1: it prints to nobody. */
+static int command_make_output(struct ub_command *c)
+{
+	const char *name = strrchr(c->argv[0], '/');
+	int fds[2];
+
+	if (c->err_fd >= 0) { /* of the one before */
+		ub_loop_remove(c->loop, c->err_fd);
+		ub_close(&c->err_fd);
+	}
+	if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0)
+		return -1;
+	snprintf(c->output.who, sizeof(c->output.who), "%s", name ? name + 1 : c->argv[0]);
+	c->output.len = 0;
+	c->err_fd = fds[0];
+	ub_loop_add(c->loop, c->err_fd, command_output, c);
+	return fds[1];
+}
+
 static int command_spawn(struct ub_command *c)
 {
-	int fds[4] = { -1, c->is_daemon ? -1 : STDERR_FILENO, c->is_daemon ? -1 : STDERR_FILENO, c->listen_fd };
+	cleanup_fd int output = c->is_daemon ? command_make_output(c) : -1;
+	int error = c->is_daemon ? output : STDERR_FILENO;
+	int fds[4] = { -1, error, error, c->listen_fd };
 	const char **words;
 	char score[16];
 	int pair[2] = { -1, -1 }, nr = 0;
@@ -109,14 +142,15 @@ static int command_spawn(struct ub_command *c)
 	}
 	while (c->argv[nr])
 		nr++;
-	words = calloc((size_t)nr + 4, sizeof(*words));
+	words = calloc((size_t)nr + 5, sizeof(*words));
 	if (!words)
 		return -ENOMEM;
 	snprintf(score, sizeof(score), "%d", c->oom_score);
 	words[0] = UB_COMMAND_VERB;
 	words[1] = score;
-	words[2] = c->dir;
-	memcpy(words + 3, c->argv, (size_t)nr * sizeof(*words));
+	words[2] = c->is_daemon ? COMMAND_RELAY : "direct";
+	words[3] = c->dir;
+	memcpy(words + 4, c->argv, (size_t)nr * sizeof(*words));
 	c->pid = ub_spawn_self("ublk-bridge: command", words, fds);
 	free(words);
 	ub_close(&pair[1]);
@@ -190,6 +224,11 @@ static void command_died(void *arg)
 	ub_close(&c->pid_fd);
 	if (c->is_ending || (c->is_connected && WIFEXITED(status) && WEXITSTATUS(status) == 0))
 		level = UB_LOG_DEBUG; /* its connection was closed, and it ended as it should */
+	if (c->err_fd >= 0)
+		command_output(c);
+	/* Before the device is live, whoever waits for that says how it ended. */
+	if (!c->is_in_use && !c->restarts)
+		level = UB_LOG_DEBUG;
 	ub_log(level, "%s %s%s", c->argv[0], c->fate,
 	       c->restarts ? ": it is started again" : ": it is not started again (--restart-command would)");
 	if (c->restarts)
@@ -224,6 +263,7 @@ int ub_command_adopt(struct ub_command *c, struct ub_loop *loop, pid_t pid, stru
 	if (!c->argv)
 		return 0;
 	c->loop = loop;
+	c->is_in_use = true;
 	c->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (c->timer_fd < 0)
 		return ub_err_errno(err, errno, "a timer");
@@ -277,6 +317,11 @@ void ub_command_end(struct ub_command *c)
 	if (c->pid) {
 		kill(-c->pid, SIGKILL);
 		command_await_end(c);
+	}
+	if (c->err_fd >= 0) {
+		command_output(c);
+		ub_loop_remove(c->loop, c->err_fd);
+		ub_close(&c->err_fd);
 	}
 	ub_close(&c->listen_fd);
 	if (c->path[0])

@@ -14,15 +14,16 @@
 
 #include "base/err.h"
 #include "base/loop.h"
+#include "keeper/output.h"
 
-/* The hidden first argument with which this binary becomes the command: OOM-SCORE, DIR, COMMAND, ARGS… */
+/* The hidden first argument with which this binary becomes the command: OOM-SCORE, "relay" or "direct", DIR, COMMAND, ARGS… */
 #define UB_COMMAND_VERB "--exec-command"
 
 struct ub_command {
 	char *const *argv; /* NULL: there is none */
 	bool is_connected; /* --command: stdin and stdout are the connection; else a listening socket is its fd 3 */
 	bool restarts;
-	bool is_daemon; /* its stderr is nobody's */
+	bool is_daemon; /* we have no standard error, or will have none soon: what it prints goes to the log */
 	struct ub_loop *loop;
 	int oom_score;	/* what it gets, and the keeper had */
 	char dir[4096]; /* likewise, the working directory: its arguments may be relative paths */
@@ -39,9 +40,12 @@ struct ub_command {
 	bool is_ending;
 	uint64_t started_ms;
 	char fate[96]; /* how it ended last; "": it did not */
+	int err_fd; /* what it prints, where nobody else would see it; -1: it goes to our own standard error */
+	struct ub_output output;
+	bool is_in_use; /* the device is live with it: to start it again would help */
 };
 
-#define UB_COMMAND_NONE_YET { .listen_fd = -1, .socket_fd = -1, .pid_fd = -1, .timer_fd = -1 }
+#define UB_COMMAND_NONE_YET { .listen_fd = -1, .socket_fd = -1, .pid_fd = -1, .timer_fd = -1, .err_fd = -1 }
 
 /* Makes the socket, and starts it. The fields above listen_fd are set. 0 or -errno with *err. */
 int ub_command_start(struct ub_command *c, struct ub_err *err);

@@ -26,7 +26,6 @@
 #define FENCED_MAX_DELAY_MS 60000
 #define FENCED_SOON_MS	    200	 /* while it is not certain which side is which */
 #define FENCED_LOOK_MS	    2000 /* a server that finds no room for RANGES says it once */
-#define FENCED_READS	    16	 /* of a command's output, at a time */
 
 static uint64_t fenced_events(const struct ub_keeper *k, unsigned side)
 {
@@ -68,45 +67,13 @@ static void fenced_pass_on(struct ub_keeper *k)
 
 /* ---- the command ---------------------------------------------------------------- */
 
-static void fenced_say(struct ub_keeper *k)
-{
-	struct ub_keeper_fenced *f = &k->fenced;
-	unsigned dropped;
-	bool is_first = false, pass = ub_log_limit_pass(&f->log, ub_now_ms(), &dropped, &is_first);
-
-	f->line[f->line_len] = '\0';
-	f->line_len = 0;
-	ub_text_clean(f->line);
-	if (pass && f->line[0])
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: fence command: %s", k->info.dev_id, f->line);
-	if (is_first)
-		ub_log(UB_LOG_WARNING,
-		       "/dev/ublkb%u: the fence command says too much: the rest is dropped",
-		       k->info.dev_id);
-}
-
-/* What it prints goes to the log, a line at a time. */
 static void fenced_output(void *arg)
 {
 	struct ub_keeper *k = arg;
-	struct ub_keeper_fenced *f = &k->fenced;
-	unsigned left = FENCED_READS;
-	char text[256];
-	ssize_t n;
 
-	while (left-- && (n = read(f->out_fd, text, sizeof(text))) > 0) {
-		for (ssize_t i = 0; i < n; i++) {
-			if (text[i] == '\n' || f->line_len == sizeof(f->line) - 1)
-				fenced_say(k);
-			if (text[i] != '\n')
-				f->line[f->line_len++] = text[i];
-		}
-		if ((size_t)n < sizeof(text))
-			return;
-	}
 	/* All who had it as their output have gone; that the command has ended, its pidfd says. */
-	if (n == 0)
-		ub_loop_remove(&k->loop, f->out_fd);
+	if (!ub_output_read(&k->fenced.output, k->fenced.out_fd))
+		ub_loop_remove(&k->loop, k->fenced.out_fd);
 }
 
 static void fenced_forget_command(struct ub_keeper *k)
@@ -160,8 +127,7 @@ static void fenced_ended(void *arg)
 	if (waitpid(f->pid, &status, WNOHANG) != f->pid)
 		return;
 	fenced_output(k);
-	if (f->line_len)
-		fenced_say(k);
+	ub_output_end(&f->output);
 	fenced_forget_command(k);
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
 		fenced_succeeded(k);
@@ -227,7 +193,8 @@ static void fenced_start(struct ub_keeper *k, unsigned side, const struct nbd_op
 	f->side = side;
 	f->event = fenced_events(k, side); /* before it looks at anything */
 	f->was_killed = false;
-	f->line_len = 0;
+	f->output.len = 0;
+	snprintf(f->output.who, sizeof(f->output.who), "/dev/ublkb%u: fence command", k->info.dev_id);
 	f->deadline_ms = ub_now_ms() + FENCED_COMMAND_MS;
 	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: %s: the fence command is run", k->info.dev_id,
 	       nbd_options_describe(o, server, sizeof(server)));

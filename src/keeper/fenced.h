@@ -21,8 +21,7 @@
 
 #include "base/log.h"
 #include "keeper/control.h"
-
-#define UB_FENCED_LINE_BYTES 256
+#include "keeper/output.h"
 
 struct ub_keeper_fenced {
 	/* The command, while it runs. */
@@ -32,9 +31,7 @@ struct ub_keeper_fenced {
 	unsigned side;	/* of the ledger, that it is about */
 	uint64_t event; /* of that side, when it began */
 	uint64_t deadline_ms;
-	char line[UB_FENCED_LINE_BYTES]; /* of its output, as far as it has come */
-	size_t line_len;
-	struct ub_log_limit log;
+	struct ub_output output;
 
 	/* After one that failed. */
 	uint64_t delay_ms, not_before_ms;

@@ -244,6 +244,7 @@ static void migrate_swap(struct ub_keeper *k)
 	k->recipe = m->recipe;
 	m->recipe = recipe;
 	k->command = k->next_command;
+	k->command->is_in_use = true;
 	k->next_command = command;
 	k->next_command->restarts = false; /* it ends with its last connection, perhaps */
 	k->store_fd = m->store_fd;

@@ -3,6 +3,8 @@
 #include "keeper/shield.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -11,10 +13,11 @@
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "base/loop.h"
 #include "base/text.h"
 
@@ -26,6 +29,8 @@ struct shield {
 	pid_t child;
 	bool is_held;	   /* the keeper is going to end it */
 	uint64_t until_ms; /* a SIGTERM waits so long for the keeper's word; 0: none waits */
+	int signal_fd;
+	int relay_fd; /* the other end of the child's standard error; -1: it has ours, or has closed it */
 };
 
 static bool shield_has_comm(pid_t pid, const char *comm)
@@ -78,13 +83,45 @@ static void shield_let_go(struct shield *s, pid_t thread, int status)
 	ptrace(PTRACE_CONT, thread, NULL, (void *)(uintptr_t)sig);
 }
 
+/* ---- what it says ------------------------------------------------------------------------------------------------- */
+
+/* All that is there by now. What nobody takes is lost. */
+static void shield_relay(struct shield *s)
+{
+	char text[4096];
+	ssize_t n;
+
+	while (s->relay_fd >= 0 && (n = read(s->relay_fd, text, sizeof(text))) != -1) {
+		ssize_t ignored = write(STDERR_FILENO, text, (size_t)n);
+
+		(void)ignored;
+		if (n == 0)
+			ub_close(&s->relay_fd);
+	}
+}
+
+/* A pipe for the child's standard error. False: it has ours. */
+static bool shield_make_relay(struct shield *s, int *child_fd)
+{
+	int fds[2];
+
+	if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0)
+		return false;
+	fcntl(fds[1], F_SETFL, 0); /* the child may wait for this process, which never waits for long */
+	fcntl(STDERR_FILENO, F_SETFL, O_NONBLOCK);
+	s->relay_fd = fds[0];
+	*child_fd = fds[1];
+	return true;
+}
+
 /* ---- the child's end ------------------------------------------------------------------------------------------------ */
 
-static void __attribute__((noreturn)) shield_end_as(int status)
+static void __attribute__((noreturn)) shield_end_as(struct shield *s, int status)
 {
 	const struct rlimit none = { 0 };
 	int sig = WTERMSIG(status);
 
+	shield_relay(s); /* its last words */
 	if (WIFEXITED(status))
 		_exit(WEXITSTATUS(status));
 	setrlimit(RLIMIT_CORE, &none); /* the child has left its own, if any */
@@ -102,30 +139,36 @@ static void shield_wait(struct shield *s)
 		if (WIFSTOPPED(status))
 			shield_let_go(s, thread, status);
 		else if (thread == s->child)
-			shield_end_as(status);
+			shield_end_as(s, status);
 	}
 }
 
 /* ---- the whole ---------------------------------------------------------------------------------------------------- */
 
-static void shield_watch(struct shield *s, const sigset_t *signals)
+/* Until the next event: the child's, the keeper's word, something to relay, or a SIGTERM that has waited long enough. */
+static void shield_wait_for_event(const struct shield *s)
 {
-	for (;;) {
-		struct timespec time = { 0 };
-		uint64_t now;
-		int sig;
+	struct pollfd fds[] = { { .fd = s->signal_fd, .events = POLLIN }, { .fd = s->relay_fd, .events = POLLIN } };
+	uint64_t now = ub_now_ms();
 
+	poll(fds, 2, !s->until_ms ? -1 : s->until_ms > now ? (int)(s->until_ms - now) : 0);
+}
+
+static void shield_watch(struct shield *s)
+{
+	struct signalfd_siginfo info;
+
+	for (;;) {
+		shield_relay(s);
 		shield_wait(s);
-		now = ub_now_ms();
-		if (s->until_ms > now) {
-			time.tv_sec = (time_t)((s->until_ms - now) / 1000);
-			time.tv_nsec = (long)((s->until_ms - now) % 1000) * 1000000;
-		}
-		sig = sigtimedwait(signals, NULL, s->until_ms ? &time : NULL);
-		if (sig == SHIELD_HOLD_SIGNAL) {
+		shield_wait_for_event(s);
+		while (read(s->signal_fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+			if (info.ssi_signo != SHIELD_HOLD_SIGNAL)
+				continue;
 			s->is_held = true;
 			s->until_ms = 0;
-		} else if (sig < 0 && s->until_ms && ub_now_ms() >= s->until_ms) {
+		}
+		if (s->until_ms && ub_now_ms() >= s->until_ms) {
 			s->until_ms = 0;
 			kill(s->child, SIGTERM); /* it was meant for the child alone */
 		}
@@ -151,16 +194,31 @@ static void shield_be_deaf(void)
 		signal(deaf[i], SIG_IGN);
 }
 
-void ub_shield_run(int (*child)(void *arg), void *arg)
+/* The child has them, and shall be the only one. */
+static void shield_close_rest(struct shield *s)
 {
-	struct shield s = { 0 };
+	if (s->relay_fd >= 0) {
+		dup2(s->relay_fd, STDIN_FILENO);
+		s->relay_fd = STDIN_FILENO;
+	} else {
+		close(STDIN_FILENO);
+	}
+	close(STDOUT_FILENO);
+	closefrom(STDERR_FILENO + 1);
+}
+
+void ub_shield_run(int (*child)(void *arg), void *arg, bool relays)
+{
+	struct shield s = { .relay_fd = -1 };
+	int go[2], child_stderr = -1;
 	sigset_t signals, old;
-	int go[2];
 
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGCHLD);
 	sigaddset(&signals, SHIELD_HOLD_SIGNAL);
 	sigprocmask(SIG_BLOCK, &signals, &old);
+	if (relays)
+		shield_make_relay(&s, &child_stderr);
 	if (pipe(go) < 0 || (s.child = fork()) < 0) {
 		sigprocmask(SIG_SETMASK, &old, NULL);
 		_exit(child(arg)); /* without a shield, then */
@@ -168,6 +226,10 @@ void ub_shield_run(int (*child)(void *arg), void *arg)
 	if (s.child == 0) {
 		close(go[1]);
 		shield_await_go(go[0]);
+		if (child_stderr >= 0)
+			dup2(child_stderr, STDERR_FILENO);
+		ub_close(&s.relay_fd);
+		ub_close(&child_stderr);
 		sigprocmask(SIG_SETMASK, &old, NULL);
 		_exit(child(arg));
 	}
@@ -179,9 +241,9 @@ void ub_shield_run(int (*child)(void *arg), void *arg)
 		fprintf(stderr, "ublk-bridge: a SIGTERM for all processes at once ends the NBD server before the last flush: %s\n",
 			strerror(errno));
 	close(go[1]);
-	close(STDIN_FILENO);
-	close(STDOUT_FILENO);
-	closefrom(STDERR_FILENO + 1);
-	shield_watch(&s, &signals);
+	ub_close(&child_stderr);
+	shield_close_rest(&s);
+	s.signal_fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+	shield_watch(&s);
 	abort();
 }

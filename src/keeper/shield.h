@@ -10,6 +10,7 @@
 #ifndef UB_KEEPER_SHIELD_H
 #define UB_KEEPER_SHIELD_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 /* As /proc/PID/comm has it. */
@@ -20,11 +21,14 @@
  * own. Ends as that one ends: with its status, or by the same signal. Called in a process that has one thread and nothing
  * else to do. Its descriptors 0, 1 and from 3 on are closed once the child has them.
  *
+ * relays: what the server prints on its standard error comes out of this process's, as long as somebody reads that: the
+ * server itself never waits for the keeper, nor dies with it. Else both have the same one.
+ *
  * A SIGTERM for the server passes when a keeper or the keeper's helper sent it. Another one is held back for a second: if
  * the keeper has said by then that it is going to end (ub_shield_hold()), it is dropped, else the server gets it.
  * SIGKILL, and every other signal, goes to the server as ever.
  */
-void ub_shield_run(int (*child)(void *arg), void *arg) __attribute__((noreturn));
+void ub_shield_run(int (*child)(void *arg), void *arg, bool relays) __attribute__((noreturn));
 
 /*
  * The keeper is going to end the server when the time has come. pid: the shield's. Without effect on a server that has no

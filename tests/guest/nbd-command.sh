@@ -66,6 +66,23 @@ run dd if="$DEV" of=/dev/null count=1 iflag=direct
 assert_eq "$STATUS" 1 "a read when the connection is gone for good"
 "$UB" detach --force "$ID"
 
+note "a daemon says what its command had to say, and offers no remedy that cannot help"
+# failed REGEX COMMAND…
+failed() {
+	attach_fails 1 "$1" -d [ "${@:2}" ]
+	[[ $ERR != *restart-command* ]] || fail "a remedy that cannot help: $ERR"
+}
+failed 'nbdkit: error: .*nosuch.img' nbdkit file nosuch.img
+failed 'nonesuch: cannot be executed: No such file' nonesuch
+failed 'sh: the reason.*' sh -c 'printf "the reason" >&2; exit 3'
+assert_match "$ERR" 'sh ended with status 3 before' "how it ended"
+nothing_left "a daemon whose command failed"
+# and the daemon does not keep the caller's standard error by way of it
+out=$(timeout 30 "$BRIDGE" attach -d --fence-timeout 2s --name quiet [ nbdkit -v file "$IMG" ] 2>&1) || fail "the attach hangs: $out"
+assert_match "$out" '/dev/ublkb' "what is printed"
+"$UB" detach quiet
+nothing_left "a daemon"
+
 note "it never serves"
 attach_fails 1 'nonesuch.*status 127' [ nonesuch ]
 attach_fails 1 'false ended with status 1' [ false ]
