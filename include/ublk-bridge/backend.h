@@ -14,6 +14,7 @@
 #define UBLK_BRIDGE_BACKEND_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "io.h"
@@ -206,6 +207,11 @@ struct ub_backend_ops {
 	 * nothing is ever lost.
 	 */
 	uint64_t (*nr_losses)(struct ub_backend *be);
+	/*
+	 * Any thread: why what stands behind the device is not reached now, for people: "not reached: …, 7 tries in 12 s";
+	 * "" while it is, or before the first try. May be NULL.
+	 */
+	void (*describe_outage)(struct ub_backend *be, char *buf, size_t len);
 	/*
 	 * Any thread: nanoseconds that an I/O is on its way there and back while it occupies nobody. Whoever copies has as many more
 	 * in flight. May be NULL: none.

@@ -197,3 +197,10 @@ int ub_store_create(uint64_t size_bytes, bool prealloc, struct ub_err *err)
 		ret = ub_store_prealloc(fd, 0, size_bytes, err);
 	return ret ? ret : ub_steal_fd(&fd);
 }
+
+bool ub_store_has_data(int fd, uint64_t start, uint64_t end)
+{
+	off_t at = lseek(fd, (off_t)(UB_STORE_DATA_AT + start), SEEK_DATA);
+
+	return at >= 0 && (uint64_t)at < UB_STORE_DATA_AT + end;
+}

@@ -30,6 +30,9 @@ int ub_store_create(uint64_t size_bytes, bool prealloc, struct ub_err *err);
  */
 int ub_store_extend(int fd, uint64_t size_bytes, struct ub_err *err);
 
+/* Whether something was written there, and not discarded since: of a store that any process holds. Never waits. */
+bool ub_store_has_data(int fd, uint64_t start, uint64_t end);
+
 /* Takes the memory of these bytes at once, if it is to be had. 0 or -errno with *err. */
 int ub_store_prealloc(int fd, uint64_t offset_bytes, uint64_t len_bytes, struct ub_err *err);
 

@@ -12,6 +12,7 @@
 #include "cli/cli.h"
 #include "keeper/control.h"
 #include "keeper/find.h"
+#include "keeper/recipe.h"
 
 #define INFO_TIMEOUT_MS 5000
 
@@ -70,28 +71,38 @@ static void info_print(const char *prefix, json_t *object)
 	}
 }
 
-/* Its keeper is gone: what is known without it. NULL: no memory. */
-static json_t *info_of_orphan(const struct ub_state *state, const struct ublksrv_ctrl_dev_info *info)
+/* What it is made of, and how that is: the server says it, and no keeper has to be there for that. */
+static void info_add_health(json_t *info, const struct ub_state *state)
 {
 	static const char *const healths[] = { "online", "degraded", "offline", "failed" };
-	char device[32], why[256] = "";
+	char source[256], why[512] = "";
 	unsigned health = UB_ARRAY_SIZE(healths);
 	bool has_health = ub_rundir_ask_health(state->name, &health, why, sizeof(why)) == 0 &&
 			  health < UB_ARRAY_SIZE(healths);
+
+	ub_recipe_describe_device(state->name, source, sizeof(source));
+	json_object_set_new(info, "source", source[0] ? json_string(source) : json_null());
+	json_object_set_new(info, "health", has_health ? json_string(healths[health]) : json_null());
+	json_object_set_new(info, "health_why", has_health && why[0] ? json_string(why) : json_null());
+}
+
+/* Its keeper is gone: what is known without it. NULL: no memory. */
+static json_t *info_of_orphan(const struct ub_state *state, const struct ublksrv_ctrl_dev_info *info)
+{
+	char device[32];
 	uint64_t sectors = 0, block = 0, read_only = 0;
 
 	snprintf(device, sizeof(device), "/dev/ublkb%u", info->dev_id);
 	ub_cli_sysfs(info->dev_id, "size", &sectors);
 	ub_cli_sysfs(info->dev_id, "queue/logical_block_size", &block);
 	ub_cli_sysfs(info->dev_id, "ro", &read_only);
-	return json_pack("{s:s, s:s, s:i, s:n, s:o, s:s, s:s, s:I, s:i, s:b, s:i, s:i, s:i, s:s, s:s?, s:s?}", "name",
+	return json_pack("{s:s, s:s, s:i, s:n, s:o, s:s, s:s, s:I, s:i, s:b, s:i, s:i, s:i, s:s}", "name",
 			 state->name, "device", device, "id", (int)info->dev_id, "keeper_pid", "server_pid",
 			 info->ublksrv_pid > 0 ? json_integer(info->ublksrv_pid) : json_null(), "state", "orphan",
 			 "backend", state->backend, "size_bytes", (json_int_t)(sectors << 9), "logical_block_bytes",
 			 (int)block, "read_only", (int)(read_only != 0), "queues", (int)info->nr_hw_queues, "depth",
 			 (int)info->queue_depth, "max_io_bytes", (int)info->max_io_buf_bytes, "data_path",
-			 ub_cli_data_path(info->flags), "health", has_health ? healths[health] : NULL, "health_why",
-			 has_health && why[0] ? why : NULL);
+			 ub_cli_data_path(info->flags));
 }
 
 static json_t *info_get(struct info_args *a)
@@ -106,12 +117,15 @@ static json_t *info_get(struct info_args *a)
 		reply = info_of_orphan(&state, &info);
 		if (!reply)
 			ub_err_errno(&a->err, ENOMEM, "%s", a->device);
+		else
+			info_add_health(reply, &state);
 		return reply;
 	}
 	if (ub_control_ask(state.name, json_pack("{s:s}", "verb", "info"), &reply, INFO_TIMEOUT_MS, &a->err) != 0)
 		return NULL;
 	json_object_del(reply, "ok");
 	json_object_del(reply, "version");
+	info_add_health(reply, &state);
 	return reply;
 }
 

@@ -17,6 +17,7 @@
 #include "cli/cli.h"
 #include "keeper/cookie.h"
 #include "keeper/ranges.h"
+#include "keeper/recipe.h"
 #include "keeper/rundir.h"
 #include "ublk/ctrl.h"
 
@@ -40,7 +41,8 @@ struct list_row {
 	bool has_state, has_keeper;
 	bool has_health;
 	unsigned health; /* enum ub_health */
-	char why[256];
+	char why[512];
+	char source[256]; /* what it is made of; "": nobody knows */
 	bool has_ranges; /* an NBD device's, where it could be looked at */
 	struct ub_ranges ranges;
 };
@@ -143,6 +145,8 @@ static bool list_get(struct ub_ctrl *ctrl, uint32_t id, struct list_row *row)
 	row->has_health = row->has_state && ub_rundir_ask_health(row->state.name, &row->health, row->why,
 								 sizeof(row->why)) == 0;
 	list_look_at_ledger(row);
+	if (row->has_state)
+		ub_recipe_describe_device(row->state.name, row->source, sizeof(row->source));
 	return true;
 }
 
@@ -220,6 +224,8 @@ static void list_print(const struct list_row *row)
 	       row->has_state ? row->state.backend :
 	       ours	      ? "(run directory lost)" :
 				"(another program's)");
+	if (row->source[0])
+		printf("  %s%s%s\n", row->source, list_health(row) ? ": " : "", list_health(row) ? list_health(row) : "");
 	if (row->has_health && row->health != UB_HEALTH_ONLINE)
 		printf("  %s\n", row->why); /* which begins with the server's name, and how it is */
 	list_print_ranges(&row->ranges);
@@ -234,7 +240,7 @@ static json_t *list_json(const struct list_row *row)
 	json_t *json;
 
 	snprintf(device, sizeof(device), "/dev/ublkb%u", row->info.dev_id);
-	json = json_pack("{s:i, s:s, s:s?, s:s, s:I, s:b, s:i, s:i, s:i, s:s, s:i, s:o, s:b, s:s?, s:s?, s:s?, s:s?}",
+	json = json_pack("{s:i, s:s, s:s?, s:s, s:I, s:b, s:i, s:i, s:i, s:s, s:i, s:o, s:b, s:s?, s:s?, s:s?, s:s?, s:s?}",
 			 "id", (int)row->info.dev_id, "device", device, "name",
 			 row->has_state ? row->state.name : NULL, "state", list_state(row),
 			 "size_bytes", (json_int_t)row->size_bytes, "read_only",
@@ -247,7 +253,7 @@ static json_t *list_json(const struct list_row *row)
 			 "ours", (int)ub_cookie_is_ours(row->info.ublksrv_flags), "backend",
 			 row->has_state ? row->state.backend : NULL, "health", list_health(row),
 			 "health_why", row->has_health && row->why[0] ? row->why : NULL, "remedy",
-			 list_remedy(row));
+			 list_remedy(row), "source", row->source[0] ? row->source : NULL);
 	ub_ranges_to_json(row->has_ranges ? &row->ranges : NULL, NULL, json);
 	return json;
 }
@@ -293,11 +299,11 @@ static json_t *list_stale_json(const char *name, const char *why)
 {
 	json_t *json;
 
-	json = json_pack("{s:n, s:n, s:s, s:s, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:b, s:n, s:n, s:s, s:s?}",
+	json = json_pack("{s:n, s:n, s:s, s:s, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:b, s:n, s:n, s:s, s:s?, s:n}",
 			 "id", "device", "name", name, "state", "stale", "size_bytes", "read_only",
 			 "queues", "depth", "max_io_bytes", "data_path", "server_pid", "keeper_pid",
 			 "ours", 1, "backend", "health", "health_why", why, "remedy",
-			 list_stale_remedy(name));
+			 list_stale_remedy(name), "source");
 	ub_ranges_to_json(NULL, NULL, json);
 	return json;
 }

@@ -88,7 +88,7 @@ static int find_path(const char *device, uint32_t *dev_id, struct ub_err *err)
 	struct stat st;
 
 	if (stat(device, &st) < 0)
-		return ub_err_errno(err, errno, "%s", device);
+		return ub_err_set(err, EINVAL, "'%s' is no device: %s: " FIND_NAMES, device, strerror(errno));
 	if (!S_ISBLK(st.st_mode))
 		return ub_err_set(err, EINVAL, "%s is no block device: " FIND_NAMES, device);
 	find_disk_of(st.st_rdev, disk, sizeof(disk), &is_partition);

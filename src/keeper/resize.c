@@ -8,8 +8,8 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/utsname.h>
-#include <unistd.h>
 
+#include "backend/store.h"
 #include "base/log.h"
 #include "base/size.h"
 #include "base/step.h"
@@ -218,13 +218,11 @@ static int resize_check_holders(struct ub_keeper *k, uint64_t size, struct ub_er
 static int resize_check_memory(const struct ub_keeper *k, uint64_t size, struct ub_err *err)
 {
 	char text[32];
-	off_t at;
 
 	if (k->resize.is_forced || strcmp(k->opts->kind, "mem") != 0 || k->store_fd < 0)
 		return 0;
 	/* Holes were never written, or discarded since. What is still in the page cache was written back by the last close. */
-	at = lseek(k->store_fd, (off_t)size, SEEK_DATA);
-	if (at < 0 || (uint64_t)at >= k->limits.size_bytes)
+	if (!ub_store_has_data(k->store_fd, size, k->limits.size_bytes))
 		return 0;
 	return ub_err_set(err, EBUSY,
 			  "/dev/ublkb%u stays as it is: there is data behind %s, which would be lost: discard it (blkdiscard), "

@@ -740,8 +740,17 @@ static void server_visitor_leaves(struct server *s)
 static void server_tell_health(const struct server *s)
 {
 	struct ub_msg_text msg = { .header = { .type = UB_MSG_HEALTH, .len_bytes = sizeof(msg) } };
+	size_t len;
 
 	msg.value = server_get_health(msg.text, sizeof(msg.text));
+	len = strlen(msg.text);
+	/* How it began, and why it has not ended. */
+	if (msg.value == UB_HEALTH_OFFLINE && s->phase == SERVER_LIVE && s->backend->ops->describe_outage &&
+	    len + 3 < sizeof(msg.text)) {
+		s->backend->ops->describe_outage(s->backend, msg.text + len + 2, sizeof(msg.text) - len - 2);
+		if (msg.text[len + 2])
+			memcpy(msg.text + len, "; ", 2);
+	}
 	ub_message_send(s->visitor_fd, &msg.header, NULL, 0, MSG_DONTWAIT);
 }
 

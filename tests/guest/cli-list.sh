@@ -11,7 +11,7 @@
 require jq
 
 keys='backend data_path depth device fence health health_why id keeper_pid losses max_io_bytes name ours queues read_only'
-keys+=' remedy server_pid size_bytes state unflushed_bytes'
+keys+=' remedy server_pid size_bytes source state unflushed_bytes'
 
 # field ID KEY: of list --json
 field() { jq -r ".[] | select(.id == $1).$2" json; }
@@ -31,7 +31,7 @@ hundred=$KEEPER
 take_list
 assert_eq "$(jq -c '[.[].id]' json)" '[3,12,100]' "the order"
 assert_eq "$(jq -r '[.[] | keys[]] | unique | join(" ")' json)" "$keys" "the keys"
-assert_eq "$(jq '[.[] | length] | unique | .[]' json)" 20 "the number of keys of each"
+assert_eq "$(jq '[.[] | length] | unique | .[]' json)" 21 "the number of keys of each"
 for expect in 'device /dev/ublkb12' 'name twelve' 'state live' 'size_bytes 3145728' 'read_only true' \
 	'queues 1' 'depth 7' 'data_path copy' "keeper_pid $twelve" 'ours true' 'backend mem' 'remedy null' \
 	"server_pid $(child_of "$twelve")"; do
@@ -43,8 +43,12 @@ for expect in 'name ublk3' 'size_bytes 1073741824' 'read_only false' 'queues 2' 
 done
 assert_eq "$(field 100 data_path)" get-data "the data path of 100"
 
+assert_eq "$(field 12 source), $(field 3 source), $(field 100 source)" '3 MiB of memory, null, 1 MiB of memory' "the sources"
+assert_eq "$("$UB" info 12 --json | jq -r '.source + ", " + .health')" '3 MiB of memory, online' "what info says"
+
 "$UB" list >table
-assert_eq "$(awk '{ print $1 }' table | tr '\n' ' ')" 'DEVICE /dev/ublkb3 /dev/ublkb12 /dev/ublkb100 ' "the table"
+assert_eq "$(awk '!/^ / { print $1 }' table | tr '\n' ' ')" 'DEVICE /dev/ublkb3 /dev/ublkb12 /dev/ublkb100 ' "the table"
+assert_match "$(grep -A 1 twelve table)" $'\n  3 MiB of memory: online$' "the line below 12"
 assert_match "$(grep twelve table)" \
 	"^/dev/ublkb12 +twelve +live +3 MiB +1 +7 +copy +$(field 12 server_pid) mem\$" "the line of 12"
 
@@ -76,7 +80,7 @@ assert_eq "$(field 12 name)" twelve "the name of 12"
 # they are in the list all the same, behind the devices, with what removes them
 stale() { jq -r ".[] | select(.name == \"$1\").$2" json; }
 assert_eq "$(jq -c '[.[].id]' json)" '[3,12,100,null,null,null]' "the devices, and what has none"
-assert_eq "$(jq '[.[] | length] | unique | .[]' json)" 20 "the number of keys of each"
+assert_eq "$(jq '[.[] | length] | unique | .[]' json)" 21 "the number of keys of each"
 for name in broken empty old; do
 	assert_eq "$(stale $name 'device') $(stale $name state) $(stale $name ours)" 'null stale true' "the directory $name"
 	assert_match "$(stale $name remedy)" '^detach it by its name, or attach'

@@ -154,7 +154,7 @@ interrupted() {
 	fill 0 8 141
 	await 20 has_standby
 	await 10 no_holder
-	run "$UB" resize "$ID" "$2"
+	run "$UB" resize "$ID" "$2" --force
 }
 
 note "UPDATE_SIZE fails: the server settles for the old size"

@@ -64,6 +64,9 @@ refused "--block-size: 1536 is not a power of two: it is 512, 1024, 2048 or 4096
 # words
 refused "--data-path: 'warp' is unknown: it is auto, copy, get-data or user-copy" --data-path warp
 refused "--scheduler: '' is no name" --scheduler ''
+for name in ublkb0 ublkc7 ublkb0p1 ublkb12p3; do
+	refused "--name: '$name' reads as another device's" "--name=$name"
+done
 for name in '' . .x -x 12 'a b' a/b ../x "$(printf 'n%.0s' {1..65})"; do
 	refused "--name: '$name' is not a name: use up to 64 letters" "--name=$name"
 done
@@ -95,6 +98,8 @@ assert_fails 2 "unknown|unrecognized" "$UB" detach 1 --mem 1M
 for device in /dev/ublkb /dev/ublkbx 1048576 /dev/ublkb1048576 /dev/sda '' a/b -; do
 	assert_fails 2 "is no device|goes from 0 to 1048575" "$UB" detach -- "$device"
 done
+assert_fails 2 '/dev/ublkb0p1 is a partition\. The device is /dev/ublkb0$' "$UB" detach /dev/ublkb0p1
+assert_fails 2 '/dev/null is no block device' "$UB" detach /dev/null
 for verb in list features; do
 	assert_fails 2 "$verb takes no argument, such as 'x'" "$UB" $verb x
 	assert_fails 2 "unrecognized|unknown" "$UB" $verb --jsn
@@ -104,3 +109,9 @@ done
 run setpriv --reuid=65534 --regid=65534 --clear-groups "$UB" --mem 0
 assert_eq "$STATUS" 2 "the status for somebody else than root"
 no_ublk || fail "a device was made"
+# but whoever looks at devices says that he may not
+for words in list metrics 'info 0' 'info disk' 'stats disk' 'detach 0' 'detach disk' 'set disk --log-level debug' \
+	'resize disk 1M' 'migrate disk --mem 1M' 'fenced disk' 'recover disk' 'recover --all' 'upgrade --all' 'upgrade disk'; do
+	# shellcheck disable=SC2086 # several words
+	assert_fails 1 'run this as root' setpriv --reuid=65534 --regid=65534 --clear-groups "$UB" $words
+done

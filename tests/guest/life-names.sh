@@ -25,6 +25,23 @@ attach --mem 1M --name new --id 5
 detach
 rm -rf "$UBLK_BRIDGE_RUNDIR/old"
 
+# all that names it, and what only looks like it
+attach --mem 16M --id 7
+printf 'label: dos\n,4M\n' | sfdisk -q "$DEV" >/dev/null 2>&1 || fail "sfdisk"
+partx --update "$DEV"
+await 10 test -b "${DEV}p1"
+mkdir -p links
+ln -sf "$DEV" links/by-id
+mknod links/by-number b $((0x$(stat -c %t "$DEV"))) $((0x$(stat -c %T "$DEV")))
+ln -sf "${DEV}p1" links/part
+for name in 7 ublkb7 /dev/ublkb7 "$PWD/links/by-id" "$PWD/links/by-number"; do
+	assert_eq "$("$UB" info --json "$name" | jq -r .device)" /dev/ublkb7 "the device of $name"
+done
+for name in ublkb7p1 /dev/ublkb7p1 "$PWD/links/part"; do
+	assert_fails 2 "$name is a partition. The device is /dev/ublkb7" "$UB" detach "$name"
+done
+detach
+
 # nohup
 nohup "$UB" --mem 1M >nohup.out 2>&1 &
 keeper=$!

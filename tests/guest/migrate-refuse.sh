@@ -46,6 +46,7 @@ usage '--mirror-timeout: 99ms is out of range' 0 --mem 1M --mirror-timeout 99ms
 usage '--mirror-timeout: 61m is out of range' 0 --mem 1M --mirror-timeout 61m
 usage "no NBD server" 0 --mem 1M --tls require
 usage 'a path in it' 0 'nbd+unix:///?socket=here'
+usage 'the device comes before its destination: ublk-bridge migrate 0 nbd://host' nbd://host 0
 usage "without a '\]'" 0 [ nbdkit null
 assert_fails 1 'no device' "$UB" migrate 99 --mem 1M
 

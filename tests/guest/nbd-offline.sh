@@ -26,10 +26,19 @@ read_one &
 reader=$!
 nap 1
 process_alive $reader || fail "the read did not wait"
+# why it is away now: the last reason, how many tries, since when, beside how it began
+not_reached() { [[ $("$UB" info "$ID" --json | jq -r .health_why) =~ $1 ]]; }
+await 10 not_reached 'offline: .*; not reached for [0-9.]+ s, [0-9]+ (try|tries): .*Connection refused'
+rm "$SOCK"
+await 20 not_reached 'not reached for [0-9.]+ s, [0-9]+ tries: .*No such file'
+assert_match "$("$UB" list)" 'not reached for .* tries: .*No such file' "the list"
+assert_eq "$("$UB" info "$ID" --json | jq -r '.health + " " + .source')" "offline $URI" "what info says"
 serve file "$IMG"
 await 10 gone $reader
 wait $reader || fail "the read failed"
 await 5 is_online
+assert_eq "$("$UB" info "$ID" --json | jq -r '.health + " " + .source')" "online $URI" "what info says"
+assert_match "$("$UB" list)" "  nbd\+unix:///.socket=$SOCK: online" "the list"
 
 note "detach while it is offline"
 unserve

@@ -138,10 +138,39 @@ static void connector_fail(struct nbd_backend *be, const char *why)
 /* Says why it is still offline, when that is another reason than before. */
 static void connector_say_why(struct nbd_backend *be, const char *why)
 {
-	if (strcmp(be->last_why, why) == 0)
-		return;
-	snprintf(be->last_why, sizeof(be->last_why), "%s", why);
-	ub_log(UB_LOG_WARNING, "%s: not reached: %s; retrying", be->server, why);
+	bool is_new = strcmp(be->last_why, why) != 0;
+
+	pthread_mutex_lock(&be->outage_lock);
+	be->nr_tries++;
+	if (!be->tried_since_ms)
+		be->tried_since_ms = be->offline_since_ms ? be->offline_since_ms : ub_now_ms();
+	if (is_new)
+		snprintf(be->last_why, sizeof(be->last_why), "%s", why);
+	pthread_mutex_unlock(&be->outage_lock);
+	if (is_new)
+		ub_log(UB_LOG_WARNING, "%s: not reached: %s; retrying", be->server, why);
+}
+
+static void connector_forget_why(struct nbd_backend *be)
+{
+	pthread_mutex_lock(&be->outage_lock);
+	be->last_why[0] = '\0';
+	be->nr_tries = 0;
+	be->tried_since_ms = 0;
+	pthread_mutex_unlock(&be->outage_lock);
+}
+
+void nbd_connector_describe_outage(struct nbd_backend *be, char *buf, size_t len)
+{
+	buf[0] = '\0';
+	pthread_mutex_lock(&be->outage_lock);
+	if (be->nr_tries) {
+		uint64_t ms = ub_now_ms() - be->tried_since_ms;
+
+		snprintf(buf, len, "not reached for %llu.%llu s, %u %s: %s", (unsigned long long)ms / 1000,
+			 (unsigned long long)ms % 1000 / 100, be->nr_tries, be->nr_tries == 1 ? "try" : "tries", be->last_why);
+	}
+	pthread_mutex_unlock(&be->outage_lock);
 }
 
 static void connector_say_lost(struct nbd_backend *be, const struct nbd_link *link)
@@ -169,7 +198,7 @@ static void connector_say_online(struct nbd_backend *be)
 	ms = ub_now_ms() - be->offline_since_ms;
 	be->offline_since_ms = 0;
 	ub_stat_outage_ends(be->backend->stats, ub_now_ms() * NS_PER_MS);
-	be->last_why[0] = '\0';
+	connector_forget_why(be);
 	snprintf(text, sizeof(text), "%s: online again after %llu.%llu s; %u requests were sent again",
 		 be->server, (unsigned long long)(ms / 1000), (unsigned long long)(ms % 1000 / 100),
 		 be->nr_again);

@@ -299,6 +299,7 @@ static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *
 	be->nr_config_queues = cfg->nr_queues ? cfg->nr_queues : 1;
 	pthread_mutex_init(&be->fence_lock, NULL);
 	pthread_mutex_init(&be->works_lock, NULL);
+	pthread_mutex_init(&be->outage_lock, NULL);
 	be->next_socket = be->wake_fd = -1;
 	ret = nbd_options_from_json(&be->options, cfg->options, err);
 	if (ret == 0 && cfg->more_options)
@@ -447,6 +448,11 @@ static int nbd_find_size(struct ub_backend *backend, uint64_t *size_bytes, struc
 	*size_bytes = seen;
 	if (be->options.transport != NBD_SOCKET)
 		ret = size_ask(be, size_bytes, err);
+	if (ret == -ETIMEDOUT)
+		ret = ub_err_set(err, ETIMEDOUT,
+				 "it did not answer another connection within %d s: perhaps it takes one client at a time "
+				 "(qemu-nbd -e 2 takes two)",
+				 OPEN_ATTEMPT_MS / 1000);
 	/* One that takes no other connection has told the last one that it took. */
 	if (ret && ret != -ECANCELED && ret != -ESTALE && seen > atomic_load(&be->size_bytes)) {
 		*size_bytes = seen;
@@ -606,6 +612,11 @@ static void nbd_stop(struct ub_backend *backend)
 	nbd_connector_stop(backend->priv);
 }
 
+static void nbd_describe_outage(struct ub_backend *backend, char *buf, size_t len)
+{
+	nbd_connector_describe_outage(backend->priv, buf, len);
+}
+
 static void nbd_cancel(struct ub_backend_queue *bq, int err)
 {
 	nbd_engine_cancel(bq->priv, err);
@@ -645,6 +656,7 @@ void nbd_backend_free(struct nbd_backend *be)
 	free(be->own_ledger);
 	pthread_mutex_destroy(&be->fence_lock);
 	pthread_mutex_destroy(&be->works_lock);
+	pthread_mutex_destroy(&be->outage_lock);
 	free(be->conns);
 	ub_close(&be->wake_fd);
 	nbd_options_destroy(&be->options);
@@ -695,6 +707,7 @@ const struct ub_backend_ops ub_backend_nbd = {
 	.queue_start = nbd_queue_start,
 	.submit = nbd_submit,
 	.give_back = nbd_give_back,
+	.describe_outage = nbd_describe_outage,
 	.submit_end = nbd_submit_end,
 	.cancel = nbd_cancel,
 	.queue_stop = nbd_queue_stop,

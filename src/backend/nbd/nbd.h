@@ -257,7 +257,10 @@ struct nbd_backend {
 	bool is_recovered; /* the device had another server process before this one */
 	bool has_said_recovered, said_stalled, said_slow;
 	unsigned nr_again;
-	char last_why[NBD_WHY_BYTES];
+	char last_why[NBD_WHY_BYTES]; /* written under outage_lock, as the two behind it; others read them under it */
+	unsigned nr_tries;	      /* that have failed in this outage */
+	uint64_t tried_since_ms;      /* when it began */
+	pthread_mutex_t outage_lock;
 	unsigned seed;
 };
 
@@ -346,6 +349,8 @@ int nbd_thread_use_reserve(bool use);
 
 int nbd_connector_start(struct nbd_backend *be, struct ub_err *err);
 void nbd_connector_stop(struct nbd_backend *be); /* also one that was not started */
+/* Any thread: backend.h. */
+void nbd_connector_describe_outage(struct nbd_backend *be, char *buf, size_t len);
 /* The thread is over, or is the caller: the links that nobody has taken back yet are among those that have ended. */
 void nbd_connector_take_all(struct nbd_backend *be);
 /* Ends what is left of its connections, and frees all of it. nbd.c. */
