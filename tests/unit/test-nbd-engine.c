@@ -94,6 +94,7 @@ static struct core core;
 static struct core_io ios[NR_IOS];
 static uint8_t bufs[NR_IOS][IO_BYTES], model[DISK_BYTES];
 static struct nbd_options options;
+static bool is_moved_there; /* the device is only being moved to that server */
 static char *identity; /* of the server process that the next device_open() comes after; NULL: it is the first */
 
 static int test_setup(void **state)
@@ -1632,34 +1633,58 @@ static void a_wrong_answer_fails_nobody_else(void **state)
 }
 
 /* the server says once that what it had answered is lost. */
-static void an_error_of_our_own_flush_is_not_swallowed(void **state)
+/* A connection has stalled, and answers late: it is flushed by ourselves, and the server says that something is lost. */
+static void fail_our_own_flush(struct peer *old, struct peer *new)
 {
 	static uint8_t data[PEER_MAX_BYTES];
-	struct peer old, new;
 	struct peer_request r, write;
 
-	(void)state;
 	options.stall_timeout_ms = 100;
 	export.flags |= PEER_MULTI_CONN;
-	peer_open_device(&old);
+	peer_open_device(old);
 	io_start(0, UB_OP_WRITE, 0, 4096, 0);
-	answer_a_write(&old, 0); /* acknowledged */
+	answer_a_write(old, 0); /* acknowledged */
 	io_start(1, UB_OP_WRITE, 8192, 4096, 0);
-	peer_expect(&old, &write, PEER_WRITE);
-	assert_non_null(peer_accept(&new)); /* it has stalled */
+	peer_expect(old, &write, PEER_WRITE);
+	assert_non_null(peer_accept(new)); /* it has stalled */
 	usleep(50000);
-	assert_true(peer_answer(&old, &write, 0, NULL));
+	assert_true(peer_answer(old, &write, 0, NULL));
 	assert_int_equal(io_result(1), 4096);
-	assert_true(peer_receive(&old, &r, data)); /* our own */
+	assert_true(peer_receive(old, &r, data)); /* our own */
 	assert_int_equal(r.type, PEER_FLUSH);
-	assert_true(peer_answer(&old, &r, 5 /* EIO: write 0 is lost */, NULL));
+	atomic_store(&core.backend.is_destination, is_moved_there);
+	assert_true(peer_answer(old, &r, 5 /* EIO: write 0 is lost */, NULL));
 	usleep(100000);
+}
+
+static void an_error_of_our_own_flush_is_not_swallowed(void **state)
+{
+	struct peer old, new;
+	struct peer_request r;
+
+	(void)state;
+	fail_our_own_flush(&old, &new);
 	io_start(2, UB_OP_FLUSH, 0, 0, 0);
 	if (peer_has_request(&new, 500)) {
 		peer_expect(&new, &r, PEER_FLUSH);
 		assert_true(peer_answer(&new, &r, 0, NULL)); /* it has said so already */
 	}
 	assert_int_equal(io_result(2), -EIO);
+	core_close(&core);
+	close(old.fd);
+	close(new.fd);
+}
+
+/* Nobody hears of it but the mirror, which copies anew what may be lost. */
+static void at_a_destination_it_is_a_loss(void **state)
+{
+	struct peer old, new;
+
+	(void)state;
+	is_moved_there = true;
+	fail_our_own_flush(&old, &new);
+	is_moved_there = false;
+	assert_true(core.backend.ops->nr_losses(&core.backend) > 0);
 	core_close(&core);
 	close(old.fd);
 	close(new.fd);
@@ -1711,6 +1736,7 @@ int main(int argc, char **argv)
 		SCRIPT_TEST(what_is_sent_again_never_waits),
 		SCRIPT_TEST(a_wrong_answer_fails_nobody_else),
 		SCRIPT_TEST(an_error_of_our_own_flush_is_not_swallowed),
+		SCRIPT_TEST(at_a_destination_it_is_a_loss),
 	};
 	struct ub_err err;
 	int ret;

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -227,8 +228,16 @@ void nbd_fence_done(struct nbd_backend *be, struct nbd_cmd *cmd)
 
 void nbd_fence_keep_flush_error(struct nbd_backend *be, int code)
 {
-	if (!atomic_load(&be->backend->is_destination))
-		atomic_store_explicit(&fence_side(be)->flush_error, (uint32_t)code, memory_order_release);
+	/* What the mirror has not asked for it does not hear of: but it looks at the losses, and copies anew. */
+	if (atomic_load(&be->backend->is_destination)) {
+		fence_count_loss(be, 0);
+		return;
+	}
+	atomic_store_explicit(&fence_side(be)->flush_error, (uint32_t)code, memory_order_release);
+	ub_log(UB_LOG_WARNING,
+	       "%s: a flush that nobody had asked for failed: %s: something that was acknowledged may not be on stable storage; "
+	       "the application's next flush gets this error",
+	       be->server, strerror(code));
 }
 
 int nbd_fence_flush_error(struct nbd_backend *be, bool take)

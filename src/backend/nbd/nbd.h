@@ -312,8 +312,8 @@ bool nbd_fence_may_pass(struct nbd_backend *be, const struct nbd_cmd *cmd);
 /* It is about to be completed: for those that have has_ranges. */
 void nbd_fence_done(struct nbd_backend *be, struct nbd_cmd *cmd);
 /*
- * A FLUSH of our own was answered with this errno: kept for the application, over deaths of ours. Nobody is told of it
- * where the device is only being moved to that server. Any thread.
+ * A FLUSH of our own was answered with this errno: kept for the application, over deaths of ours. Where the device is only
+ * being moved to that server it counts as a loss. Any thread.
  */
 void nbd_fence_keep_flush_error(struct nbd_backend *be, int code);
 /* That errno, or 0. take: the application gets it. Any thread. */
