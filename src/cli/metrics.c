@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * ublk-bridge metrics: all devices of ours as OpenMetrics text, 1.0.0
- * (https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md).
+ * ublk-bridge metrics: all devices of ours in Prometheus' text format, 0.0.4, or as OpenMetrics text, 1.0.0
+ * (https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md). The samples are the same; a
+ * counter's family has the name of its samples in the one, and is named without "_total" in the other.
  *
  * The samples of a family stand together, so every keeper is asked first. One that does not answer has `up 0`
  * and nothing else.
@@ -32,6 +33,7 @@ struct metrics {
 	struct metrics_device *devices;
 	size_t nr;
 	bool is_short; /* of memory */
+	bool is_open;  /* OpenMetrics are wanted */
 	struct ub_err err;
 };
 
@@ -92,12 +94,14 @@ static void metrics_ask(struct metrics *m)
 
 /* ---- families ------------------------------------------------------------------------------------------------- */
 
-static void metrics_head(const char *name, const char *type, const char *unit, const char *help)
+static void metrics_head(const struct metrics *m, const char *name, const char *type, const char *unit, const char *help)
 {
-	printf("# TYPE %s%s %s\n", METRICS_PREFIX, name, type);
-	if (unit)
+	const char *suffix = !m->is_open && strcmp(type, "counter") == 0 ? "_total" : "";
+
+	printf("# TYPE %s%s%s %s\n", METRICS_PREFIX, name, suffix, type);
+	if (unit && m->is_open)
 		printf("# UNIT %s%s %s\n", METRICS_PREFIX, name, unit);
-	printf("# HELP %s%s %s\n", METRICS_PREFIX, name, help);
+	printf("# HELP %s%s%s %s\n", METRICS_PREFIX, name, suffix, help);
 }
 
 /* A number of the answer, by its path of at most two keys. */
@@ -220,7 +224,7 @@ static void metrics_print_family(const struct metrics *m, const struct metrics_f
 {
 	const char *suffix = strcmp(f->type, "counter") == 0 ? "_total" : "";
 
-	metrics_head(f->name, f->type, f->unit, f->help);
+	metrics_head(m, f->name, f->type, f->unit, f->help);
 	for (size_t i = 0; i < m->nr; i++) {
 		const struct metrics_device *d = &m->devices[i];
 
@@ -243,7 +247,7 @@ static void metrics_print_family(const struct metrics *m, const struct metrics_f
 static void metrics_print_operations(const struct metrics *m, const char *name, const char *unit, const char *key,
 				     const char *help)
 {
-	metrics_head(name, "counter", unit, help);
+	metrics_head(m, name, "counter", unit, help);
 	for (size_t i = 0; i < m->nr; i++) {
 		json_t *operations = json_object_get(m->devices[i].stats, "operations"), *value;
 		const char *op;
@@ -257,7 +261,7 @@ static void metrics_print_operations(const struct metrics *m, const char *name, 
 
 static void metrics_print_syscalls(const struct metrics *m)
 {
-	metrics_head("syscalls", "counter", NULL, "System calls of the queues' threads, but for the NBD library's.");
+	metrics_head(m, "syscalls", "counter", NULL, "System calls of the queues' threads, but for the NBD library's.");
 	for (size_t i = 0; i < m->nr; i++) {
 		json_t *syscalls = json_object_get(m->devices[i].stats, "syscalls"), *value;
 		const char *call;
@@ -289,7 +293,7 @@ static void metrics_print_histogram(const char *labels, const char *op, const js
 
 static void metrics_print_latencies(const struct metrics *m)
 {
-	metrics_head("io_latency_seconds", "histogram", "seconds",
+	metrics_head(m, "io_latency_seconds", "histogram", "seconds",
 		     "From when the server process sees an I/O until it gives it back.");
 	for (size_t i = 0; i < m->nr; i++) {
 		const json_t *stats = m->devices[i].stats;
@@ -309,7 +313,7 @@ static void metrics_print_phase(const struct metrics *m)
 {
 	static const char *const phases[] = { "connecting", "copying", "paused", "in-step", "cutover" };
 
-	metrics_head("migration_phase", "gauge", NULL, "Which phase a migration is in.");
+	metrics_head(m, "migration_phase", "gauge", NULL, "Which phase a migration is in.");
 	for (size_t i = 0; i < m->nr; i++) {
 		const json_t *stats = m->devices[i].stats;
 		const char *now = json_string_value(metrics_find(stats, "migration", "phase"));
@@ -322,7 +326,7 @@ static void metrics_print_phase(const struct metrics *m)
 
 static void metrics_print_up(const struct metrics *m)
 {
-	metrics_head("up", "gauge", NULL, "Whether the device's keeper answers.");
+	metrics_head(m, "up", "gauge", NULL, "Whether the device's keeper answers.");
 	for (size_t i = 0; i < m->nr; i++)
 		printf("%sup{%s} %d\n", METRICS_PREFIX, m->devices[i].labels, m->devices[i].stats != NULL);
 }
@@ -330,7 +334,7 @@ static void metrics_print_up(const struct metrics *m)
 static void metrics_print_info(const struct metrics *m)
 {
 	/* No family of the type info: node_exporter's parser is of the older format, and refuses that type. */
-	metrics_head("info", "gauge", NULL, "What the device is.");
+	metrics_head(m, "info", "gauge", NULL, "What the device is.");
 	for (size_t i = 0; i < m->nr; i++) {
 		const json_t *stats = m->devices[i].stats;
 		const char *path = json_string_value(json_object_get(stats, "data_path"));
@@ -360,10 +364,21 @@ static void metrics_print(const struct metrics *m)
 
 /* ---- the verb --------------------------------------------------------------------------------------------------- */
 
+enum { METRICS_OPT_OPEN = 256 };
+
+static const struct argp_option metrics_options[] = {
+	{ "openmetrics", METRICS_OPT_OPEN, NULL, 0, "OpenMetrics text, not Prometheus' older format", 0 },
+	{ 0 },
+};
+
 static error_t metrics_parse(int key, char *arg, struct argp_state *state)
 {
 	struct metrics *m = state->input;
 
+	if (key == METRICS_OPT_OPEN) {
+		m->is_open = true;
+		return 0;
+	}
 	if (key == ARGP_KEY_ARG)
 		return -ub_err_set(&m->err, EINVAL, "metrics is of all devices, and takes no '%s'", arg);
 	return ARGP_ERR_UNKNOWN;
@@ -372,8 +387,9 @@ static error_t metrics_parse(int key, char *arg, struct argp_state *state)
 int ub_cli_metrics(int argc, char **argv)
 {
 	static const struct argp argp = {
+		.options = metrics_options,
 		.parser = metrics_parse,
-		.doc = "Print what all devices have done, as OpenMetrics text for Prometheus."
+		.doc = "Print what all devices have done, for Prometheus."
 		       "\vExit status: 0 done, 1 failed, 2 wrong usage.",
 	};
 	struct metrics m = { 0 };

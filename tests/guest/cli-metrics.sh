@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# metrics: OpenMetrics text that a strict parser takes, with the figures of stats; all devices, and the dead ones.
+# metrics: OpenMetrics text that a strict parser takes, and the older format that promtool takes, with the figures of stats;
+# all devices, and the dead ones.
 # kernels: 6.12 7
 # push: 7
 # timeout: 60
@@ -12,7 +13,7 @@ require jq nbdkit
 parse() { awk -f "$(dirname "$0")/openmetrics.awk" "$@"; }
 # take: the metrics of now, parsed, in samples
 take() {
-	"$UB" metrics >text
+	"$UB" metrics --openmetrics >text
 	parse text >samples || fail "OpenMetrics that are none"
 }
 # sample NAME{LABELS}: its value, or nothing
@@ -127,6 +128,23 @@ done
 take
 ! grep -q '^ublk_bridge_migration' samples || fail "the migration is over"
 kill "$(<side.pid)"
+
+# --- the older format: the same samples, each with a type and a help of its very name
+"$UB" metrics >older
+assert_eq "$(sed -E 's/^([a-z_]+).*/\1/' older | grep -v '^#' | sort -u)" "$(sed -E 's/^([a-z_]+).*/\1/' text | grep -v '^#' | sort -u)" \
+	"the names of the samples"
+for word in TYPE HELP; do
+	grep -v '^#' older | sed -E 's/[{ ].*//; s/^(.*_latency_seconds)_(bucket|count|sum)$/\1/' | sort -u >named
+	sed -nE "s/^# $word ([a-z_]+) .+/\1/p" older | sort -u | comm -23 named - >missing
+	[ ! -s missing ] || fail "no $word: $(tr '\n' ' ' <missing)"
+done
+! grep -q '^# UNIT' older || fail "a comment that the older format does not have"
+if command -v promtool >/dev/null; then
+	run bash -c 'promtool check metrics <older'
+	assert_eq "$STATUS $OUT$ERR" '0 ' "what promtool says"
+else
+	note "promtool is not there (package prometheus): its rules were looked at without it"
+fi
 
 # --- a label is escaped
 state=$UBLK_BRIDGE_RUNDIR/five/state.json

@@ -45,7 +45,7 @@ assert_eq "$("$UB" info "$ID" --json | jq -c '.fence | [.policy, .timeout_ms, .b
 assert_match "$("$UB" list)" '1 range of 4 KiB may still be written by lost connections, for [0-9.]+ s at the most'
 assert_eq "$("$UB" list --json | jq '.[].fence.ranges')" 1 "ranges in list"
 assert_match "$("$UB" stats "$ID")" 'fence: 1 ranges of 4 KiB may still be written by lost connections'
-"$UB" metrics | awk -f "$(dirname "$0")/openmetrics.awk" >samples || fail "OpenMetrics that are none"
+"$UB" metrics --openmetrics | awk -f "$(dirname "$0")/openmetrics.awk" >samples || fail "OpenMetrics that are none"
 grep -q '^ublk_bridge_backend_fence_ranges{.*} 1$' samples || fail "no ranges in the metrics"
 grep -qE '^ublk_bridge_backend_fence_deadline_seconds\{.*\} [0-9]+\.[0-9]+$' samples || fail "no deadline"
 

@@ -25,7 +25,7 @@ now_ms() {
 	read -r up _ </proc/uptime
 	printf '%s\n' $((10#${up/./} * 10))
 }
-metrics() { "$UB" metrics | awk -f "$(dirname "$0")/openmetrics.awk" >samples || fail "OpenMetrics that are none"; }
+metrics() { "$UB" metrics --openmetrics | awk -f "$(dirname "$0")/openmetrics.awk" >samples || fail "OpenMetrics that are none"; }
 # sample NAME: of the only device, a whole number
 sample() { awk -v want="ublk_bridge_backend_$1{" 'index($0, want) == 1 { printf "%d\n", $NF }' samples; }
 
