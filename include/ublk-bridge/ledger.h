@@ -121,6 +121,12 @@ struct ub_ledger {
 	uint64_t side_bytes;
 	/* Not 0: the server that serves keeps no records. What it sent is known to nobody. */
 	_Atomic uint32_t is_blind;
+	/*
+	 * A cutover is being written down: with this cookie in the run directory's file `side`, that side is the present one
+	 * from now on (ub_stat_side()). A server that dies between the two leaves it for the keeper. 0: none is.
+	 */
+	_Atomic uint32_t cut_side;
+	_Atomic uint64_t cut_cookie;
 };
 
 /* How large the ledger of such a device is. 0: it cannot be. */

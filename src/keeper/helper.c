@@ -188,6 +188,8 @@ static int helper_holders(const char *id)
 
 static int helper_release(const char *id)
 {
+	char who[512];
+
 	for (unsigned i = 0; i < HELPER_PROBE_TRIES; i++) {
 		struct ub_err err;
 		cleanup_fd int fd = ub_node_open_anyhow(UB_NODE_BLOCK, helper_id(id), O_RDONLY | O_EXCL, &err);
@@ -207,8 +209,8 @@ static int helper_release(const char *id)
 			return UB_EXIT_DONE;
 		helper_pause();
 	}
-	if (helper_holders(id) == UB_EXIT_DONE)
-		fputs("held by something that cannot be named", stdout);
+	ub_holders_suspect(helper_id(id), who, sizeof(who));
+	fputs(who, stdout);
 	return UB_EXIT_BUSY;
 }
 

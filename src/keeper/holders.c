@@ -22,6 +22,7 @@
 
 #define HOLDERS_MAX_NODES      257 /* the disk and its partitions */
 #define HOLDERS_MAX_NAMESPACES 64
+#define HOLDERS_MAX_FRIENDS    64
 #define HOLDERS_PATH_BYTES     4096
 
 struct holders_node {
@@ -34,6 +35,9 @@ struct holders_search {
 	unsigned nr_nodes;
 	char namespaces[HOLDERS_MAX_NAMESPACES][32]; /* mount namespaces that were looked at */
 	unsigned nr_namespaces;
+	char friends[HOLDERS_MAX_FRIENDS][32]; /* all members of the btrfs that one of the nodes belongs to */
+	unsigned nr_friends;
+	char overlay[200]; /* where one is mounted; "": none was seen */
 	char *text;
 	size_t len;
 };
@@ -113,25 +117,41 @@ static const struct holders_node *holders_node_by_path(const struct holders_sear
 
 /* ---- what may hold them --------------------------------------------------------------------------------- */
 
+/* A btrfs of several devices is mounted by one of them, and that one alone is in mountinfo. */
+static bool holders_is_friend(const struct holders_search *s, const char *source)
+{
+	for (unsigned i = 0; i < s->nr_friends && strncmp(source, "/dev/", 5) == 0; i++) {
+		if (strcmp(source + 5, s->friends[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
 static void holders_in_mountinfo(struct holders_search *s, const char *path)
 {
 	FILE *file = fopen(path, "re");
 	char line[2 * HOLDERS_PATH_BYTES];
 
 	while (file && fgets(line, sizeof(line), file)) {
-		char numbers[24], point[HOLDERS_PATH_BYTES], source[HOLDERS_PATH_BYTES] = "";
+		char numbers[24], point[HOLDERS_PATH_BYTES], source[HOLDERS_PATH_BYTES] = "", type[32] = "";
 		const char *rest = strstr(line, " - ");
-		bool ours = false;
+		bool ours = false, is_friend = false;
 
 		if (!rest || sscanf(line, "%*d %*d %23s %*s %4095s", numbers, point) != 2)
 			continue;
 		/* btrfs and others have numbers of their own, and the node as their source. */
-		if (sscanf(rest + 3, "%*s %4095s", source) == 1 && holders_node_by_path(s, source))
-			ours = true;
+		if (sscanf(rest + 3, "%31s %4095s", type, source) == 2) {
+			ours = holders_node_by_path(s, source) != NULL;
+			is_friend = strcmp(type, "btrfs") == 0 && holders_is_friend(s, source);
+		}
 		for (unsigned i = 0; i < s->nr_nodes && !ours; i++)
 			ours = strcmp(numbers, s->nodes[i].numbers) == 0;
 		if (ours)
 			holders_say(s, "mounted on %.200s", ub_mountinfo_unescape(point));
+		else if (is_friend)
+			holders_say(s, "part of the btrfs that is mounted on %.180s", ub_mountinfo_unescape(point));
+		else if (strcmp(type, "overlay") == 0)
+			snprintf(s->overlay, sizeof(s->overlay), "%.199s", ub_mountinfo_unescape(point));
 	}
 	if (file)
 		fclose(file);
@@ -150,6 +170,30 @@ static void holders_in_swaps(struct holders_search *s)
 		fclose(file);
 }
 
+/* The first word of a file; "": there is none. */
+static const char *holders_word(const char *path, char *word, size_t len)
+{
+	FILE *file = fopen(path, "re");
+
+	word[0] = '\0';
+	if (file && fgets(word, (int)len, file))
+		word[strcspn(word, " \n")] = '\0';
+	if (file)
+		fclose(file);
+	return word;
+}
+
+static void holders_say_holder(struct holders_search *s, const char *holder)
+{
+	char path[320], name[128];
+
+	snprintf(path, sizeof(path), "/sys/class/block/%.200s/dm/name", holder);
+	if (*holders_word(path, name, sizeof(name)))
+		holders_say(s, "held by %.120s (%.60s, device mapper)", name, holder);
+	else
+		holders_say(s, "held by %.200s", holder);
+}
+
 /* Device mapper, md and the like name themselves in sysfs. */
 static void holders_in_sysfs(struct holders_search *s)
 {
@@ -162,11 +206,75 @@ static void holders_in_sysfs(struct holders_search *s)
 		dir = opendir(path);
 		while (dir && (entry = readdir(dir))) {
 			if (entry->d_name[0] != '.')
-				holders_say(s, "held by %.200s", entry->d_name);
+				holders_say_holder(s, entry->d_name);
 		}
 		if (dir)
 			closedir(dir);
 	}
+}
+
+/* /sys/fs/btrfs/UUID/devices has the members of each that is mounted. */
+static void holders_add_friends(struct holders_search *s, const char *devices)
+{
+	DIR *dir = opendir(devices);
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir)) && s->nr_friends < HOLDERS_MAX_FRIENDS) {
+		if (entry->d_name[0] != '.' && strlen(entry->d_name) < sizeof(s->friends[0]))
+			strcpy(s->friends[s->nr_friends++], entry->d_name);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+static void holders_in_btrfs(struct holders_search *s)
+{
+	DIR *dir = opendir("/sys/fs/btrfs");
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir))) {
+		for (unsigned i = 0; i < s->nr_nodes && entry->d_name[0] != '.'; i++) {
+			char path[384], member[448];
+
+			snprintf(path, sizeof(path), "/sys/fs/btrfs/%s/devices", entry->d_name);
+			snprintf(member, sizeof(member), "%s/%s", path, s->nodes[i].name);
+			if (access(member, F_OK) == 0)
+				holders_add_friends(s, path);
+		}
+	}
+	if (dir)
+		closedir(dir);
+}
+
+/* jbd2 has a directory for each journal: of one on a device of its own with that device's name. */
+static void holders_in_journals(struct holders_search *s)
+{
+	for (unsigned i = 0; i < s->nr_nodes; i++) {
+		char path[64];
+
+		snprintf(path, sizeof(path), "/proc/fs/jbd2/%s", s->nodes[i].name);
+		if (access(path, F_OK) == 0)
+			holders_say(s, "the external journal of an ext4 that is mounted");
+	}
+}
+
+/* A zram device that writes back to it. */
+static void holders_in_zrams(struct holders_search *s)
+{
+	DIR *dir = opendir("/sys/block");
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir))) {
+		char path[320], backing[256];
+
+		if (strncmp(entry->d_name, "zram", 4) != 0)
+			continue;
+		snprintf(path, sizeof(path), "/sys/block/%s/backing_dev", entry->d_name);
+		if (holders_node_by_path(s, holders_word(path, backing, sizeof(backing))))
+			holders_say(s, "the backing device of %.60s", entry->d_name);
+	}
+	if (dir)
+		closedir(dir);
 }
 
 /* A loop device opens its file as anybody does, and the kernel alone holds it. */
@@ -245,23 +353,14 @@ static void holders_in_fds(struct holders_search *s, const char *pid)
 	}
 }
 
-bool ub_holders_find(uint32_t dev_id, char *text, size_t len)
+/* All that any process shows: its mount namespace, and what it has open. */
+static void holders_in_processes(struct holders_search *s)
 {
-	struct holders_search *s = calloc(1, sizeof(*s));
 	struct dirent *entry;
 	char self[16];
 	DIR *proc;
 
-	text[0] = '\0';
-	if (!s)
-		return false;
-	s->text = text;
-	s->len = len;
 	snprintf(self, sizeof(self), "%d", getpid());
-	holders_find_nodes(s, dev_id);
-	holders_in_swaps(s);
-	holders_in_sysfs(s);
-	holders_in_loops(s);
 	proc = opendir("/proc");
 	while (proc && s->nr_nodes && (entry = readdir(proc))) {
 		char path[64];
@@ -276,6 +375,45 @@ bool ub_holders_find(uint32_t dev_id, char *text, size_t len)
 	}
 	if (proc)
 		closedir(proc);
+}
+
+static struct holders_search *holders_search(uint32_t dev_id, char *text, size_t len)
+{
+	struct holders_search *s = calloc(1, sizeof(*s));
+
+	text[0] = '\0';
+	if (!s)
+		return NULL;
+	s->text = text;
+	s->len = len;
+	holders_find_nodes(s, dev_id);
+	holders_in_swaps(s);
+	holders_in_sysfs(s);
+	holders_in_loops(s);
+	holders_in_zrams(s);
+	holders_in_journals(s);
+	holders_in_btrfs(s);
+	holders_in_processes(s);
+	if (s->nr_friends && !text[0])
+		holders_say(s, "part of a btrfs that is mounted");
+	return s;
+}
+
+bool ub_holders_find(uint32_t dev_id, char *text, size_t len)
+{
+	struct holders_search *s = holders_search(dev_id, text, len);
+
 	free(s);
 	return text[0] != '\0';
+}
+
+void ub_holders_suspect(uint32_t dev_id, char *text, size_t len)
+{
+	struct holders_search *s = holders_search(dev_id, text, len);
+
+	/* A filesystem without a mount point of its own is held by what lies upon it, and nobody can tell which that is. */
+	if (s && !text[0])
+		snprintf(text, len, "held by something that cannot be named%s%s",
+			 s->overlay[0] ? ": perhaps the overlay on " : "", s->overlay);
+	free(s);
 }

@@ -14,4 +14,7 @@
  */
 bool ub_holders_find(uint32_t dev_id, char *text, size_t len);
 
+/* Likewise of one that is busy for certain: "held by something that cannot be named", with a guess, where nobody is found. */
+void ub_holders_suspect(uint32_t dev_id, char *text, size_t len);
+
 #endif

@@ -1055,11 +1055,24 @@ static void migrate_rewind(struct ub_keeper *k)
 	m->phase = UB_MIGRATION_CONNECTING;
 }
 
+/* The server died in a cutover: which side of the pages is the device's says the same fact as for everything else. */
+static void migrate_settle_side(struct ub_keeper *k)
+{
+	uint64_t cookie = k->ledger ? atomic_load(&k->ledger->cut_cookie) : 0;
+
+	if (!cookie)
+		return;
+	if (ub_rundir_read_side(&k->rundir) == cookie)
+		atomic_store_explicit(&k->stats->side, atomic_load(&k->ledger->cut_side) % UB_STATS_SIDES, memory_order_release);
+	atomic_store(&k->ledger->cut_cookie, 0);
+}
+
 void ub_migrate_server_gone(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->migration;
 	bool was_sent = m->is_sent;
 
+	migrate_settle_side(k);
 	if (migrate_has_moved(k))
 		migrate_moved(k, NULL);
 	if (!ub_migrate_is_on(k))

@@ -575,12 +575,16 @@ static int move_write_fact(struct server *s, struct ub_err *err)
 	struct ub_server_migration *m = &s->migration;
 	int ret = ub_step("migrate-cutover", err);
 
+	atomic_store(&s->ledger->cut_side, !ub_stat_side(s->stats));
+	atomic_store(&s->ledger->cut_cookie, m->cookie);
 	if (ret == 0 && !move_has_keeper(s))
 		ret = ub_err_set(err, ECANCELED, "the keeper is gone");
 	if (ret == 0 && pwrite(m->side_fd, &m->cookie, sizeof(m->cookie), 0) != (ssize_t)sizeof(m->cookie))
 		ret = ub_err_errno(err, errno, "which side counts cannot be written down");
-	if (ret)
+	if (ret) {
+		atomic_store(&s->ledger->cut_cookie, 0);
 		return ret;
+	}
 	if (ub_step("migrate-cut", err))
 		_exit(UB_EXIT_FAILED); /* there is no way back, and the next server knows which side it is */
 	return 0;
@@ -596,6 +600,7 @@ static void move_over(struct server *s)
 	if (m->dest->ops->promote)
 		m->dest->ops->promote(m->dest);
 	atomic_store_explicit(&s->stats->side, !ub_stat_side(s->stats), memory_order_release);
+	atomic_store(&s->ledger->cut_cookie, 0);
 	s->backend = m->dest;
 	ub_device_swap(&s->device, m->dest, m->dest_bqs);
 	move_unpause(s, UB_MOVE_FLUSH_CUT);

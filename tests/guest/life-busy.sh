@@ -20,6 +20,7 @@ busy_with() {
 }
 
 attach --mem 32M --name held
+keeper=$KEEPER
 mkdir -p here there
 
 mkfs.ext4 -q "$DEV"
@@ -42,7 +43,7 @@ busy_with 'used as swap \(/dev/ublkb0\)'
 swapoff "$DEV"
 
 dmsetup create --noudevsync ub-held --table "0 1024 linear $DEV 0"
-busy_with 'held by dm-[0-9]+'
+busy_with 'held by ub-held \(dm-[0-9]+, device mapper\)'
 dmsetup remove --noudevsync ub-held
 
 loop=$(losetup -f)
@@ -53,6 +54,55 @@ losetup -d "$loop"
 exec 5<"$DEV"
 busy_with "opened by [^ ]+ \(pid $$\)"
 exec 5<&-
+
+# the journal of a filesystem on another disk
+truncate -s 32M data.img
+disk=$(losetup -f)
+losetup "$disk" data.img
+mke2fs -q -O journal_dev -b 4096 "$DEV" 2>/dev/null
+mkfs.ext4 -q -b 4096 -J device="$DEV" "$disk"
+mount "$disk" here
+busy_with 'the external journal of an ext4 that is mounted'
+umount here
+
+# a member of a btrfs that is mounted by another one
+if command -v mkfs.btrfs >/dev/null && modprobe -q btrfs; then
+	truncate -s 256M btrfs.img
+	losetup -d "$disk"
+	losetup "$disk" btrfs.img
+	attach --mem 160M --id 1
+	mkfs.btrfs -q -f -d single -m raid1 "$disk" "$DEV" >/dev/null
+	btrfs device scan "$disk" "$DEV" >/dev/null
+	mount "$disk" here
+	assert_fails 3 "part of the btrfs that is mounted on $TEST_DIR/here" "$UB" detach 1
+	umount here
+	btrfs device scan --forget
+	"$UB" detach 1
+	DEV=/dev/ublkb0 ID=0
+fi
+losetup -d "$disk"
+
+# what a zram writes back to
+if modprobe -q zram && [ -e /sys/block/zram0/backing_dev ]; then
+	echo 1 >/sys/block/zram0/reset
+	if echo "$DEV" >/sys/block/zram0/backing_dev 2>/dev/null; then
+		busy_with 'the backing device of zram0'
+	fi
+	echo 1 >/sys/block/zram0/reset
+	rmmod zram || true
+fi
+
+# a layer of an overlay that has no mount point of its own any more
+mkfs.ext4 -q "$DEV"
+mount "$DEV" here
+mkdir -p here/upper here/work over
+if mount -t overlay overlay -o "lowerdir=there,upperdir=here/upper,workdir=here/work" over 2>/dev/null; then
+	umount -l here
+	busy_with "perhaps the overlay on $TEST_DIR/over"
+	umount over
+else
+	umount here
+fi
 
 # two holders, and a partition
 printf 'label: dos\nstart=2048, size=16384, type=83\n' | sfdisk -q --no-reread --no-tell-kernel "$DEV" 2>/dev/null
@@ -68,5 +118,6 @@ fi
 
 # free: it goes
 "$UB" detach held
+KEEPER=$keeper
 ends_with 0
 assert_nothing_left
