@@ -312,6 +312,12 @@ static void detach_say_rest(const struct detach *d)
 	ub_ranges_describe_rest(d->ledger.page, d->size_bytes, rest, sizeof(rest));
 	if (rest[0])
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%s: %s", d->id, rest);
+	/* All who held the page are dead. */
+	if (!d->ledger.page && d->has_state && strcmp(d->state.backend, "nbd") == 0)
+		ub_log(UB_LOG_WARNING,
+		       "/dev/ublkb%s: nobody knows what its NBD server may still write of what was sent to it: let --fence-timeout "
+		       "pass before that export is used again",
+		       d->id);
 }
 
 static int detach_stop_by_force(struct detach *d, struct ub_err *err)

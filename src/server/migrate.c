@@ -15,6 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <ublk-bridge/ledger.h>
+
 #include "backend/mirror/mirror.h"
 #include "backend/registry.h"
 #include "base/cleanup.h"
@@ -569,20 +571,28 @@ static bool move_has_keeper(struct server *s)
 	return s->has_keeper && poll(&fd, 1, 0) == 0;
 }
 
+/* For the keeper, should this process die in a cutover. 0: it is over. */
+static void move_note_cut(struct server *s, uint64_t cookie)
+{
+	if (!s->ledger) /* a keeper of an older version knows nothing of it */
+		return;
+	atomic_store(&s->ledger->cut_side, !ub_stat_side(s->stats));
+	atomic_store(&s->ledger->cut_cookie, cookie);
+}
+
 /* From here on the destination is what counts, whoever dies. */
 static int move_write_fact(struct server *s, struct ub_err *err)
 {
 	struct ub_server_migration *m = &s->migration;
 	int ret = ub_step("migrate-cutover", err);
 
-	atomic_store(&s->ledger->cut_side, !ub_stat_side(s->stats));
-	atomic_store(&s->ledger->cut_cookie, m->cookie);
+	move_note_cut(s, m->cookie);
 	if (ret == 0 && !move_has_keeper(s))
 		ret = ub_err_set(err, ECANCELED, "the keeper is gone");
 	if (ret == 0 && pwrite(m->side_fd, &m->cookie, sizeof(m->cookie), 0) != (ssize_t)sizeof(m->cookie))
 		ret = ub_err_errno(err, errno, "which side counts cannot be written down");
 	if (ret) {
-		atomic_store(&s->ledger->cut_cookie, 0);
+		move_note_cut(s, 0);
 		return ret;
 	}
 	if (ub_step("migrate-cut", err))
@@ -600,7 +610,7 @@ static void move_over(struct server *s)
 	if (m->dest->ops->promote)
 		m->dest->ops->promote(m->dest);
 	atomic_store_explicit(&s->stats->side, !ub_stat_side(s->stats), memory_order_release);
-	atomic_store(&s->ledger->cut_cookie, 0);
+	move_note_cut(s, 0);
 	s->backend = m->dest;
 	ub_device_swap(&s->device, m->dest, m->dest_bqs);
 	move_unpause(s, UB_MOVE_FLUSH_CUT);

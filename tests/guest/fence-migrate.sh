@@ -165,12 +165,49 @@ left() {
 	let_land old
 }
 
+# turned: our server dies in a cutover, right behind the fact. What a lost connection may still write at the source is
+# remembered as the source's: the move back to it does not end before that is over
+turned() {
+	local pid began
+	make_disk 1M
+	serve_disk old -U "$CELL/sock"
+	export UB_STEP=migrate-cut=kill UB_STEP_WHEN=$CELL/now
+	BRIDGE=$UBT attach --fence-timeout 20s "nbd+unix:///?socket=$CELL/sock"
+	unset UB_STEP UB_STEP_WHEN
+	await 30 has_standby
+	hold old A
+	stamp_behind A
+	FIRST=$WRITER
+	await 30 is_held old A
+	our_server_dies
+	until_then "$FIRST" $((SECONDS + 30)) || fail "LATE: A is not sent again"
+	acknowledged "$FIRST"
+	is_recovered
+	began=$SECONDS
+	pid=$(state_of server_pid)
+	: >"$CELL/now"
+	move_behind --mem 1M
+	await 30 other_server "$pid"
+	[ ! -e "$CELL/now" ] || fail "it did not come to the step"
+	await 30 grep -q ': moved to ' "$CELL/move.out"
+	kill -INT "$MOVER" 2>/dev/null || true
+	await 10 gone "$MOVER"
+	await 30 has_standby
+	stamp B
+	move_behind --fence-timeout 20s "nbd+unix:///?socket=$CELL/sock"
+	has_moved 60
+	[ $((SECONDS - began)) -ge 15 ] || fail "STALE: it is back after $((SECONDS - began)) s, and A may still land"
+	let_land old
+	detach
+}
+
 run_stories 4 <<END
 ${STORIES:-silent
 mirrored
 KEEPER_TOO=no mirrored
 left migrate
 left detach
+turned
 livelock}
 END
 no_d_state
