@@ -37,7 +37,7 @@ struct holders_search {
 	unsigned nr_namespaces;
 	char friends[HOLDERS_MAX_FRIENDS][32]; /* all members of the btrfs that one of the nodes belongs to */
 	unsigned nr_friends;
-	char overlay[200]; /* where one is mounted; "": none was seen */
+	char overlays[256]; /* where they are mounted: "/, /merged"; "": none was seen */
 	char *text;
 	size_t len;
 };
@@ -127,6 +127,14 @@ static bool holders_is_friend(const struct holders_search *s, const char *source
 	return false;
 }
 
+static void holders_add_overlay(struct holders_search *s, const char *point)
+{
+	size_t used = strlen(s->overlays);
+
+	if (strcmp(point, "/") == 0 ? !*s->overlays : !strstr(s->overlays, point))
+		snprintf(s->overlays + used, sizeof(s->overlays) - used, "%s%.200s", used ? ", " : "", point);
+}
+
 static void holders_in_mountinfo(struct holders_search *s, const char *path)
 {
 	FILE *file = fopen(path, "re");
@@ -151,7 +159,7 @@ static void holders_in_mountinfo(struct holders_search *s, const char *path)
 		else if (is_friend)
 			holders_say(s, "part of the btrfs that is mounted on %.180s", ub_mountinfo_unescape(point));
 		else if (strcmp(type, "overlay") == 0)
-			snprintf(s->overlay, sizeof(s->overlay), "%.199s", ub_mountinfo_unescape(point));
+			holders_add_overlay(s, ub_mountinfo_unescape(point));
 	}
 	if (file)
 		fclose(file);
@@ -414,6 +422,6 @@ void ub_holders_suspect(uint32_t dev_id, char *text, size_t len)
 	/* A filesystem without a mount point of its own is held by what lies upon it, and nobody can tell which that is. */
 	if (s && !text[0])
 		snprintf(text, len, "held by something that cannot be named%s%s",
-			 s->overlay[0] ? ": perhaps the overlay on " : "", s->overlay);
+			 s->overlays[0] ? ": perhaps it is below an overlay: " : "", s->overlays);
 	free(s);
 }

@@ -98,7 +98,7 @@ mount "$DEV" here
 mkdir -p here/upper here/work over
 if mount -t overlay overlay -o "lowerdir=there,upperdir=here/upper,workdir=here/work" over 2>/dev/null; then
 	umount -l here
-	busy_with "perhaps the overlay on $TEST_DIR/over"
+	busy_with "perhaps it is below an overlay: .*$TEST_DIR/over"
 	umount over
 else
 	umount here
