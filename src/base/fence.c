@@ -126,11 +126,17 @@ static bool range_is_same_change(const struct ub_ledger_range *a, const struct u
 /* Grows a range so that it stands for another one, too. At no moment it says less than before. */
 static void range_absorb(struct ub_ledger_range *r, const struct ub_ledger_range *other)
 {
-	if (!range_is_same_change(r, other)) {
+	bool is_same = range_is_same_change(r, other);
+
+	if (!is_same) {
 		r->flags |= UB_RANGE_MERGED | (other->flags & FENCE_WAITED);
 		r->owner = 0;
 	}
-	if (other->conn != r->conn || (r->conn == UB_LEDGER_NO_CONN && (!r->clock_ms || !other->clock_ms))) {
+	if (is_same && r->clock_ms && !other->clock_ms) {
+		/* The older clock runs already: that of the later connection is the later one. */
+		r->clock_ms = 0;
+		r->conn = other->conn;
+	} else if (other->conn != r->conn || (r->conn == UB_LEDGER_NO_CONN && (!r->clock_ms || !other->clock_ms))) {
 		/* The later clock of two, of which one at least does not run yet: when all do. */
 		r->clock_ms = 0;
 		r->conn = UB_LEDGER_NO_CONN;
@@ -145,33 +151,92 @@ static void range_absorb(struct ub_ledger_range *r, const struct ub_ledger_range
 		r->end = other->end;
 }
 
-/* The table is full: the two nearest become one. */
+static unsigned fence_nr_ranges(const struct ub_fence *f)
+{
+	return f->page->nr_ranges < UB_LEDGER_MAX_RANGES ? f->page->nr_ranges : UB_LEDGER_MAX_RANGES;
+}
+
+static void fence_free(struct ub_fence *f, struct ub_ledger_range *r)
+{
+	range_set_state(r, UB_RANGE_FREE);
+	f->nr_order = 0;
+}
+
+/* The one that this change has already, given up before and sent again; NULL: none. */
+static struct ub_ledger_range *fence_find_same(const struct ub_fence *f, const struct ub_ledger_range *what)
+{
+	for (unsigned i = 0; what->owner && i < f->end_ranges; i++) {
+		if (range_is_same_change(fence_range(f, i), what))
+			return fence_range(f, i);
+	}
+	return NULL;
+}
+
+/* Where in the order a range that begins there belongs: behind those that begin no later. */
+static unsigned fence_order_of(const struct ub_fence *f, uint64_t start)
+{
+	unsigned low = 0, high = f->nr_order;
+
+	while (low < high) {
+		unsigned middle = (low + high) / 2;
+
+		if (fence_range(f, f->order[middle])->start <= start)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static void fence_order_add(struct ub_fence *f, unsigned i)
+{
+	unsigned at = fence_order_of(f, fence_range(f, i)->start);
+
+	memmove(&f->order[at + 1], &f->order[at], (f->nr_order - at) * sizeof(f->order[0]));
+	f->order[at] = (uint16_t)i;
+	f->nr_order++;
+}
+
+static void fence_order_remove(struct ub_fence *f, unsigned at)
+{
+	f->nr_order--;
+	memmove(&f->order[at], &f->order[at + 1], (f->nr_order - at) * sizeof(f->order[0]));
+}
+
+/* The table is full: the two nearest become one. The place that is free then. */
 static unsigned fence_make_room(struct ub_fence *f)
 {
-	uint64_t best = UINT64_MAX, gap;
-	unsigned a = 0, b = 1;
+	unsigned far = 0, first = 0, second = 1;
+	uint64_t best = UINT64_MAX;
 
-	for (unsigned i = 0; i < f->end_ranges && best; i++) {
-		for (unsigned j = i + 1; j < f->end_ranges && best; j++) {
-			/* One change twice is the nearest that there is: its request passes as before. */
-			gap = range_is_same_change(fence_range(f, i), fence_range(f, j)) ?
-				      0 :
-				      1 + range_gap(fence_range(f, i), fence_range(f, j)) / 2;
-			if (gap >= best)
-				continue;
-			best = gap;
-			a = i;
-			b = j;
-		}
+	if (!f->nr_order) {
+		for (unsigned i = 0; i < fence_nr_ranges(f); i++)
+			fence_order_add(f, i);
 	}
-	range_absorb(fence_range(f, a), fence_range(f, b));
-	range_set_state(fence_range(f, b), UB_RANGE_FREE);
-	return b;
+	/* far: of those before, the one that reaches farthest. What begins last before a gap need not. */
+	for (unsigned at = 1; at < f->nr_order && best; at++) {
+		uint64_t gap = range_gap(fence_range(f, f->order[far]), fence_range(f, f->order[at]));
+
+		if (gap < best) {
+			best = gap;
+			first = far;
+			second = at;
+		}
+		if (fence_range(f, f->order[at])->end > fence_range(f, f->order[far])->end)
+			far = at;
+	}
+	range_absorb(fence_range(f, f->order[first]), fence_range(f, f->order[second]));
+	far = f->order[second];
+	range_set_state(fence_range(f, far), UB_RANGE_FREE);
+	fence_order_remove(f, second);
+	return far;
 }
 
 static unsigned fence_find_free(struct ub_fence *f)
 {
-	for (unsigned i = 0; i < f->page->nr_ranges; i++) {
+	unsigned nr = fence_nr_ranges(f);
+
+	for (unsigned i = f->nr_order ? nr : 0; i < nr; i++) {
 		if (range_state(fence_range(f, i)) == UB_RANGE_FREE)
 			return i;
 	}
@@ -180,9 +245,15 @@ static unsigned fence_find_free(struct ub_fence *f)
 
 static void fence_add(struct ub_fence *f, const struct ub_ledger_range *what)
 {
-	unsigned i = fence_find_free(f);
-	struct ub_ledger_range *r = fence_range(f, i);
+	struct ub_ledger_range *r = fence_find_same(f, what);
+	unsigned i;
 
+	if (r) {
+		range_absorb(r, what);
+		return;
+	}
+	i = fence_find_free(f);
+	r = fence_range(f, i);
 	r->start = what->start;
 	r->end = what->end;
 	r->clock_ms = what->clock_ms;
@@ -194,6 +265,8 @@ static void fence_add(struct ub_fence *f, const struct ub_ledger_range *what)
 	range_set_state(r, UB_RANGE);
 	if (i >= f->end_ranges)
 		f->end_ranges = i + 1;
+	if (f->nr_order)
+		fence_order_add(f, i);
 }
 
 /* ---- beginning --------------------------------------------------------------------------------------------------- */
@@ -278,7 +351,7 @@ static void fence_inherit_range(struct ub_fence *f, struct ub_ledger_range *r, b
 	if (!r->clock_ms && !fence_has_conn(f, r->conn))
 		r->conn = UB_LEDGER_NO_CONN;
 	if (r->conn < f->nr_conns && conn_is_trusted(f, fence_conn(f, r->conn)))
-		range_set_state(r, UB_RANGE_FREE);
+		fence_free(f, r);
 	else if (!comes_again)
 		range_set_state(r, UB_RANGE_DONE);
 }
@@ -449,7 +522,8 @@ void ub_fence_prove(struct ub_fence *f, uint32_t seq, uint64_t now_ms)
 
 void ub_fence_give_up(struct ub_fence *f, struct ub_ledger_sent *rec, uint32_t owner)
 {
-	struct ub_ledger_range r = { .start = rec->start, .end = rec->end, .conn = rec->conn, .op = rec->op, .owner = owner };
+	struct ub_ledger_range r = { .start = rec->start, .end = rec->end, .conn = rec->conn, .op = rec->op, .owner = owner,
+				     .state = UB_RANGE };
 
 	assert(owner != 0);
 	/* Once it is reset, and without ranges, its entry is somebody else's. */
@@ -588,7 +662,7 @@ unsigned ub_fence_look(struct ub_fence *f, uint64_t now_ms, struct ub_fence_late
 			late->end = r->end;
 			late->is_blind = r->flags & UB_RANGE_BLIND;
 		}
-		range_set_state(r, UB_RANGE_FREE);
+		fence_free(f, r);
 		nr++;
 	}
 	return fence_ended(f, nr);
@@ -623,7 +697,7 @@ unsigned ub_fence_word(struct ub_fence *f, uint64_t event)
 
 		if (range_state(r) == UB_RANGE_FREE || r->event > event)
 			continue;
-		range_set_state(r, UB_RANGE_FREE);
+		fence_free(f, r);
 		nr++;
 	}
 	return fence_ended(f, nr);

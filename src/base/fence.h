@@ -50,6 +50,12 @@ struct ub_fence {
 	int32_t pid;
 	unsigned nr_conns;
 	unsigned end_ranges; /* those behind are free */
+	/*
+	 * While the table is full: the ranges by their beginnings, so that a loss of many changes does not compare each
+	 * with each. Good until one ends.
+	 */
+	uint16_t order[UB_LEDGER_MAX_RANGES];
+	unsigned nr_order; /* 0: it is not known */
 	unsigned nr_unknown; /* ranges whose time begins when no connection is to be waited for any more */
 
 	/* Any thread may read these, without the lock: 0, and there is nothing to be asked. */

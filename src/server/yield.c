@@ -108,6 +108,11 @@ static void yield_last_flush(struct server *s, bool is_late)
 
 	if (is_flushing && !is_late)
 		return;
+	if (!is_flushing && !s->yield.has_begun) {
+		s->yield.has_begun = true;
+		ub_device_flush(&s->device);
+		return;
+	}
 	if (!is_flushing && ub_device_flush_result(&s->device) == 0) {
 		yield_finally(s);
 		return;
@@ -154,7 +159,7 @@ void ub_yield_step(struct server *s)
 	case UB_YIELD_PAUSE:
 		if (ub_device_is_paused(&s->device)) {
 			y->step = UB_YIELD_LAST_FLUSH; /* within the same second */
-			ub_device_flush(&s->device);
+			yield_last_flush(s, false);
 		} else if (is_late) {
 			yield_unpause(s);
 		}

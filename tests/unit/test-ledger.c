@@ -8,6 +8,7 @@
 #include <errno.h>
 
 #include "base/fence.h"
+#include "base/loop.h"
 #include "ublk-bridge/io.h"
 
 #define KIB   1024ULL
@@ -642,6 +643,35 @@ static void a_full_table_makes_one_of_the_two_nearest(void **state)
 	assert_false(is_newer_let_pass(s, 707 * BLOCK, BLOCK));
 }
 
+/* The deepest queue, full, lost again and again with other changes: under a lock that all queues take. */
+static void losses_of_many_changes_do_not_take_long(void **state)
+{
+	enum { DEPTH = 4096, LOSSES = 4 };
+	uint64_t seed = 7, began = ub_now_ms();
+	size_t len_bytes;
+	struct ub_ledger *page = page_make(1, DEPTH, &len_bytes);
+	static struct ub_fence f;
+
+	(void)state;
+	ub_fence_init(&f, page, 0, BLOCK, 1);
+	ub_fence_set_timeout(&f, T);
+	ub_fence_inherit(&f, false, 1);
+	for (unsigned loss = 0; loss < LOSSES; loss++) {
+		int conn = ub_fence_open(&f, UB_CONN_TCP, loss + 1);
+
+		for (unsigned i = 0; i < DEPTH; i++)
+			ub_fence_send(ub_ledger_sent(page, 0, 0, i), conn, UB_OP_WRITE, unit_random(&seed) % (1U << 28) * BLOCK,
+				      BLOCK);
+		ub_fence_lose(&f, conn, false);
+		for (unsigned i = 0; i < DEPTH; i++)
+			ub_fence_give_up(&f, ub_ledger_sent(page, 0, 0, i), i + 1);
+		ub_fence_reset(&f, conn, 1 + loss);
+	}
+	assert_int_equal(f.nr_live, UB_LEDGER_MAX_RANGES);
+	assert_true(ub_now_ms() - began < 20000); /* a second, on a machine that has nothing else to do */
+	free(page);
+}
+
 static void what_is_merged_lets_nobody_pass(void **state)
 {
 	struct small *s = *state;
@@ -1033,6 +1063,7 @@ int main(void)
 		fence_test(the_word_ends_what_was_given_up_until_then),
 		fence_test(a_death_is_an_event_of_its_own),
 		fence_test(a_full_table_makes_one_of_the_two_nearest),
+		cmocka_unit_test(losses_of_many_changes_do_not_take_long),
 		fence_test(what_is_merged_lets_nobody_pass),
 		fence_test(what_is_merged_waits_for_every_clock),
 		fence_test(of_two_clocks_that_run_the_later_counts),
