@@ -159,14 +159,14 @@ static void what_is_not_waited_for_is_told(void **state)
 	char text[120];
 
 	(void)state;
-	assert_string_equal(ub_ranges_describe_rest(NULL, 0, SIZE, text, sizeof(text)), "");
-	assert_string_equal(ub_ranges_describe_rest(ledger, 0, SIZE, text, sizeof(text)), "");
+	assert_string_equal(ub_ranges_describe_rest(NULL, SIZE, text, sizeof(text)), "");
+	assert_string_equal(ub_ranges_describe_rest(ledger, SIZE, text, sizeof(text)), "");
 	add_range(0, 0, 0, 4096, 0);
-	assert_string_equal(ub_ranges_describe_rest(ledger, 0, SIZE, text, sizeof(text)),
+	assert_string_equal(ub_ranges_describe_rest(ledger, SIZE, text, sizeof(text)),
 			    "1 range, 4096 bytes of the old server may still be written");
 	sent->end = 512;
 	sent->state = UB_SENT;
-	assert_string_equal(ub_ranges_describe_rest(ledger, 0, SIZE, text, sizeof(text)),
+	assert_string_equal(ub_ranges_describe_rest(ledger, SIZE, text, sizeof(text)),
 			    "2 ranges, 4608 bytes of the old server may still be written");
 }
 
