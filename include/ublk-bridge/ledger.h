@@ -28,7 +28,7 @@
 #define UB_LEDGER_VERSION 1
 #define UB_LEDGER_SIDES	  2
 #define UB_LEDGER_CONNS	  256  /* two of each connection that a back end may have, and as many of the process before */
-#define UB_LEDGER_MAX_RANGES 4096
+#define UB_LEDGER_MAX_RANGES 16384 /* as many as two queues of the deepest can have in flight, twice */
 #define UB_LEDGER_HEAD_BYTES 4096 /* of the page, and of each side: most of it is room */
 
 /* A change in flight. */

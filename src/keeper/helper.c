@@ -201,13 +201,18 @@ static int helper_release(const char *id)
 			fputs(err.text, stdout);
 			return UB_EXIT_FAILED;
 		}
-		if (fd >= 0 && fsync(fd) < 0) {
+		/* First: a server's write error is told once, and is the user's as long as there is one. */
+		if (fd < 0 || ub_holders_find(helper_id(id), text, sizeof(text))) {
+			helper_pause();
+			continue;
+		}
+		if (fsync(fd) < 0) {
 			printf("cannot write back /dev/ublkb%s: %s", id, strerror(errno));
 			return UB_EXIT_FAILED;
 		}
-		if (fd >= 0 && !ub_holders_find(helper_id(id), text, sizeof(text)))
+		/* That may have taken long, and somebody may have come. */
+		if (!ub_holders_find(helper_id(id), text, sizeof(text)))
 			return UB_EXIT_DONE;
-		helper_pause();
 	}
 	ub_holders_suspect(helper_id(id), who, sizeof(who));
 	fputs(who, stdout);

@@ -32,8 +32,8 @@ breaks() {
 # fsync_fails: the application hears of it, once
 fsync_fails() {
 	local status=0
-	test -e "$D/told" || fail "the server was not asked to flush"
 	dd if=/dev/zero of="$DEV" bs=4k count=1 seek=9 conv=fsync status=none 2>"$D/fsync.err" || status=$?
+	test -e "$D/told" || fail "the server was not asked to flush"
 	[ $status != 0 ] || fail "LOST IN SILENCE after $1: fsync succeeds"
 	dd if=/dev/zero of="$DEV" bs=4k count=1 seek=9 conv=fsync status=none
 	await 20 has_standby
@@ -64,4 +64,11 @@ pid=$(state_of server_pid)
 kill -KILL "$pid"
 await 40 other_server "$pid"
 fsync_fails "an upgrade, and a death of the server process"
+
+breaks
+exec {held}<>"$DEV"
+assert_fails 3 'is busy' "$BRIDGE" detach "$ID"
+[ ! -e "$D/told" ] || fail "a detach that was refused has taken the error"
+exec {held}<&-
+fsync_fails "a detach that was refused"
 kill "$(cat "$D/pid")"
