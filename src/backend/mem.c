@@ -330,7 +330,7 @@ static int mem_map(struct mem_store *s, struct ub_err *err)
 	if (s->map == MAP_FAILED) {
 		s->map = NULL;
 		return ub_err_errno(err, errno,
-				    "cannot map a memory store of %s: it must fit in the address space",
+				    "cannot map a memory store of %s: it must fit in the address space, where 64 TiB do",
 				    ub_size_format(s->size_bytes, text, sizeof(text)));
 	}
 	s->map_bytes = want;

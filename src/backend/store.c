@@ -176,7 +176,7 @@ int ub_store_extend(int fd, uint64_t size_bytes, struct ub_err *err)
 	if (fstat(fd, &st) < 0)
 		return ub_err_errno(err, errno, "the memory store");
 	if (ub_bitmap_bytes(pages) > UB_STORE_DATA_AT)
-		return ub_err_set(err, EFBIG, "%s is more than a memory store can hold",
+		return ub_err_set(err, EFBIG, "%s is more than a memory store can hold: 64 TiB are as much as fits in the address space",
 				  ub_size_format(size_bytes, text, sizeof(text)));
 	if ((uint64_t)st.st_size < UB_STORE_DATA_AT + pages * page &&
 	    ftruncate(fd, (off_t)(UB_STORE_DATA_AT + pages * page)) < 0)
