@@ -131,10 +131,9 @@ livelock() {
 }
 copies() { [ "$(phase_now)" = copying ] || gone "$MOVER"; }
 
-# left HOW: a lost connection may still write to the source of a migration. Who is told that the device has moved, or
-# that it is gone, may use the source
-left() {
-	local began
+# source_with_range: a device whose server process died with A in flight; A was sent again and acknowledged, and the old
+# copy may land for 20 s
+source_with_range() {
 	make_disk 1M
 	serve_disk old -U "$CELL/sock"
 	attach --fence-timeout 20s "nbd+unix:///?socket=$CELL/sock"
@@ -147,6 +146,13 @@ left() {
 	until_then "$FIRST" $((SECONDS + 30)) || fail "LATE: A is not sent again"
 	acknowledged "$FIRST"
 	is_recovered
+}
+
+# left HOW: a lost connection may still write to the source of a migration. Who is told that the device has moved, or
+# that it is gone, may use the source
+left() {
+	local began
+	source_with_range
 	began=$SECONDS
 	move_behind --mem 1M
 	await 20 grep -q 'moved from.*may still be written.*waiting' "$CELL/move.err"
@@ -169,20 +175,9 @@ left() {
 # remembered as the source's: the move back to it does not end before that is over
 turned() {
 	local pid began
-	make_disk 1M
-	serve_disk old -U "$CELL/sock"
 	export UB_STEP=migrate-cut=kill UB_STEP_WHEN=$CELL/now
-	BRIDGE=$UBT attach --fence-timeout 20s "nbd+unix:///?socket=$CELL/sock"
+	BRIDGE=$UBT source_with_range
 	unset UB_STEP UB_STEP_WHEN
-	await 30 has_standby
-	hold old A
-	stamp_behind A
-	FIRST=$WRITER
-	await 30 is_held old A
-	our_server_dies
-	until_then "$FIRST" $((SECONDS + 30)) || fail "LATE: A is not sent again"
-	acknowledged "$FIRST"
-	is_recovered
 	began=$SECONDS
 	pid=$(state_of server_pid)
 	: >"$CELL/now"
