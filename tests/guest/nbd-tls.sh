@@ -96,8 +96,9 @@ attach_fails 2 'cannot be verified' "nbds+unix:///?socket=$SOCK&tls-certificates
 attach_fails 2 'cannot be verified' "${CHECKED[@]}" [ "${STRANGER[@]}" ]
 attach_fails 2 'cannot be verified' "${CHECKED[@]}" --command "${STRANGER[@]}" -s
 attach_fails 2 'cannot be verified' "${CHECKED[@]}" --vsock 1 10809
-run "$BRIDGE" attach "${CHECKED[@]}" --tls-hostname localhost --unix "$SOCK"
-assert_eq "$STATUS" 1 "the status where the name is given: $ERR"
+attach_fails 1 'tls-hostname|certificate|verif' "${CHECKED[@]}" --tls-hostname localhost --unix "$SOCK"
+attach_fails 1 'tls-hostname|certificate|verif' \
+	"nbds+unix:///?socket=$SOCK&tls-certificates=$PKI/client&tls-hostname=localhost"
 attach "${CHECKED[@]}" --no-tls-verify --unix "$SOCK"
 detach
 unserve

@@ -462,6 +462,10 @@ static void what_cannot_be_verified_is_refused(void **state)
 	assert_int_equal(check_uri_word("nbds+unix:///?socket=/s&tls-psk-file=/k", NULL), 0);
 	assert_int_equal(check_uri_word("nbds+unix:///?socket=/s&tls-hostname=h", NULL), 0);
 	assert_int_equal(check_uri_word("nbds://host/", NULL), 0);
+	/* a name that only looks like a parameter */
+	assert_int_equal(check_uri_word("nbds+unix:///tls-psk-file=x?socket=/s", "cannot be verified"), -EINVAL);
+	assert_int_equal(check_uri_word("nbds+unix:///?socket=/s&not-tls-psk-file=/k", "cannot be verified"), -EINVAL);
+	assert_int_equal(check_uri_word("nbds+unix:///?socket=/s&tls-verify-peer=falsehood", "cannot be verified"), -EINVAL);
 	assert_taken(&n, WORDS("--unix", "/s", "--tls", "require", "--no-tls-verify"));
 	ub_cli_nbd_destroy(&n);
 	assert_taken(&n, WORDS("--unix", "/s", "--tls", "require", "--tls-psk-file", "/dev/null"));

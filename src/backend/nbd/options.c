@@ -383,9 +383,13 @@ static int check_address(const struct nbd_options *o, struct ub_err *err)
 	return ret ? ret : check_link_local(host, what, err);
 }
 
-static bool uri_has(const struct nbd_options *o, const char *parameter)
+/* value: NULL: any. */
+static bool uri_has(const struct nbd_options *o, const char *name, const char *value)
 {
-	return o->transport == NBD_URI && strstr(o->uri, parameter);
+	size_t len = 0;
+	const char *found = o->transport == NBD_URI ? nbd_uri_parameter(o->uri, name, &len) : NULL;
+
+	return found && (!value || (len == strlen(value) && strncmp(found, value, len) == 0));
 }
 
 /*
@@ -394,12 +398,12 @@ static bool uri_has(const struct nbd_options *o, const char *parameter)
  */
 static int check_verification(const struct nbd_options *o, struct ub_err *err)
 {
-	bool has_name = o->transport == NBD_TCP || o->tls_hostname || uri_has(o, "tls-hostname=") ||
+	bool has_name = o->transport == NBD_TCP || o->tls_hostname || uri_has(o, "tls-hostname", NULL) ||
 			(o->transport == NBD_URI && strncmp(o->uri, "nbds:", 5) == 0) ||
 			(o->transport == NBD_URI && strncmp(o->uri, "nbd:", 4) == 0);
 
-	if (has_name || !o->tls_verify || o->tls_psk_file || uri_has(o, "tls-psk-file=") ||
-	    uri_has(o, "tls-verify-peer=false"))
+	if (has_name || !o->tls_verify || o->tls_psk_file || uri_has(o, "tls-psk-file", NULL) ||
+	    uri_has(o, "tls-verify-peer", "false"))
 		return 0;
 	return ub_err_set(err, EINVAL,
 			  "the server's certificate cannot be verified: there is no host's name on the way to it. Use "

@@ -88,6 +88,11 @@ int nbd_options_add_json(struct nbd_options *o, const char *more, struct ub_err 
  */
 int nbd_options_check(const struct nbd_options *o, struct ub_err *err);
 
+/*
+ * The value of a URI's parameter, percent-encoded as it is there, and its length in *len; NULL: it has no such parameter.
+ */
+const char *nbd_uri_parameter(const char *uri, const char *name, size_t *len);
+
 /* Whether a URI names a file by a path that is not absolute. */
 bool nbd_uri_has_relative_path(const char *uri);
 

@@ -63,6 +63,24 @@ static void paths_add_uri(struct paths *p, const char *uri)
 	}
 }
 
+const char *nbd_uri_parameter(const char *uri, const char *name, size_t *len)
+{
+	size_t name_len = strlen(name);
+	const char *at = strchr(uri, '?');
+
+	while (at) {
+		at++;
+		if (strncmp(at, name, name_len) == 0 && at[name_len] == '=') {
+			*len = strcspn(at + name_len + 1, "&;#");
+			return at + name_len + 1;
+		}
+		at = strpbrk(at, "&;#");
+		if (at && *at == '#')
+			break;
+	}
+	return NULL;
+}
+
 bool nbd_uri_has_relative_path(const char *uri)
 {
 	char *list[8];

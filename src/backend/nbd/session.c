@@ -94,13 +94,19 @@ static int session_connect(struct nbd_handle *h, const struct nbd_options *o, in
 	}
 }
 
-/* Before anything is sent to whoever has no such certificate. */
+/* An older libnbd passes over the URI's parameter, too, and would then take any certificate. */
 static int session_set_hostname(struct nbd_handle *h, const struct nbd_options *o, struct ub_err *err)
 {
-	if (!o->tls_hostname)
+	size_t len;
+	bool is_in_uri = o->transport == NBD_URI && nbd_uri_parameter(o->uri, "tls-hostname", &len);
+
+	if (!o->tls_hostname && !is_in_uri)
 		return 0;
 	if (!nbd.set_tls_hostname)
-		return ub_err_set(err, ENOTSUP, "--tls-hostname: libnbd %s cannot do that: 1.22 or later can", nbd.get_version(h));
+		return ub_err_set(err, ENOTSUP, "%stls-hostname: libnbd %s cannot do that: 1.22 or later can",
+				  o->tls_hostname ? "--" : "", nbd.get_version(h));
+	if (!o->tls_hostname)
+		return 0;
 	return nbd.set_tls_hostname(h, o->tls_hostname) < 0 ? session_error("--tls-hostname", err) : 0;
 }
 
