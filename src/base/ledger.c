@@ -66,7 +66,8 @@ static bool ledger_has_room(const struct ub_ledger *p)
 int ub_ledger_check(const struct ub_ledger *page, size_t len_bytes, unsigned nr_queues, unsigned nr_slots)
 {
 	if (len_bytes < UB_LEDGER_HEAD_BYTES || page->magic != UB_LEDGER_MAGIC || page->version < UB_LEDGER_VERSION ||
-	    page->nr_queues != nr_queues || page->nr_slots != nr_slots || !ledger_has_room(page) ||
+	    page->nr_queues != nr_queues || page->nr_slots != nr_slots || nr_queues > LEDGER_MAX_QUEUES ||
+	    nr_slots > LEDGER_MAX_SLOTS || !ledger_has_room(page) ||
 	    page->side_bytes < ledger_side_bytes(page) || page->side_bytes % 8 != 0 ||
 	    page->head_bytes > len_bytes ||
 	    page->side_bytes > (len_bytes - page->head_bytes) / UB_LEDGER_SIDES)

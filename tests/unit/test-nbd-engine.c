@@ -1633,6 +1633,42 @@ static void a_wrong_answer_fails_nobody_else(void **state)
 }
 
 /* the server says once that what it had answered is lost. */
+/* A sign of life was asked for on a connection that then stalls. It answers the write, and is flushed before it ends. */
+static void one_command_of_our_own_is_in_flight_on_a_link(void **state)
+{
+	static uint8_t data[PEER_MAX_BYTES];
+	struct peer one, two, three;
+	struct peer_request write, probe, r;
+
+	(void)state;
+	options.stall_timeout_ms = 1500;
+	export.flags |= PEER_MULTI_CONN;
+	peer_open_device(&one);
+	io_start(0, UB_OP_WRITE, 0, 4096, 0);
+	peer_expect(&one, &r, PEER_WRITE);
+	assert_non_null(peer_accept(&two));
+	peer_expect(&two, &write, PEER_WRITE); /* the first one was given up */
+	peer_expect(&two, &probe, PEER_READ);
+	assert_non_null(peer_accept(&three)); /* the second one has stalled */
+	usleep(100000);
+	assert_true(peer_answer(&two, &write, 0, NULL));
+	assert_int_equal(io_result(0), 4096);
+	assert_false(peer_has_request(&two, 300));
+	assert_true(peer_answer(&two, &probe, 0, data));
+	peer_expect(&two, &r, PEER_FLUSH);
+	assert_true(peer_answer(&two, &r, 0, NULL));
+	io_start(1, UB_OP_READ, 0, 512, 0);
+	do {
+		peer_expect(&three, &r, PEER_READ);
+		assert_true(peer_answer(&three, &r, 0, data));
+	} while (!atomic_load(&ios[1].is_done) && peer_has_request(&three, 300));
+	assert_int_equal(io_result(1), 512);
+	core_close(&core);
+	close(one.fd);
+	close(two.fd);
+	close(three.fd);
+}
+
 /* A connection has stalled, and answers late: it is flushed by ourselves, and the server says that something is lost. */
 static void fail_our_own_flush(struct peer *old, struct peer *new)
 {
@@ -1735,6 +1771,7 @@ int main(int argc, char **argv)
 		SCRIPT_TEST(a_flush_whose_connection_ends_is_sent_again),
 		SCRIPT_TEST(what_is_sent_again_never_waits),
 		SCRIPT_TEST(a_wrong_answer_fails_nobody_else),
+		SCRIPT_TEST(one_command_of_our_own_is_in_flight_on_a_link),
 		SCRIPT_TEST(an_error_of_our_own_flush_is_not_swallowed),
 		SCRIPT_TEST(at_a_destination_it_is_a_loss),
 	};

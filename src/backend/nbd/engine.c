@@ -402,7 +402,8 @@ static void flush_answered(struct nbd_link *link, struct nbd_cmd *cmd)
 	}
 	cmd->was_old_flushed = false;
 	cmd->todo &= ~(1ULL << conn->index);
-	if (conn->is_flush_due) {
+	/* One that was sent before that became due covers nothing of it. */
+	if (conn->is_flush_due && cmd->losses == atomic_load_explicit(&cmd->be->nr_losses, memory_order_acquire)) {
 		conn->is_flush_due = false;
 		conn_note_unflushed(conn);
 	}
@@ -986,6 +987,7 @@ static void link_send_internal(struct nbd_link *link, uint8_t op)
 	struct nbd_internal *internal = &link->internal;
 	struct nbd_backend *be = link->conn->be;
 
+	assert(!internal->is_busy);
 	internal->is_busy = true;
 	internal->io = (struct ub_io){ .op = op };
 	if (op == UB_OP_READ) {
@@ -1136,7 +1138,8 @@ static bool conn_check_old_link(struct nbd_conn *conn, struct nbd_link *link)
 		if (link->is_leaving ? link->in_flight.first != NULL : link_has_work(link))
 			return false;
 		if (link_must_flush(link)) {
-			if (link_is_ready(link))
+			/* A sign of life may be asked for still: there is one command of our own on a link. */
+			if (link_is_ready(link) && !link->internal.is_busy)
 				link_send_internal(link, UB_OP_FLUSH);
 			return false;
 		}
