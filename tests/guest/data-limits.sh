@@ -125,6 +125,24 @@ attach --mem 32M --block-size 4096
 walk "memory, blocks of 4096" zero punch
 detach
 
+# null keeps nothing, and carries out all the same
+for path in copy get-data user-copy; do
+	attach --backend null:4G --data-path $path
+	WHAT="null, $path" BLOCK=512 SIZE=$(size_of "$DEV")
+	for at in 0 $BLOCK; do
+		for len in $(around "$(queue_attr discard_max_bytes)"); do
+			blkdiscard -f -o "$at" -l "$len" "$DEV" || fail "$WHAT: discard of $len bytes at $at"
+		done
+		for len in $(around "$(queue_attr write_zeroes_max_bytes)"); do
+			blkdiscard -f -z -o "$at" -l "$len" "$DEV" || fail "$WHAT: zeroes of $len bytes at $at"
+		done
+	done
+	blkdiscard -f "$DEV"
+	blkdiscard -f -z "$DEV"
+	no_errors
+	detach
+done
+
 # The largest requests that there are. In memory, zeroes take no room but where the blocks stay allocated.
 serve memory size=$((2 * GIB + 4096))
 for path in copy get-data user-copy; do
