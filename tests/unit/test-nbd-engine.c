@@ -335,9 +335,9 @@ static void a_look_up_that_outlives_the_back_end_touches_nothing_of_it(void **st
 {
 	(void)state;
 	server_start(NULL);
-	device_open(1, -1);
 	real_connect_unix = nbd.aio_connect_unix;
-	nbd.aio_connect_unix = slowly_connect_unix;
+	nbd.aio_connect_unix = slowly_connect_unix; /* for good: nobody says when the last connector is over */
+	device_open(1, -1);
 	atomic_store(&slow_connect, 1);
 	server_kill();
 	while (atomic_load(&slow_connect) != 2)
@@ -346,7 +346,6 @@ static void a_look_up_that_outlives_the_back_end_touches_nothing_of_it(void **st
 	memset(&core, 0x5a, sizeof(core)); /* as freed memory is */
 	atomic_store(&slow_connect, 3);
 	usleep(300000);
-	nbd.aio_connect_unix = real_connect_unix;
 }
 
 static int failing_writes; /* as many pwrites of libnbd's fail for want of memory */
@@ -371,20 +370,20 @@ static void what_libnbd_has_no_memory_to_send_is_tried_again(void **state)
 {
 	(void)state;
 	server_start(NULL);
-	device_open(1, -1);
 	real_pwrite = nbd.aio_pwrite;
 	real_get_errno = nbd.get_errno;
 	failing_writes = 3;
 	nbd.aio_pwrite = failing_pwrite;
 	nbd.get_errno = no_memory;
+	device_open(1, -1);
 	for (unsigned i = 0; i < 2; i++)
 		io_start(i, UB_OP_WRITE, i * 4096ULL, 4096, 0);
 	for (unsigned i = 0; i < 2; i++)
 		assert_int_equal(io_result(i), 4096);
 	assert_int_equal(failing_writes, 0);
+	core_close(&core);
 	nbd.aio_pwrite = real_pwrite;
 	nbd.get_errno = real_get_errno;
-	core_close(&core);
 }
 
 static void cancel_completes_what_waits_and_what_comes(void **state)
@@ -1735,8 +1734,8 @@ int main(int argc, char **argv)
 		NBDKIT_TEST(io_is_split_where_the_server_wants_less),
 		NBDKIT_TEST(more_queues_than_connections_share_them),
 		NBDKIT_TEST(a_killed_server_costs_no_io),
-		NBDKIT_TEST(a_look_up_that_outlives_the_back_end_touches_nothing_of_it),
 		NBDKIT_TEST(what_libnbd_has_no_memory_to_send_is_tried_again),
+		NBDKIT_TEST(a_look_up_that_outlives_the_back_end_touches_nothing_of_it),
 		NBDKIT_TEST(cancel_completes_what_waits_and_what_comes),
 		NBDKIT_TEST(an_outage_longer_than_its_limit_fails_io_and_ends),
 		NBDKIT_TEST(an_outage_limit_set_in_an_outage_counts_from_its_beginning),
