@@ -162,7 +162,7 @@ static void fence_free(struct ub_fence *f, struct ub_ledger_range *r)
 	f->nr_order = 0;
 }
 
-/* The one that this change has already, given up before and sent again; NULL: none. */
+/* The range of the same change, which was given up before and sent again; NULL: there is none. */
 static struct ub_ledger_range *fence_find_same(const struct ub_fence *f, const struct ub_ledger_range *what)
 {
 	for (unsigned i = 0; what->owner && i < f->end_ranges; i++) {
@@ -213,7 +213,7 @@ static unsigned fence_make_room(struct ub_fence *f)
 		for (unsigned i = 0; i < fence_nr_ranges(f); i++)
 			fence_order_add(f, i);
 	}
-	/* far: of those before, the one that reaches farthest. What begins last before a gap need not. */
+	/* far: the range before this place that reaches farthest, which need not be the last. */
 	for (unsigned at = 1; at < f->nr_order && best; at++) {
 		uint64_t gap = range_gap(fence_range(f, f->order[far]), fence_range(f, f->order[at]));
 

@@ -304,24 +304,6 @@ static bool keeper_must_go(const struct ub_keeper *k)
 	return k->server->gone ? !k->recovery.is_on : k->nr_signals > 1 || k->detach.is_forced;
 }
 
-/*
- * Likewise where the device was moved from, or should have been moved to. Whoever uses that next was free to do so when
- * the move had ended: what nobody knows the end of is said, and no reason to stay.
- */
-static enum ub_ranges_wait_state keeper_look_at_other_ranges(struct ub_keeper *k, struct ub_ranges *r)
-{
-	enum ub_ranges_wait_state state;
-	char what[80];
-
-	ub_ranges_read_other(k->ledger, !ub_stat_side(k->stats), k->limits.size_bytes, ub_now_ms(), r);
-	state = ub_ranges_wait(&k->detach.other_wait, r, ub_now_ms());
-	if (state != UB_RANGES_TOO_LONG)
-		return state;
-	ub_log(UB_LOG_WARNING, "/dev/ublkb%u goes, and %s may still be written where it was moved from, or to", k->info.dev_id,
-	       ub_ranges_describe(r, what, sizeof(what)));
-	return UB_RANGES_OVER;
-}
-
 /* What lost connections may still write: whoever uses the export next must not find it on top. */
 static enum ub_ranges_wait_state keeper_look_at_ranges(struct ub_keeper *k, char *said, size_t len)
 {
@@ -332,8 +314,10 @@ static enum ub_ranges_wait_state keeper_look_at_ranges(struct ub_keeper *k, char
 	ub_ranges_read(k->opts->nbd ? k->ledger : NULL, ub_stat_side(k->stats),
 		       k->limits.size_bytes, ub_now_ms(), &r);
 	state = ub_ranges_wait(&k->detach.wait, &r, ub_now_ms());
-	if (state == UB_RANGES_OVER)
-		state = keeper_look_at_other_ranges(k, &r);
+	if (state == UB_RANGES_OVER) {
+		ub_ranges_read_other(k->ledger, !ub_stat_side(k->stats), k->limits.size_bytes, ub_now_ms(), &r);
+		state = ub_ranges_wait_other(&k->detach.other_wait, &r, ub_now_ms(), k->info.dev_id);
+	}
 	if (state == UB_RANGES_WAIT)
 		ub_ranges_describe_wait(&r, said, len);
 	if (state == UB_RANGES_TOO_LONG)

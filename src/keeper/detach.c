@@ -114,25 +114,6 @@ static bool detach_is_told(uint64_t began_ms, bool *is_told)
 }
 
 /*
- * Where the device was moved from, or should have been moved to. Whoever uses that next was free to do so when the move
- * had ended: what nobody knows the end of is said, and no reason to stay.
- */
-static enum ub_ranges_wait_state detach_look_at_other_ranges(const struct detach *d, struct ub_ranges_wait *w,
-							     struct ub_ranges *r)
-{
-	enum ub_ranges_wait_state state;
-	char what[80];
-
-	ub_ledger_view_read_other(&d->ledger, d->size_bytes, r);
-	state = ub_ranges_wait(w, r, ub_now_ms());
-	if (state != UB_RANGES_TOO_LONG)
-		return state;
-	ub_log(UB_LOG_WARNING, "/dev/ublkb%s goes, and %s may still be written where it was moved from, or to", d->id,
-	       ub_ranges_describe(r, what, sizeof(what)));
-	return UB_RANGES_OVER;
-}
-
-/*
  * All is written back, and the device is still there. Whoever uses the export next must not find
  * old writes on top of its own. DONE, and *waited: it has taken a while; or BUSY with *err.
  */
@@ -148,8 +129,10 @@ static int detach_await_ranges(struct detach *d, struct ub_ranges_wait w[2], boo
 	for (;;) {
 		ub_ledger_view_read(&d->ledger, d->size_bytes, &r);
 		state = ub_ranges_wait(&w[0], &r, ub_now_ms());
-		if (state == UB_RANGES_OVER)
-			state = detach_look_at_other_ranges(d, &w[1], &r);
+		if (state == UB_RANGES_OVER) {
+			ub_ledger_view_read_other(&d->ledger, d->size_bytes, &r);
+			state = ub_ranges_wait_other(&w[1], &r, ub_now_ms(), d->info.dev_id);
+		}
 		if (state == UB_RANGES_OVER)
 			return UB_EXIT_DONE;
 		if (state == UB_RANGES_TOO_LONG)

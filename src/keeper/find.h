@@ -11,9 +11,10 @@
 struct ublksrv_ctrl_dev_info;
 
 /*
- * "0", "ublkb0", "/dev/ublkb0", a link to it, "/dev/block/259:0" or a name: the device's number, and for a name the cookie that the device must have
- * (else 0), because another one may have the number by now. 0 or -errno with *err: -EINVAL: it is no device of ours, or a partition of one;
- * -EPERM: only root may look.
+ * "0", "ublkb0", "/dev/ublkb0", a link to it, "/dev/block/259:0" or a name: the device's number, and
+ * for a name the cookie that the device must have (else 0), because another one may have the number by
+ * now. 0 or -errno with *err: -EINVAL: it is no device of ours, or a partition of one; -EPERM: only
+ * root may look.
  */
 int ub_device_find(const char *device, uint32_t *dev_id, uint64_t *cookie, struct ub_err *err);
 

@@ -193,7 +193,6 @@ static int helper_release(const char *id)
 	for (unsigned i = 0; i < HELPER_PROBE_TRIES; i++) {
 		struct ub_err err;
 		cleanup_fd int fd = ub_node_open_anyhow(UB_NODE_BLOCK, helper_id(id), O_RDONLY | O_EXCL, &err);
-		char text[512];
 
 		if (fd == -ENOENT && !ub_node_is_known(UB_NODE_BLOCK, helper_id(id)))
 			return UB_EXIT_DONE; /* no disk: there is nothing to release */
@@ -202,7 +201,7 @@ static int helper_release(const char *id)
 			return UB_EXIT_FAILED;
 		}
 		/* First: a server's write error is told once, and is the user's as long as there is one. */
-		if (fd < 0 || ub_holders_find(helper_id(id), text, sizeof(text))) {
+		if (fd < 0 || ub_holders_find(helper_id(id), who, sizeof(who))) {
 			helper_pause();
 			continue;
 		}
@@ -211,7 +210,7 @@ static int helper_release(const char *id)
 			return UB_EXIT_FAILED;
 		}
 		/* That may have taken long, and somebody may have come. */
-		if (!ub_holders_find(helper_id(id), text, sizeof(text)))
+		if (!ub_holders_find(helper_id(id), who, sizeof(who)))
 			return UB_EXIT_DONE;
 	}
 	ub_holders_suspect(helper_id(id), who, sizeof(who));

@@ -13,6 +13,7 @@
 
 #include "backend/nbd/options.h"
 #include "base/cleanup.h"
+#include "base/log.h"
 #include "base/loop.h"
 #include "base/size.h"
 
@@ -136,6 +137,19 @@ enum ub_ranges_wait_state ub_ranges_wait(struct ub_ranges_wait *w, const struct 
 	    (w->no_clock_ms && now_ms - w->no_clock_ms > r->timeout_ms))
 		return UB_RANGES_TOO_LONG;
 	return UB_RANGES_WAIT;
+}
+
+enum ub_ranges_wait_state ub_ranges_wait_other(struct ub_ranges_wait *w, const struct ub_ranges *r, uint64_t now_ms,
+					       uint32_t dev_id)
+{
+	enum ub_ranges_wait_state state = ub_ranges_wait(w, r, now_ms);
+	char what[80];
+
+	if (state != UB_RANGES_TOO_LONG)
+		return state;
+	ub_log(UB_LOG_WARNING, "/dev/ublkb%u goes, and %s may still be written where it was moved from, or to", dev_id,
+	       ub_ranges_describe(r, what, sizeof(what)));
+	return UB_RANGES_OVER;
 }
 
 const char *ub_ranges_describe_wait(const struct ub_ranges *r, char *buf, size_t len)

@@ -70,6 +70,13 @@ enum ub_ranges_wait_state { UB_RANGES_OVER, UB_RANGES_WAIT, UB_RANGES_TOO_LONG }
 enum ub_ranges_wait_state ub_ranges_wait(struct ub_ranges_wait *w, const struct ub_ranges *r,
 					 uint64_t now_ms);
 
+/*
+ * Likewise for what ub_ranges_read_other() says. The next user of that side was free to use it when the move had ended: what
+ * nobody knows the end of is logged, with the device's number, and is no reason to stay. Never TOO_LONG.
+ */
+enum ub_ranges_wait_state ub_ranges_wait_other(struct ub_ranges_wait *w, const struct ub_ranges *r, uint64_t now_ms,
+					       uint32_t dev_id);
+
 /* "3 ranges of 12 KiB together may still be written by lost connections, for 28.5 s at the most" */
 const char *ub_ranges_describe_wait(const struct ub_ranges *r, char *buf, size_t len);
 

@@ -100,18 +100,17 @@ static void shield_relay(struct shield *s)
 	}
 }
 
-/* A pipe for the child's standard error. False: it has ours. */
-static bool shield_make_relay(struct shield *s, int *child_fd)
+/* A pipe for the child's standard error. Without one it has ours. */
+static void shield_make_relay(struct shield *s, int *child_fd)
 {
 	int fds[2];
 
 	if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0)
-		return false;
+		return;
 	fcntl(fds[1], F_SETFL, 0); /* the child may wait for this process, which never waits for long */
 	fcntl(STDERR_FILENO, F_SETFL, O_NONBLOCK);
 	s->relay_fd = fds[0];
 	*child_fd = fds[1];
-	return true;
 }
 
 /* ---- the child's end ------------------------------------------------------------------------------------------------ */

@@ -402,7 +402,7 @@ static void flush_answered(struct nbd_link *link, struct nbd_cmd *cmd)
 	}
 	cmd->was_old_flushed = false;
 	cmd->todo &= ~(1ULL << conn->index);
-	/* One that was sent before that became due covers nothing of it. */
+	/* A FLUSH that was sent before this became due does not cover it. */
 	if (conn->is_flush_due && cmd->losses == atomic_load_explicit(&cmd->be->nr_losses, memory_order_acquire)) {
 		conn->is_flush_due = false;
 		conn_note_unflushed(conn);
@@ -690,7 +690,7 @@ static void conn_hold(struct nbd_conn *conn, struct nbd_cmd *cmd)
 	nbd_fence_count_waiting(conn->be, true);
 }
 
-/* One that could not be sent for want of memory is tried again soon, as if it waited for a range. */
+/* A request that libnbd had no memory for is tried again soon, as if it waited for a range. */
 static void conn_hold_for_memory(struct nbd_conn *conn, struct nbd_cmd *cmd)
 {
 	uint64_t now = ub_now_ms();

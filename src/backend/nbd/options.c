@@ -342,7 +342,14 @@ static int check_uri(const struct nbd_options *o, bool *has_tls, struct ub_err *
 	return 0;
 }
 
-/* 0 to 65535 by its digits would be another port than that which was meant. Names are services'. */
+/* Whether it is reached by a host's name or address. */
+static bool options_have_host(const struct nbd_options *o)
+{
+	return o->transport == NBD_TCP ||
+	       (o->transport == NBD_URI && (strncmp(o->uri, "nbd:", 4) == 0 || strncmp(o->uri, "nbds:", 5) == 0));
+}
+
+/* getaddrinfo(3) keeps 16 bits: a larger number would name another port. A name is a service's. */
 static int check_port(const char *port, const char *what, struct ub_err *err)
 {
 	char *end;
@@ -368,7 +375,7 @@ static int check_address(const struct nbd_options *o, struct ub_err *err)
 	char host[1024], port[64];
 	int ret;
 
-	if (o->transport == NBD_URI && strncmp(what, "nbd:", 4) != 0 && strncmp(what, "nbds:", 5) != 0)
+	if (!options_have_host(o))
 		return 0;
 	if (o->transport == NBD_URI) {
 		at = strstr(what, "://");
@@ -398,9 +405,7 @@ static bool uri_has(const struct nbd_options *o, const char *name, const char *v
  */
 static int check_verification(const struct nbd_options *o, struct ub_err *err)
 {
-	bool has_name = o->transport == NBD_TCP || o->tls_hostname || uri_has(o, "tls-hostname", NULL) ||
-			(o->transport == NBD_URI && strncmp(o->uri, "nbds:", 5) == 0) ||
-			(o->transport == NBD_URI && strncmp(o->uri, "nbd:", 4) == 0);
+	bool has_name = options_have_host(o) || o->tls_hostname || uri_has(o, "tls-hostname", NULL);
 
 	if (has_name || !o->tls_verify || o->tls_psk_file || uri_has(o, "tls-psk-file", NULL) ||
 	    uri_has(o, "tls-verify-peer", "false"))
@@ -522,9 +527,7 @@ bool nbd_options_get_address(const struct nbd_options *o, char *host, size_t hos
 	if (o->transport == NBD_TCP)
 		return copy_part(host, host_len, o->host, strlen(o->host)) &&
 		       copy_part(port, port_len, o->port, strlen(o->port));
-	return o->transport == NBD_URI &&
-	       (strncmp(o->uri, "nbd:", 4) == 0 || strncmp(o->uri, "nbds:", 5) == 0) &&
-	       uri_address(o->uri, host, host_len, port, port_len);
+	return options_have_host(o) && uri_address(o->uri, host, host_len, port, port_len);
 }
 
 static bool describe_unlabelled(const struct nbd_options *o, char *buf, size_t len)
