@@ -63,14 +63,25 @@ assert_match "$ERR" "the server \(pid $server\) does not let go: it is killed" "
 await 60 gone "$KEEPER"
 ended_within 60 "detach --force from a stopped server"
 
+# the same by signals: the first finds it busy, the second insists
 attach --mem 4M --timeout 3
 kill -STOP "$(child_of "$KEEPER")"
 start_readers 2
 BEGAN=$SECONDS
 kill -TERM "$KEEPER"
-# its helper waits for the write-back, which nobody answers
-await 20 says "$ATTACH_ERR" 'writing back before the device goes: still waiting after 1[0-9] s'
+await 20 says "$ATTACH_ERR" '/dev/ublkb0 stays: opened by dd'
 kill -TERM "$KEEPER"
 await 90 gone "$KEEPER"
 assert_match "$(cat "$ATTACH_ERR")" "STOP_DEV: .*: the server is killed" "what the keeper says"
 ended_within 90 "a second signal with a stopped server"
+
+# nobody has it open: the keeper's helper waits for the write-back, which nobody answers
+attach --mem 4M --timeout 3
+kill -STOP "$(child_of "$KEEPER")"
+READERS=()
+BEGAN=$SECONDS
+kill -TERM "$KEEPER"
+await 20 says "$ATTACH_ERR" 'writing back before the device goes: still waiting after 1[0-9] s'
+kill -TERM "$KEEPER"
+await 90 gone "$KEEPER"
+ended_within 90 "a second signal in the last flush"
