@@ -2,8 +2,8 @@
 # shellcheck shell=bash
 # What the benchmarks share: fio's cells, a root in memory, the scheduler, profiles.
 #
-# Whoever sources it sets SELF (its command line, to be run again by perf) and QUEUES, MS, CELLS, SETTINGS,
-# PROFILE and PROFILE_TOP before it measures.
+# Whoever sources it sets SELF (its command line, to be run again by perf) and QUEUES, MS, CELLS,
+# SETTINGS, PROFILE and PROFILE_TOP before it measures.
 
 # shellcheck disable=SC2034 # for those who source it
 SIZE_MIB=64
@@ -37,8 +37,8 @@ pin_to_first() {
 	done
 }
 
-# settle DISK: none, read back five times over 100 ms: the kernel sets its default after the node appears.
-# brd takes no scheduler and has no such file.
+# settle DISK: none, read back five times over 100 ms: the kernel sets its default after the node
+# appears. brd takes no scheduler and has no such file.
 settle() {
 	local file=/sys/block/$1/queue/scheduler good=0 tries=0
 	[ -e "$file" ] || [[ $1 != ram* ]] || return 0
@@ -97,7 +97,8 @@ measure_cell() { # TARGET DISK CELL ROUND
 	printf 'iops %s %s %s %s\n' "$1" "$3" "$4" "$iops"
 }
 
-# profile_cell TARGET DISK CELL: one CPU at a time, because two sampling clocks keep step with each other
+# profile_cell TARGET DISK CELL: one CPU at a time, because two sampling clocks keep step with each
+# other
 profile_cell() {
 	local cpu
 	for ((cpu = 0; cpu < $(nproc); cpu++)); do
@@ -128,7 +129,8 @@ profile_count() {
 					printf "%6.2f %s: all\n", 100 * of[w] / all, w | "sort -rn"
 			close("sort -rn")
 			for (k in count)
-				printf "%6.2f %s\n", 100 * count[k] / all, k | "sort -rn | head -n " top
+				printf "%6.2f %s\n", 100 * count[k] / all, k |
+					"sort -rn | head -n " top
 		}'
 }
 
@@ -157,8 +159,9 @@ await_file() {
 	done
 }
 
-# in_memory FILE NAME: a copy of the program and its libraries below $ROOT, a tmpfs. While the guest waits for
-# a file of the host its clock leaps to the next timer, so none may be wanted when time counts.
+# in_memory FILE NAME: a copy of the program and its libraries below $ROOT, a tmpfs. While the guest
+# waits for a file of the host its clock leaps to the next timer, so none may be wanted when time
+# counts.
 in_memory() {
 	local file
 	mkdir -p "$ROOT/bin"
@@ -201,7 +204,8 @@ processes_of() {
 	done
 }
 
-# ==== on the host ====================================================================================
+# ==== on the host
+# ====================================================================================
 
 # check_list LIST ALLOWED WHAT
 check_list() {

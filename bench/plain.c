@@ -2,15 +2,15 @@
 /*
  * The plainest ublk server on memory that can be written: the baseline for `mem`.
  *
- * One queue, one thread, copy mode; fetch, memcpy, commit. What ublk-bridge does beyond that has to pay
- * for itself in bench/run's table. The parent sends every control command, the child serves: a process
- * that waits for START of a device that it serves can end unkillable. Shares the kernel's ABI header
- * with the product and nothing else.
+ * One queue, one thread, copy mode; fetch, memcpy, commit. What ublk-bridge does beyond that has to
+ * pay for itself in bench/run's table. The parent sends every control command, the child serves: a
+ * process that waits for START of a device that it serves can end unkillable. Shares the kernel's
+ * ABI header with the product and nothing else.
  *
  *   plain [-d DEPTH] [-f none|coop|defer] [-r] SIZE-IN-MIB
  *
- * Prints the device when it takes I/O, and serves until SIGINT or SIGTERM. -f: the ring's flags, -r:
- * registers the ring's descriptor and the device's.
+ * Prints the device when it takes I/O, and serves until SIGINT or SIGTERM. -f: the ring's flags,
+ * -r: registers the ring's descriptor and the device's.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -61,7 +61,7 @@ static void *map_memory(size_t bytes)
 	return p;
 }
 
-/* ---- the child: serves ------------------------------------------------------------------------ */
+/* ---- the child: serves --------------------------------------------------- */
 
 static void send_io_cmd(struct plain *p, unsigned op, unsigned tag, int result)
 {
@@ -174,7 +174,7 @@ static _Noreturn void serve(struct plain *p, int ready_fd)
 	exit(0);
 }
 
-/* ---- the parent: control ---------------------------------------------------------------------- */
+/* ---- the parent: control ------------------------------------------------- */
 
 static int try_control(struct plain *p, uint32_t op, void *addr, uint16_t len, uint64_t data)
 {

@@ -7,18 +7,23 @@ _ublk_bridge() {
 	COMPREPLY=()
 	for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
 		case $word in
-		attach | detach | list | info | set | resize | migrate | fenced | recover | upgrade | stats | metrics | features) verb=$word && break ;;
+		attach | detach | list | info | set | resize | migrate | fenced | recover | \
+			upgrade | stats | metrics | features) verb=$word && break ;;
 		esac
 	done
 	case $current in
-	--data-path=*) mapfile -t COMPREPLY < <(compgen -W "auto copy get-data user-copy" -- "${current#*=}") ;;
+	--data-path=*) mapfile -t COMPREPLY < <(compgen -W "auto copy get-data user-copy" \
+		-- "${current#*=}") ;;
 	--tls=*) mapfile -t COMPREPLY < <(compgen -W "off allow require" -- "${current#*=}") ;;
 	--fence=*) mapfile -t COMPREPLY < <(compgen -W "time close" -- "${current#*=}") ;;
-	--log-level=*) mapfile -t COMPREPLY < <(compgen -W "error warning notice debug" -- "${current#*=}") ;;
-	--scheduler=*) mapfile -t COMPREPLY < <(compgen -W "none keep mq-deadline bfq kyber" -- "${current#*=}") ;;
+	--log-level=*) mapfile -t COMPREPLY < <(compgen -W "error warning notice debug" \
+		-- "${current#*=}") ;;
+	--scheduler=*) mapfile -t COMPREPLY < <(compgen -W "none keep mq-deadline bfq kyber" \
+		-- "${current#*=}") ;;
 	-*)
 		local options
-		options=$("${COMP_WORDS[0]}" "$verb" --help 2>/dev/null | grep -oE -- '--[a-z-]+=?' | sort -u)
+		options=$("${COMP_WORDS[0]}" "$verb" --help 2>/dev/null |
+			grep -oE -- '--[a-z-]+=?' | sort -u)
 		mapfile -t COMPREPLY < <(compgen -W "$options" -- "$current")
 		[[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace
 		;;
@@ -30,7 +35,9 @@ _ublk_bridge() {
 			mapfile -t COMPREPLY < <(compgen -W "$devices" -- "$current")
 			;;
 		attach) [ "$COMP_CWORD" -gt 1 ] ||
-			mapfile -t COMPREPLY < <(compgen -W "attach detach list info set resize migrate fenced recover upgrade stats metrics features" -- "$current") ;;
+			mapfile -t COMPREPLY < <(compgen -W "attach detach list info set
+				resize migrate fenced recover upgrade stats metrics features" \
+				-- "$current") ;;
 		esac
 		;;
 	esac

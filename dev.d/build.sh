@@ -17,16 +17,21 @@ need_build_tools() {
 	need gcc:gcc make:make autoconf:autoconf automake:automake libtoolize:libtool \
 		pkg-config:pkg-config pod2man:perl '/usr/include/linux/ublk_cmd.h:linux-libc-dev' \
 		/usr/include/ctype.h:libc6-dev /usr/include/liburing.h:liburing-dev \
-		/usr/include/libnbd.h:libnbd-dev /usr/include/cmocka.h:libcmocka-dev /usr/include/jansson.h:libjansson-dev \
+		/usr/include/libnbd.h:libnbd-dev /usr/include/cmocka.h:libcmocka-dev \
+		/usr/include/jansson.h:libjansson-dev \
 		/usr/include/systemd/sd-journal.h:libsystemd-dev \
 		'/usr/share/aclocal/ax_*.m4:autoconf-archive'
 }
 
 # what the guest tests use, found in the guest because its root is this machine's
 need_test_tools() {
-	need fio:fio mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.vfat:dosfstools \
-		sfdisk:fdisk partx:util-linux modprobe:kmod nbdkit:nbdkit qemu-nbd:qemu-utils qemu-storage-daemon:qemu-system-common certtool:gnutls-bin jq:jq nbd-server:nbd-server \
-		nbdcopy:libnbd-bin python3:python3 pgrep:procps setfattr:attr strace:strace losetup:mount \
+	need fio:fio mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs \
+		mkfs.vfat:dosfstools \
+		sfdisk:fdisk partx:util-linux modprobe:kmod nbdkit:nbdkit qemu-nbd:qemu-utils \
+		qemu-storage-daemon:qemu-system-common certtool:gnutls-bin jq:jq \
+		nbd-server:nbd-server \
+		nbdcopy:libnbd-bin python3:python3 pgrep:procps setfattr:attr strace:strace \
+		losetup:mount \
 		dmsetup:dmsetup ip:iproute2 sqlite3:sqlite3
 }
 

@@ -58,7 +58,8 @@ test_files() {
 # queue_name KERNEL FLAVOUR MEMORY EXPORT: a queue is a file of test files for guests of one kind
 queue_name() { printf '%s_%s_%s_%s' "$@"; }
 
-# kernels_of FILE: those that it runs on now: with "# push:" a part of them, but for --all and by name
+# kernels_of FILE: those that it runs on now: with "# push:" a part of them, but for --all and by
+# name
 kernels_of() {
 	local all
 	all=$(header "$1" kernels '6.12 7')
@@ -86,7 +87,8 @@ fill_queues() {
 		kind=("$(header "$file" memory 2G)" "$(header "$file" export '')")
 		for kernel in $(kernels_of "$file"); do
 			[[ " ${KERNELS[*]} " != *" $kernel "* ]] || [ "$PLAIN" = no ] ||
-				echo "$file" >>"$WORK/queues/$(queue_name "$kernel" plain "${kind[@]}")"
+				echo "$file" \
+					>>"$WORK/queues/$(queue_name "$kernel" plain "${kind[@]}")"
 		done
 		[ "$ASAN" = no ] || ! sanitized "$file" || [[ " ${KERNELS[*]} " != *" 7 "* ]] ||
 			echo "$file" >>"$WORK/queues/$(queue_name 7 asan "${kind[@]}")"
@@ -110,9 +112,10 @@ queue_pop() {
 	[ -n "$first" ] && printf '%s' "$first"
 }
 
-# second_chance QUEUE FILE LABEL LOG: puts a test that failed at the end of its queue, once; 1 when it had
-# its second chance. An emulated guest on a busy machine can panic at its start or stand still for a while,
-# and that says nothing about the test; a test that needed it is named in the totals.
+# second_chance QUEUE FILE LABEL LOG: puts a test that failed at the end of its queue, once; 1 when
+# it had its second chance. An emulated guest on a busy machine can panic at its start or stand
+# still for a while, and that says nothing about the test; a test that needed it is named in the
+# totals.
 second_chance() {
 	local lock
 	! grep -qxF "$3" "$WORK/tried" 2>/dev/null || return 1
@@ -162,7 +165,8 @@ totals() {
 		echo "tried twice (the first log ends in .first):"
 		sed 's/^/  /' "$WORK/tried"
 	fi
-	printf '%s passed, %s failed, %s skipped\n' "$(count_results pass)" "$failed" "$(count_results skip)"
+	printf '%s passed, %s failed, %s skipped\n' "$(count_results pass)" "$failed" \
+		"$(count_results skip)"
 	[ "$failed" = 0 ] && [ -s "$WORK/results" ]
 }
 
@@ -215,12 +219,14 @@ guest_start() {
 	if [ "$NATIVE" = no ]; then
 		vm_defaults
 		VM_KERNEL=$kernel VM_MEMORY=$memory VM_EXPORT=$outside VM_CPUS=2 VM_PARALLEL=$ALL
-		# in turns, a CPU that looks for memory lets the one that would free some wait for 100 ms
+		# in turns, a CPU that looks for memory lets the one that would free some wait for
+		# 100 ms
 		[ -z "$outside" ] || VM_PARALLEL=yes
 		vm_start "$1" || return 1
 	fi
 	VM_TIMEOUT=60
-	guest_run "$1" /bin/bash "$PROJECT/tests/guest/runner" prepare "$(build_dir "$flavour")" || return 1
+	guest_run "$1" /bin/bash "$PROJECT/tests/guest/runner" prepare \
+		"$(build_dir "$flavour")" || return 1
 	say "guest $(machine_label "$kernel" "$flavour") is ready ($(seconds_since "$start") s)"
 }
 
@@ -271,7 +277,8 @@ lane_without_guest() {
 	local kernel flavour
 	IFS=_ read -r kernel flavour _ <<<"$1"
 	echo "no guest" >>"$3"
-	! second_chance "$1" "$2" "$(machine_label "$kernel" "$flavour") $(basename "$2" .sh)" "$3" || return 0
+	! second_chance "$1" "$2" "$(machine_label "$kernel" "$flavour") $(basename "$2" .sh)" \
+		"$3" || return 0
 	report fail "$(machine_label "$kernel" "$flavour") $(basename "$2" .sh)" 0 "$3"
 }
 
@@ -307,7 +314,8 @@ lane_test() {
 	77) report skip "$label" "$(seconds_since "$start")" "$log" && return ;;
 	90 | 124 | 125) guest_lost "$1" >>"$log" && lost=1 ;;
 	esac
-	second_chance "$2" "$3" "$label" "$log" || report fail "$label" "$(seconds_since "$start")" "$log"
+	second_chance "$2" "$3" "$label" "$log" ||
+		report fail "$label" "$(seconds_since "$start")" "$log"
 	return $lost
 }
 
@@ -319,7 +327,9 @@ drop_queues() {
 	for queue in $(queues_of "$1"); do
 		IFS=_ read -r kernel flavour _ <<<"$queue"
 		while file=$(queue_pop "$queue" dropped); do
-			report $kind "$(machine_label "$kernel" "$flavour") $(basename "$file" .sh)" 0 "$WORK/dropped"
+			report $kind \
+				"$(machine_label "$kernel" "$flavour") $(basename "$file" .sh)" 0 \
+				"$WORK/dropped"
 		done
 	done
 }
@@ -353,7 +363,8 @@ guest_tests() {
 # --- the whole ---------------------------------------------------------------------------------
 
 check_options() {
-	KERNELS=(6.12 7) ALL=no ASAN=maybe PLAIN=yes UNIT=maybe GUEST=yes NATIVE=no GLOBS=() LIST=no LANES=()
+	KERNELS=(6.12 7) ALL=no ASAN=maybe PLAIN=yes UNIT=maybe GUEST=yes NATIVE=no GLOBS=() \
+		LIST=no LANES=()
 	while [ $# -gt 0 ]; do
 		case $1 in
 		--kernel)
@@ -384,8 +395,10 @@ check_options() {
 check_list() {
 	local file
 	for file in $(test_files); do
-		printf '%-40s kernels %s, %s s%s\n' "$(basename "$file" .sh)" "$(kernels_of "$file")" \
-			"$(header "$file" timeout 120)" "$(! sanitized "$file" || echo ', sanitized')"
+		printf '%-40s kernels %s, %s s%s\n' "$(basename "$file" .sh)" \
+			"$(kernels_of "$file")" \
+			"$(header "$file" timeout 120)" \
+			"$(! sanitized "$file" || echo ', sanitized')"
 	done
 }
 

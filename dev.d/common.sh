@@ -81,7 +81,8 @@ install_packages() {
 install_with_apt() {
 	local log status=0 get=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0)
 	log=$(mktemp)
-	if ! as_root "${get[@]}" install -y --no-install-recommends "$@" </dev/null >"$log" 2>&1; then
+	if ! as_root "${get[@]}" install -y --no-install-recommends "$@" </dev/null >"$log" 2>&1; \
+		then
 		{
 			as_root "${get[@]}" update &&
 				as_root "${get[@]}" install -y --no-install-recommends "$@"

@@ -75,18 +75,21 @@ sources_from_deb822() {
 
 # sources_from_list FILE
 sources_from_list() {
-	local line options
+	local line options gap='[[:space:]]+' word='([^[:space:]]+)'
 	while read -r line; do
 		options=
 		if [[ $line =~ ^deb[[:space:]]+\[([^]]*)\][[:space:]]+(.*)$ ]]; then
 			options=${BASH_REMATCH[1]}
 			line="deb ${BASH_REMATCH[2]}"
 		fi
-		[[ $line =~ ^deb[[:space:]]+([^[:space:]]+)[[:space:]]+([^[:space:]/]+)[[:space:]](.*)$ ]] ||
+		[[ $line =~ ^deb$gap$word$gap([^[:space:]/]+)[[:space:]](.*)$ ]] ||
 			continue
-		[[ ${BASH_REMATCH[2]} =~ $DEBIAN_SUITE && " ${line#* } " == *" main "* ]] || continue
-		[[ $line =~ ^deb[[:space:]]+([^[:space:]]+) ]] && printf 'URIs: %s\n' "${BASH_REMATCH[1]}"
-		[[ $options =~ signed-by=([^[:space:]]+) ]] && printf 'Signed-By: %s\n' "${BASH_REMATCH[1]//,/ }"
+		[[ ${BASH_REMATCH[2]} =~ $DEBIAN_SUITE && " ${line#* } " == *" main "* ]] ||
+			continue
+		[[ $line =~ ^deb[[:space:]]+([^[:space:]]+) ]] &&
+			printf 'URIs: %s\n' "${BASH_REMATCH[1]}"
+		[[ $options =~ signed-by=([^[:space:]]+) ]] &&
+			printf 'Signed-By: %s\n' "${BASH_REMATCH[1]//,/ }"
 		echo
 	done <"$1"
 }
@@ -108,7 +111,8 @@ private_apt() {
 apt_knows_suite() {
 	rm -rf "$APT_DIR"
 	mkdir -p "$APT_DIR"/{state,lists/partial,cache/archives/partial,sources}
-	printf 'Types: deb\nSuites: %s\nComponents: main\n%s\n' "$2" "$1" >"$APT_DIR/sources/kernel.sources"
+	printf 'Types: deb\nSuites: %s\nComponents: main\n%s\n' "$2" "$1" \
+		>"$APT_DIR/sources/kernel.sources"
 	private_apt apt-get update >"$APT_DIR/log" 2>&1 &&
 		[ -n "$(private_apt apt-cache show linux-image-amd64 2>/dev/null)" ]
 }
@@ -284,10 +288,12 @@ kernel_ready() {
 	exec {lock}>"$CACHE/kernels/lock"
 	flock "$lock"
 	if ! kernel_is_cached "$series"; then
-		step "getting Debian's $series kernel into $CACHE" kernel_fetch "$series" || return 1
+		step "getting Debian's $series kernel into $CACHE" kernel_fetch "$series" ||
+			return 1
 	fi
 	[ -e "$(initrd_path "$series")" ] ||
-		step "building the $series initramfs" initrd_build "$series" "$(initrd_path "$series")"
+		step "building the $series initramfs" initrd_build "$series" \
+			"$(initrd_path "$series")"
 	exec {lock}>&-
 }
 

@@ -1,9 +1,31 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # shellcheck shell=bash
-# ./dev lint: shellcheck on the scripts; cppcheck, clang-tidy and gcc's analyser on the C code.
+# ./dev lint: the format of all files, shellcheck on the scripts; cppcheck, clang-tidy and gcc's
+# analyser on the C code.
 
 # shellcheck source=dev.d/build.sh
 . "$DEV_D/build.sh"
+
+COLUMNS_MAX=100
+
+# lint_format: C as clang-format writes it, and no line over COLUMNS_MAX columns in any text file. A
+# tab has eight columns, and a character one.
+lint_format() {
+	local file status=0
+	(cd "$PROJECT" && git ls-files -z '*.c' '*.h' | xargs -0 clang-format --dry-run -Werror) ||
+		status=1
+	while read -r file; do
+		[ -f "$PROJECT/$file" ] || continue
+		LC_ALL=C.UTF-8 perl -CSD -ne 'chomp;
+			1 while s/\t/" " x (8 - $-[0] % 8)/e;
+			if (length > '$COLUMNS_MAX') {
+				printf "%s:%d: %d columns\n", $ARGV, $., length;
+				$bad = 1;
+			}
+			END { exit($bad // 0) }' "$PROJECT/$file" || status=1
+	done < <(git -C "$PROJECT" ls-files | grep -vE '^LICENSE$|\.(md|pod)$')
+	return $status
+}
 
 # lint_scripts: every file in git that is a shell script by its first line or its name
 lint_scripts() {
@@ -12,7 +34,8 @@ lint_scripts() {
 		[ -f "$PROJECT/$file" ] || continue
 		case $file in
 		*.sh | dev) scripts+=("$file") ;;
-		*) head -c 60 "$PROJECT/$file" | grep -qaE '^#!.*\b(ba|)sh\b' && scripts+=("$file") ;;
+		*) head -c 60 "$PROJECT/$file" | grep -qaE '^#!.*\b(ba|)sh\b' &&
+			scripts+=("$file") ;;
 		esac
 	done < <(git -C "$PROJECT" ls-files)
 	(cd "$PROJECT" && shellcheck -x "${scripts[@]}")
@@ -22,7 +45,8 @@ lint_scripts() {
 lint_flags() {
 	# shellcheck disable=SC2016 # make's variables
 	make -s --no-print-directory -C "$(build_dir)" \
-		--eval='print-flags:;@echo $(DEFS) $(DEFAULT_INCLUDES) $(AM_CPPFLAGS) $(CPPFLAGS)' print-flags
+		--eval='print-flags:;@echo $(DEFS) $(DEFAULT_INCLUDES) $(AM_CPPFLAGS) $(CPPFLAGS)' \
+		print-flags
 }
 
 lint_cppcheck() {
@@ -30,7 +54,8 @@ lint_cppcheck() {
 	work=$(build_dir)/cppcheck
 	mkdir -p "$work"
 	cppcheck --quiet --std=c11 --error-exitcode=1 --enable=warning,performance,portability \
-		--inline-suppr --suppress=missingIncludeSystem --suppress=normalCheckLevelMaxBranches \
+		--inline-suppr --suppress=missingIncludeSystem \
+		--suppress=normalCheckLevelMaxBranches \
 		--cppcheck-build-dir="$work" -j "$(nproc)" -I "$PROJECT/include" -I "$PROJECT/src" \
 		"$PROJECT/src" "$PROJECT/tests" "$PROJECT/bench"
 }
@@ -48,21 +73,25 @@ lint_c_files() {
 lint_tidy() {
 	local flags
 	read -ra flags <<<"$(lint_flags)"
-	lint_c_files | (cd "$(build_dir)" && xargs -r -P "$(nproc)" -I @FILE@ clang-tidy --quiet @FILE@ -- \
+	lint_c_files | (cd "$(build_dir)" && xargs -r -P "$(nproc)" -I @FILE@ clang-tidy \
+		--quiet @FILE@ -- \
 		-std=gnu11 "${flags[@]}" 2>/dev/null)
 }
 
-# (It loses sight of a string that is stored through a pointer, and calls that a leak; LeakSanitizer does not.)
+# (It loses sight of a string that is stored through a pointer, and calls that a leak; LeakSanitizer
+# does not.)
 lint_analyzer() {
 	local flags
 	read -ra flags <<<"$(lint_flags)"
-	lint_c_files | (cd "$(build_dir)" && xargs -r -P "$(nproc)" -I @FILE@ gcc -std=gnu11 -O2 -Wall -Wextra \
+	lint_c_files | (cd "$(build_dir)" && xargs -r -P "$(nproc)" -I @FILE@ gcc -std=gnu11 -O2 \
+		-Wall -Wextra \
 		-Werror -fanalyzer -Wno-analyzer-malloc-leak "${flags[@]}" -c @FILE@ -o /dev/null)
 }
 
 lint_main() {
 	local status=0
-	need shellcheck:shellcheck git:git
+	need shellcheck:shellcheck git:git clang-format:clang-format perl:perl
+	step "format" lint_format || status=1
 	step "shellcheck" lint_scripts || status=1
 	[ "${1:-}" != --scripts ] || return $status
 	need_build_tools

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # shellcheck shell=bash
-# ./dev run [--guest] [6.12|7]: builds, then shows a memory device and an NBD export at work: here when the
-# kernel has ublk and we are root, else in a guest. What is shown stands in dev.d/demo.
+# ./dev run [--guest] [6.12|7]: builds, then shows a memory device and an NBD export at work: here
+# when the kernel has ublk and we are root, else in a guest. What is shown stands in dev.d/demo.
 
 # shellcheck source=dev.d/vm.sh
 . "$DEV_D/vm.sh"

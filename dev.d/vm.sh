@@ -15,8 +15,8 @@ VM_MAX_BOOTS=5
 
 vm_usage() {
 	sed -e 's/^/  /' -e 's/^  $//' <<-'END'
-	./dev vm [OPTIONS] [6.12|7] COMMAND…    boot, run COMMAND as root, leave with its exit status
-	./dev vm [OPTIONS] [6.12|7]             boot, and a shell on this terminal (leave it with exit)
+	./dev vm [OPTIONS] [6.12|7] COMMAND…    boot, run COMMAND as root, leave with its status
+	./dev vm [OPTIONS] [6.12|7]             boot, and a shell on this terminal (exit ends it)
 	./dev vm [OPTIONS] --start NAME 6.12|7  boot a guest that stays
 	./dev vm --exec NAME COMMAND…           run COMMAND there; several at once are fine
 	./dev vm --log NAME                     print its kernel's log, also when it hangs
@@ -31,7 +31,8 @@ vm_usage() {
 	  --timeout SECONDS  end COMMAND (status 124), 600 when not given; 0: no limit
 	  --memory SIZE      2G        --cpus N   2        --append 'KERNEL ARGUMENTS'
 	  --no-build         do not build first (else the binaries of build/ are made fresh)
-	  --parallel         an emulated guest's CPUs run at once, not in turns: half as fast, more races
+	  --parallel         an emulated guest's CPUs run at once, not in turns: half as fast,
+	                     more races
 	  --icount           one CPU, and time that counts instructions
 	  --export SIZE      an NBD export of this machine, at 10.0.2.100:10809 in the guest
 	  UB_QEMU_ARGS       further arguments for qemu
@@ -59,7 +60,8 @@ vm_settings() {
 	printf '%s=%q\n' MODE "$1" PROJECT "$PROJECT" HOST_TERM "${TERM:-linux}" \
 		TTY_SIZE "$(vm_terminal_size)" \
 		MODULES "$(readlink -f "$(kernel_dir "$VM_KERNEL")")/modules/lib/modules"
-	printf 'BUILD_DIRS=(%q %q)\n' "$(readlink -f "$(build_dir)")" "$(readlink -f "$(build_dir asan)")"
+	printf 'BUILD_DIRS=(%q %q)\n' "$(readlink -f "$(build_dir)")" \
+		"$(readlink -f "$(build_dir asan)")"
 }
 
 # kvm_works: the node alone proves nothing, some virtual machines show one that cannot run anything
@@ -69,17 +71,19 @@ kvm_works() {
 
 # vm_accelerator: sets QEMU_CPU for the fastest there is, for real parallelism or for counting
 # instructions. An emulator that runs the CPUs in turns on one thread needs no atomic instructions
-# and no agreement between its threads: two CPUs cost little more than half of what they cost on
-# two threads, and what the guest does in vain (spin for a lock that the other CPU holds) ends at once. But
-# one that is busy is interrupted by the other's wake-ups only every 100 ms.
+# and no agreement between its threads: two CPUs cost little more than half of what they cost on two
+# threads, and what the guest does in vain (spin for a lock that the other CPU holds) ends at once.
+# But one that is busy is interrupted by the other's wake-ups only every 100 ms.
 vm_accelerator() {
 	if [ "$VM_ICOUNT" = yes ]; then
-		QEMU_CPU=(-accel "tcg,thread=single" -icount "shift=0,sleep=off" -cpu "max,-erms,-fsrm")
+		QEMU_CPU=(-accel "tcg,thread=single" -icount "shift=0,sleep=off" \
+			-cpu "max,-erms,-fsrm")
 	elif kvm_works; then
 		QEMU_CPU=(-accel kvm -cpu host)
 	else
 		# a page table of four levels is walked faster than one of five
-		QEMU_CPU=(-accel "tcg,thread=$([ "$VM_PARALLEL" = yes ] && echo multi || echo single)"
+		QEMU_CPU=(-accel \
+			"tcg,thread=$([ "$VM_PARALLEL" = yes ] && echo multi || echo single)"
 			-cpu "max,-la57")
 	fi
 }
@@ -90,12 +94,13 @@ vm_share() {
 		-device "virtio-9p-pci,fsdev=$1,mount_tag=$1")
 }
 
-# vm_export DIR: a network that leads to one NBD export and nowhere else. Its server runs here, a process
-# for each connection, as long as qemu does.
+# vm_export DIR: a network that leads to one NBD export and nowhere else. Its server runs here, a
+# process for each connection, as long as qemu does.
 vm_export() {
 	truncate -s "$VM_EXPORT" "$1/export.img"
 	echo "10.0.2.100 10809" >"$1/x/export"
-	QEMU+=(-netdev "user,id=export,restrict=on,guestfwd=tcp:10.0.2.100:10809-cmd:$DEV_D/guest-export $1"
+	QEMU+=(-netdev "user,id=export,restrict=on,$(
+		)guestfwd=tcp:10.0.2.100:10809-cmd:$DEV_D/guest-export $1"
 		-device "virtio-net-pci,netdev=export,romfile=")
 }
 
@@ -104,9 +109,11 @@ vm_command_line() {
 	local dir=$1 append extra
 	vm_accelerator
 	# no watchdogs: a busy host makes them bark; hung tasks are still found
-	append="console=ttyS0 loglevel=5 tsc=nowatchdog panic=-1 nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
+	append="console=ttyS0 loglevel=5 tsc=nowatchdog panic=-1 nowatchdog"
+	append+=" rcupdate.rcu_cpu_stall_suppress=1"
 	# an emulator translates a program anew for each address that it is loaded at
-	append+=" norandmaps mitigations=off audit=0 apparmor=0 selinux=0 net.ifnames=0 log_buf_len=4M $VM_APPEND"
+	append+=" norandmaps mitigations=off audit=0 apparmor=0 selinux=0 net.ifnames=0"
+	append+=" log_buf_len=4M $VM_APPEND"
 	read -ra extra <<<"${UB_QEMU_ARGS:-}"
 	QEMU=(qemu-system-x86_64 -machine q35 "${QEMU_CPU[@]}" -smp "$VM_CPUS" -m "$VM_MEMORY"
 		-nodefaults -no-user-config -display none -nic none -no-reboot
@@ -114,7 +121,8 @@ vm_command_line() {
 		-append "$append" -serial "file:$dir/console.log" -pidfile "$dir/pid"
 		-device virtio-serial-pci)
 	if [ "$2" = shell ]; then
-		QEMU+=(-chardev "stdio,id=terminal,signal=off" -device "virtconsole,chardev=terminal")
+		QEMU+=(-chardev "stdio,id=terminal,signal=off" \
+			-device "virtconsole,chardev=terminal")
 	else
 		QEMU+=(-chardev "pipe,id=orders,path=$dir/orders"
 			-device "virtserialport,chardev=orders,name=orders")
@@ -257,7 +265,8 @@ vm_once() {
 	[ "$status" != 125 ] || vm_complain "$dir"
 	[ "$status" != 124 ] || say "the time limit of $VM_TIMEOUT s is over"
 	[ "$status" = 0 ] || ! vm_clock_was_wrong "$dir" ||
-		say "the guest's clock ran too fast, as it may when this machine is busy at its boot: try again"
+		say "the guest's clock ran too fast, as it may when this machine is busy" \
+			"at its boot: try again"
 	[ -z "${UB_KEEP_LOG:-}" ] || cp "$dir/console.log" "$UB_KEEP_LOG"
 	exit "$status"
 }
@@ -291,15 +300,17 @@ vm_start() {
 		vm_kill "$dir"
 		rm -rf "$dir"
 		if [ $boots = "$VM_MAX_BOOTS" ]; then
-			say "the clock of guest $1 is wrong at each of $boots boots: is this machine busy?"
+			say "the clock of guest $1 is wrong at each of $boots boots:" \
+				"is this machine busy?"
 			return 1
 		fi
 		say "the clock of guest $1 runs too fast: it boots anew"
 	done
 }
 
-# vm_clock_is_right NAME DIR: a guest that boots while this machine is busy measures its time-stamp counter wrong now and
-# then. Its clock is then some thirty times too fast, and each time limit lies. Its second is compared with ours
+# vm_clock_is_right NAME DIR: a guest that boots while this machine is busy measures its time-stamp
+# counter wrong now and then. Its clock is then some thirty times too fast, and each time limit
+# lies. Its second is compared with ours
 vm_clock_is_right() {
 	local start
 	[ "$VM_ICOUNT" = no ] || return 0
@@ -319,7 +330,8 @@ vm_exec() {
 	shift
 	id=$BASHPID.${EPOCHREALTIME/[.,]/}
 	job_write "$dir" "$id" "$@"
-	# shellcheck disable=SC2016 # the guest may hang with a full port: never wait to open or write it for long
+	# The guest may hang with a full port: never wait to open or write it for long.
+	# shellcheck disable=SC2016
 	timeout 10 bash -c 'echo "run $1" >"$2"' - "$id" "$dir/orders.in" || return 125
 	job_follow "$dir" "$id" "$(job_limit)" || status=$?
 	case $status in
@@ -356,7 +368,8 @@ vm_options() {
 	vm_defaults
 	while [ $# -gt 0 ]; do
 		case $1 in
-		--timeout | --memory | --cpus | --append | --export | --start | --exec | --stop | --log)
+		--timeout | --memory | --cpus | --append | --export | --start | --exec | --stop | \
+			--log)
 			[ $# -gt 1 ] || die "$1 wants a value"
 			;;&
 		--timeout) VM_TIMEOUT=$2 && shift ;;
@@ -404,7 +417,8 @@ vm_main() {
 vm_build() {
 	need_build_tools
 	build_flavour plain 2>/dev/null ||
-		say "WARNING: the build fails (./dev build shows how): the guest has the last binary, if any"
+		say "WARNING: the build fails (./dev build shows how):" \
+			"the guest has the last binary, if any"
 }
 
 # vm_boot [KERNEL] [COMMAND…]: the three ways to have a new guest

@@ -4,11 +4,7 @@
 #include "cli/cli.h"
 
 const struct ub_backend_ops *const ub_backends[] = {
-	&ub_backend_error,
-	&ub_backend_mem,
-	&ub_backend_nbd,
-	&ub_backend_null,
-	NULL,
+	&ub_backend_error, &ub_backend_mem, &ub_backend_nbd, &ub_backend_null, NULL,
 };
 
 int main(int argc, char **argv)

@@ -31,7 +31,7 @@
  *        │  first look, partitions         │
  *        │── LIVE ────────────────────────►│  from now on it serves without a keeper too
  *        │ ◄──────────────── LIVE ─────────│
- *        │ ◄─────────── LINK + a socket ───│  a connection with whose server writes may be left over
+ *        │ ◄─────────── LINK + a socket ───│  a connection whose server may still have writes
  *        │ ◄─────────── UNLINK ────────────│  it is closed
  *        │── SOCKET + socket ─────────────►│  the command was started again
  *        │── SET ─────────────────────────►│  changes what can be changed
@@ -40,8 +40,10 @@
  *        │ ◄────────────── YIELDED ────────│  that takes too long: it serves on as before
  *        │ ◄────────────── RANGES ─────────│  a lost connection's changes may still be executed
  *        │── FENCED ──────────────────────►│  somebody knows that they cannot
- *        │── RESIZE ──────────────────────►│  gets another size: before the kernel's when it grows, after it when it shrinks
- *        │ ◄─────────────── RESIZED ───────│  I/O comes up to the new end, and no more is in flight behind it; or why not
+ *        │── RESIZE ──────────────────────►│  gets another size: before the kernel's when it grows,
+ *        │                                 │  after it when it shrinks
+ *        │ ◄─────────────── RESIZED ───────│  I/O comes up to the new end, and no more is in flight
+ *        │                                 │  behind it; or why not
  *        │ ◄──────────────── GROWN ────────│  the export is larger than the device
  *        │── CANCEL ──────────────────────►│  fails all I/O: a forced detach
  *        │── EXIT ────────────────────────►│  ends, whatever it holds (not for a live device)
@@ -51,7 +53,8 @@
  * (identity), it opens nothing that is not there any more, and its SERVE names the server whose
  * place it shall take. Then
  *
- *        │── HOLD ────────────────────────►│  (Linux 6.12) holds the rings of the server before it, as the keeper does
+ *        │── HOLD ────────────────────────►│  (Linux 6.12) holds the rings of the server before it,
+ *        │                                 │  as the keeper does
  *        │  START_USER_RECOVERY            │
  *        │── TAKE ────────────────────────►│  opens /dev/ublkcN, fetches
  *        │ ◄──────────────── FETCHING ─────│
@@ -93,7 +96,8 @@ enum ub_message_type {
 	UB_MSG_FAILED,
 	UB_MSG_LOG,
 	UB_MSG_HEALTH,
-	UB_MSG_SOCKET, /* descriptors: the next connected socket, of a command that was started again */
+	/* descriptors: the next connected socket, of a command that was started again */
+	UB_MSG_SOCKET,
 	UB_MSG_READY,
 	UB_MSG_TAKE,
 	UB_MSG_LINK, /* descriptors: the connection's socket */
@@ -109,7 +113,8 @@ enum ub_message_type {
 	UB_MSG_MIGRATE,	  /* descriptors: struct ub_msg_migrate */
 	UB_MSG_MIGRATION, /* the server's: a migration has come to another phase */
 	UB_MSG_MIGRATE_CONTROL,
-	UB_MSG_HOLD, /* to a standby that is ready: the rings of the server before it, until that is gone */
+	/* to a standby that is ready: the rings of the server before it, until that is gone */
+	UB_MSG_HOLD,
 	/* What follows is of version 4: whoever speaks 3 is not told. */
 	UB_MSG_FENCED,
 	UB_MSG_RANGES,
@@ -172,11 +177,13 @@ struct ub_msg_serve {
 	uint32_t depth;
 	uint32_t max_io_bytes;
 	uint32_t data_path; /* enum ub_data_path */
-	int32_t served_pid; /* a standby's: the server's whose place it shall take; 0: the first server */
-	uint32_t has_fd; /* a bit for each of enum ub_serve_fd; those that are there come in this order */
+	/* a standby's: the server's whose place it shall take; 0: the first server */
+	int32_t served_pid;
+	/* a bit for each of enum ub_serve_fd; those that are there come in this order */
+	uint32_t has_fd;
 	uint8_t scans_partitions; /* the driver may, inside START */
 	uint8_t reserved[3];
-	uint32_t flags; /* UB_SERVE_* */
+	uint32_t flags;	     /* UB_SERVE_* */
 	uint32_t mask_bytes; /* of each queue's CPU mask, cut behind the last CPU */
 	uint8_t masks[];     /* one a queue; then a string: extras */
 };
@@ -193,12 +200,12 @@ enum ub_adopted { UB_ADOPTED_LIVE, UB_ADOPTED_FETCHING, UB_ADOPTED_STANDBY };
 
 struct ub_msg_adopted {
 	struct ub_msg_header header;
-	uint32_t state; /* enum ub_adopted */
-	int32_t pid; /* the server's */
+	uint32_t state;	   /* enum ub_adopted */
+	int32_t pid;	   /* the server's */
 	uint32_t reserved; /* 0 */
-	uint32_t has_fd; /* as in SERVE */
+	uint32_t has_fd;   /* as in SERVE */
 	/* Not of version 3: */
-	uint32_t nr_links; /* so many LINKs follow at once: the connections that there are */
+	uint32_t nr_links;  /* so many LINKs follow at once: the connections that there are */
 	uint32_t reserved4; /* 0 */
 };
 
@@ -236,33 +243,40 @@ struct ub_msg_set {
 
 struct ub_msg_resize {
 	struct ub_msg_header header;
-	uint32_t id; /* the answer has it, too */
+	uint32_t id;	/* the answer has it, too */
 	uint32_t flags; /* UB_RESIZE_* */
-	uint64_t size_bytes; /* 0: as large as what stands behind it, and never smaller than it is */
+	/* 0: as large as what stands behind it, and never smaller than it is */
+	uint64_t size_bytes;
 };
 
 struct ub_msg_resized {
 	struct ub_msg_header header;
 	uint32_t id;
-	uint32_t code; /* an errno; 0: done */
+	uint32_t code;	     /* an errno; 0: done */
 	uint64_t size_bytes; /* that it has now */
-	char text[512]; /* why not */
+	char text[512];	     /* why not */
 };
 
 /*
- * A migration, as the server goes through it. Each phase is told by MIGRATION; PAUSED and COPYING may come again and
- * again, and a server that loses its keeper before MOVED lets go of the destination. The keeper starts it again then.
+ * A migration, as the server goes through it. Each phase is told by MIGRATION; PAUSED and COPYING
+ * may come again and again, and a server that loses its keeper before MOVED lets go of the
+ * destination. The keeper starts it again then.
  */
 enum ub_migration_phase {
 	UB_MIGRATION_NONE,
 	UB_MIGRATION_CONNECTING, /* the destination is being opened and compared */
-	UB_MIGRATION_READY,	 /* it is: waits for GO, before which the keeper writes down what the destination is */
+	/* it is: waits for GO, before which the keeper writes down what the destination is */
+	UB_MIGRATION_READY,
 	UB_MIGRATION_COPYING,
 	UB_MIGRATION_PAUSED,  /* the destination is out of step: it does not answer, or too late */
 	UB_MIGRATION_IN_STEP, /* both sides agree: waits for COMPLETE where it was told to */
 	UB_MIGRATION_CUTOVER, /* the queues pause, both sides are flushed */
-	UB_MIGRATION_MOVED,   /* the destination is what the device is made of; the source has been let go */
-	UB_MIGRATION_FAILED,  /* the device is on its source, as before; also what a cancelled one ends with (ECANCELED) */
+	/* the destination is what the device is made of; the source has been let go */
+	UB_MIGRATION_MOVED,
+	/*
+	 * the device is on its source, as before; also what a cancelled one ends with (ECANCELED)
+	 */
+	UB_MIGRATION_FAILED,
 	UB_NR_MIGRATION_PHASES,
 };
 
@@ -271,8 +285,9 @@ enum {
 };
 
 /*
- * UB_FD_SIDE: NAME/side in the run directory. Eight bytes at its beginning: once they are the migration's cookie, the
- * destination is authoritative. The server writes them while no I/O is in flight, before the first one that depends on it.
+ * UB_FD_SIDE: NAME/side in the run directory. Eight bytes at its beginning: once they are the
+ * migration's cookie, the destination is authoritative. The server writes them while no I/O is in
+ * flight, before the first one that depends on it.
  */
 enum ub_migrate_fd { UB_FD_SIDE, UB_FD_MOUNTS, UB_FD_DESTINATION, UB_NR_MIGRATE_FDS };
 _Static_assert(UB_NR_MIGRATE_FDS <= UB_MESSAGE_MAX_FDS, "as many as a message carries");
@@ -282,10 +297,11 @@ struct ub_msg_migrate {
 	uint32_t id;
 	uint32_t flags; /* UB_MIGRATE_* */
 	uint64_t cookie;
-	uint64_t rate_bytes; /* of copying, a second; 0: no limit */
+	uint64_t rate_bytes;	    /* of copying, a second; 0: no limit */
 	uint64_t mirror_timeout_ms; /* a destination that takes longer for a write is out of step */
-	uint64_t size_bytes; /* mem: the store's */
-	uint32_t has_fd; /* a bit for each of enum ub_migrate_fd. MOUNTS: a mount namespace to look names up in */
+	uint64_t size_bytes;	    /* mem: the store's */
+	/* a bit for each of enum ub_migrate_fd. MOUNTS: a mount namespace to look names up in */
+	uint32_t has_fd;
 	uint32_t options_bytes; /* with its 0 */
 	char kind[16];
 	char options[]; /* strings: options, extras: "options": ub_backend_config.more_options */
@@ -307,14 +323,15 @@ enum ub_migrate_control { UB_MIGRATE_GO, UB_MIGRATE_COMPLETE, UB_MIGRATE_CANCEL,
 
 struct ub_msg_migrate_control {
 	struct ub_msg_header header;
-	uint32_t id; /* the migration's */
-	uint32_t what; /* enum ub_migrate_control */
+	uint32_t id;	     /* the migration's */
+	uint32_t what;	     /* enum ub_migrate_control */
 	uint64_t rate_bytes; /* RATE */
 };
 
 struct ub_msg_text {
 	struct ub_msg_header header;
-	uint32_t value; /* LOG: the level; FAILED: the errno; HEALTH: enum ub_health; SET: the errno, 0: done */
+	/* LOG: the level; FAILED: the errno; HEALTH: enum ub_health; SET: the errno, 0: done */
+	uint32_t value;
 	char text[508];
 };
 
@@ -342,7 +359,8 @@ enum ub_message_v3_bytes {
  * Sends a message of header->len_bytes; its frame is filled in. flags: MSG_DONTWAIT or 0.
  * The descriptors stay the caller's. 0 or -errno. Any thread.
  */
-int ub_message_send(int sock, struct ub_msg_header *header, const int *fds, unsigned nr_fds, int flags);
+int ub_message_send(int sock, struct ub_msg_header *header, const int *fds, unsigned nr_fds,
+		    int flags);
 
 /* Before a message is sent that has grown: to whoever speaks version 3 it is as long as it was. */
 static inline void ub_message_fit(struct ub_msg_header *header, unsigned version,

@@ -2,10 +2,10 @@
 /*
  * The kernel's ublk ABI: command numbers, flags and structures that cross into the driver.
  *
- * Included by src/ublk/ (both processes) and by nobody else: no back end sees a ublk structure.
- * The names are the kernel's (Documentation/block/ublk.rst and <linux/ublk_cmd.h>). The system's own
- * header is not used, because Debian 12's is that of Linux 6.1 and lacks half of what is here; every
- * width and offset that the driver relies on is asserted below.
+ * Included by src/ublk/ (both processes) and by nobody else: no back end sees a ublk structure. The
+ * names are the kernel's (Documentation/block/ublk.rst and <linux/ublk_cmd.h>). The system's own
+ * header is not used, because Debian 12's is that of Linux 6.1 and lacks half of what is here;
+ * every width and offset that the driver relies on is asserted below.
  */
 #ifndef UBLK_BRIDGE_UBLK_ABI_H
 #define UBLK_BRIDGE_UBLK_ABI_H
@@ -14,7 +14,7 @@
 #include <stdint.h>
 #include <sys/ioctl.h>
 
-/* ---- commands ---------------------------------------------------------------------------- */
+/* ---- commands ------------------------------------------------------------ */
 
 struct ublksrv_ctrl_cmd {
 	uint32_t dev_id;
@@ -35,19 +35,19 @@ struct ublksrv_io_cmd {
 };
 
 /* The encoded forms: kernels without UBLK_LEGACY_OPCODES refuse bare numbers. */
-#define UBLK_U_CMD_GET_QUEUE_AFFINITY _IOR('u', 0x01, struct ublksrv_ctrl_cmd)
-#define UBLK_U_CMD_GET_DEV_INFO	      _IOR('u', 0x02, struct ublksrv_ctrl_cmd)
-#define UBLK_U_CMD_ADD_DEV	      _IOWR('u', 0x04, struct ublksrv_ctrl_cmd)
-#define UBLK_U_CMD_DEL_DEV	      _IOWR('u', 0x05, struct ublksrv_ctrl_cmd)
-#define UBLK_U_CMD_START_DEV	      _IOWR('u', 0x06, struct ublksrv_ctrl_cmd)
-#define UBLK_U_CMD_STOP_DEV	      _IOWR('u', 0x07, struct ublksrv_ctrl_cmd)
-#define UBLK_U_CMD_SET_PARAMS	      _IOWR('u', 0x08, struct ublksrv_ctrl_cmd)
-#define UBLK_U_CMD_GET_PARAMS	      _IOR('u', 0x09, struct ublksrv_ctrl_cmd)
+#define UBLK_U_CMD_GET_QUEUE_AFFINITY  _IOR('u', 0x01, struct ublksrv_ctrl_cmd)
+#define UBLK_U_CMD_GET_DEV_INFO	       _IOR('u', 0x02, struct ublksrv_ctrl_cmd)
+#define UBLK_U_CMD_ADD_DEV	       _IOWR('u', 0x04, struct ublksrv_ctrl_cmd)
+#define UBLK_U_CMD_DEL_DEV	       _IOWR('u', 0x05, struct ublksrv_ctrl_cmd)
+#define UBLK_U_CMD_START_DEV	       _IOWR('u', 0x06, struct ublksrv_ctrl_cmd)
+#define UBLK_U_CMD_STOP_DEV	       _IOWR('u', 0x07, struct ublksrv_ctrl_cmd)
+#define UBLK_U_CMD_SET_PARAMS	       _IOWR('u', 0x08, struct ublksrv_ctrl_cmd)
+#define UBLK_U_CMD_GET_PARAMS	       _IOR('u', 0x09, struct ublksrv_ctrl_cmd)
 #define UBLK_U_CMD_START_USER_RECOVERY _IOWR('u', 0x10, struct ublksrv_ctrl_cmd)
-#define UBLK_U_CMD_END_USER_RECOVERY  _IOWR('u', 0x11, struct ublksrv_ctrl_cmd)
-#define UBLK_U_CMD_GET_FEATURES	      _IOR('u', 0x13, struct ublksrv_ctrl_cmd)
-#define UBLK_U_CMD_UPDATE_SIZE	      _IOWR('u', 0x15, struct ublksrv_ctrl_cmd) /* data: sectors */
-#define UBLK_U_CMD_TRY_STOP_DEV	      _IOWR('u', 0x17, struct ublksrv_ctrl_cmd)
+#define UBLK_U_CMD_END_USER_RECOVERY   _IOWR('u', 0x11, struct ublksrv_ctrl_cmd)
+#define UBLK_U_CMD_GET_FEATURES	       _IOR('u', 0x13, struct ublksrv_ctrl_cmd)
+#define UBLK_U_CMD_UPDATE_SIZE	       _IOWR('u', 0x15, struct ublksrv_ctrl_cmd) /* data: sectors */
+#define UBLK_U_CMD_TRY_STOP_DEV	       _IOWR('u', 0x17, struct ublksrv_ctrl_cmd)
 
 #define UBLK_U_IO_FETCH_REQ	       _IOWR('u', 0x20, struct ublksrv_io_cmd)
 #define UBLK_U_IO_COMMIT_AND_FETCH_REQ _IOWR('u', 0x21, struct ublksrv_io_cmd)
@@ -57,7 +57,7 @@ struct ublksrv_io_cmd {
 #define UBLK_IO_RES_OK		  0
 #define UBLK_IO_RES_NEED_GET_DATA 1
 
-/* ---- features and flags ------------------------------------------------------------------ */
+/* ---- features and flags -------------------------------------------------- */
 
 #define UBLK_F_SUPPORT_ZERO_COPY      (1ULL << 0)
 #define UBLK_F_URING_CMD_COMP_IN_TASK (1ULL << 1)
@@ -81,7 +81,7 @@ struct ublksrv_io_cmd {
 #define UBLK_F_SHMEM_ZC		      (1ULL << 19)
 #define UBLK_F_IO_DESC_SIZE	      (1ULL << 20)
 
-/* ---- the device -------------------------------------------------------------------------- */
+/* ---- the device ---------------------------------------------------------- */
 
 enum {
 	UBLK_S_DEV_DEAD = 0, /* also: added and not started */
@@ -111,7 +111,7 @@ struct ublksrv_ctrl_dev_info {
 #define UBLK_MAX_NR_QUEUES   4096
 #define UBLK_MAX_DEV_ID	     ((1U << 20) - 1) /* ids are the block layer's minors */
 
-/* ---- parameters -------------------------------------------------------------------------- */
+/* ---- parameters ---------------------------------------------------------- */
 
 #define UBLK_ATTR_READ_ONLY	 (1U << 0)
 #define UBLK_ATTR_ROTATIONAL	 (1U << 1)
@@ -167,7 +167,7 @@ struct ublk_params {
 	struct ublk_param_zoned zoned;
 };
 
-/* ---- the I/O descriptor, mapped from /dev/ublkcN ------------------------------------------- */
+/* ---- the I/O descriptor, mapped from /dev/ublkcN ------------------------- */
 
 #define UBLK_IO_OP_READ		0
 #define UBLK_IO_OP_WRITE	1
@@ -179,7 +179,7 @@ struct ublk_params {
 #define UBLK_IO_F_NOUNMAP (1U << 15)
 
 struct ublksrv_io_desc {
-	uint32_t op_flags; /* operation in the low eight bits */
+	uint32_t op_flags;   /* operation in the low eight bits */
 	uint32_t nr_sectors; /* of 512 bytes, whatever the block size */
 	uint64_t start_sector;
 	uint64_t addr;
@@ -193,7 +193,7 @@ struct ublksrv_io_desc {
 #define UBLK_TAG_OFF	      25
 #define UBLK_QID_OFF	      41
 
-/* ---- what the driver relies on ------------------------------------------------------------- */
+/* ---- what the driver relies on ------------------------------------------- */
 
 #define UBLK_ABI_SIZE(type, bytes) _Static_assert(sizeof(type) == (bytes), #type)
 #define UBLK_ABI_AT(type, field, offset) \

@@ -2,12 +2,12 @@
 /*
  * The memory back end: a sparse store in a memfd, mapped once and shared by all queues.
  *
- * A bitmap says which pages the store has; it lies in the store, so that the server that takes over has it as it is.
- * More is mapped than the store has, as far as there is address space: it grows without moving. A
- * page is taken with fallocate before it is named or written,
- * so that running out of memory is an ENOSPC for that I/O and never a SIGBUS; a READ of what was never
- * written comes from a buffer of zeroes, because touching a hole in the mapping would allocate it.
- * Queue threads, but for open, limits and close; knows the contract, the store and base.
+ * A bitmap says which pages the store has; it lies in the store, so that the server that takes over
+ * has it as it is. More is mapped than the store has, as far as there is address space: it grows
+ * without moving. A page is taken with fallocate before it is named or written, so that running out
+ * of memory is an ENOSPC for that I/O and never a SIGBUS; a READ of what was never written comes
+ * from a buffer of zeroes, because touching a hole in the mapping would allocate it. Queue threads,
+ * but for open, limits and close; knows the contract, the store and base.
  */
 #include <assert.h>
 #include <errno.h>
@@ -27,9 +27,10 @@
 #define MEM_MAX_IO_BYTES      (1U << 20)
 #define MEM_MAX_DISCARD_BYTES (128U << 20) /* freeing this much takes some 10 ms of the queue */
 #define MEM_MAX_ZEROES_BYTES  (16U << 20)  /* with NOUNMAP it is written */
-#define MEM_BUDGET_BYTES      (4 << 20)    /* taken between two looks at the machine's memory */
+#define MEM_BUDGET_BYTES      (4 << 20)	   /* taken between two looks at the machine's memory */
 #define MEM_BUDGET_PART	      8		   /* of what is left, when less is left */
-#define MEM_RESERVE_BYTES     (1ULL << 46) /* of address space, if it is to be had: half of what x86-64 has */
+/* of address space, if it is to be had: half of what x86-64 has */
+#define MEM_RESERVE_BYTES (1ULL << 46)
 
 struct mem_store {
 	int fd;
@@ -38,7 +39,7 @@ struct mem_store {
 	_Atomic uint64_t size_bytes;
 	uint32_t block_bytes;
 	unsigned page_shift;
-	char *zeroes; /* MEM_MAX_IO_BYTES of them, all one page */
+	char *zeroes;		/* MEM_MAX_IO_BYTES of them, all one page */
 	struct ub_bitmap pages; /* set: the store has this page */
 	_Atomic int64_t budget_bytes;
 };
@@ -48,7 +49,7 @@ static inline struct mem_store *mem_of(struct ub_backend_queue *bq)
 	return bq->backend->priv;
 }
 
-/* ---- taking and giving back memory ------------------------------------------------------------- */
+/* ---- taking and giving back memory --------------------------------------- */
 
 static int mem_take_budget(struct ub_backend *be, struct mem_store *s, uint64_t bytes)
 {
@@ -60,7 +61,8 @@ static int mem_take_budget(struct ub_backend *be, struct mem_store *s, uint64_t 
 	if (left <= bytes) {
 		atomic_store(&s->budget_bytes, 0);
 		ub_backend_report(be, UB_HEALTH_DEGRADED,
-				  "memory is short: writes to new blocks fail with ENOSPC until some is free");
+				  "memory is short: writes to new blocks fail with ENOSPC until "
+				  "some is free");
 		return -ENOSPC;
 	}
 	left = (left - bytes) / MEM_BUDGET_PART;
@@ -112,9 +114,10 @@ static int mem_ensure(struct ub_backend *be, struct mem_store *s, uint64_t offse
 }
 
 /*
- * Gives whole pages back. The bits go first: nobody may count on a page that is about to go. (A WRITE that
- * overlaps this one in time and place may end before or after it, sector by sector, as on any disk.) Pages without a
- * bit go, too: a server that died between the two steps has left such, and the next one is asked again.
+ * Gives whole pages back. The bits go first: nobody may count on a page that is about to go. (A
+ * WRITE that overlaps this one in time and place may end before or after it, sector by sector, as
+ * on any disk.) Pages without a bit go, too: a server that died between the two steps has left
+ * such, and the next one is asked again.
  */
 static int mem_release(struct mem_store *s, uint64_t first, uint64_t end)
 {
@@ -124,7 +127,7 @@ static int mem_release(struct mem_store *s, uint64_t first, uint64_t end)
 	return mem_fallocate(s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first, end - first);
 }
 
-/* ---- I/O ---------------------------------------------------------------------------------------- */
+/* ---- I/O ----------------------------------------------------------------- */
 
 /* Calls part() on each piece of the range that the store has or has not. */
 static void mem_walk(struct mem_store *s, uint64_t offset, uint32_t len,
@@ -184,7 +187,8 @@ static int mem_place(struct ub_backend_queue *bq, struct ub_io *io)
 	int ret;
 
 	assert(io->offset_bytes + io->len_bytes <= s->size_bytes);
-	if (ub_bitmap_run(&s->pages, first, pages, &have) == pages && (have || io->op == UB_OP_READ)) {
+	if (ub_bitmap_run(&s->pages, first, pages, &have) == pages &&
+	    (have || io->op == UB_OP_READ)) {
 		io->buf = have ? s->map + io->offset_bytes : s->zeroes;
 		return 1;
 	}
@@ -261,9 +265,9 @@ static void mem_submit(struct ub_backend_queue *bq, struct ub_io *io)
 		break;
 	case UB_OP_WRITE:
 		/*
-		 * Once more when the data is there: a DISCARD in flight may have taken the page between
-		 * place() and the copy, and a page that has data and no bit would read as zeroes now and
-		 * as that data when the bit is set later.
+		 * Once more when the data is there: a DISCARD in flight may have taken the page
+		 * between place() and the copy, and a page that has data and no bit would read as
+		 * zeroes now and as that data when the bit is set later.
 		 */
 		if (mem_is_placed(s, io))
 			ret = mem_ensure(bq->backend, s, io->offset_bytes, io->len_bytes);
@@ -284,7 +288,7 @@ static void mem_submit(struct ub_backend_queue *bq, struct ub_io *io)
 	ub_io_complete(io, ret ? ret : (int32_t)io->len_bytes);
 }
 
-/* ---- opening --------------------------------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------- */
 
 static uint64_t mem_pages(const struct mem_store *s, uint64_t size_bytes)
 {
@@ -299,7 +303,8 @@ static int mem_check_size(const struct mem_store *s, struct ub_err *err)
 	if (fstat(s->fd, &st) < 0)
 		return ub_err_errno(err, errno, "the memory store");
 	if ((uint64_t)st.st_size < needed)
-		return ub_err_set(err, EINVAL, "the memory store has %llu bytes: the device needs %llu",
+		return ub_err_set(err, EINVAL,
+				  "the memory store has %llu bytes: the device needs %llu",
 				  (unsigned long long)st.st_size, (unsigned long long)needed);
 	return 0;
 }
@@ -330,7 +335,8 @@ static int mem_map(struct mem_store *s, struct ub_err *err)
 	if (s->map == MAP_FAILED) {
 		s->map = NULL;
 		return ub_err_errno(err, errno,
-				    "cannot map a memory store of %s: it must fit in the address space, where 64 TiB do",
+				    "cannot map a memory store of %s: it must fit in the address "
+				    "space, where 64 TiB do",
 				    ub_size_format(s->size_bytes, text, sizeof(text)));
 	}
 	s->map_bytes = want;
@@ -347,10 +353,14 @@ static int mem_map(struct mem_store *s, struct ub_err *err)
 	return 0;
 }
 
-/* Of the bitmap, what the size needs is locked, as the server does it by itself, and the room behind it is not. */
+/*
+ * Of the bitmap, what the size needs is locked, as the server does it by itself, and the room
+ * behind it is not.
+ */
 static void mem_lock_bitmap(const struct mem_store *s, uint64_t from_bytes)
 {
-	size_t used = ub_bitmap_bytes(mem_pages(s, s->size_bytes)), had = ub_bitmap_bytes(mem_pages(s, from_bytes));
+	size_t used = ub_bitmap_bytes(mem_pages(s, s->size_bytes)),
+	       had = ub_bitmap_bytes(mem_pages(s, from_bytes));
 	char *words = (char *)(uintptr_t)s->pages.words;
 	size_t page = (size_t)1 << s->page_shift;
 
@@ -359,7 +369,9 @@ static void mem_lock_bitmap(const struct mem_store *s, uint64_t from_bytes)
 	if (from_bytes == 0 && used < s->pages.map_bytes)
 		munlock(words + used, s->pages.map_bytes - used);
 	else if (used > had && mlock2(words + had, used - had, MLOCK_ONFAULT) < 0)
-		ub_log(UB_LOG_WARNING, "cannot lock the bitmap of what the memory store has grown by: %s", strerror(errno));
+		ub_log(UB_LOG_WARNING,
+		       "cannot lock the bitmap of what the memory store has grown by: %s",
+		       strerror(errno));
 }
 
 static int mem_open(struct ub_backend *be, const struct ub_backend_config *cfg, struct ub_err *err)
@@ -387,11 +399,11 @@ static int mem_open(struct ub_backend *be, const struct ub_backend_config *cfg, 
 	return 0;
 }
 
-/* ---- another size ---------------------------------------------------------------------------------- */
+/* ---- another size -------------------------------------------------------- */
 
 /*
- * Gives back all pages from `first` on, with the bitmap's part that speaks of them: looking at that bit by bit would take
- * memory for what is a hole. No I/O is there.
+ * Gives back all pages from `first` on, with the bitmap's part that speaks of them: looking at that
+ * bit by bit would take memory for what is a hole. No I/O is there.
  */
 static int mem_release_from(struct mem_store *s, uint64_t first)
 {
@@ -410,7 +422,8 @@ static int mem_release_from(struct mem_store *s, uint64_t first)
 	if ((uint64_t)st.st_size <= UB_STORE_DATA_AT + (first << s->page_shift))
 		return 0;
 	return mem_fallocate(s, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, first,
-			     ((uint64_t)st.st_size - UB_STORE_DATA_AT - (first << s->page_shift)) >> s->page_shift);
+			     ((uint64_t)st.st_size - UB_STORE_DATA_AT - (first << s->page_shift)) >>
+				     s->page_shift);
 }
 
 /* Zeroes what the last page has behind the end: it may have been part of the device before. */
@@ -424,24 +437,30 @@ static void mem_zero_behind(struct mem_store *s, uint64_t size_bytes)
 
 static int mem_grow(struct mem_store *s, uint64_t size_bytes, uint32_t flags, struct ub_err *err)
 {
-	uint64_t was_bytes = s->size_bytes, first = mem_pages(s, was_bytes), end = mem_pages(s, size_bytes);
+	uint64_t was_bytes = s->size_bytes, first = mem_pages(s, was_bytes),
+		 end = mem_pages(s, size_bytes);
 	char most[32];
 	int ret;
 
 	if (end << s->page_shift > s->map_bytes || end < first)
 		return ub_err_set(err, EFBIG,
-				  "a memory store of this size does not fit in the server's address space: %s are the most",
+				  "a memory store of this size does not fit in the server's "
+				  "address space: %s are the most",
 				  ub_size_format(s->map_bytes, most, sizeof(most)));
 	ret = ub_store_extend(s->fd, size_bytes, err);
 	if (ret)
 		return ret;
-	/* What it had there when it was larger is gone, and if the server before this one had no time to see to that. */
+	/*
+	 * What it had there when it was larger is gone, and if the server before this one had no
+	 * time to see to that.
+	 */
 	ret = mem_release_from(s, first);
 	if (ret)
 		return ub_err_errno(err, -ret, "the memory store behind its end");
 	mem_zero_behind(s, was_bytes);
 	if ((flags & UB_RESIZE_PREALLOC) && end > first) {
-		ret = ub_store_prealloc(s->fd, first << s->page_shift, (end - first) << s->page_shift, err);
+		ret = ub_store_prealloc(s->fd, first << s->page_shift,
+					(end - first) << s->page_shift, err);
 		if (ret)
 			return ret;
 		ub_bitmap_set(&s->pages, first, end - first);
@@ -451,7 +470,8 @@ static int mem_grow(struct mem_store *s, uint64_t size_bytes, uint32_t flags, st
 	return 0;
 }
 
-static int mem_resize(struct ub_backend *be, uint64_t size_bytes, uint32_t flags, struct ub_err *err)
+static int mem_resize(struct ub_backend *be, uint64_t size_bytes, uint32_t flags,
+		      struct ub_err *err)
 {
 	struct mem_store *s = be->priv;
 	int ret;
@@ -461,7 +481,8 @@ static int mem_resize(struct ub_backend *be, uint64_t size_bytes, uint32_t flags
 	s->size_bytes = size_bytes;
 	ret = mem_release_from(s, mem_pages(s, size_bytes));
 	if (ret) /* it is smaller all the same */
-		ub_log(UB_LOG_WARNING, "the memory behind the new end is not given back: %s", strerror(-ret));
+		ub_log(UB_LOG_WARNING, "the memory behind the new end is not given back: %s",
+		       strerror(-ret));
 	return 0;
 }
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Where names are looked up: among the keeper's mounts. Any thread. Specification: setns(2), mount_namespaces(7). */
+/*
+ * Where names are looked up: among the keeper's mounts. Any thread. Specification: setns(2),
+ * mount_namespaces(7).
+ */
 #include "backend/names.h"
 
 #include <errno.h>
@@ -18,8 +21,8 @@
 static struct {
 	pthread_mutex_t lock;
 	/*
-	 * The keeper, not its namespace: a descriptor of that would keep all its mounts busy, also when nobody else is left
-	 * there.
+	 * The keeper, not its namespace: a descriptor of that would keep all its mounts busy, also
+	 * when nobody else is left there.
 	 */
 	int pidfd; /* -1: there is none */
 	pid_t pid;
@@ -31,10 +34,13 @@ void ub_names_set_keeper(int socket_fd)
 	socklen_t len = sizeof(peer);
 	int pidfd = -1;
 
-	if (socket_fd >= 0 && getsockopt(socket_fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && peer.pid > 0)
+	if (socket_fd >= 0 && getsockopt(socket_fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 &&
+	    peer.pid > 0)
 		pidfd = pidfd_open(peer.pid, 0);
 	if (socket_fd >= 0 && pidfd < 0)
-		ub_log(UB_LOG_DEBUG, "names are looked up among the mounts that the server has kept: %s", strerror(errno));
+		ub_log(UB_LOG_DEBUG,
+		       "names are looked up among the mounts that the server has kept: %s",
+		       strerror(errno));
 	pthread_mutex_lock(&names.lock);
 	ub_close(&names.pidfd);
 	names.pidfd = pidfd;
@@ -55,7 +61,8 @@ static bool names_go(void)
 
 	snprintf(path, sizeof(path), "/proc/%d/root", names.pid);
 	root = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	return root >= 0 && unshare(CLONE_FS) == 0 && setns(names.pidfd, CLONE_NEWNS) == 0 && names_change_root(root);
+	return root >= 0 && unshare(CLONE_FS) == 0 && setns(names.pidfd, CLONE_NEWNS) == 0 &&
+	       names_change_root(root);
 }
 
 bool ub_names_enter(struct ub_names *back)
@@ -79,7 +86,8 @@ void ub_names_leave(struct ub_names *back)
 {
 	if (back->mounts_fd >= 0 && back->root_fd >= 0 &&
 	    (setns(back->mounts_fd, CLONE_NEWNS) < 0 || !names_change_root(back->root_fd)))
-		ub_log(UB_LOG_WARNING, "the server stays among its keeper's mounts: %s", strerror(errno));
+		ub_log(UB_LOG_WARNING, "the server stays among its keeper's mounts: %s",
+		       strerror(errno));
 	ub_close(&back->mounts_fd);
 	ub_close(&back->root_fd);
 }

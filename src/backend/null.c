@@ -2,9 +2,10 @@
 /*
  * Back ends with nothing behind them. Queue threads; know the contract alone.
  *
- *   null    takes every I/O and does nothing, for measuring the core alone: a READ returns what the tag's buffer held before
- *   error   fails every I/O: it takes over a device whose servers die one after the other, so that what waits fails
- *           instead of hanging
+ *   null    takes every I/O and does nothing, for measuring the core alone: a READ returns what the
+ *           tag's buffer held before
+ *   error   fails every I/O: it takes over a device whose servers die one after the other, so that
+ *           what waits fails instead of hanging
  */
 #include <errno.h>
 
@@ -60,7 +61,8 @@ static void null_close(struct ub_backend *be)
 	(void)be;
 }
 
-static int null_resize(struct ub_backend *be, uint64_t size_bytes, uint32_t flags, struct ub_err *err)
+static int null_resize(struct ub_backend *be, uint64_t size_bytes, uint32_t flags,
+		       struct ub_err *err)
 {
 	(void)be;
 	(void)size_bytes;
@@ -86,16 +88,20 @@ const struct ub_backend_ops ub_backend_null = {
 	.submit = null_submit,
 };
 
-/* ---- error ------------------------------------------------------------------------------------------------ */
+/* ---- error --------------------------------------------------------------- */
 
 static int error_set_live(struct ub_backend *be, struct ub_err *err)
 {
 	(void)err;
-	ub_backend_report(be, UB_HEALTH_FAILED, "failed: its servers died one after the other; all I/O fails");
+	ub_backend_report(be, UB_HEALTH_FAILED,
+			  "failed: its servers died one after the other; all I/O fails");
 	return 0;
 }
 
-/* Nothing is to be copied: and so the tag buffers, which a device of memory does not have locked, are not locked. */
+/*
+ * Nothing is to be copied: and so the tag buffers, which a device of memory does not have locked,
+ * are not locked.
+ */
 static int error_place(struct ub_backend_queue *bq, struct ub_io *io)
 {
 	(void)bq;

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Finding back ends by name, and opening them through one checked door. The server's main thread. */
+/*
+ * Finding back ends by name, and opening them through one checked door. The server's main thread.
+ */
 #include "backend/registry.h"
 
 #include <errno.h>
@@ -24,8 +26,8 @@ const struct ub_backend_ops *ub_backend_find(const char *name, struct ub_err *er
 	for (unsigned i = 0; ub_backends[i]; i++) {
 		if (strcmp(ub_backends[i]->name, name) == 0)
 			return ub_backends[i];
-		used += (size_t)snprintf(known + used, sizeof(known) - used, "%s%s", used ? ", " : "",
-					 ub_backends[i]->name);
+		used += (size_t)snprintf(known + used, sizeof(known) - used, "%s%s",
+					 used ? ", " : "", ub_backends[i]->name);
 		if (used >= sizeof(known))
 			break;
 	}

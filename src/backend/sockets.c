@@ -36,7 +36,8 @@ void ub_sockets_set_listener(ub_sockets_tell *tell)
 	sockets.tell = tell;
 	for (unsigned i = 0; i < SOCKETS_MAX && tell; i++) {
 		if (sockets.held[i].id)
-			tell(sockets.held[i].id, sockets.held[i].fd, sockets.held[i].backend->is_destination);
+			tell(sockets.held[i].id, sockets.held[i].fd,
+			     sockets.held[i].backend->is_destination);
 	}
 	pthread_mutex_unlock(&sockets.lock);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The connections that a back end has told of (ub_backend_hold_socket()), for the server to tell its keeper of: the
- * one it has, and each that adopts it. Any thread; a lock, never taken by a queue's thread.
+ * The connections that a back end has told of (ub_backend_hold_socket()), for the server to tell
+ * its keeper of: the one it has, and each that adopts it. Any thread; a lock, never taken by a
+ * queue's thread.
  */
 #ifndef UB_BACKEND_SOCKETS_H
 #define UB_BACKEND_SOCKETS_H
@@ -11,7 +12,10 @@
 
 struct ub_backend;
 
-/* fd -1: it is closed. The fd is good during the call alone. is_destination: of what the device is being moved to. */
+/*
+ * fd -1: it is closed. The fd is good during the call alone. is_destination: of what the device is
+ * being moved to.
+ */
 typedef void ub_sockets_tell(uint32_t id, int fd, bool is_destination);
 
 /* How many there are. */

@@ -24,14 +24,15 @@
 #define STORE_RESERVE_MIN_BYTES (48ULL << 20)
 #define STORE_RESERVE_PART	32 /* of all memory */
 /*
- * Of a control group: when that is full the kernel finds nobody to kill (the server is exempt), and a page
- * fault of the server's own, or the page tables and tree nodes of its store, would be tried for ever.
+ * Of a control group: when that is full the kernel finds nobody to kill (the server is exempt), and
+ * a page fault of the server's own, or the page tables and tree nodes of its store, would be tried
+ * for ever.
  */
 #define STORE_GROUP_RESERVE_MIN_BYTES (8ULL << 20)
 #define STORE_GROUP_RESERVE_MAX_BYTES (48ULL << 20)
 #define STORE_GROUP_RESERVE_PART      8 /* of the group's limit */
-#define STORE_PATH_BYTES	512
-#define STORE_STAT_BYTES	8192
+#define STORE_PATH_BYTES	      512
+#define STORE_STAT_BYTES	      8192
 
 static uint64_t store_meminfo(const char *text, const char *key)
 {
@@ -59,7 +60,9 @@ static uint64_t store_group_stat(const char *text, const char *key)
 	return at ? strtoull(at + strlen(key), NULL, 10) : 0;
 }
 
-/* What the group has and cannot give back: clean page cache goes by itself when memory is wanted. */
+/*
+ * What the group has and cannot give back: clean page cache goes by itself when memory is wanted.
+ */
 static bool store_group_used(const char *dir, uint64_t *used)
 {
 	char path[STORE_PATH_BYTES + 32], text[STORE_STAT_BYTES];
@@ -70,8 +73,10 @@ static bool store_group_used(const char *dir, uint64_t *used)
 	snprintf(path, sizeof(path), "%s/memory.stat", dir);
 	if (ub_text_read_file(path, text, sizeof(text)) <= 0)
 		return true;
-	cache = store_group_stat(text, "\ninactive_file ") + store_group_stat(text, "\nactive_file ");
-	unwritten = store_group_stat(text, "\nfile_dirty ") + store_group_stat(text, "\nfile_writeback ");
+	cache = store_group_stat(text, "\ninactive_file ") +
+		store_group_stat(text, "\nactive_file ");
+	unwritten = store_group_stat(text, "\nfile_dirty ") +
+		    store_group_stat(text, "\nfile_writeback ");
 	cache = cache > unwritten ? cache - unwritten : 0;
 	*used = *used > cache ? *used - cache : 0;
 	return true;
@@ -110,7 +115,10 @@ static uint64_t store_group_room(void)
 	if (snprintf(dir, sizeof(dir), "/sys/fs/cgroup%s", path) >= (int)sizeof(dir))
 		return room;
 	while (strlen(dir) > root) {
-		/* Above memory.high every page is made to wait, which is no state to serve in either. */
+		/*
+		 * Above memory.high every page is made to wait, which is no state to serve in
+		 * either.
+		 */
 		for (unsigned i = 0; i < UB_ARRAY_SIZE(limits); i++) {
 			if (store_group_value(dir, limits[i], &limit) &&
 			    store_group_used(dir, &current)) {
@@ -134,8 +142,8 @@ uint64_t ub_store_memory_left(void)
 	total = store_meminfo(text, "MemTotal:");
 	available = store_meminfo(text, "MemAvailable:");
 	/*
-	 * Counted as available, but to be had only when written back; to this very device it may be, and
-	 * that takes memory first.
+	 * Counted as available, but to be had only when written back; to this very device it may
+	 * be, and that takes memory first.
 	 */
 	unwritten = store_meminfo(text, "Dirty:") + store_meminfo(text, "Writeback:");
 	available = available > unwritten ? available - unwritten : 0;
@@ -155,12 +163,16 @@ int ub_store_prealloc(int fd, uint64_t offset_bytes, uint64_t len_bytes, struct 
 
 	if (len_bytes > left)
 		return ub_err_set(err, ENOMEM,
-				  "--prealloc: %s are wanted and %s are to be had: choose a smaller size, "
+				  "--prealloc: %s are wanted and %s are to be had: choose a "
+				  "smaller size, "
 				  "or leave --prealloc out and let the store grow as it is written",
 				  ub_size_format(len_bytes, want, sizeof(want)),
 				  ub_size_format(left, have, sizeof(have)));
 	do {
-		ret = fallocate(fd, 0, (off_t)(UB_STORE_DATA_AT + offset_bytes), (off_t)len_bytes) < 0 ? errno : 0;
+		ret = fallocate(fd, 0, (off_t)(UB_STORE_DATA_AT + offset_bytes), (off_t)len_bytes) <
+				      0 ?
+			      errno :
+			      0;
 	} while (ret == EINTR);
 	return ret ? ub_err_errno(err, ret, "--prealloc: cannot take %s",
 				  ub_size_format(len_bytes, want, sizeof(want))) :
@@ -169,14 +181,17 @@ int ub_store_prealloc(int fd, uint64_t offset_bytes, uint64_t len_bytes, struct 
 
 int ub_store_extend(int fd, uint64_t size_bytes, struct ub_err *err)
 {
-	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), pages = size_bytes / page + (size_bytes % page != 0);
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE),
+		 pages = size_bytes / page + (size_bytes % page != 0);
 	struct stat st;
 	char text[32];
 
 	if (fstat(fd, &st) < 0)
 		return ub_err_errno(err, errno, "the memory store");
 	if (ub_bitmap_bytes(pages) > UB_STORE_DATA_AT)
-		return ub_err_set(err, EFBIG, "%s is more than a memory store can hold: 64 TiB are as much as fits in the address space",
+		return ub_err_set(err, EFBIG,
+				  "%s is more than a memory store can hold: 64 TiB are as much as "
+				  "fits in the address space",
 				  ub_size_format(size_bytes, text, sizeof(text)));
 	if ((uint64_t)st.st_size < UB_STORE_DATA_AT + pages * page &&
 	    ftruncate(fd, (off_t)(UB_STORE_DATA_AT + pages * page)) < 0)

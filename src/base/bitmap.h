@@ -2,8 +2,8 @@
 /*
  * A large sparse bitmap that several threads share.
  *
- * Its memory is reserved and not committed: untouched parts cost nothing and read as zero. Single bits
- * are set and cleared atomically; a range is not changed as a whole.
+ * Its memory is reserved and not committed: untouched parts cost nothing and read as zero. Single
+ * bits are set and cleared atomically; a range is not changed as a whole.
  */
 #ifndef UB_BASE_BITMAP_H
 #define UB_BASE_BITMAP_H
@@ -20,9 +20,9 @@ struct ub_bitmap {
 };
 
 /*
- * Control plane. Its words are in fd from offset_bytes on (whole pages, and ub_bitmap_bytes() of them), where other
- * processes see them, too, and what is there counts; fd -1: in memory of its own, all clear. 0 or -errno (-ENOMEM: no
- * address space for it).
+ * Control plane. Its words are in fd from offset_bytes on (whole pages, and ub_bitmap_bytes() of
+ * them), where other processes see them, too, and what is there counts; fd -1: in memory of its
+ * own, all clear. 0 or -errno (-ENOMEM: no address space for it).
  */
 int ub_bitmap_init(struct ub_bitmap *map, uint64_t nr_bits, int fd, uint64_t offset_bytes);
 size_t ub_bitmap_bytes(uint64_t nr_bits);

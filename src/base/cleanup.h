@@ -9,7 +9,7 @@
 
 #define UB_ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
-#define ub_container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define ub_container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 static inline void ub_cleanup_freep(void *p)
 {

@@ -44,10 +44,11 @@ static void conn_set_state(struct ub_ledger_conn *c, uint32_t state)
 
 static bool conn_is_trusted(const struct ub_fence *f, const struct ub_ledger_conn *c)
 {
-	return f->trusts_close && (atomic_load_explicit(&c->flags, memory_order_acquire) & UB_CONN_CLOSED);
+	return f->trusts_close &&
+	       (atomic_load_explicit(&c->flags, memory_order_acquire) & UB_CONN_CLOSED);
 }
 
-/* ---- counting ------------------------------------------------------------------------------------------------ */
+/* ---- counting ------------------------------------------------------------ */
 
 /* One that a request may come for that is in truth the same change. */
 static bool range_is_claimable(const struct ub_ledger_range *r)
@@ -74,7 +75,8 @@ static void fence_count(struct ub_fence *f)
 	}
 	for (unsigned i = 0; i < f->nr_conns; i++)
 		unproven += conn_state(fence_conn(f, i)) == UB_CONN_RESET;
-	unproven += f->nr_unknown; /* with no connection left to wait for, the next sign of life starts those */
+	/* with no connection left to wait for, the next sign of life starts those */
+	unproven += f->nr_unknown;
 	f->end_ranges = end;
 	atomic_store_explicit(&f->nr_claimable, claimable, memory_order_release);
 	atomic_store_explicit(&f->nr_unproven, unproven, memory_order_release);
@@ -96,7 +98,10 @@ static bool fence_conn_has_ranges(const struct ub_fence *f, unsigned conn)
 	return false;
 }
 
-/* Those that no range waits for. One of a dead process that is lost is the keeper's, until it is reset. */
+/*
+ * Those that no range waits for. One of a dead process that is lost is the keeper's, until it is
+ * reset.
+ */
 static void fence_sweep(struct ub_fence *f)
 {
 	for (unsigned i = 0; i < f->nr_conns; i++) {
@@ -107,7 +112,7 @@ static void fence_sweep(struct ub_fence *f)
 	}
 }
 
-/* ---- the table of ranges ---------------------------------------------------------------------------------------- */
+/* ---- the table of ranges ------------------------------------------------- */
 
 static uint64_t range_gap(const struct ub_ledger_range *a, const struct ub_ledger_range *b)
 {
@@ -119,8 +124,9 @@ static uint64_t range_gap(const struct ub_ledger_range *a, const struct ub_ledge
 /* Of one request, which was sent again, and given up again. */
 static bool range_is_same_change(const struct ub_ledger_range *a, const struct ub_ledger_range *b)
 {
-	return a->owner && a->owner == b->owner && a->start == b->start && a->end == b->end && a->op == b->op &&
-	       a->flags == b->flags && range_state(a) == UB_RANGE && range_state(b) == UB_RANGE;
+	return a->owner && a->owner == b->owner && a->start == b->start && a->end == b->end &&
+	       a->op == b->op && a->flags == b->flags && range_state(a) == UB_RANGE &&
+	       range_state(b) == UB_RANGE;
 }
 
 /* Grows a range so that it stands for another one, too. At no moment it says less than before. */
@@ -136,7 +142,8 @@ static void range_absorb(struct ub_ledger_range *r, const struct ub_ledger_range
 		/* The older clock runs already: that of the later connection is the later one. */
 		r->clock_ms = 0;
 		r->conn = other->conn;
-	} else if (other->conn != r->conn || (r->conn == UB_LEDGER_NO_CONN && (!r->clock_ms || !other->clock_ms))) {
+	} else if (other->conn != r->conn ||
+		   (r->conn == UB_LEDGER_NO_CONN && (!r->clock_ms || !other->clock_ms))) {
 		/* The later clock of two, of which one at least does not run yet: when all do. */
 		r->clock_ms = 0;
 		r->conn = UB_LEDGER_NO_CONN;
@@ -153,7 +160,8 @@ static void range_absorb(struct ub_ledger_range *r, const struct ub_ledger_range
 
 static unsigned fence_nr_ranges(const struct ub_fence *f)
 {
-	return f->page->nr_ranges < UB_LEDGER_MAX_RANGES ? f->page->nr_ranges : UB_LEDGER_MAX_RANGES;
+	return f->page->nr_ranges < UB_LEDGER_MAX_RANGES ? f->page->nr_ranges :
+							   UB_LEDGER_MAX_RANGES;
 }
 
 static void fence_free(struct ub_fence *f, struct ub_ledger_range *r)
@@ -163,7 +171,8 @@ static void fence_free(struct ub_fence *f, struct ub_ledger_range *r)
 }
 
 /* The range of the same change, which was given up before and sent again; NULL: there is none. */
-static struct ub_ledger_range *fence_find_same(const struct ub_fence *f, const struct ub_ledger_range *what)
+static struct ub_ledger_range *fence_find_same(const struct ub_fence *f,
+					       const struct ub_ledger_range *what)
 {
 	for (unsigned i = 0; what->owner && i < f->end_ranges; i++) {
 		if (range_is_same_change(fence_range(f, i), what))
@@ -215,7 +224,8 @@ static unsigned fence_make_room(struct ub_fence *f)
 	}
 	/* far: the range before this place that reaches farthest, which need not be the last. */
 	for (unsigned at = 1; at < f->nr_order && best; at++) {
-		uint64_t gap = range_gap(fence_range(f, f->order[far]), fence_range(f, f->order[at]));
+		uint64_t gap =
+			range_gap(fence_range(f, f->order[far]), fence_range(f, f->order[at]));
 
 		if (gap < best) {
 			best = gap;
@@ -269,14 +279,16 @@ static void fence_add(struct ub_fence *f, const struct ub_ledger_range *what)
 		fence_order_add(f, i);
 }
 
-/* ---- beginning --------------------------------------------------------------------------------------------------- */
+/* ---- beginning ----------------------------------------------------------- */
 
-void ub_fence_init(struct ub_fence *f, struct ub_ledger *page, unsigned side, uint32_t block_bytes, int32_t pid)
+void ub_fence_init(struct ub_fence *f, struct ub_ledger *page, unsigned side, uint32_t block_bytes,
+		   int32_t pid)
 {
 	memset(f, 0, sizeof(*f));
 	f->page = page;
 	f->side = side;
-	f->block_bytes = block_bytes > UB_FENCE_MIN_BLOCK_BYTES ? block_bytes : UB_FENCE_MIN_BLOCK_BYTES;
+	f->block_bytes =
+		block_bytes > UB_FENCE_MIN_BLOCK_BYTES ? block_bytes : UB_FENCE_MIN_BLOCK_BYTES;
 	f->pid = pid;
 	f->nr_conns = page->nr_conns < UB_LEDGER_CONNS ? page->nr_conns : UB_LEDGER_CONNS;
 	f->end_ranges = page->nr_ranges;
@@ -307,10 +319,15 @@ static uint64_t fence_count_event(struct ub_fence *f)
 	return event;
 }
 
-/* Nobody knows what was sent, nor over which connections: the time counts from the first sign of life. */
+/*
+ * Nobody knows what was sent, nor over which connections: the time counts from the first sign of
+ * life.
+ */
 static void fence_add_blind(struct ub_fence *f, uint64_t event, uint64_t now_ms)
 {
-	struct ub_ledger_range all = { .end = UINT64_MAX, .event = event, .conn = UB_LEDGER_NO_CONN };
+	struct ub_ledger_range all = { .end = UINT64_MAX,
+				       .event = event,
+				       .conn = UB_LEDGER_NO_CONN };
 	int conn = ub_fence_open(f, UB_CONN_OTHER, 0);
 
 	all.flags = UB_RANGE_BLIND | UB_RANGE_INHERITED;
@@ -321,14 +338,18 @@ static void fence_add_blind(struct ub_fence *f, uint64_t event, uint64_t now_ms)
 		ub_fence_reset(f, conn, now_ms);
 }
 
-/* Connections of processes that are dead, and that no keeper has reset: the last close of their socket did. */
+/*
+ * Connections of processes that are dead, and that no keeper has reset: the last close of their
+ * socket did.
+ */
 static void fence_inherit_conns(struct ub_fence *f, uint64_t now_ms)
 {
 	for (unsigned i = 0; i < f->nr_conns; i++) {
 		struct ub_ledger_conn *c = fence_conn(f, i);
 
 		f->conn_seq[i] = 0;
-		if (conn_state(c) == UB_CONN_OPEN || (conn_state(c) == UB_CONN_LOST && c->pid == f->pid)) {
+		if (conn_state(c) == UB_CONN_OPEN ||
+		    (conn_state(c) == UB_CONN_LOST && c->pid == f->pid)) {
 			atomic_store_explicit(&c->reset_ms, now_ms, memory_order_relaxed);
 			conn_set_state(c, UB_CONN_RESET);
 		}
@@ -341,7 +362,10 @@ static bool fence_has_conn(const struct ub_fence *f, unsigned conn)
 	return conn < f->nr_conns && conn_state(fence_conn(f, conn)) != UB_CONN_FREE;
 }
 
-/* What a dead process, or a back end before this one, has left of ranges. Only the former's requests come again. */
+/*
+ * What a dead process, or a back end before this one, has left of ranges. Only the former's
+ * requests come again.
+ */
 static void fence_inherit_range(struct ub_fence *f, struct ub_ledger_range *r, bool comes_again)
 {
 	if (range_state(r) == UB_RANGE_FREE)
@@ -358,8 +382,12 @@ static void fence_inherit_range(struct ub_fence *f, struct ub_ledger_range *r, b
 
 static void fence_inherit_sent(struct ub_fence *f, struct ub_ledger_sent *rec, uint64_t event)
 {
-	struct ub_ledger_range r = { .start = rec->start, .end = rec->end, .event = event, .conn = rec->conn,
-				     .op = rec->op, .flags = UB_RANGE_INHERITED };
+	struct ub_ledger_range r = { .start = rec->start,
+				     .end = rec->end,
+				     .event = event,
+				     .conn = rec->conn,
+				     .op = rec->op,
+				     .flags = UB_RANGE_INHERITED };
 
 	if (!fence_has_conn(f, rec->conn))
 		r.conn = UB_LEDGER_NO_CONN;
@@ -374,7 +402,8 @@ static void fence_inherit_side(struct ub_fence *f, bool is_blind, bool comes_aga
 	uint64_t event = 0;
 
 	f->is_writer = true;
-	f->end_ranges = page->nr_ranges; /* a standby has looked long before its predecessor made some */
+	/* a standby has looked long before its predecessor made some */
+	f->end_ranges = page->nr_ranges;
 	fence_inherit_conns(f, now_ms);
 	for (unsigned q = 0; q < page->nr_queues; q++) {
 		for (unsigned s = 0; s < page->nr_slots; s++) {
@@ -408,7 +437,7 @@ void ub_fence_inherit(struct ub_fence *f, bool comes_again, uint64_t now_ms)
 	ub_fence_look(f, now_ms, NULL);
 }
 
-/* ---- connections ---------------------------------------------------------------------------------------------------- */
+/* ---- connections --------------------------------------------------------- */
 
 int ub_fence_open(struct ub_fence *f, enum ub_ledger_conn_kind kind, uint32_t id)
 {
@@ -506,7 +535,8 @@ void ub_fence_prove(struct ub_fence *f, uint32_t seq, uint64_t now_ms)
 
 			if (r->conn != c || range_state(r) == UB_RANGE_FREE)
 				continue;
-			r->clock_ms = now_ms; /* before the connection goes: else nobody would start it */
+			/* before the connection goes: else nobody would start it */
+			r->clock_ms = now_ms;
 			r->conn = UB_LEDGER_NO_CONN;
 		}
 		conn_set_state(conn, UB_CONN_FREE);
@@ -518,11 +548,15 @@ void ub_fence_prove(struct ub_fence *f, uint32_t seq, uint64_t now_ms)
 	fence_count(f);
 }
 
-/* ---- changes -------------------------------------------------------------------------------------------------------- */
+/* ---- changes ------------------------------------------------------------- */
 
 void ub_fence_give_up(struct ub_fence *f, struct ub_ledger_sent *rec, uint32_t owner)
 {
-	struct ub_ledger_range r = { .start = rec->start, .end = rec->end, .conn = rec->conn, .op = rec->op, .owner = owner,
+	struct ub_ledger_range r = { .start = rec->start,
+				     .end = rec->end,
+				     .conn = rec->conn,
+				     .op = rec->op,
+				     .owner = owner,
 				     .state = UB_RANGE };
 
 	assert(owner != 0);
@@ -536,7 +570,8 @@ void ub_fence_give_up(struct ub_fence *f, struct ub_ledger_sent *rec, uint32_t o
 	ub_fence_answer(rec);
 }
 
-bool ub_fence_claim(struct ub_fence *f, uint32_t owner, uint8_t op, uint64_t start, uint64_t len_bytes)
+bool ub_fence_claim(struct ub_fence *f, uint32_t owner, uint8_t op, uint64_t start,
+		    uint64_t len_bytes)
 {
 	uint64_t end = start + len_bytes;
 	bool has_claimed = false, has_changed = false;
@@ -573,8 +608,8 @@ static bool range_covers_its_share(const struct ub_fence *f, const struct ub_led
 }
 
 /* Whether the request may be sent as far as this range goes. */
-static bool range_lets_pass(const struct ub_fence *f, const struct ub_ledger_range *r, uint32_t owner, bool is_again,
-			    uint64_t start, uint64_t end)
+static bool range_lets_pass(const struct ub_fence *f, const struct ub_ledger_range *r,
+			    uint32_t owner, bool is_again, uint64_t start, uint64_t end)
 {
 	uint64_t block = f->block_bytes, first = r->start - r->start % block;
 
@@ -587,12 +622,14 @@ static bool range_lets_pass(const struct ub_fence *f, const struct ub_ledger_ran
 	return is_again && !(r->flags & (UB_RANGE_MERGED | UB_RANGE_BLIND));
 }
 
-bool ub_fence_may_pass(struct ub_fence *f, uint32_t owner, bool is_again, uint64_t start, uint64_t len_bytes)
+bool ub_fence_may_pass(struct ub_fence *f, uint32_t owner, bool is_again, uint64_t start,
+		       uint64_t len_bytes)
 {
 	for (unsigned i = 0; i < f->end_ranges; i++) {
 		struct ub_ledger_range *r = fence_range(f, i);
 
-		if (range_state(r) == UB_RANGE_FREE || range_lets_pass(f, r, owner, is_again, start, start + len_bytes))
+		if (range_state(r) == UB_RANGE_FREE ||
+		    range_lets_pass(f, r, owner, is_again, start, start + len_bytes))
 			continue;
 		r->flags |= FENCE_WAITED;
 		return false;
@@ -612,11 +649,13 @@ void ub_fence_done(struct ub_fence *f, uint32_t owner)
 	}
 }
 
-/* ---- the end ---------------------------------------------------------------------------------------------------------- */
+/* ---- the end ------------------------------------------------------------- */
 
-static bool range_is_over(const struct ub_fence *f, const struct ub_ledger_range *r, uint64_t now_ms)
+static bool range_is_over(const struct ub_fence *f, const struct ub_ledger_range *r,
+			  uint64_t now_ms)
 {
-	return !f->timeout_ms || (r->clock_ms && now_ms >= r->clock_ms && now_ms - r->clock_ms >= f->timeout_ms);
+	return !f->timeout_ms ||
+	       (r->clock_ms && now_ms >= r->clock_ms && now_ms - r->clock_ms >= f->timeout_ms);
 }
 
 /* The keeper has reset some. */

@@ -14,7 +14,10 @@
 const void *ub_heap_keep(void)
 {
 #ifdef M_ARENA_MAX
-	/* An arena a thread would have to be filled for each; and a large block of its own is unmapped when freed. */
+	/*
+	 * An arena a thread would have to be filled for each; and a large block of its own is
+	 * unmapped when freed.
+	 */
 	mallopt(M_ARENA_MAX, 1);
 	mallopt(M_MMAP_MAX, 0);
 	mallopt(M_TRIM_THRESHOLD, INT_MAX);

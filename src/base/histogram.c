@@ -36,7 +36,9 @@ static uint64_t histogram_middle(unsigned index)
 uint64_t ub_histogram_quantile(const struct ub_histogram_copy *copy, unsigned permille)
 {
 	/* Rounded up, and without the product of both, which might not fit. */
-	uint64_t rank = copy->count / 1000 * permille + (copy->count % 1000 * permille + 999) / 1000, seen = 0, value;
+	uint64_t rank = copy->count / 1000 * permille +
+			(copy->count % 1000 * permille + 999) / 1000,
+		 seen = 0, value;
 	unsigned i = 0;
 
 	if (copy->count == 0)
@@ -45,7 +47,9 @@ uint64_t ub_histogram_quantile(const struct ub_histogram_copy *copy, unsigned pe
 		rank = 1;
 	while (i < UB_HISTOGRAM_BUCKETS && seen + copy->buckets[i] < rank)
 		seen += copy->buckets[i++];
-	/* Past the last one only if somebody wrote nonsense into the page, and the sum did not fit. */
+	/*
+	 * Past the last one only if somebody wrote nonsense into the page, and the sum did not fit.
+	 */
 	value = i < UB_HISTOGRAM_BUCKETS ? histogram_middle(i) : copy->max_ns;
 	return value < copy->max_ns ? value : copy->max_ns;
 }

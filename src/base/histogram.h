@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Histograms of nanoseconds, log-linear: <ublk-bridge/stats.h> says how. One thread records, any other may copy.
- * Neither allocates nor locks.
+ * Histograms of nanoseconds, log-linear: <ublk-bridge/stats.h> says how. One thread records, any
+ * other may copy. Neither allocates nor locks.
  */
 #ifndef UB_BASE_HISTOGRAM_H
 #define UB_BASE_HISTOGRAM_H
@@ -40,10 +40,16 @@ static inline void ub_histogram_record(struct ub_histogram *h, uint64_t ns)
 /* Adds what h has now to a copy (a zeroed one at first). */
 void ub_histogram_add(struct ub_histogram_copy *copy, const struct ub_histogram *h);
 
-/* The value that so many of a thousand do not exceed, at most 1.6 % off and never above the maximum; 0 of nothing. */
+/*
+ * The value that so many of a thousand do not exceed, at most 1.6 % off and never above the
+ * maximum; 0 of nothing.
+ */
 uint64_t ub_histogram_quantile(const struct ub_histogram_copy *copy, unsigned permille);
 
-/* How many were shorter than 2^bits ns; exact. bits: UB_HISTOGRAM_SUB_BITS to UB_HISTOGRAM_MAX_BITS - 1. */
+/*
+ * How many were shorter than 2^bits ns; exact. bits: UB_HISTOGRAM_SUB_BITS to UB_HISTOGRAM_MAX_BITS
+ * - 1.
+ */
 uint64_t ub_histogram_below(const struct ub_histogram_copy *copy, unsigned bits);
 
 #endif

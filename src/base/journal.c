@@ -18,8 +18,8 @@ bool ub_journal_is_stderr(void)
 	uint64_t device, inode;
 	struct stat st;
 
-	return text && sscanf(text, "%" SCNu64 ":%" SCNu64, &device, &inode) == 2 && fstat(STDERR_FILENO, &st) == 0 &&
-	       st.st_dev == device && st.st_ino == inode;
+	return text && sscanf(text, "%" SCNu64 ":%" SCNu64, &device, &inode) == 2 &&
+	       fstat(STDERR_FILENO, &st) == 0 && st.st_dev == device && st.st_ino == inode;
 }
 
 #ifdef HAVE_LIBSYSTEMD
@@ -50,7 +50,8 @@ bool ub_journal_open(void)
 
 void ub_journal_main_pid(pid_t pid)
 {
-	void *library = getenv("NOTIFY_SOCKET") ? dlopen("libsystemd.so.0", RTLD_NOW | RTLD_LOCAL) : NULL;
+	void *library =
+		getenv("NOTIFY_SOCKET") ? dlopen("libsystemd.so.0", RTLD_NOW | RTLD_LOCAL) : NULL;
 	__typeof__(sd_notify) *notify = NULL;
 	char text[32];
 

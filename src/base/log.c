@@ -61,7 +61,10 @@ enum ub_log_level ub_log_get_level(void)
 }
 
 static const char *const log_level_names[] = {
-	[UB_LOG_ERROR] = "error", [UB_LOG_WARNING] = "warning", [UB_LOG_NOTICE] = "notice", [UB_LOG_DEBUG] = "debug",
+	[UB_LOG_ERROR] = "error",
+	[UB_LOG_WARNING] = "warning",
+	[UB_LOG_NOTICE] = "notice",
+	[UB_LOG_DEBUG] = "debug",
 };
 
 const char *ub_log_level_name(enum ub_log_level level)
@@ -85,7 +88,8 @@ static bool log_names_device(const char *text)
 {
 	size_t len = strlen(logger.device);
 
-	for (const char *at = strstr(text, logger.device); at; at = strstr(at + len, logger.device)) {
+	for (const char *at = strstr(text, logger.device); at;
+	     at = strstr(at + len, logger.device)) {
 		if (!isdigit((unsigned char)at[len]))
 			return true;
 	}
@@ -103,13 +107,16 @@ static void log_write(enum ub_log_level level, const char *text)
 	if (has_device && !log_names_device(text))
 		len = snprintf(line, sizeof(line), "%s%s: %s", program, logger.device, text);
 	if (atomic_load(&logger.to_journal) &&
-	    ub_journal_send(priorities[level], line + strlen(program), has_device ? logger.device : NULL,
+	    ub_journal_send(priorities[level], line + strlen(program),
+			    has_device ? logger.device : NULL,
 			    has_device && logger.name[0] ? logger.name : NULL))
 		return;
 	if (atomic_load(&logger.to_syslog)) {
 		syslog(priorities[level], "%s", line + strlen(program));
 	} else {
-		/* One write a line, so that lines of two processes never mix. Lost: nobody to tell. */
+		/*
+		 * One write a line, so that lines of two processes never mix. Lost: nobody to tell.
+		 */
 		line[len] = '\n';
 		ssize_t ignored = write(STDERR_FILENO, line, (size_t)len + 1);
 
@@ -117,7 +124,8 @@ static void log_write(enum ub_log_level level, const char *text)
 	}
 }
 
-bool ub_log_limit_pass(struct ub_log_limit *limit, uint64_t now_ms, unsigned *dropped, bool *is_first)
+bool ub_log_limit_pass(struct ub_log_limit *limit, uint64_t now_ms, unsigned *dropped,
+		       bool *is_first)
 {
 	*dropped = 0;
 	*is_first = false;
@@ -133,10 +141,14 @@ bool ub_log_limit_pass(struct ub_log_limit *limit, uint64_t now_ms, unsigned *dr
 	return false;
 }
 
-/* Says through sink, or as the writing thread does (NULL), how many lines were lost since the last time. */
+/*
+ * Says through sink, or as the writing thread does (NULL), how many lines were lost since the last
+ * time.
+ */
 static void log_report_dropped(bool (*sink)(enum ub_log_level level, const char *line))
 {
-	unsigned dropped = atomic_load(&logger.nr_dropped) ? atomic_exchange(&logger.nr_dropped, 0) : 0;
+	unsigned dropped =
+		atomic_load(&logger.nr_dropped) ? atomic_exchange(&logger.nr_dropped, 0) : 0;
 	char text[64];
 
 	if (!dropped)

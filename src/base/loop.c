@@ -37,7 +37,10 @@ void ub_loop_once(struct ub_loop *loop, int timeout_ms)
 	struct pollfd fds[UB_LOOP_MAX];
 	unsigned nr = 0;
 
-	/* Only those that there are: poll(2) refuses more entries than a process may have descriptors. */
+	/*
+	 * Only those that there are: poll(2) refuses more entries than a process may have
+	 * descriptors.
+	 */
 	for (unsigned i = 0; i < UB_LOOP_MAX; i++) {
 		if (loop->sources[i].fd < 0)
 			continue;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Opening a device's node, and nothing else that has its name. See Documentation/ABI/testing/sysfs-dev for `dev`. */
+/*
+ * Opening a device's node, and nothing else that has its name. See
+ * Documentation/ABI/testing/sysfs-dev for `dev`.
+ */
 #include "base/node.h"
 
 #include <errno.h>
@@ -34,8 +37,10 @@ static bool node_number(enum ub_node_kind kind, uint32_t dev_id, dev_t *number)
 	char path[NODE_PATH_BYTES], text[32];
 	unsigned first, second;
 
-	snprintf(path, sizeof(path), "%s/%s%u/dev", node_kinds[kind].sysfs, node_kinds[kind].name, dev_id);
-	if (ub_text_read_file(path, text, sizeof(text)) <= 0 || sscanf(text, "%u:%u", &first, &second) != 2)
+	snprintf(path, sizeof(path), "%s/%s%u/dev", node_kinds[kind].sysfs, node_kinds[kind].name,
+		 dev_id);
+	if (ub_text_read_file(path, text, sizeof(text)) <= 0 ||
+	    sscanf(text, "%u:%u", &first, &second) != 2)
 		return false;
 	*number = makedev(first, second);
 	return true;
@@ -47,7 +52,8 @@ bool ub_node_is_known(enum ub_node_kind kind, uint32_t dev_id)
 	dev_t ignored;
 
 	node_path(kind, dev_id, path);
-	return node_number(kind, dev_id, &ignored) || (access("/sys/class", F_OK) < 0 && access(path, F_OK) == 0);
+	return node_number(kind, dev_id, &ignored) ||
+	       (access("/sys/class", F_OK) < 0 && access(path, F_OK) == 0);
 }
 
 static const char *node_what(mode_t mode)
@@ -67,14 +73,16 @@ static const char *node_what(mode_t mode)
 	}
 }
 
-static int node_is_missing(enum ub_node_kind kind, uint32_t dev_id, const char *path, struct ub_err *err)
+static int node_is_missing(enum ub_node_kind kind, uint32_t dev_id, const char *path,
+			   struct ub_err *err)
 {
 	dev_t ignored;
 
 	if (!node_number(kind, dev_id, &ignored))
 		return ub_err_errno(err, ENOENT, "%s", path);
 	return ub_err_set(err, ENOENT,
-			  "%s is not there, though the kernel has made the device: /dev is not the kernel's devtmpfs. In a "
+			  "%s is not there, though the kernel has made the device: /dev is not the "
+			  "kernel's devtmpfs. In a "
 			  "container, give it the /dev of its host (such as -v /dev:/dev)",
 			  path);
 }
@@ -93,9 +101,12 @@ static int node_find(enum ub_node_kind kind, uint32_t dev_id, struct ub_err *err
 		return node_is_missing(kind, dev_id, path, err);
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return ub_err_errno(err, errno, "%s", path);
-	if ((st.st_mode & S_IFMT) != node_kinds[kind].type || (node_number(kind, dev_id, &number) && st.st_rdev != number))
-		return ub_err_set(err, EEXIST, "%s is %s, and not the %s device that the kernel has made: remove it (rm %s)", path,
-				  node_what(st.st_mode), node_kinds[kind].word, path);
+	if ((st.st_mode & S_IFMT) != node_kinds[kind].type ||
+	    (node_number(kind, dev_id, &number) && st.st_rdev != number))
+		return ub_err_set(err, EEXIST,
+				  "%s is %s, and not the %s device that the kernel has made: "
+				  "remove it (rm %s)",
+				  path, node_what(st.st_mode), node_kinds[kind].word, path);
 	return ub_steal_fd(&fd);
 }
 
@@ -126,7 +137,8 @@ int ub_node_open_anyhow(enum ub_node_kind kind, uint32_t dev_id, int flags, stru
 
 	if ((fd != -ENOENT && fd != -EEXIST) || !node_number(kind, dev_id, &number))
 		return fd;
-	snprintf(path, sizeof(path), "/dev/.ublk-bridge-%s%u-%d", node_kinds[kind].name, dev_id, getpid());
+	snprintf(path, sizeof(path), "/dev/.ublk-bridge-%s%u-%d", node_kinds[kind].name, dev_id,
+		 getpid());
 	if (mknod(path, node_kinds[kind].type | 0600, number) < 0)
 		return fd;
 	fd = open(path, flags | O_NOFOLLOW | O_CLOEXEC);

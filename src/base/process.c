@@ -16,7 +16,10 @@
 #define PROCESS_STARTTIME    20	 /* of the fields behind the name, the first of which is 1 */
 #define PROCESS_FLAG_EXITING 0x4 /* of the kernel's flags: it is in do_exit() */
 
-/* What /proc/PID/stat has behind the process's name, which may itself have blanks and parentheses; NULL: no process. */
+/*
+ * What /proc/PID/stat has behind the process's name, which may itself have blanks and parentheses;
+ * NULL: no process.
+ */
 static char *process_stat(pid_t pid, char text[PROCESS_STAT_BYTES])
 {
 	char path[32];

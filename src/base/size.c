@@ -128,7 +128,8 @@ static uint64_t duration_unit_ms(const char *unit)
 	static const struct {
 		const char *name;
 		uint64_t ms;
-	} units[] = { { "", 1000 }, { "ms", 1 }, { "s", 1000 }, { "m", 60000 }, { "min", 60000 }, { "h", 3600000 } };
+	} units[] = { { "", 1000 },   { "ms", 1 },	{ "s", 1000 },
+		      { "m", 60000 }, { "min", 60000 }, { "h", 3600000 } };
 
 	for (unsigned i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
 		if (strcmp(unit, units[i].name) == 0)
@@ -158,12 +159,14 @@ int ub_duration_parse(const char *text, const char *what, uint64_t *ms, struct u
 	unit = duration_unit_ms(p);
 	if (!isdigit((unsigned char)*text) || !unit)
 		return ub_err_set(err, EINVAL,
-				  "%s: '%s' is not a duration: give seconds, or a number with ms, s, m or h, such "
+				  "%s: '%s' is not a duration: give seconds, or a number with ms, "
+				  "s, m or h, such "
 				  "as 200ms or 1.5h",
 				  what, text);
 	duration = thousandths * scale / 1000 * unit + thousandths * scale % 1000 * unit / 1000;
 	if (duration > DURATION_MAX_MS)
-		return ub_err_set(err, ERANGE, "%s: '%s' is too long: a hundred days are the most", what, text);
+		return ub_err_set(err, ERANGE, "%s: '%s' is too long: a hundred days are the most",
+				  what, text);
 	*ms = duration;
 	return 0;
 }

@@ -10,8 +10,8 @@
 
 /*
  * Reads "4096", "16M", "1.5G": a number, at most one fraction, and one of B K M G T P E (either
- * case, also as KiB or KB: all are powers of 1024). The result is whole bytes, above 0 and at most INT64_MAX.
- * 0, or -EINVAL/-ERANGE with *err filled; `what` names the option in it.
+ * case, also as KiB or KB: all are powers of 1024). The result is whole bytes, above 0 and at most
+ * INT64_MAX. 0, or -EINVAL/-ERANGE with *err filled; `what` names the option in it.
  */
 int ub_size_parse(const char *text, const char *what, uint64_t *bytes, struct ub_err *err);
 
@@ -20,8 +20,8 @@ int ub_number_parse(const char *text, const char *what, uint64_t min, uint64_t m
 		    struct ub_err *err);
 
 /*
- * Reads "30", "1.5s", "200ms", "5m", "1h": a number with at most three decimals, seconds when there is no
- * unit. The result is whole milliseconds, at most a hundred days. Errors as above.
+ * Reads "30", "1.5s", "200ms", "5m", "1h": a number with at most three decimals, seconds when there
+ * is no unit. The result is whole milliseconds, at most a hundred days. Errors as above.
  */
 int ub_duration_parse(const char *text, const char *what, uint64_t *ms, struct ub_err *err);
 

@@ -2,8 +2,8 @@
 /*
  * The steps of a device's life by name, so that tests can make each of them fail, or stop there.
  *
- * A program that ships leaves ub_step_hook NULL, and a step costs a load and a branch. Never used on
- * the data path.
+ * A program that ships leaves ub_step_hook NULL, and a step costs a load and a branch. Never used
+ * on the data path.
  */
 #ifndef UB_BASE_STEP_H
 #define UB_BASE_STEP_H

@@ -18,7 +18,12 @@ static size_t text_character(const unsigned char *p)
 {
 	/* The least value of a character of so many bytes: a shorter form of it is not allowed. */
 	static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
-	size_t len = p[0] < 0x80 ? 1 : p[0] < 0xc0 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : p[0] < 0xf8 ? 4 : 0;
+	size_t len = p[0] < 0x80 ? 1 :
+		     p[0] < 0xc0 ? 0 :
+		     p[0] < 0xe0 ? 2 :
+		     p[0] < 0xf0 ? 3 :
+		     p[0] < 0xf8 ? 4 :
+				   0;
 	uint32_t value;
 
 	if (len < 2)
@@ -60,7 +65,8 @@ char *ub_text_to_hex(const char *text)
 char *ub_text_from_hex(const char *hex)
 {
 	size_t len = strlen(hex);
-	char *text = len % 2 == 0 && strspn(hex, "0123456789abcdef") == len ? malloc(len / 2 + 1) : NULL;
+	char *text =
+		len % 2 == 0 && strspn(hex, "0123456789abcdef") == len ? malloc(len / 2 + 1) : NULL;
 	unsigned byte = 0;
 
 	for (size_t i = 0; i < len / 2 && text; i++) {

@@ -51,8 +51,8 @@ static const struct argp_option attach_options[] = {
 	{ "name", OPT_NAME, "NAME", 0, "What detach and list may call it (default: ublkN)", 4 },
 	{ "read-only", 'r', NULL, 0, "Refuse writes", 4 },
 	{ "block-size", OPT_BLOCK_SIZE, "BYTES", 0, "Logical block: 512, 1024, 2048 or 4096", 4 },
-	{ "queues", OPT_QUEUES, "N", 0, "Queues, one thread each: 1 to the number of CPUs (default: 1)",
-	  4 },
+	{ "queues", OPT_QUEUES, "N", 0,
+	  "Queues, one thread each: 1 to the number of CPUs (default: 1)", 4 },
 	{ "depth", OPT_DEPTH, "N", 0, "I/Os in flight a queue: 1 to 4096 (default: 128)", 4 },
 	{ "max-io", OPT_MAX_IO, "SIZE", 0, "Largest I/O: 4K to 32M", 4 },
 	{ "data-path", OPT_DATA_PATH, "MODE", 0,
@@ -60,12 +60,15 @@ static const struct argp_option attach_options[] = {
 	{ "scheduler", OPT_SCHEDULER, "NAME", 0,
 	  "The kernel's I/O scheduler for it, or 'keep' (default: none)", 4 },
 	{ NULL, 0, NULL, 0, "The process:", 5 },
-	{ "daemon", 'd', NULL, 0, "Return when the device takes I/O, and serve in the background", 5 },
+	{ "daemon", 'd', NULL, 0, "Return when the device takes I/O, and serve in the background",
+	  5 },
 	{ "timeout", OPT_TIMEOUT, "SECONDS", 0,
 	  "How long opening, starting and stopping may last (default: 60)", 5 },
-	{ "no-recovery", OPT_NO_RECOVERY, NULL, 0, "When the server dies, the device goes and its I/O fails", 5 },
+	{ "no-recovery", OPT_NO_RECOVERY, NULL, 0,
+	  "When the server dies, the device goes and its I/O fails", 5 },
 	{ "core", OPT_CORE, NULL, 0, "Let a crash of the server dump core", 5 },
-	{ "no-stats", OPT_NO_STATS, NULL, 0, "Measure no latencies: what is counted is still counted", 5 },
+	{ "no-stats", OPT_NO_STATS, NULL, 0,
+	  "Measure no latencies: what is counted is still counted", 5 },
 	{ "verbose", 'v', NULL, 0, "Say more on stderr", 5 },
 	{ 0 },
 };
@@ -85,7 +88,8 @@ static int attach_backend(struct attach_args *a, const char *arg)
 	int ret;
 
 	if (!colon || colon == arg || (size_t)(colon - arg) >= sizeof(a->kind))
-		return ub_err_set(&a->err, EINVAL, "--backend: '%s' is not KIND:SIZE, such as null:1G", arg);
+		return ub_err_set(&a->err, EINVAL,
+				  "--backend: '%s' is not KIND:SIZE, such as null:1G", arg);
 	memcpy(a->kind, arg, (size_t)(colon - arg));
 	options = strchr(colon + 1, ':');
 	snprintf(size, sizeof(size), "%.*s", options ? (int)(options - colon - 1) : 31, colon + 1);
@@ -112,7 +116,8 @@ static int attach_check_name(struct attach_args *a, const char *name)
 				  "choose another",
 				  name);
 	if (prefix && digits && (!name[prefix + digits] || name[prefix + digits] == 'p'))
-		return ub_err_set(&a->err, EINVAL, "--name: '%s' reads as another device's: choose another", name);
+		return ub_err_set(&a->err, EINVAL,
+				  "--name: '%s' reads as another device's: choose another", name);
 	return ub_name_check(name, &a->err);
 }
 
@@ -136,8 +141,8 @@ static int attach_bytes(struct attach_args *a, const char *arg, const char *what
 	if (ret)
 		return ret;
 	if (bytes < min || bytes > max)
-		return ub_err_set(&a->err, ERANGE, "%s: %s is out of range: it goes from %s to %s", what, arg,
-				  ub_size_format(min, low, sizeof(low)),
+		return ub_err_set(&a->err, ERANGE, "%s: %s is out of range: it goes from %s to %s",
+				  what, arg, ub_size_format(min, low, sizeof(low)),
 				  ub_size_format(max, high, sizeof(high)));
 	*value = (uint32_t)bytes;
 	return 0;
@@ -149,7 +154,8 @@ static int attach_block_size(struct attach_args *a, const char *arg)
 
 	if (ret == 0 && (a->out.logical_block_bytes & (a->out.logical_block_bytes - 1)))
 		return ub_err_set(&a->err, EINVAL,
-				  "--block-size: %s is not a power of two: it is 512, 1024, 2048 or 4096",
+				  "--block-size: %s is not a power of two: it is 512, 1024, 2048 "
+				  "or 4096",
 				  arg);
 	return ret;
 }
@@ -189,11 +195,12 @@ static int attach_device_option(struct attach_args *a, int key, char *arg)
 		return ub_data_path_parse(arg, &a->out.data_path, &a->err);
 	case OPT_SCHEDULER:
 		a->out.scheduler = arg;
-		return *arg && strlen(arg) < 32 ? 0 :
-						  ub_err_set(&a->err, EINVAL, "--scheduler: '%s' is no name",
-							     arg);
+		return *arg && strlen(arg) < 32 ?
+			       0 :
+			       ub_err_set(&a->err, EINVAL, "--scheduler: '%s' is no name", arg);
 	default:
-		return attach_number(a, arg, "--timeout", 1, ATTACH_MAX_TIMEOUT_S, &a->out.timeout_s);
+		return attach_number(a, arg, "--timeout", 1, ATTACH_MAX_TIMEOUT_S,
+				     &a->out.timeout_s);
 	}
 }
 
@@ -274,20 +281,23 @@ static int attach_check(struct attach_args *a)
 
 	if (a->nr_backends + a->nbd.nr_named > 1)
 		return ub_err_set(&a->err, EINVAL,
-				  "two back ends are named: give one NBD server, one --mem or one --backend");
+				  "two back ends are named: give one NBD server, one --mem or one "
+				  "--backend");
 	if (ret)
 		return ret;
 	if (a->nbd.nr_named)
 		attach_use_nbd(a);
 	if (a->out.size_bytes % block)
 		return ub_err_set(&a->err, EINVAL,
-				  "a size of %llu bytes is not a multiple of the block size %u: choose "
+				  "a size of %llu bytes is not a multiple of the block size %u: "
+				  "choose "
 				  "another size or --block-size",
 				  (unsigned long long)a->out.size_bytes, block);
 	if (a->out.prealloc && strcmp(a->out.kind, "mem") != 0)
 		return ub_err_set(&a->err, EINVAL, "--prealloc goes with memory only");
 	if (a->out.max_io_bytes % block)
-		return ub_err_set(&a->err, EINVAL, "--max-io is not a multiple of the block size %u", block);
+		return ub_err_set(&a->err, EINVAL,
+				  "--max-io is not a multiple of the block size %u", block);
 	return 0;
 }
 
@@ -299,7 +309,8 @@ int ub_cli_attach(int argc, char **argv)
 		.parser = attach_parse,
 		.args_doc = "[NBD-URI | [ COMMAND ARGS... ]]",
 		.children = children,
-		.doc = "Serve a block device, /dev/ublkbN, from userspace: memory, or an NBD export."
+		.doc = "Serve a block device, /dev/ublkbN, from userspace: memory, or an NBD "
+		       "export."
 		       "\vOther verbs: detach, list, info, set, resize, migrate, fenced, recover,"
 		       " upgrade, stats, metrics, features (ublk-bridge VERB --help)."
 		       "  SIZE is in bytes, or has one of K M G T P E behind it (powers of 1024)."
@@ -318,8 +329,8 @@ int ub_cli_attach(int argc, char **argv)
 	int status;
 
 	nbd_options_init(&a.nbd.options);
-	if (ub_cli_nbd_take_command(&a.nbd, &argc, argv) != 0 || argp_parse(&argp, argc, argv, 0, NULL, &a) != 0 ||
-	    attach_check(&a) != 0)
+	if (ub_cli_nbd_take_command(&a.nbd, &argc, argv) != 0 ||
+	    argp_parse(&argp, argc, argv, 0, NULL, &a) != 0 || attach_check(&a) != 0)
 		status = ub_cli_error(&a.err, UB_EXIT_USAGE);
 	else
 		status = ub_attach_run(&a.out, NULL);

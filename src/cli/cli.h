@@ -32,10 +32,11 @@ bool ub_cli_sysfs(uint32_t id, const char *name, uint64_t *value);
 const char *ub_cli_data_path(uint64_t flags);
 
 /*
- * The end of an argp parser: the one argument is DEVICE. what: which device is asked for where none is given, "info of".
- * As a parser returns.
+ * The end of an argp parser: the one argument is DEVICE. what: which device is asked for where none
+ * is given, "info of". As a parser returns.
  */
-int ub_cli_parse_device(int key, const char *arg, const char *what, const char **device, struct ub_err *err);
+int ub_cli_parse_device(int key, const char *arg, const char *what, const char **device,
+			struct ub_err *err);
 
 /* "ublk-bridge: TEXT" on stderr; returns status. */
 int ub_cli_error(const struct ub_err *err, int status);

@@ -16,9 +16,10 @@
 enum { OPT_FORCE = 256, OPT_TIMEOUT };
 
 static const struct argp_option detach_options[] = {
-	{ "force", OPT_FORCE, NULL, 0, "Take it away though it is in use: whoever uses it gets errors", 0 },
-	{ "timeout", OPT_TIMEOUT, "SECONDS", 0, "How long writing back and stopping may last (default: 60)",
-	  0 },
+	{ "force", OPT_FORCE, NULL, 0,
+	  "Take it away though it is in use: whoever uses it gets errors", 0 },
+	{ "timeout", OPT_TIMEOUT, "SECONDS", 0,
+	  "How long writing back and stopping may last (default: 60)", 0 },
 	{ 0 },
 };
 
@@ -38,15 +39,17 @@ static error_t detach_parse(int key, char *arg, struct argp_state *state)
 		a->force = true;
 		return 0;
 	case OPT_TIMEOUT:
-		return -ub_number_parse(arg, "--timeout", 1, DETACH_MAX_TIMEOUT_S, &a->timeout_s, &a->err);
+		return -ub_number_parse(arg, "--timeout", 1, DETACH_MAX_TIMEOUT_S, &a->timeout_s,
+					&a->err);
 	default:
 		return ub_cli_parse_device(key, arg, "detach", &a->device, &a->err);
 	}
 }
 
 /*
- * A name whose device is gone, or whose state cannot be understood, so that nobody knows which it was (*err says so): what
- * is left of it goes. An exit status; *err stays if there is nothing of that name.
+ * A name whose device is gone, or whose state cannot be understood, so that nobody knows which it
+ * was (*err says so): what is left of it goes. An exit status; *err stays if there is nothing of
+ * that name.
  */
 static int detach_sweep(const char *name, struct ub_err *err)
 {
@@ -54,15 +57,19 @@ static int detach_sweep(const char *name, struct ub_err *err)
 	int ret = ub_name_check(name, &ignored) == 0 ? ub_rundir_sweep(name) : -ENOENT;
 
 	if (ret == 0) {
-		ub_log(UB_LOG_NOTICE, "'%s' has no device that is known: its run directory is removed", name);
+		ub_log(UB_LOG_NOTICE,
+		       "'%s' has no device that is known: its run directory is removed", name);
 		return UB_EXIT_DONE;
 	}
 	if (ret == -EBUSY) {
-		ub_err_set(err, EBUSY, "'%s' has no device, but a keeper: it is attaching or ending: try again", name);
+		ub_err_set(err, EBUSY,
+			   "'%s' has no device, but a keeper: it is attaching or ending: try again",
+			   name);
 		return UB_EXIT_BUSY;
 	}
 	if (ret != -ENOENT)
-		ub_err_errno(err, -ret, "'%s' has no device, and its run directory cannot be removed", name);
+		ub_err_errno(err, -ret,
+			     "'%s' has no device, and its run directory cannot be removed", name);
 	return UB_EXIT_FAILED;
 }
 
@@ -73,7 +80,8 @@ int ub_cli_detach(int argc, char **argv)
 		.parser = detach_parse,
 		.args_doc = "DEVICE",
 		.doc = "Write back what is dirty and take a ublk device away, whoever made it."
-		       "\vDEVICE is a number, /dev/ublkbN or a --name.  Returns when the device is gone."
+		       "\vDEVICE is a number, /dev/ublkbN or a --name.  Returns when the device is "
+		       "gone."
 		       "  Exit status: 0 done, 1 failed, 2 wrong usage, 3 busy.",
 	};
 	struct detach_args a = { .timeout_s = DETACH_DEFAULT_TIMEOUT_S };
@@ -86,7 +94,8 @@ int ub_cli_detach(int argc, char **argv)
 	if (ub_device_find(a.device, &dev_id, &cookie, &a.err) == 0)
 		status = ub_detach_run(dev_id, cookie, a.force, (unsigned)a.timeout_s, &a.err);
 	else
-		status = a.err.code == EINVAL || a.err.code == ERANGE ? UB_EXIT_USAGE : UB_EXIT_FAILED;
+		status = a.err.code == EINVAL || a.err.code == ERANGE ? UB_EXIT_USAGE :
+									UB_EXIT_FAILED;
 	/* A name that no device has, or that of a device which is gone (a name's has a cookie). */
 	if (status == UB_EXIT_FAILED && (a.err.code == ENOENT || (a.err.code == ENODEV && cookie)))
 		status = detach_sweep(a.device, &a.err);

@@ -37,7 +37,8 @@ static error_t features_parse(int key, char *arg, struct argp_state *state)
 	if (key == OPT_JSON)
 		a->json = true;
 	else if (key == ARGP_KEY_ARG)
-		return -ub_err_set(&a->err, EINVAL, "features takes no argument, such as '%s'", arg);
+		return -ub_err_set(&a->err, EINVAL, "features takes no argument, such as '%s'",
+				   arg);
 	else
 		return ARGP_ERR_UNKNOWN;
 	return 0;
@@ -86,8 +87,9 @@ static void features_print(uint64_t features, const char *release)
 	for (unsigned i = 0; ub_backends[i]; i++)
 		printf(" %s", ub_backends[i]->name);
 	if (features_ask_nbd(&nbd_has))
-		printf("\nlibnbd %s: TLS %s, URI %s, vsock %s", nbd_has.version, features_yes(nbd_has.tls),
-		       features_yes(nbd_has.uri), features_yes(nbd_has.vsock));
+		printf("\nlibnbd %s: TLS %s, URI %s, vsock %s", nbd_has.version,
+		       features_yes(nbd_has.tls), features_yes(nbd_has.uri),
+		       features_yes(nbd_has.vsock));
 	else
 		printf("\nlibnbd: cannot be loaded, so NBD exports cannot be served");
 	printf("\ndata paths:");
@@ -109,21 +111,22 @@ static void features_print_json(uint64_t features, const char *release)
 	struct features_nbd nbd_has;
 
 	for (unsigned bit = 0; ub_ctrl_feature_name(bit); bit++)
-		json_object_set_new(bits, ub_ctrl_feature_name(bit), json_boolean(features >> bit & 1));
+		json_object_set_new(bits, ub_ctrl_feature_name(bit),
+				    json_boolean(features >> bit & 1));
 	for (unsigned i = UB_DATA_PATH_COPY; i < UB_NR_DATA_PATHS; i++) {
 		if (features_has_path(features, i))
 			json_array_append_new(paths, json_string(ub_data_path_name(i)));
 	}
 	for (unsigned i = 0; ub_backends[i]; i++)
 		json_array_append_new(kinds, json_string(ub_backends[i]->name));
-	all = json_pack("{s:s, s:s, s:s, s:I, s:o, s:o, s:o}", "version", PACKAGE_VERSION, "liburing",
-			UB_LIBURING_VERSION, "kernel", release, "ublk_features", (json_int_t)features,
-			"ublk", bits, "data_paths", paths, "backends", kinds);
+	all = json_pack("{s:s, s:s, s:s, s:I, s:o, s:o, s:o}", "version", PACKAGE_VERSION,
+			"liburing", UB_LIBURING_VERSION, "kernel", release, "ublk_features",
+			(json_int_t)features, "ublk", bits, "data_paths", paths, "backends", kinds);
 	json_object_set_new(all, "libnbd",
 			    features_ask_nbd(&nbd_has) ?
-				    json_pack("{s:s, s:b, s:b, s:b}", "version", nbd_has.version, "tls",
-					      (int)nbd_has.tls, "uri", (int)nbd_has.uri, "vsock",
-					      (int)nbd_has.vsock) :
+				    json_pack("{s:s, s:b, s:b, s:b}", "version", nbd_has.version,
+					      "tls", (int)nbd_has.tls, "uri", (int)nbd_has.uri,
+					      "vsock", (int)nbd_has.vsock) :
 				    json_null());
 	json_dumpf(all, stdout, JSON_INDENT(2));
 	printf("\n");

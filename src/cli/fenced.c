@@ -55,9 +55,12 @@ int ub_cli_fenced(int argc, char **argv)
 	static const struct argp argp = {
 		.parser = fenced_parse,
 		.args_doc = "DEVICE",
-		.doc = "Say that the old server of a device can write no more: then nothing waits for it."
-		       "\vDEVICE is a number, /dev/ublkbN or a --name.  Stop that server first, or have its"
-		       " storage refuse it: this command does not.  What is lost from now on is waited for"
+		.doc = "Say that the old server of a device can write no more: then nothing waits "
+		       "for it."
+		       "\vDEVICE is a number, /dev/ublkbN or a --name.  Stop that server first, or "
+		       "have its"
+		       " storage refuse it: this command does not.  What is lost from now on is "
+		       "waited for"
 		       " again.  Exit status: 0 done, 1 failed, 2 wrong usage.",
 	};
 	struct fenced_args a = { 0 };

@@ -48,7 +48,8 @@ static void info_print(const char *prefix, json_t *object)
 	const char *key;
 	json_t *value;
 
-	json_object_foreach(object, key, value) {
+	json_object_foreach(object, key, value)
+	{
 		char name[96];
 
 		snprintf(name, sizeof(name), "%s%s", prefix, key);
@@ -71,7 +72,9 @@ static void info_print(const char *prefix, json_t *object)
 	}
 }
 
-/* What it is made of, and how that is: the server says it, and no keeper has to be there for that. */
+/*
+ * What it is made of, and how that is: the server says it, and no keeper has to be there for that.
+ */
 static void info_add_health(json_t *info, const struct ub_state *state)
 {
 	static const char *const healths[] = { "online", "degraded", "offline", "failed" };
@@ -82,12 +85,15 @@ static void info_add_health(json_t *info, const struct ub_state *state)
 
 	ub_recipe_describe_device(state->name, source, sizeof(source));
 	json_object_set_new(info, "source", source[0] ? json_string(source) : json_null());
-	json_object_set_new(info, "health", has_health ? json_string(healths[health]) : json_null());
-	json_object_set_new(info, "health_why", has_health && why[0] ? json_string(why) : json_null());
+	json_object_set_new(info, "health",
+			    has_health ? json_string(healths[health]) : json_null());
+	json_object_set_new(info, "health_why",
+			    has_health && why[0] ? json_string(why) : json_null());
 }
 
 /* Its keeper is gone: what is known without it. NULL: no memory. */
-static json_t *info_of_orphan(const struct ub_state *state, const struct ublksrv_ctrl_dev_info *info)
+static json_t *info_of_orphan(const struct ub_state *state,
+			      const struct ublksrv_ctrl_dev_info *info)
 {
 	char device[32];
 	uint64_t sectors = 0, block = 0, read_only = 0;
@@ -96,13 +102,15 @@ static json_t *info_of_orphan(const struct ub_state *state, const struct ublksrv
 	ub_cli_sysfs(info->dev_id, "size", &sectors);
 	ub_cli_sysfs(info->dev_id, "queue/logical_block_size", &block);
 	ub_cli_sysfs(info->dev_id, "ro", &read_only);
-	return json_pack("{s:s, s:s, s:i, s:n, s:o, s:s, s:s, s:I, s:i, s:b, s:i, s:i, s:i, s:s}", "name",
-			 state->name, "device", device, "id", (int)info->dev_id, "keeper_pid", "server_pid",
-			 info->ublksrv_pid > 0 ? json_integer(info->ublksrv_pid) : json_null(), "state", "orphan",
-			 "backend", state->backend, "size_bytes", (json_int_t)(sectors << 9), "logical_block_bytes",
-			 (int)block, "read_only", (int)(read_only != 0), "queues", (int)info->nr_hw_queues, "depth",
-			 (int)info->queue_depth, "max_io_bytes", (int)info->max_io_buf_bytes, "data_path",
-			 ub_cli_data_path(info->flags));
+	return json_pack("{s:s, s:s, s:i, s:n, s:o, s:s, s:s, s:I, s:i, s:b, s:i, s:i, s:i, s:s}",
+			 "name", state->name, "device", device, "id", (int)info->dev_id,
+			 "keeper_pid", "server_pid",
+			 info->ublksrv_pid > 0 ? json_integer(info->ublksrv_pid) : json_null(),
+			 "state", "orphan", "backend", state->backend, "size_bytes",
+			 (json_int_t)(sectors << 9), "logical_block_bytes", (int)block, "read_only",
+			 (int)(read_only != 0), "queues", (int)info->nr_hw_queues, "depth",
+			 (int)info->queue_depth, "max_io_bytes", (int)info->max_io_buf_bytes,
+			 "data_path", ub_cli_data_path(info->flags));
 }
 
 static json_t *info_get(struct info_args *a)
@@ -121,7 +129,8 @@ static json_t *info_get(struct info_args *a)
 			info_add_health(reply, &state);
 		return reply;
 	}
-	if (ub_control_ask(state.name, json_pack("{s:s}", "verb", "info"), &reply, INFO_TIMEOUT_MS, &a->err) != 0)
+	if (ub_control_ask(state.name, json_pack("{s:s}", "verb", "info"), &reply, INFO_TIMEOUT_MS,
+			   &a->err) != 0)
 		return NULL;
 	json_object_del(reply, "ok");
 	json_object_del(reply, "version");
@@ -136,7 +145,8 @@ int ub_cli_info(int argc, char **argv)
 		.parser = info_parse,
 		.args_doc = "DEVICE",
 		.doc = "Say what a device serves, and how it is."
-		       "\vDEVICE is a number, /dev/ublkbN or a --name.  Exit status: 0 done, 1 failed, 2 wrong usage.",
+		       "\vDEVICE is a number, /dev/ublkbN or a --name.  Exit status: 0 done, 1 "
+		       "failed, 2 wrong usage.",
 	};
 	struct info_args a = { 0 };
 	json_t *reply;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* ublk-bridge list: every ublk device that the kernel knows, ours or not, and run directories that have none. */
+/*
+ * ublk-bridge list: every ublk device that the kernel knows, ours or not, and run directories that
+ * have none.
+ */
 #include <argp.h>
 #include <assert.h>
 #include <dirent.h>
@@ -43,7 +46,7 @@ struct list_row {
 	unsigned health; /* enum ub_health */
 	char why[512];
 	char source[256]; /* what it is made of; "": nobody knows */
-	bool has_ranges; /* an NBD device's, where it could be looked at */
+	bool has_ranges;  /* an NBD device's, where it could be looked at */
 	struct ub_ranges ranges;
 };
 
@@ -113,8 +116,8 @@ bool ub_cli_sysfs(uint32_t id, const char *name, uint64_t *value)
 }
 
 /*
- * False when the device is gone by now. Only commands that take no lock of the device: GET_PARAMS would
- * wait for a STOP that hangs, so what is asked of a disk is asked of sysfs.
+ * False when the device is gone by now. Only commands that take no lock of the device: GET_PARAMS
+ * would wait for a STOP that hangs, so what is asked of a disk is asked of sysfs.
  */
 static void list_look_at_ledger(struct list_row *row)
 {
@@ -142,8 +145,8 @@ static bool list_get(struct ub_ctrl *ctrl, uint32_t id, struct list_row *row)
 	row->has_state = ub_cookie_is_ours(row->info.ublksrv_flags) &&
 			 ub_state_find(row->info.ublksrv_flags, &row->state) == 0;
 	row->has_keeper = row->has_state && ub_rundir_is_held(row->state.name);
-	row->has_health = row->has_state && ub_rundir_ask_health(row->state.name, &row->health, row->why,
-								 sizeof(row->why)) == 0;
+	row->has_health = row->has_state && ub_rundir_ask_health(row->state.name, &row->health,
+								 row->why, sizeof(row->why)) == 0;
 	list_look_at_ledger(row);
 	if (row->has_state)
 		ub_recipe_describe_device(row->state.name, row->source, sizeof(row->source));
@@ -185,16 +188,17 @@ static const char *list_remedy(const struct list_row *row)
 	if (row->info.state == UBLK_S_DEV_DEAD && !row->has_keeper)
 		return "nobody serves it: detach it";
 	if (row->has_state && !row->has_keeper)
-		return row->info.state == UBLK_S_DEV_LIVE ? "its keeper is gone: recover it" :
-							    "nobody serves it: recover it, or detach it with --force";
+		return row->info.state == UBLK_S_DEV_LIVE ?
+			       "its keeper is gone: recover it" :
+			       "nobody serves it: recover it, or detach it with --force";
 	return NULL;
 }
 
 static void list_print_head(bool *has_head)
 {
 	if (!*has_head)
-		printf("%-14s %-16s %-8s %-10s %6s %6s %-9s %8s %s\n", "DEVICE", "NAME", "STATE", "SIZE",
-		       "QUEUES", "DEPTH", "PATH", "SERVER", "BACKEND");
+		printf("%-14s %-16s %-8s %-10s %6s %6s %-9s %8s %s\n", "DEVICE", "NAME", "STATE",
+		       "SIZE", "QUEUES", "DEPTH", "PATH", "SERVER", "BACKEND");
 	*has_head = true;
 }
 
@@ -225,7 +229,8 @@ static void list_print(const struct list_row *row)
 	       ours	      ? "(run directory lost)" :
 				"(another program's)");
 	if (row->source[0])
-		printf("  %s%s%s\n", row->source, list_health(row) ? ": " : "", list_health(row) ? list_health(row) : "");
+		printf("  %s%s%s\n", row->source, list_health(row) ? ": " : "",
+		       list_health(row) ? list_health(row) : "");
 	if (row->has_health && row->health != UB_HEALTH_ONLINE)
 		printf("  %s\n", row->why); /* which begins with the server's name, and how it is */
 	list_print_ranges(&row->ranges);
@@ -240,7 +245,8 @@ static json_t *list_json(const struct list_row *row)
 	json_t *json;
 
 	snprintf(device, sizeof(device), "/dev/ublkb%u", row->info.dev_id);
-	json = json_pack("{s:i, s:s, s:s?, s:s, s:I, s:b, s:i, s:i, s:i, s:s, s:i, s:o, s:b, s:s?, s:s?, s:s?, s:s?, s:s?}",
+	json = json_pack("{s:i, s:s, s:s?, s:s, s:I, s:b, s:i, s:i, s:i, s:s, s:i, s:o, s:b, s:s?, "
+			 "s:s?, s:s?, s:s?, s:s?}",
 			 "id", (int)row->info.dev_id, "device", device, "name",
 			 row->has_state ? row->state.name : NULL, "state", list_state(row),
 			 "size_bytes", (json_int_t)row->size_bytes, "read_only",
@@ -258,7 +264,7 @@ static json_t *list_json(const struct list_row *row)
 	return json;
 }
 
-/* ---- run directories without a device ----------------------------------------------------------------------- */
+/* ---- run directories without a device ------------------------------------ */
 
 /* What is wrong with it; NULL: nothing, or it is somebody's who attaches or detaches just now. */
 static const char *list_stale(const char *name, const struct list_row rows[], int nr)
@@ -269,26 +275,33 @@ static const char *list_stale(const char *name, const struct list_row rows[], in
 
 	/* In the rows by its cookie, even if the name in it is another's. */
 	for (int i = 0; i < nr && ret == 0; i++) {
-		if (rows[i].has_state && rows[i].state.cookie == state.cookie && strcmp(rows[i].state.name, name) == 0)
+		if (rows[i].has_state && rows[i].state.cookie == state.cookie &&
+		    strcmp(rows[i].state.name, name) == 0)
 			return NULL;
 	}
 	if (is_held)
-		return ret == -EBADMSG ? "its state.json cannot be understood, and a keeper holds it" : NULL;
+		return ret == -EBADMSG ?
+			       "its state.json cannot be understood, and a keeper holds it" :
+			       NULL;
 	if (ret == 0)
 		return "its device is gone";
-	return ret == -EBADMSG ? "its state.json cannot be understood" : "its state.json cannot be read";
+	return ret == -EBADMSG ? "its state.json cannot be understood" :
+				 "its state.json cannot be read";
 }
 
 static const char *list_stale_remedy(const char *name)
 {
-	return ub_rundir_is_held(name) ? NULL : "detach it by its name, or attach another device with that name";
+	return ub_rundir_is_held(name) ?
+		       NULL :
+		       "detach it by its name, or attach another device with that name";
 }
 
 static void list_print_stale(const char *name, const char *why)
 {
 	const char *remedy = list_stale_remedy(name);
 
-	printf("%-14s %-16s %-8s %-10s %6s %6s %-9s %8s %s\n", "-", name, "stale", "-", "-", "-", "-", "-", "-");
+	printf("%-14s %-16s %-8s %-10s %6s %6s %-9s %8s %s\n", "-", name, "stale", "-", "-", "-",
+	       "-", "-", "-");
 	if (remedy)
 		printf("  %s: %s (ublk-bridge detach %s)\n", why, remedy, name);
 	else
@@ -299,7 +312,8 @@ static json_t *list_stale_json(const char *name, const char *why)
 {
 	json_t *json;
 
-	json = json_pack("{s:n, s:n, s:s, s:s, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:b, s:n, s:n, s:s, s:s?, s:n}",
+	json = json_pack("{s:n, s:n, s:s, s:s, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:b, s:n, "
+			 "s:n, s:s, s:s?, s:n}",
 			 "id", "device", "name", name, "state", "stale", "size_bytes", "read_only",
 			 "queues", "depth", "max_io_bytes", "data_path", "server_pid", "keeper_pid",
 			 "ours", 1, "backend", "health", "health_why", why, "remedy",

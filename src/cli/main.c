@@ -26,14 +26,17 @@ int ub_cli_error(const struct ub_err *err, int status)
 	return status;
 }
 
-int ub_cli_parse_device(int key, const char *arg, const char *what, const char **device, struct ub_err *err)
+int ub_cli_parse_device(int key, const char *arg, const char *what, const char **device,
+			struct ub_err *err)
 {
 	if (key == ARGP_KEY_NO_ARGS)
-		return -ub_err_set(err, EINVAL, "%s which device? Give a number, /dev/ublkbN or a --name", what);
+		return -ub_err_set(err, EINVAL,
+				   "%s which device? Give a number, /dev/ublkbN or a --name", what);
 	if (key != ARGP_KEY_ARG)
 		return ARGP_ERR_UNKNOWN;
 	if (*device)
-		return -ub_err_set(err, EINVAL, "%.*s takes one device, not also '%s'", (int)strcspn(what, " "), what, arg);
+		return -ub_err_set(err, EINVAL, "%.*s takes one device, not also '%s'",
+				   (int)strcspn(what, " "), what, arg);
 	*device = arg;
 	return 0;
 }

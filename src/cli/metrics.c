@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * ublk-bridge metrics: all devices of ours in Prometheus' text format, 0.0.4, or as OpenMetrics text, 1.0.0
- * (https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md). The samples are the same; a
- * counter's family has the name of its samples in the one, and is named without "_total" in the other.
+ * ublk-bridge metrics: all devices of ours in Prometheus' text format, 0.0.4, or as OpenMetrics
+ * text, 1.0.0 (https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md).
+ * The samples are the same; a counter's family has the name of its samples in the one, and is named
+ * without "_total" in the other.
  *
- * The samples of a family stand together, so every keeper is asked first. One that does not answer has `up 0`
- * and nothing else.
+ * The samples of a family stand together, so every keeper is asked first. One that does not answer
+ * has `up 0` and nothing else.
  */
 #include <argp.h>
 #include <errno.h>
@@ -37,7 +38,7 @@ struct metrics {
 	struct ub_err err;
 };
 
-/* ---- the devices ------------------------------------------------------------------------------------------- */
+/* ---- the devices --------------------------------------------------------- */
 
 /* A label's value: backslash, quote and newline are escaped. What does not fit is cut. */
 static const char *metrics_escape(const char *text, char *buf, size_t len)
@@ -88,13 +89,15 @@ static void metrics_ask(struct metrics *m)
 	struct ub_err ignored;
 
 	for (size_t i = 0; i < m->nr; i++)
-		ub_control_ask(m->devices[i].state.name, json_pack("{s:s, s:b}", "verb", "stats", "buckets", 1),
+		ub_control_ask(m->devices[i].state.name,
+			       json_pack("{s:s, s:b}", "verb", "stats", "buckets", 1),
 			       &m->devices[i].stats, METRICS_TIMEOUT_MS, &ignored);
 }
 
-/* ---- families ------------------------------------------------------------------------------------------------- */
+/* ---- families ------------------------------------------------------------ */
 
-static void metrics_head(const struct metrics *m, const char *name, const char *type, const char *unit, const char *help)
+static void metrics_head(const struct metrics *m, const char *name, const char *type,
+			 const char *unit, const char *help)
 {
 	const char *suffix = !m->is_open && strcmp(type, "counter") == 0 ? "_total" : "";
 
@@ -244,16 +247,18 @@ static void metrics_print_family(const struct metrics *m, const struct metrics_f
 }
 
 /* A counter for each operation. */
-static void metrics_print_operations(const struct metrics *m, const char *name, const char *unit, const char *key,
-				     const char *help)
+static void metrics_print_operations(const struct metrics *m, const char *name, const char *unit,
+				     const char *key, const char *help)
 {
 	metrics_head(m, name, "counter", unit, help);
 	for (size_t i = 0; i < m->nr; i++) {
 		json_t *operations = json_object_get(m->devices[i].stats, "operations"), *value;
 		const char *op;
 
-		json_object_foreach(operations, op, value) {
-			printf("%s%s_total{%s,op=\"%s\"} %lld\n", METRICS_PREFIX, name, m->devices[i].labels, op,
+		json_object_foreach(operations, op, value)
+		{
+			printf("%s%s_total{%s,op=\"%s\"} %lld\n", METRICS_PREFIX, name,
+			       m->devices[i].labels, op,
 			       (long long)json_integer_value(json_object_get(value, key)));
 		}
 	}
@@ -261,14 +266,16 @@ static void metrics_print_operations(const struct metrics *m, const char *name, 
 
 static void metrics_print_syscalls(const struct metrics *m)
 {
-	metrics_head(m, "syscalls", "counter", NULL, "System calls of the queues' threads, but for the NBD library's.");
+	metrics_head(m, "syscalls", "counter", NULL,
+		     "System calls of the queues' threads, but for the NBD library's.");
 	for (size_t i = 0; i < m->nr; i++) {
 		json_t *syscalls = json_object_get(m->devices[i].stats, "syscalls"), *value;
 		const char *call;
 
-		json_object_foreach(syscalls, call, value) {
-			printf("%ssyscalls_total{%s,call=\"%s\"} %lld\n", METRICS_PREFIX, m->devices[i].labels, call,
-			       (long long)json_integer_value(value));
+		json_object_foreach(syscalls, call, value)
+		{
+			printf("%ssyscalls_total{%s,call=\"%s\"} %lld\n", METRICS_PREFIX,
+			       m->devices[i].labels, call, (long long)json_integer_value(value));
 		}
 	}
 }
@@ -280,7 +287,8 @@ static void metrics_print_histogram(const char *labels, const char *op, const js
 	json_t *pair;
 	size_t i;
 
-	json_array_foreach(json_object_get(latency, "buckets"), i, pair) {
+	json_array_foreach(json_object_get(latency, "buckets"), i, pair)
+	{
 		printf("%s_bucket{%s,op=\"%s\",le=\"%.12g\"} %lld\n", name, labels, op,
 		       (double)json_integer_value(json_array_get(pair, 0)) / 1e9,
 		       (long long)json_integer_value(json_array_get(pair, 1)));
@@ -302,8 +310,10 @@ static void metrics_print_latencies(const struct metrics *m)
 
 		if (!json_is_true(json_object_get(stats, "has_latencies")))
 			continue;
-		json_object_foreach(json_object_get(stats, "operations"), op, value) {
-			metrics_print_histogram(m->devices[i].labels, op, json_object_get(value, "latency"));
+		json_object_foreach(json_object_get(stats, "operations"), op, value)
+		{
+			metrics_print_histogram(m->devices[i].labels, op,
+						json_object_get(value, "latency"));
 		}
 	}
 }
@@ -311,7 +321,8 @@ static void metrics_print_latencies(const struct metrics *m)
 /* A sample for each phase, of which one is 1. */
 static void metrics_print_phase(const struct metrics *m)
 {
-	static const char *const phases[] = { "connecting", "copying", "paused", "in-step", "cutover" };
+	static const char *const phases[] = { "connecting", "copying", "paused", "in-step",
+					      "cutover" };
 
 	metrics_head(m, "migration_phase", "gauge", NULL, "Which phase a migration is in.");
 	for (size_t i = 0; i < m->nr; i++) {
@@ -319,8 +330,8 @@ static void metrics_print_phase(const struct metrics *m)
 		const char *now = json_string_value(metrics_find(stats, "migration", "phase"));
 
 		for (size_t j = 0; now && j < UB_ARRAY_SIZE(phases); j++)
-			printf("%smigration_phase{%s,phase=\"%s\"} %d\n", METRICS_PREFIX, m->devices[i].labels, phases[j],
-			       strcmp(now, phases[j]) == 0);
+			printf("%smigration_phase{%s,phase=\"%s\"} %d\n", METRICS_PREFIX,
+			       m->devices[i].labels, phases[j], strcmp(now, phases[j]) == 0);
 	}
 }
 
@@ -328,12 +339,16 @@ static void metrics_print_up(const struct metrics *m)
 {
 	metrics_head(m, "up", "gauge", NULL, "Whether the device's keeper answers.");
 	for (size_t i = 0; i < m->nr; i++)
-		printf("%sup{%s} %d\n", METRICS_PREFIX, m->devices[i].labels, m->devices[i].stats != NULL);
+		printf("%sup{%s} %d\n", METRICS_PREFIX, m->devices[i].labels,
+		       m->devices[i].stats != NULL);
 }
 
 static void metrics_print_info(const struct metrics *m)
 {
-	/* No family of the type info: node_exporter's parser is of the older format, and refuses that type. */
+	/*
+	 * No family of the type info: node_exporter's parser is of the older format, and refuses
+	 * that type.
+	 */
 	metrics_head(m, "info", "gauge", NULL, "What the device is.");
 	for (size_t i = 0; i < m->nr; i++) {
 		const json_t *stats = m->devices[i].stats;
@@ -341,9 +356,11 @@ static void metrics_print_info(const struct metrics *m)
 		char text[64];
 
 		if (stats)
-			printf("%sinfo{%s,backend=\"%s\",data_path=\"%s\",queues=\"%lld\"} 1\n", METRICS_PREFIX,
-			       m->devices[i].labels, metrics_escape(m->devices[i].state.backend, text, sizeof(text)),
-			       path ? path : "", (long long)json_integer_value(json_object_get(stats, "queues")));
+			printf("%sinfo{%s,backend=\"%s\",data_path=\"%s\",queues=\"%lld\"} 1\n",
+			       METRICS_PREFIX, m->devices[i].labels,
+			       metrics_escape(m->devices[i].state.backend, text, sizeof(text)),
+			       path ? path : "",
+			       (long long)json_integer_value(json_object_get(stats, "queues")));
 	}
 }
 
@@ -351,7 +368,8 @@ static void metrics_print(const struct metrics *m)
 {
 	metrics_print_up(m);
 	metrics_print_info(m);
-	metrics_print_operations(m, "ios", NULL, "ios", "I/Os that were completed, with or without an error.");
+	metrics_print_operations(m, "ios", NULL, "ios",
+				 "I/Os that were completed, with or without an error.");
 	metrics_print_operations(m, "bytes", "bytes", "bytes", "Bytes of I/Os without an error.");
 	metrics_print_operations(m, "io_errors", NULL, "errors", "I/Os that ended with an error.");
 	metrics_print_latencies(m);
@@ -362,12 +380,13 @@ static void metrics_print(const struct metrics *m)
 	printf("# EOF\n");
 }
 
-/* ---- the verb --------------------------------------------------------------------------------------------------- */
+/* ---- the verb ------------------------------------------------------------ */
 
 enum { METRICS_OPT_OPEN = 256 };
 
 static const struct argp_option metrics_options[] = {
-	{ "openmetrics", METRICS_OPT_OPEN, NULL, 0, "OpenMetrics text, not Prometheus' older format", 0 },
+	{ "openmetrics", METRICS_OPT_OPEN, NULL, 0,
+	  "OpenMetrics text, not Prometheus' older format", 0 },
 	{ 0 },
 };
 
@@ -380,7 +399,8 @@ static error_t metrics_parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	}
 	if (key == ARGP_KEY_ARG)
-		return -ub_err_set(&m->err, EINVAL, "metrics is of all devices, and takes no '%s'", arg);
+		return -ub_err_set(&m->err, EINVAL, "metrics is of all devices, and takes no '%s'",
+				   arg);
 	return ARGP_ERR_UNKNOWN;
 }
 

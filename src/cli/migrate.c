@@ -2,8 +2,8 @@
 /*
  * ublk-bridge migrate: moves a device that is in use to something else behind it.
  *
- * The keeper does it. This asks it to, looks every now and then how far it is, and goes on looking when the
- * keeper is another one meanwhile: the device may be recovered or upgraded under it.
+ * The keeper does it. This asks it to, looks every now and then how far it is, and goes on looking
+ * when the keeper is another one meanwhile: the device may be recovered or upgraded under it.
  */
 #include <argp.h>
 #include <errno.h>
@@ -27,15 +27,16 @@
 #include "keeper/find.h"
 #include "keeper/ranges.h"
 
-#define MIGRATE_TIMEOUT_MS	  60000 /* of what is asked once */
-#define MIGRATE_LOOK_TIMEOUT_MS	  2000
-#define MIGRATE_LOOK_MIN_MS	  50
-#define MIGRATE_LOOK_MAX_MS	  1000
-#define MIGRATE_DRAW_EVERY_MS	  200 /* where somebody does */
-#define MIGRATE_TELL_EVERY_MS	  10000 /* where nobody watches a terminal */
-#define MIGRATE_PATIENCE_MS	  60000 /* with a device that has no keeper just now */
-#define MIGRATE_REST_MS 100
-#define MIGRATE_UNKNOWN_MS	  5000	/* with a keeper that has just come, and may know of it yet */
+#define MIGRATE_TIMEOUT_MS	60000 /* of what is asked once */
+#define MIGRATE_LOOK_TIMEOUT_MS 2000
+#define MIGRATE_LOOK_MIN_MS	50
+#define MIGRATE_LOOK_MAX_MS	1000
+#define MIGRATE_DRAW_EVERY_MS	200   /* where somebody does */
+#define MIGRATE_TELL_EVERY_MS	10000 /* where nobody watches a terminal */
+#define MIGRATE_PATIENCE_MS	60000 /* with a device that has no keeper just now */
+#define MIGRATE_REST_MS		100
+/* with a keeper that has just come, and may know of it yet */
+#define MIGRATE_UNKNOWN_MS	  5000
 #define MIGRATE_MIRROR_TIMEOUT_MS 1000
 #define MIGRATE_MIN_MIRROR_MS	  100
 #define MIGRATE_MAX_MIRROR_MS	  3600000
@@ -59,18 +60,29 @@ static const struct argp_option migrate_options[] = {
 	{ "wait-for-cutover", OPT_WAIT, NULL, 0,
 	  "Return when both sides agree, and keep them so until --complete", 4 },
 	{ "rate-limit", OPT_RATE, "SIZE/s", 0,
-	  "Copy no more than so much a second, 0: as fast as it goes (the default); alone: of the one that runs", 4 },
+	  "Copy no more than so much a second, 0: as fast as it goes (the default); alone: of the "
+	  "one that runs",
+	  4 },
 	{ "mirror-timeout", OPT_MIRROR_TIMEOUT, "DURATION", 0,
-	  "A destination that takes longer for a write is left out until it answers again (default: 1s)", 4 },
+	  "A destination that takes longer for a write is left out until it answers again "
+	  "(default: 1s)",
+	  4 },
 	{ NULL, 0, NULL, 0, "One that runs:", 5 },
-	{ "complete", OPT_COMPLETE, NULL, 0, "Move it now, where --wait-for-cutover was given; returns when it has moved", 5 },
+	{ "complete", OPT_COMPLETE, NULL, 0,
+	  "Move it now, where --wait-for-cutover was given; returns when it has moved", 5 },
 	{ "cancel", OPT_CANCEL, NULL, 0, "Give it up: the device stays where it is", 5 },
 	{ "status", OPT_STATUS, NULL, 0, "Say how far it is, or how the last one ended", 5 },
 	{ "json", OPT_JSON, NULL, 0, "With --status: print an object", 5 },
 	{ 0 },
 };
 
-enum migrate_action { MIGRATE_START, MIGRATE_COMPLETE, MIGRATE_CANCEL, MIGRATE_STATUS, MIGRATE_RATE };
+enum migrate_action {
+	MIGRATE_START,
+	MIGRATE_COMPLETE,
+	MIGRATE_CANCEL,
+	MIGRATE_STATUS,
+	MIGRATE_RATE
+};
 
 struct migrate_args {
 	const char *device;
@@ -85,7 +97,7 @@ struct migrate_args {
 	struct ub_err err;
 };
 
-/* ---- the command line ------------------------------------------------------------------------------------------- */
+/* ---- the command line ---------------------------------------------------- */
 
 /* "64M/s", "64M", "0". */
 static int migrate_rate(struct migrate_args *a, const char *arg)
@@ -96,11 +108,14 @@ static int migrate_rate(struct migrate_args *a, const char *arg)
 	if (len > 2 && strcmp(arg + len - 2, "/s") == 0)
 		len -= 2;
 	if (len >= sizeof(size))
-		return ub_err_set(&a->err, EINVAL, "--rate-limit: '%s' is not a size a second, such as 64M/s", arg);
+		return ub_err_set(&a->err, EINVAL,
+				  "--rate-limit: '%s' is not a size a second, such as 64M/s", arg);
 	snprintf(size, sizeof(size), "%.*s", (int)len, arg);
 	a->has_rate = true;
 	a->rate_bytes = 0;
-	return strcmp(size, "0") == 0 ? 0 : ub_size_parse(size, "--rate-limit", &a->rate_bytes, &a->err);
+	return strcmp(size, "0") == 0 ?
+		       0 :
+		       ub_size_parse(size, "--rate-limit", &a->rate_bytes, &a->err);
 }
 
 static int migrate_mirror_timeout(struct migrate_args *a, const char *arg)
@@ -108,8 +123,11 @@ static int migrate_mirror_timeout(struct migrate_args *a, const char *arg)
 	int ret = ub_duration_parse(arg, "--mirror-timeout", &a->mirror_timeout_ms, &a->err);
 
 	a->has_mirror_timeout = true;
-	if (ret == 0 && (a->mirror_timeout_ms < MIGRATE_MIN_MIRROR_MS || a->mirror_timeout_ms > MIGRATE_MAX_MIRROR_MS))
-		return ub_err_set(&a->err, ERANGE, "--mirror-timeout: %s is out of range: it goes from 100ms to 1h", arg);
+	if (ret == 0 && (a->mirror_timeout_ms < MIGRATE_MIN_MIRROR_MS ||
+			 a->mirror_timeout_ms > MIGRATE_MAX_MIRROR_MS))
+		return ub_err_set(&a->err, ERANGE,
+				  "--mirror-timeout: %s is out of range: it goes from 100ms to 1h",
+				  arg);
 	return ret;
 }
 
@@ -120,10 +138,14 @@ static int migrate_word(struct migrate_args *a, char *arg)
 		return ub_cli_nbd_take_uri(&a->nbd, arg);
 	}
 	if (a->first_uri)
-		return ub_err_set(&a->err, EINVAL, "the device comes before its destination: ublk-bridge migrate %s %.300s", arg,
-				  a->first_uri);
+		return ub_err_set(&a->err, EINVAL,
+				  "the device comes before its destination: ublk-bridge migrate %s "
+				  "%.300s",
+				  arg, a->first_uri);
 	if (a->device)
-		return ub_err_set(&a->err, EINVAL, "'%s' is no destination: give --mem SIZE, an NBD URI or [ COMMAND ARGS... ]",
+		return ub_err_set(&a->err, EINVAL,
+				  "'%s' is no destination: give --mem SIZE, an NBD URI or [ "
+				  "COMMAND ARGS... ]",
 				  arg);
 	a->device = arg;
 	return 0;
@@ -174,13 +196,18 @@ static error_t migrate_parse(int key, char *arg, struct argp_state *state)
 static int migrate_check_action(struct migrate_args *a)
 {
 	if (a->nr_actions > 1)
-		return ub_err_set(&a->err, EINVAL, "--complete, --cancel and --status exclude each other");
+		return ub_err_set(&a->err, EINVAL,
+				  "--complete, --cancel and --status exclude each other");
 	if (a->nr_mem + a->nbd.nr_named)
-		return ub_err_set(&a->err, EINVAL, "--complete, --cancel and --status are of a migration that runs: they take no "
-						   "destination");
+		return ub_err_set(&a->err, EINVAL,
+				  "--complete, --cancel and --status are of a migration that runs: "
+				  "they take no "
+				  "destination");
 	if (a->wait || a->has_rate || a->has_mirror_timeout)
-		return ub_err_set(&a->err, EINVAL, "--wait-for-cutover, --rate-limit and --mirror-timeout do not go with "
-						   "--complete, --cancel and --status");
+		return ub_err_set(&a->err, EINVAL,
+				  "--wait-for-cutover, --rate-limit and --mirror-timeout do not go "
+				  "with "
+				  "--complete, --cancel and --status");
 	return 0;
 }
 
@@ -189,13 +216,18 @@ static int migrate_check_destination(struct migrate_args *a)
 	unsigned nr = a->nr_mem + a->nbd.nr_named;
 
 	if (nr > 1)
-		return ub_err_set(&a->err, EINVAL, "two destinations are named: give one NBD server or one --mem");
+		return ub_err_set(&a->err, EINVAL,
+				  "two destinations are named: give one NBD server or one --mem");
 	if (nr == 1)
 		return 0;
 	if (!a->has_rate)
-		return ub_err_set(&a->err, EINVAL, "migrate %s where to? Give --mem SIZE, an NBD URI or [ COMMAND ARGS... ]", a->device);
+		return ub_err_set(&a->err, EINVAL,
+				  "migrate %s where to? Give --mem SIZE, an NBD URI or [ COMMAND "
+				  "ARGS... ]",
+				  a->device);
 	if (a->wait || a->has_mirror_timeout)
-		return ub_err_set(&a->err, EINVAL, "%s is of a migration that begins: it wants a destination",
+		return ub_err_set(&a->err, EINVAL,
+				  "%s is of a migration that begins: it wants a destination",
 				  a->wait ? "--wait-for-cutover" : "--mirror-timeout");
 	a->action = MIGRATE_RATE;
 	return 0;
@@ -206,14 +238,15 @@ static int migrate_check(struct migrate_args *a)
 	int ret;
 
 	if (!a->device)
-		return ub_err_set(&a->err, EINVAL, "migrate which device? Give a number, /dev/ublkbN or a --name");
+		return ub_err_set(&a->err, EINVAL,
+				  "migrate which device? Give a number, /dev/ublkbN or a --name");
 	if (a->json && a->action != MIGRATE_STATUS)
 		return ub_err_set(&a->err, EINVAL, "--json goes with --status");
 	ret = a->nr_actions ? migrate_check_action(a) : migrate_check_destination(a);
 	return ret ? ret : ub_cli_nbd_check(&a->nbd);
 }
 
-/* ---- what is asked for -------------------------------------------------------------------------------------------- */
+/* ---- what is asked for --------------------------------------------------- */
 
 /* Bytes that need not be valid text; null: no memory. */
 static json_t *migrate_hex(const char *text)
@@ -246,7 +279,8 @@ static json_t *migrate_destination(struct migrate_args *a)
 	json_t *destination;
 
 	if (a->nr_mem)
-		return json_pack("{s:s, s:I}", "kind", "mem", "size_bytes", (json_int_t)a->mem_bytes);
+		return json_pack("{s:s, s:I}", "kind", "mem", "size_bytes",
+				 (json_int_t)a->mem_bytes);
 	nbd = nbd_options_to_json(&a->nbd.options);
 	destination = nbd ? json_pack("{s:s, s:s}", "kind", "nbd", "nbd", nbd) : NULL;
 	if (!destination) {
@@ -266,8 +300,9 @@ static json_t *migrate_request(struct migrate_args *a)
 
 	if (!destination)
 		return NULL;
-	return json_pack("{s:s, s:o, s:b, s:I, s:I}", "verb", "migrate", "destination", destination, "wait", (int)a->wait,
-			 "rate_bytes", (json_int_t)a->rate_bytes, "mirror_timeout_ms", (json_int_t)a->mirror_timeout_ms);
+	return json_pack("{s:s, s:o, s:b, s:I, s:I}", "verb", "migrate", "destination", destination,
+			 "wait", (int)a->wait, "rate_bytes", (json_int_t)a->rate_bytes,
+			 "mirror_timeout_ms", (json_int_t)a->mirror_timeout_ms);
 }
 
 /* 0, or an exit status with a->err. request is consumed. */
@@ -281,7 +316,7 @@ static int migrate_ask(struct migrate_args *a, json_t *request)
 	return UB_EXIT_DONE;
 }
 
-/* ---- looking on ----------------------------------------------------------------------------------------------------- */
+/* ---- looking on ---------------------------------------------------------- */
 
 struct migrate_watch {
 	struct migrate_args *a;
@@ -304,7 +339,8 @@ static void migrate_on_signal(int number)
 /* The second one ends it at once. */
 static void migrate_catch_signals(void)
 {
-	struct sigaction action = { .sa_handler = migrate_on_signal, .sa_flags = (int)SA_RESETHAND };
+	struct sigaction action = { .sa_handler = migrate_on_signal,
+				    .sa_flags = (int)SA_RESETHAND };
 
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);
@@ -326,7 +362,10 @@ static unsigned watch_columns(void)
 	return MIGRATE_COLUMNS - 1;
 }
 
-/* A terminal has one line that is drawn again and again; else there is one for a phase, and for a while. */
+/*
+ * A terminal has one line that is drawn again and again; else there is one for a phase, and for a
+ * while.
+ */
 static void watch_tell(struct migrate_watch *w, const json_t *migration)
 {
 	const char *phase = json_string_value(json_object_get(migration, "phase"));
@@ -335,7 +374,9 @@ static void watch_tell(struct migrate_watch *w, const json_t *migration)
 
 	ub_progress_take(&w->progress, migration, now);
 	if (isatty(STDERR_FILENO)) {
-		fprintf(stderr, "\r%s\033[K", ub_progress_bar(&w->progress, migration, watch_columns(), text, sizeof(text)));
+		fprintf(stderr, "\r%s\033[K",
+			ub_progress_bar(&w->progress, migration, watch_columns(), text,
+					sizeof(text)));
 		w->is_drawn = true;
 		return;
 	}
@@ -357,7 +398,8 @@ static bool watch_is_there(const struct migrate_watch *w)
 
 	snprintf(device, sizeof(device), "/dev/ublkb%u", w->a->state.dev_id);
 	ret = ub_device_find_state(device, &state, NULL, &ignored);
-	return ret == 0 ? state.cookie == w->a->state.cookie : ret != -ENODEV && ret != -ENOENT && ret != -EPERM;
+	return ret == 0 ? state.cookie == w->a->state.cookie :
+			  ret != -ENODEV && ret != -ENOENT && ret != -EPERM;
 }
 
 /* 0 with *info, -EAGAIN: nobody answers just now, or another -errno with a->err: nobody will. */
@@ -366,16 +408,19 @@ static int watch_look(struct migrate_watch *w, json_t **info)
 	struct migrate_args *a = w->a;
 	struct ub_err err = { 0 };
 
-	if (ub_control_ask(a->state.name, json_pack("{s:s}", "verb", "info"), info, MIGRATE_LOOK_TIMEOUT_MS, &err) == 0) {
+	if (ub_control_ask(a->state.name, json_pack("{s:s}", "verb", "info"), info,
+			   MIGRATE_LOOK_TIMEOUT_MS, &err) == 0) {
 		w->heard_ms = ub_now_ms();
 		return 0;
 	}
 	if (!watch_is_there(w))
-		return ub_err_set(&a->err, ENODEV, "/dev/ublkb%u has gone meanwhile", a->state.dev_id);
+		return ub_err_set(&a->err, ENODEV, "/dev/ublkb%u has gone meanwhile",
+				  a->state.dev_id);
 	if (ub_now_ms() - w->heard_ms <= MIGRATE_PATIENCE_MS)
 		return -EAGAIN;
 	a->err = err;
-	ub_err_wrap(&a->err, "nobody says how the migration goes on (ublk-bridge recover %u)", a->state.dev_id);
+	ub_err_wrap(&a->err, "nobody says how the migration goes on (ublk-bridge recover %u)",
+		    a->state.dev_id);
 	return -EHOSTDOWN;
 }
 
@@ -388,18 +433,23 @@ static void watch_cancel(struct migrate_watch *w)
 
 	if (!migrate_signal || w->is_cancelled)
 		return;
-	ret = ub_control_ask(w->a->state.name, json_pack("{s:s}", "verb", "migrate-cancel"), &reply, MIGRATE_LOOK_TIMEOUT_MS,
-			     &err);
+	ret = ub_control_ask(w->a->state.name, json_pack("{s:s}", "verb", "migrate-cancel"), &reply,
+			     MIGRATE_LOOK_TIMEOUT_MS, &err);
 	json_decref(reply);
-	if (ret == -EAGAIN || ret == -ECONNREFUSED || ret == -ENOENT || ret == -ECONNRESET || ret == -ETIMEDOUT)
+	if (ret == -EAGAIN || ret == -ECONNREFUSED || ret == -ENOENT || ret == -ECONNRESET ||
+	    ret == -ETIMEDOUT)
 		return; /* that is seen when it is looked at next, or tried again */
 	w->is_cancelled = true;
 	watch_clear(w);
 	if (ret)
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: it cannot be cancelled: %s", w->a->state.dev_id, err.text);
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: it cannot be cancelled: %s",
+		       w->a->state.dev_id, err.text);
 }
 
-/* It is over, as far as this keeper knows: 1 with *last, which is new; 0: not known yet; -errno with a->err. */
+/*
+ * It is over, as far as this keeper knows: 1 with *last, which is new; 0: not known yet; -errno
+ * with a->err.
+ */
 static int watch_end(struct migrate_watch *w, json_t *info, json_t **last)
 {
 	json_t *found = json_object_get(info, "last_migration");
@@ -411,11 +461,15 @@ static int watch_end(struct migrate_watch *w, json_t *info, json_t **last)
 	if (ub_now_ms() - w->known_ms < MIGRATE_UNKNOWN_MS)
 		return 0;
 	return ub_err_set(&w->a->err, ENOENT,
-			  "/dev/ublkb%u: its keeper knows of no migration any more: 'ublk-bridge info' says what it serves",
+			  "/dev/ublkb%u: its keeper knows of no migration any more: 'ublk-bridge "
+			  "info' says what it serves",
 			  w->a->state.dev_id);
 }
 
-/* One look: 0: it goes on; 1: both sides agree, and that was waited for; 2: it is over, *last; -errno with a->err. */
+/*
+ * One look: 0: it goes on; 1: both sides agree, and that was waited for; 2: it is over, *last;
+ * -errno with a->err.
+ */
 static int watch_once(struct migrate_watch *w, bool until_in_step, json_t **last)
 {
 	json_t *info = NULL, *migration;
@@ -438,7 +492,10 @@ static int watch_once(struct migrate_watch *w, bool until_in_step, json_t **last
 	return ret;
 }
 
-/* A look costs the machine something, and the move with it: what has taken long may be known a little later. */
+/*
+ * A look costs the machine something, and the move with it: what has taken long may be known a
+ * little later.
+ */
 static int watch_wait_ms(uint64_t since_ms)
 {
 	uint64_t wait = (ub_now_ms() - since_ms) / 3;
@@ -449,7 +506,8 @@ static int watch_wait_ms(uint64_t since_ms)
 }
 
 /* Until then: as watch_once(), but never 0. before: borrowed. */
-static int migrate_watch(struct migrate_args *a, const json_t *before, bool until_in_step, json_t **last)
+static int migrate_watch(struct migrate_args *a, const json_t *before, bool until_in_step,
+			 json_t **last)
 {
 	struct migrate_watch w = { .a = a, .before = before };
 	uint64_t since_ms = ub_now_ms();
@@ -472,7 +530,8 @@ static json_t *migrate_last(struct migrate_args *a)
 {
 	json_t *info, *last;
 
-	if (ub_control_ask(a->state.name, json_pack("{s:s}", "verb", "info"), &info, MIGRATE_LOOK_TIMEOUT_MS, &a->err) != 0)
+	if (ub_control_ask(a->state.name, json_pack("{s:s}", "verb", "info"), &info,
+			   MIGRATE_LOOK_TIMEOUT_MS, &a->err) != 0)
 		return NULL;
 	last = json_object_get(info, "last_migration");
 	last = last ? json_incref(last) : json_null();
@@ -480,11 +539,11 @@ static json_t *migrate_last(struct migrate_args *a)
 	return last;
 }
 
-/* ---- the actions ------------------------------------------------------------------------------------------------------ */
+/* ---- the actions --------------------------------------------------------- */
 
 /*
- * What lost connections may still write where the device was moved from, or should have been moved to: somebody else may
- * use that next. wait: until it is over, or nobody knows when, or a signal.
+ * What lost connections may still write where the device was moved from, or should have been moved
+ * to: somebody else may use that next. wait: until it is over, or nobody knows when, or a signal.
  */
 static void migrate_await_rest(const struct migrate_args *a, bool wait)
 {
@@ -502,15 +561,20 @@ static void migrate_await_rest(const struct migrate_args *a, bool wait)
 		if (ub_ranges_wait(&patience, &r, ub_now_ms()) == UB_RANGES_OVER)
 			break;
 		if (!is_told)
-			ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: where it was %s, %s: nobody else should use that before%s", state.dev_id,
-			       wait ? "moved from" : "to be moved to", ub_ranges_describe_wait(&r, what, sizeof(what)),
+			ub_log(UB_LOG_NOTICE,
+			       "/dev/ublkb%u: where it was %s, %s: nobody else should use that "
+			       "before%s",
+			       state.dev_id, wait ? "moved from" : "to be moved to",
+			       ub_ranges_describe_wait(&r, what, sizeof(what)),
 			       wait ? "; waiting" : "");
 		is_told = true;
 		if (!wait || migrate_signal)
 			break;
 		if (ub_ranges_wait(&patience, &r, ub_now_ms()) == UB_RANGES_TOO_LONG) {
-			ub_log(UB_LOG_WARNING, "/dev/ublkb%u: where it was moved from, %s may still be written: its server has not been "
-					       "seen since",
+			ub_log(UB_LOG_WARNING,
+			       "/dev/ublkb%u: where it was moved from, %s may still be written: "
+			       "its server has not been "
+			       "seen since",
 			       state.dev_id, ub_ranges_describe(&r, what, sizeof(what)));
 			break;
 		}
@@ -539,8 +603,8 @@ static int migrate_tell_end(struct migrate_args *a, const json_t *last)
 		return UB_EXIT_DONE;
 	}
 	migrate_await_rest(a, false);
-	ub_err_set(&a->err, ECANCELED, "/dev/ublkb%u stays where it is: the migration %s%s", a->state.dev_id, text,
-		   migrate_signal ? " (by a signal)" : "");
+	ub_err_set(&a->err, ECANCELED, "/dev/ublkb%u stays where it is: the migration %s%s",
+		   a->state.dev_id, text, migrate_signal ? " (by a signal)" : "");
 	return UB_EXIT_FAILED;
 }
 
@@ -551,8 +615,9 @@ static int migrate_follow(struct migrate_args *a, const json_t *before, bool unt
 	int ret = migrate_watch(a, before, until_in_step, &last), status = UB_EXIT_FAILED;
 
 	if (ret == 1) {
-		printf("/dev/ublkb%u: both sides agree: it moves with 'ublk-bridge migrate %u --complete'\n", a->state.dev_id,
-		       a->state.dev_id);
+		printf("/dev/ublkb%u: both sides agree: it moves with 'ublk-bridge migrate %u "
+		       "--complete'\n",
+		       a->state.dev_id, a->state.dev_id);
 		status = UB_EXIT_DONE;
 	} else if (ret == 2) {
 		status = migrate_tell_end(a, last);
@@ -584,7 +649,8 @@ static int migrate_start(struct migrate_args *a)
 static int migrate_complete(struct migrate_args *a)
 {
 	json_t *before = migrate_last(a);
-	int status = before ? migrate_ask(a, json_pack("{s:s}", "verb", "migrate-complete")) : UB_EXIT_FAILED;
+	int status = before ? migrate_ask(a, json_pack("{s:s}", "verb", "migrate-complete")) :
+			      UB_EXIT_FAILED;
 
 	if (status == UB_EXIT_DONE)
 		status = migrate_follow(a, before, false);
@@ -604,12 +670,14 @@ static int migrate_cancel(struct migrate_args *a)
 
 static void migrate_print_status(const struct migrate_args *a, const json_t *info)
 {
-	const json_t *migration = json_object_get(info, "migration"), *last = json_object_get(info, "last_migration");
+	const json_t *migration = json_object_get(info, "migration"),
+		     *last = json_object_get(info, "last_migration");
 	const char *destination = json_string_value(json_object_get(migration, "destination"));
 	char text[512];
 
 	if (json_is_object(migration))
-		printf("/dev/ublkb%u: to %s: %s\n", a->state.dev_id, destination ? destination : "?",
+		printf("/dev/ublkb%u: to %s: %s\n", a->state.dev_id,
+		       destination ? destination : "?",
 		       ub_progress_text(NULL, migration, text, sizeof(text)));
 	else if (json_is_object(last))
 		printf("/dev/ublkb%u: no migration; the last one %s\n", a->state.dev_id,
@@ -620,17 +688,20 @@ static void migrate_print_status(const struct migrate_args *a, const json_t *inf
 
 static int migrate_status(struct migrate_args *a)
 {
-	static const char *const members[] = { "name", "device", "backend", "migration", "last_migration" };
+	static const char *const members[] = { "name", "device", "backend", "migration",
+					       "last_migration" };
 	json_t *info, *object;
 
-	if (ub_control_ask(a->state.name, json_pack("{s:s}", "verb", "info"), &info, MIGRATE_LOOK_TIMEOUT_MS, &a->err) != 0)
+	if (ub_control_ask(a->state.name, json_pack("{s:s}", "verb", "info"), &info,
+			   MIGRATE_LOOK_TIMEOUT_MS, &a->err) != 0)
 		return UB_EXIT_FAILED;
 	if (a->json) {
 		object = json_object();
 		for (unsigned i = 0; i < UB_ARRAY_SIZE(members); i++) {
 			json_t *value = json_object_get(info, members[i]);
 
-			json_object_set_new(object, members[i], value ? json_incref(value) : json_null());
+			json_object_set_new(object, members[i],
+					    value ? json_incref(value) : json_null());
 		}
 		json_dumpf(object, stdout, JSON_INDENT(2));
 		printf("\n");
@@ -656,7 +727,8 @@ static int migrate_run(struct migrate_args *a)
 	case MIGRATE_STATUS:
 		return migrate_status(a);
 	case MIGRATE_RATE:
-		return migrate_ask(a, json_pack("{s:s, s:I}", "verb", "migrate-rate", "rate_bytes", (json_int_t)a->rate_bytes));
+		return migrate_ask(a, json_pack("{s:s, s:I}", "verb", "migrate-rate", "rate_bytes",
+						(json_int_t)a->rate_bytes));
 	}
 	return UB_EXIT_USAGE;
 }
@@ -670,8 +742,10 @@ int ub_cli_migrate(int argc, char **argv)
 		.args_doc = "DEVICE [NBD-URI | [ COMMAND ARGS... ]]",
 		.children = children,
 		.doc = "Move a device, while it is in use, to memory or an NBD export."
-		       "\vDEVICE is a number, /dev/ublkbN or a --name.  SIZE is in bytes, or has one of K M G T P E behind it"
-		       " (powers of 1024).  --fd and --command name no destination: their connection cannot be made again."
+		       "\vDEVICE is a number, /dev/ublkbN or a --name.  SIZE is in bytes, or has "
+		       "one of K M G T P E behind it"
+		       " (powers of 1024).  --fd and --command name no destination: their "
+		       "connection cannot be made again."
 		       "  A signal (SIGINT, SIGTERM) cancels the migration that was begun here."
 		       "  Exit status: 0 done, 1 failed, 2 wrong usage, 3 busy.",
 	};
@@ -682,8 +756,8 @@ int ub_cli_migrate(int argc, char **argv)
 	int status;
 
 	nbd_options_init(&a.nbd.options);
-	if (ub_cli_nbd_take_command(&a.nbd, &argc, argv) != 0 || argp_parse(&argp, argc, argv, 0, NULL, &a) != 0 ||
-	    migrate_check(&a) != 0)
+	if (ub_cli_nbd_take_command(&a.nbd, &argc, argv) != 0 ||
+	    argp_parse(&argp, argc, argv, 0, NULL, &a) != 0 || migrate_check(&a) != 0)
 		status = UB_EXIT_USAGE;
 	else
 		status = migrate_run(&a);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Reading how an NBD server is named. The words are those of nbdublk and nbdcopy, where they have them. */
+/*
+ * Reading how an NBD server is named. The words are those of nbdublk and nbdcopy, where they have
+ * them.
+ */
 #include "cli/nbd-options.h"
 
 #include <errno.h>
@@ -44,37 +47,50 @@ static const struct argp_option nbd_argp_options[] = {
 	{ "vsock", NBD_OPT_VSOCK, "CID PORT", 0, "A virtual machine's socket", 1 },
 	{ "fd", NBD_OPT_FD, "N", 0, "A connected socket that was inherited; its end is final", 1 },
 	{ "command", NBD_OPT_COMMAND, "COMMAND ARGS...", 0,
-	  "Start this server (to the end of the line), its stdin and stdout are the connection", 1 },
+	  "Start this server (to the end of the line), its stdin and stdout are the connection",
+	  1 },
 	{ "systemd-socket-activation", NBD_OPT_ACTIVATION, "COMMAND ARGS...", 0,
 	  "The same as [ COMMAND ARGS... ], to the end of the line", 1 },
 	{ "restart-command", NBD_OPT_RESTART, NULL, 0, "Start the command again when it dies", 1 },
 	{ NULL, 0, NULL, 0, "The export and the way to it:", 2 },
 	{ "export", NBD_OPT_EXPORT, "NAME", 0, "The export's name (default: the empty one)", 2 },
 	{ "connections", 'C', "N", 0, "Connections, if the server allows several (default: 1)", 2 },
-	{ "tls", NBD_OPT_TLS, "MODE", 0, "off, allow or require (default: as the URI says, else off)", 2 },
-	{ "tls-certificates", NBD_OPT_TLS_CERTIFICATES, "DIR", 0, "Where ca-cert.pem and the like are", 2 },
-	{ "tls-psk-file", NBD_OPT_TLS_PSK_FILE, "FILE", 0, "Pre-shared keys instead of certificates", 2 },
-	{ "tls-username", NBD_OPT_TLS_USERNAME, "NAME", 0, "Whose key in it (default: $LOGNAME)", 2 },
+	{ "tls", NBD_OPT_TLS, "MODE", 0,
+	  "off, allow or require (default: as the URI says, else off)", 2 },
+	{ "tls-certificates", NBD_OPT_TLS_CERTIFICATES, "DIR", 0,
+	  "Where ca-cert.pem and the like are", 2 },
+	{ "tls-psk-file", NBD_OPT_TLS_PSK_FILE, "FILE", 0,
+	  "Pre-shared keys instead of certificates", 2 },
+	{ "tls-username", NBD_OPT_TLS_USERNAME, "NAME", 0, "Whose key in it (default: $LOGNAME)",
+	  2 },
 	{ "tls-hostname", NBD_OPT_TLS_HOSTNAME, "NAME", 0,
 	  "Whom the server's certificate has to be for (default: the host)", 2 },
-	{ "tls-verify", NBD_OPT_TLS_VERIFY, NULL, 0, "Verify the server's certificate (the default)", 2 },
+	{ "tls-verify", NBD_OPT_TLS_VERIFY, NULL, 0,
+	  "Verify the server's certificate (the default)", 2 },
 	{ "no-tls-verify", NBD_OPT_NO_TLS_VERIFY, NULL, 0, "Do not verify it", 2 },
-	{ NULL, 0, NULL, 0, "When the server goes away (DURATION: seconds, or with ms, s, m, h):", 3 },
+	{ NULL, 0, NULL, 0,
+	  "When the server goes away (DURATION: seconds, or with ms, s, m, h):", 3 },
 	{ "outage-limit", NBD_OPT_OUTAGE_LIMIT, "DURATION", 0,
-	  "I/O waits so long, and fails after it until the server is back (default: none, it waits)", 3 },
+	  "I/O waits so long, and fails after it until the server is back (default: none, it "
+	  "waits)",
+	  3 },
 	{ "stall-timeout", NBD_OPT_STALL_TIMEOUT, "DURATION", 0,
 	  "No answer for so long: another connection is tried (default: 30s)", 3 },
 	{ "fence", NBD_OPT_FENCE, "POLICY", 0,
-	  "What ends the wait for a write that a lost connection may still carry: time (the default), or also that the server"
-	  " has closed it (close)", 3 },
+	  "What ends the wait for a write that a lost connection may still carry: time (the "
+	  "default), or also that the server"
+	  " has closed it (close)",
+	  3 },
 	{ "fence-timeout", NBD_OPT_FENCE_TIMEOUT, "DURATION", 0,
-	  "How long newer writes to the same blocks wait for it at the most, 0: not at all (default: 30s)", 3 },
+	  "How long newer writes to the same blocks wait for it at the most, 0: not at all "
+	  "(default: 30s)",
+	  3 },
 	{ "fence-command", NBD_OPT_FENCE_COMMAND, "COMMAND", 0,
 	  "Run when they wait: status 0 says that the old server can write no more", 3 },
 	{ "auto-resize", NBD_OPT_AUTO_RESIZE, NULL, 0,
 	  "When a reconnect finds the export larger, so becomes the device (Linux 6.16)", 3 },
-	{ "wait", NBD_OPT_WAIT, "DURATION", 0, "Keep trying to reach the server before attaching (default: 0)",
-	  3 },
+	{ "wait", NBD_OPT_WAIT, "DURATION", 0,
+	  "Keep trying to reach the server before attaching (default: 0)", 3 },
 	{ 0 },
 };
 
@@ -136,7 +152,8 @@ static int nbd_take_vsock(struct ub_cli_nbd *n, const char *cid, struct argp_sta
 {
 	const char *port = nbd_next_word(n, state, "--vsock CID PORT");
 	uint64_t value;
-	int ret = port ? ub_number_parse(cid, "--vsock CID", 0, UINT32_MAX, &value, n->err) : -EINVAL;
+	int ret =
+		port ? ub_number_parse(cid, "--vsock CID", 0, UINT32_MAX, &value, n->err) : -EINVAL;
 
 	if (ret)
 		return ret;
@@ -192,7 +209,9 @@ static int nbd_take_tls(struct ub_cli_nbd *n, const char *arg)
 	static const struct {
 		const char *name;
 		enum nbd_tls tls;
-	} modes[] = { { "off", NBD_TLS_OFF }, { "allow", NBD_TLS_ALLOW }, { "require", NBD_TLS_REQUIRE } };
+	} modes[] = { { "off", NBD_TLS_OFF },
+		      { "allow", NBD_TLS_ALLOW },
+		      { "require", NBD_TLS_REQUIRE } };
 
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(modes); i++) {
 		if (strcmp(arg, modes[i].name) == 0) {
@@ -231,28 +250,38 @@ static int nbd_take_duration(struct ub_cli_nbd *n, int key, const char *arg)
 			n->options.outage_limit_ms = NBD_NO_LIMIT;
 			return 0;
 		}
-		return ub_duration_parse(arg, "--outage-limit", &n->options.outage_limit_ms, n->err);
+		return ub_duration_parse(arg, "--outage-limit", &n->options.outage_limit_ms,
+					 n->err);
 	case NBD_OPT_STALL_TIMEOUT:
-		ret = ub_duration_parse(arg, "--stall-timeout", &n->options.stall_timeout_ms, n->err);
+		ret = ub_duration_parse(arg, "--stall-timeout", &n->options.stall_timeout_ms,
+					n->err);
 		if (ret == 0 && n->options.stall_timeout_ms < NBD_MIN_STALL_MS)
-			return ub_err_set(n->err, ERANGE, "--stall-timeout: %s is too short: %d ms is the least",
+			return ub_err_set(n->err, ERANGE,
+					  "--stall-timeout: %s is too short: %d ms is the least",
 					  arg, NBD_MIN_STALL_MS);
 		return ret;
 	case NBD_OPT_FENCE_TIMEOUT:
-		return ub_duration_parse(arg, "--fence-timeout", &n->options.fence_timeout_ms, n->err);
+		return ub_duration_parse(arg, "--fence-timeout", &n->options.fence_timeout_ms,
+					 n->err);
 	default:
 		return ub_duration_parse(arg, "--wait", &n->options.wait_ms, n->err);
 	}
 }
 
-/* A device that has moved there must be able to come back to it, and so must the next server process. */
+/*
+ * A device that has moved there must be able to come back to it, and so must the next server
+ * process.
+ */
 static int nbd_refuse_ready_made(struct ub_cli_nbd *n, int key)
 {
 	if (!n->is_destination || (key != NBD_OPT_FD && key != NBD_OPT_COMMAND))
 		return 0;
-	return ub_err_set(n->err, EINVAL, "%s is no destination: its connection comes ready made, and cannot be made again; give %s",
+	return ub_err_set(n->err, EINVAL,
+			  "%s is no destination: its connection comes ready made, and cannot be "
+			  "made again; give %s",
 			  key == NBD_OPT_FD ? "--fd" : "--command",
-			  key == NBD_OPT_FD ? "a URI, --unix or --tcp" : "[ COMMAND ARGS... ] or a URI");
+			  key == NBD_OPT_FD ? "a URI, --unix or --tcp" :
+					      "[ COMMAND ARGS... ] or a URI");
 }
 
 static int nbd_take_server(struct ub_cli_nbd *n, int key, char *arg, struct argp_state *state)
@@ -342,8 +371,9 @@ int ub_cli_nbd_take_command(struct ub_cli_nbd *n, int *argc, char **argv)
 	for (last = *argc - 1; last > first && strcmp(argv[last], "]") != 0; last--)
 		;
 	if (last <= first + 1)
-		return ub_err_set(n->err, EINVAL, last == first ? "'[' without a ']' behind the command" :
-								  "there is no command between '[' and ']'");
+		return ub_err_set(n->err, EINVAL,
+				  last == first ? "'[' without a ']' behind the command" :
+						  "there is no command between '[' and ']'");
 	n->command = calloc((size_t)(last - first), sizeof(*n->command));
 	if (!n->command)
 		return ub_err_errno(n->err, ENOMEM, "the command");
@@ -352,7 +382,8 @@ int ub_cli_nbd_take_command(struct ub_cli_nbd *n, int *argc, char **argv)
 	n->nr_named++;
 	n->is_used = true;
 	rest = *argc - last - 1;
-	memmove(argv + first, argv + last + 1, (size_t)(rest + 1) * sizeof(*argv)); /* the NULL, too */
+	/* the NULL, too */
+	memmove(argv + first, argv + last + 1, (size_t)(rest + 1) * sizeof(*argv));
 	*argc = first + rest;
 	return 0;
 }
@@ -371,7 +402,8 @@ int ub_cli_nbd_check(struct ub_cli_nbd *n)
 	if (n->is_used && !n->nr_named)
 		return ub_err_set(n->err, EINVAL, "options of NBD's are given, and no NBD server");
 	if (n->restart_command && !n->command)
-		return ub_err_set(n->err, EINVAL, "--restart-command: there is no command to be started");
+		return ub_err_set(n->err, EINVAL,
+				  "--restart-command: there is no command to be started");
 	if (n->command) {
 		n->options.transport = n->kind == UB_COMMAND_ACTIVATED ? NBD_UNIX : NBD_SOCKET;
 		n->options.restarts = n->kind == UB_COMMAND_CONNECTED && n->restart_command;

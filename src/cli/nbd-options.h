@@ -21,18 +21,23 @@ struct ub_cli_nbd {
 	enum ub_command_kind kind;
 	char **command; /* the command line's own, NULL-terminated; NULL: none */
 	bool restart_command;
-	int fd;	       /* of --fd; -1: none */
+	int fd;		   /* of --fd; -1: none */
 	unsigned nr_named; /* servers */
-	bool is_used;  /* an option of NBD's was given */
-	bool is_destination; /* set by the verb: of a migration. What comes ready made, and only once, is refused */
+	bool is_used;	   /* an option of NBD's was given */
+	/* set by the verb: of a migration. What comes ready made, and only once, is refused */
+	bool is_destination;
 	struct ub_err *err;
 };
 
-/* A child of a verb's argp; its input is the struct. Errors are in *err, and the parser returns their code. */
+/*
+ * A child of a verb's argp; its input is the struct. Errors are in *err, and the parser returns
+ * their code.
+ */
 extern const struct argp ub_cli_nbd_argp;
 
 /*
- * Takes "[ COMMAND ARGS… ]" out of the command line before argp looks at it. 0 or -EINVAL with *err.
+ * Takes "[ COMMAND ARGS… ]" out of the command line before argp looks at it. 0 or -EINVAL with
+ * *err.
  */
 int ub_cli_nbd_take_command(struct ub_cli_nbd *nbd, int *argc, char **argv);
 

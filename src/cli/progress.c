@@ -27,7 +27,7 @@ static const char *progress_string(const json_t *object, const char *key)
 	return value ? value : "";
 }
 
-/* ---- how fast ------------------------------------------------------------------------------------------------- */
+/* ---- how fast ------------------------------------------------------------ */
 
 static uint64_t progress_done(const json_t *migration)
 {
@@ -39,7 +39,8 @@ void ub_progress_take(struct ub_progress *p, const json_t *migration, uint64_t n
 	bool is_copying = strcmp(progress_string(migration, "phase"), "copying") == 0;
 	uint64_t done = progress_done(migration);
 
-	if (!is_copying || (p->nr && done < p->samples[(p->nr - 1) % UB_PROGRESS_SAMPLES].done_bytes))
+	if (!is_copying ||
+	    (p->nr && done < p->samples[(p->nr - 1) % UB_PROGRESS_SAMPLES].done_bytes))
 		p->nr = 0;
 	if (!is_copying)
 		return;
@@ -50,19 +51,22 @@ void ub_progress_take(struct ub_progress *p, const json_t *migration, uint64_t n
 
 uint64_t ub_progress_rate(const struct ub_progress *p)
 {
-	unsigned last = p->nr - 1, first = p->nr > UB_PROGRESS_SAMPLES ? p->nr - UB_PROGRESS_SAMPLES : 0;
+	unsigned last = p->nr - 1,
+		 first = p->nr > UB_PROGRESS_SAMPLES ? p->nr - UB_PROGRESS_SAMPLES : 0;
 	uint64_t ms, bytes;
 
 	if (p->nr < 2)
 		return 0;
 	ms = p->samples[last % UB_PROGRESS_SAMPLES].ms - p->samples[first % UB_PROGRESS_SAMPLES].ms;
-	bytes = p->samples[last % UB_PROGRESS_SAMPLES].done_bytes - p->samples[first % UB_PROGRESS_SAMPLES].done_bytes;
+	bytes = p->samples[last % UB_PROGRESS_SAMPLES].done_bytes -
+		p->samples[first % UB_PROGRESS_SAMPLES].done_bytes;
 	return ms ? (uint64_t)((double)bytes * 1000 / (double)ms) : 0;
 }
 
 unsigned ub_progress_percent(const json_t *migration)
 {
-	uint64_t total = progress_get(migration, "total_bytes"), dirty = progress_get(migration, "dirty_bytes");
+	uint64_t total = progress_get(migration, "total_bytes"),
+		 dirty = progress_get(migration, "dirty_bytes");
 	unsigned percent;
 
 	if (total == 0 || dirty >= total)
@@ -71,10 +75,11 @@ unsigned ub_progress_percent(const json_t *migration)
 	return dirty && percent > 99 ? 99 : percent; /* what is left is never nothing */
 }
 
-/* ---- in words ------------------------------------------------------------------------------------------------- */
+/* ---- in words ------------------------------------------------------------ */
 
 /* "0:34 left", "2:03:04 left"; "" when it cannot be known. */
-static const char *progress_left(const struct ub_progress *p, const json_t *migration, char *buf, size_t len)
+static const char *progress_left(const struct ub_progress *p, const json_t *migration, char *buf,
+				 size_t len)
 {
 	uint64_t rate = p ? ub_progress_rate(p) : 0, seconds;
 
@@ -92,30 +97,35 @@ static const char *progress_left(const struct ub_progress *p, const json_t *migr
 }
 
 /* What stands behind the phase. */
-static const char *progress_numbers(const struct ub_progress *p, const json_t *migration, char *buf, size_t len)
+static const char *progress_numbers(const struct ub_progress *p, const json_t *migration, char *buf,
+				    size_t len)
 {
 	char dirty[32], mirrored[32], rate[32], left[40], speed[64] = "";
 
 	if (p && p->nr > 1)
 		snprintf(speed, sizeof(speed), ", %s/s",
 			 ub_size_format(ub_progress_rate(p), rate, sizeof(rate)));
-	snprintf(buf, len, "%u %%%s%s, %s dirty, %s mirrored", ub_progress_percent(migration), speed,
-		 progress_left(p, migration, left, sizeof(left)),
+	snprintf(buf, len, "%u %%%s%s, %s dirty, %s mirrored", ub_progress_percent(migration),
+		 speed, progress_left(p, migration, left, sizeof(left)),
 		 ub_size_format(progress_get(migration, "dirty_bytes"), dirty, sizeof(dirty)),
-		 ub_size_format(progress_get(migration, "mirrored_bytes"), mirrored, sizeof(mirrored)));
+		 ub_size_format(progress_get(migration, "mirrored_bytes"), mirrored,
+				sizeof(mirrored)));
 	return buf;
 }
 
-const char *ub_progress_text(const struct ub_progress *p, const json_t *migration, char *buf, size_t len)
+const char *ub_progress_text(const struct ub_progress *p, const json_t *migration, char *buf,
+			     size_t len)
 {
-	const char *phase = progress_string(migration, "phase"), *why = progress_string(migration, "why");
+	const char *phase = progress_string(migration, "phase"),
+		   *why = progress_string(migration, "why");
 	char numbers[PROGRESS_TEXT_BYTES];
 
 	if (strcmp(phase, "connecting") == 0)
 		snprintf(buf, len, "%s%s%s", phase, *why ? ": " : "", why);
 	else
-		snprintf(buf, len, "%s: %s%s%s", phase, progress_numbers(p, migration, numbers, sizeof(numbers)),
-			 *why ? ": " : "", why);
+		snprintf(buf, len, "%s: %s%s%s", phase,
+			 progress_numbers(p, migration, numbers, sizeof(numbers)), *why ? ": " : "",
+			 why);
 	return buf;
 }
 
@@ -132,8 +142,8 @@ static void progress_cut(char *text, size_t columns)
 	}
 }
 
-const char *ub_progress_bar(const struct ub_progress *p, const json_t *migration, unsigned columns, char *buf,
-			    size_t len)
+const char *ub_progress_bar(const struct ub_progress *p, const json_t *migration, unsigned columns,
+			    char *buf, size_t len)
 {
 	bool is_copying = strcmp(progress_string(migration, "phase"), "copying") == 0;
 	size_t width = columns > PROGRESS_COLUMNS ? columns - PROGRESS_COLUMNS : 0, filled;
@@ -183,8 +193,11 @@ const char *ub_progress_result(const json_t *last, char *buf, size_t len)
 			 progress_pause(last, pause, sizeof(pause)),
 			 ub_size_format(progress_get(last, "copied_bytes"), copied, sizeof(copied)),
 			 ub_size_format(progress_get(last, "zeroed_bytes"), zeroed, sizeof(zeroed)),
-			 ub_size_format(progress_get(last, "mirrored_bytes"), mirrored, sizeof(mirrored)));
+			 ub_size_format(progress_get(last, "mirrored_bytes"), mirrored,
+					sizeof(mirrored)));
 	else
-		snprintf(buf, len, "%s%s after %.1f s%s%s", strcmp(result, "cancelled") == 0 ? "was " : "", result, seconds, *why ? ": " : "", why);
+		snprintf(buf, len, "%s%s after %.1f s%s%s",
+			 strcmp(result, "cancelled") == 0 ? "was " : "", result, seconds,
+			 *why ? ": " : "", why);
 	return buf;
 }

@@ -18,8 +18,8 @@ struct ub_progress {
 };
 
 /*
- * Another look at "migration" (an object); now_ms: of the monotonic clock. The rate is forgotten while it is not copying,
- * and when it began anew.
+ * Another look at "migration" (an object); now_ms: of the monotonic clock. The rate is forgotten
+ * while it is not copying, and when it began anew.
  */
 void ub_progress_take(struct ub_progress *p, const json_t *migration, uint64_t now_ms);
 
@@ -29,16 +29,23 @@ uint64_t ub_progress_rate(const struct ub_progress *p);
 /* How much of the device is on the other side, 0 to 100. */
 unsigned ub_progress_percent(const json_t *migration);
 
-/* "copying: 45 %, 12 MiB/s, 0:34 left, 1 GiB dirty, 3 MiB mirrored". p NULL: without a rate. Returns buf. */
-const char *ub_progress_text(const struct ub_progress *p, const json_t *migration, char *buf, size_t len);
-
-/* The same for one line of a terminal, behind a bar where it has room; never wider than `columns`. Returns buf. */
-const char *ub_progress_bar(const struct ub_progress *p, const json_t *migration, unsigned columns, char *buf,
-			    size_t len);
+/*
+ * "copying: 45 %, 12 MiB/s, 0:34 left, 1 GiB dirty, 3 MiB mirrored". p NULL: without a rate.
+ * Returns buf.
+ */
+const char *ub_progress_text(const struct ub_progress *p, const json_t *migration, char *buf,
+			     size_t len);
 
 /*
- * How "last_migration" ended: "moved to DESTINATION in 3.4 s, pause 5.1 ms, 32 MiB copied, 480 MiB zeroed, 12 MiB
- * mirrored", "failed after 3.4 s: WHY", "was cancelled after 3.4 s". Returns buf.
+ * The same for one line of a terminal, behind a bar where it has room; never wider than `columns`.
+ * Returns buf.
+ */
+const char *ub_progress_bar(const struct ub_progress *p, const json_t *migration, unsigned columns,
+			    char *buf, size_t len);
+
+/*
+ * How "last_migration" ended: "moved to DESTINATION in 3.4 s, pause 5.1 ms, 32 MiB copied, 480 MiB
+ * zeroed, 12 MiB mirrored", "failed after 3.4 s: WHY", "was cancelled after 3.4 s". Returns buf.
  */
 const char *ub_progress_result(const json_t *last, char *buf, size_t len);
 

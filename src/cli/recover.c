@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* ublk-bridge recover: a keeper for devices that have lost theirs; upgrade: another version takes over. */
+/*
+ * ublk-bridge recover: a keeper for devices that have lost theirs; upgrade: another version takes
+ * over.
+ */
 #include <argp.h>
 #include <errno.h>
 #include <poll.h>
@@ -70,14 +73,16 @@ static error_t recover_parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case ARGP_KEY_ARG:
 		if (a->device)
-			return -ub_err_set(&a->err, EINVAL, "%s takes one device, not also '%s': or --all",
+			return -ub_err_set(&a->err, EINVAL,
+					   "%s takes one device, not also '%s': or --all",
 					   a->upgrade ? "upgrade" : "recover", arg);
 		a->device = arg;
 		return 0;
 	case ARGP_KEY_END:
 		if (!a->device == !a->all)
 			return -ub_err_set(&a->err, EINVAL,
-					   "%s which device? Give a number, /dev/ublkbN, a --name, or --all",
+					   "%s which device? Give a number, /dev/ublkbN, a --name, "
+					   "or --all",
 					   a->upgrade ? "upgrade" : "recover");
 		if (a->all && a->foreground)
 			return -ub_err_set(&a->err, EINVAL, "--foreground goes with one device");
@@ -99,8 +104,9 @@ static int recover_one(const struct ub_state *state, const struct recover_args *
 	int status;
 
 	if (!a->upgrade && ub_rundir_is_held(state->name)) {
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u has its keeper (pid %d): there is nothing to recover", state->dev_id,
-		       state->keeper_pid);
+		ub_log(UB_LOG_NOTICE,
+		       "/dev/ublkb%u has its keeper (pid %d): there is nothing to recover",
+		       state->dev_id, state->keeper_pid);
 		return UB_EXIT_DONE;
 	}
 	/* Else no standby would ever open it, and that would come out when it is needed. */
@@ -108,7 +114,9 @@ static int recover_one(const struct ub_state *state, const struct recover_args *
 		return ub_cli_error(&err, UB_EXIT_FAILED);
 	status = ub_attach_run(&opts, state->name);
 	/* Somebody else was faster: that is a keeper, too. */
-	return status == UB_EXIT_BUSY && !a->upgrade && ub_rundir_is_held(state->name) ? UB_EXIT_DONE : status;
+	return status == UB_EXIT_BUSY && !a->upgrade && ub_rundir_is_held(state->name) ?
+		       UB_EXIT_DONE :
+		       status;
 }
 
 struct recover_list {
@@ -135,7 +143,10 @@ static bool recover_collect(const struct ub_state *state, void *arg)
 	return true;
 }
 
-/* Another process recovers it, so that a device that keeps everybody waiting does not keep the others from it. */
+/*
+ * Another process recovers it, so that a device that keeps everybody waiting does not keep the
+ * others from it.
+ */
 static pid_t recover_begin(const struct ub_state *state, const struct recover_args *a)
 {
 	pid_t pid = fork();
@@ -145,7 +156,8 @@ static pid_t recover_begin(const struct ub_state *state, const struct recover_ar
 	if (pid == 0)
 		exit(recover_one(state, a));
 	if (pid < 0)
-		ub_log(UB_LOG_ERROR, "/dev/ublkb%u: cannot start its keeper: %s", state->dev_id, strerror(errno));
+		ub_log(UB_LOG_ERROR, "/dev/ublkb%u: cannot start its keeper: %s", state->dev_id,
+		       strerror(errno));
 	else if (poll(&pfd, 1, RECOVER_PATIENCE_MS) == 0)
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u takes long to recover", state->dev_id);
 	return pid;
@@ -199,7 +211,8 @@ int ub_cli_recover(int argc, char **argv)
 		.parser = recover_parse,
 		.args_doc = "DEVICE|--all",
 		.doc = "Go on with a device whose keeper process is gone, in the background."
-		       "\vDEVICE is a number, /dev/ublkbN or a --name.  A device that has its keeper is left alone."
+		       "\vDEVICE is a number, /dev/ublkbN or a --name.  A device that has its "
+		       "keeper is left alone."
 		       "  Exit status: 0 done, 1 failed, 2 wrong usage.",
 	};
 
@@ -212,9 +225,12 @@ int ub_cli_upgrade(int argc, char **argv)
 		.options = upgrade_options,
 		.parser = recover_parse,
 		.args_doc = "DEVICE|--all",
-		.doc = "Have a device that is in use served by this version of the program, in the background."
-		       "\vDEVICE is a number, /dev/ublkbN or a --name.  What is in flight is finished, and"
-		       " what comes meanwhile waits; if that takes longer than a second, or this version does"
+		.doc = "Have a device that is in use served by this version of the program, in the "
+		       "background."
+		       "\vDEVICE is a number, /dev/ublkbN or a --name.  What is in flight is "
+		       "finished, and"
+		       " what comes meanwhile waits; if that takes longer than a second, or this "
+		       "version does"
 		       " not come up, the old one goes on."
 		       "  Exit status: 0 done, 1 failed, 2 wrong usage, 3 requests are in flight.",
 	};

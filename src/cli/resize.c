@@ -11,13 +11,16 @@
 #include "keeper/control.h"
 #include "keeper/find.h"
 
-#define RESIZE_TIMEOUT_MS 300000 /* the keeper's own limits are shorter, unless --timeout made them longer */
+/* the keeper's own limits are shorter, unless --timeout made them longer */
+#define RESIZE_TIMEOUT_MS 300000
 
 enum { OPT_FORCE = 256, OPT_TO_EXPORT };
 
 static const struct argp_option resize_options[] = {
-	{ "to-export", OPT_TO_EXPORT, NULL, 0, "As large as the NBD export is now: the default where no SIZE is given", 0 },
-	{ "force", OPT_FORCE, NULL, 0, "Shrink it though it is in use: what lies behind the new end is lost", 0 },
+	{ "to-export", OPT_TO_EXPORT, NULL, 0,
+	  "As large as the NBD export is now: the default where no SIZE is given", 0 },
+	{ "force", OPT_FORCE, NULL, 0,
+	  "Shrink it though it is in use: what lies behind the new end is lost", 0 },
 	{ 0 },
 };
 
@@ -43,12 +46,14 @@ static error_t resize_parse(int key, char *arg, struct argp_state *state)
 		if (!a->device)
 			break;
 		if (a->has_size)
-			return -ub_err_set(&a->err, EINVAL, "resize takes a device and a size, not also '%s'", arg);
+			return -ub_err_set(&a->err, EINVAL,
+					   "resize takes a device and a size, not also '%s'", arg);
 		a->has_size = true;
 		return -ub_size_parse(arg, "SIZE", &a->size_bytes, &a->err);
 	case ARGP_KEY_END:
 		if (a->has_size && a->to_export)
-			return -ub_err_set(&a->err, EINVAL, "a SIZE and --to-export exclude each other");
+			return -ub_err_set(&a->err, EINVAL,
+					   "a SIZE and --to-export exclude each other");
 		return 0;
 	default:
 		break;
@@ -73,8 +78,9 @@ static int resize_run(struct resize_args *a)
 	is = json_integer_value(json_object_get(reply, "size_bytes"));
 	was = json_integer_value(json_object_get(reply, "was_bytes"));
 	json_decref(reply);
-	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u %s %" JSON_INTEGER_FORMAT " bytes (%s)%s", state.dev_id, is == was ? "has" : "has now",
-	       is, ub_size_format((uint64_t)is, size, sizeof(size)), is == was ? ": nothing to do" : "");
+	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u %s %" JSON_INTEGER_FORMAT " bytes (%s)%s", state.dev_id,
+	       is == was ? "has" : "has now", is, ub_size_format((uint64_t)is, size, sizeof(size)),
+	       is == was ? ": nothing to do" : "");
 	return UB_EXIT_DONE;
 }
 
@@ -85,7 +91,8 @@ int ub_cli_resize(int argc, char **argv)
 		.parser = resize_parse,
 		.args_doc = "DEVICE [SIZE]",
 		.doc = "Give a device another size while it is in use (Linux 6.16 or later)."
-		       "\vDEVICE is a number, /dev/ublkbN or a --name.  SIZE is in bytes, or has one of K M G T P E behind it"
+		       "\vDEVICE is a number, /dev/ublkbN or a --name.  SIZE is in bytes, or has "
+		       "one of K M G T P E behind it"
 		       " (powers of 1024).  Exit status: 0 done, 1 failed, 2 wrong usage, 3 busy.",
 	};
 	struct resize_args a = { 0 };

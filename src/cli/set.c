@@ -18,12 +18,17 @@ enum { OPT_OUTAGE_LIMIT = 256, OPT_STALL_TIMEOUT, OPT_FENCE_TIMEOUT, OPT_LOG_LEV
 
 static const struct argp_option set_options[] = {
 	{ "outage-limit", OPT_OUTAGE_LIMIT, "DURATION", 0,
-	  "I/O waits so long for its server, in an outage that has begun already, too; none: for ever", 0 },
-	{ "stall-timeout", OPT_STALL_TIMEOUT, "DURATION", 0, "No answer for so long: another connection is tried", 0 },
-	{ "fence-timeout", OPT_FENCE_TIMEOUT, "DURATION", 0,
-	  "Newer changes wait so long for what a lost connection may still carry, also for what it has by now; 0: not at all",
+	  "I/O waits so long for its server, in an outage that has begun already, too; none: for "
+	  "ever",
 	  0 },
-	{ "log-level", OPT_LOG_LEVEL, "LEVEL", 0, "What keeper and server say: error, warning, notice or debug", 0 },
+	{ "stall-timeout", OPT_STALL_TIMEOUT, "DURATION", 0,
+	  "No answer for so long: another connection is tried", 0 },
+	{ "fence-timeout", OPT_FENCE_TIMEOUT, "DURATION", 0,
+	  "Newer changes wait so long for what a lost connection may still carry, also for what it "
+	  "has by now; 0: not at all",
+	  0 },
+	{ "log-level", OPT_LOG_LEVEL, "LEVEL", 0,
+	  "What keeper and server say: error, warning, notice or debug", 0 },
 	{ 0 },
 };
 
@@ -45,8 +50,10 @@ static int set_stall_timeout(struct set_args *a, const char *arg)
 {
 	int ret = set_duration(a, "--stall-timeout", "stall_timeout_ms", arg);
 
-	if (ret == 0 && json_integer_value(json_object_get(a->request, "stall_timeout_ms")) < NBD_MIN_STALL_MS)
-		return ub_err_set(&a->err, ERANGE, "--stall-timeout: %s is too short: %d ms is the least", arg,
+	if (ret == 0 &&
+	    json_integer_value(json_object_get(a->request, "stall_timeout_ms")) < NBD_MIN_STALL_MS)
+		return ub_err_set(&a->err, ERANGE,
+				  "--stall-timeout: %s is too short: %d ms is the least", arg,
 				  NBD_MIN_STALL_MS);
 	return ret;
 }
@@ -56,7 +63,8 @@ static int set_log_level(struct set_args *a, const char *arg)
 	enum ub_log_level level;
 
 	if (ub_log_level_parse(arg, &level) != 0)
-		return ub_err_set(&a->err, EINVAL, "--log-level: '%s' is none of error, warning, notice and debug",
+		return ub_err_set(&a->err, EINVAL,
+				  "--log-level: '%s' is none of error, warning, notice and debug",
 				  arg);
 	return json_object_set_new(a->request, "log_level", json_string(arg));
 }
@@ -78,7 +86,8 @@ static error_t set_parse(int key, char *arg, struct argp_state *state)
 		return -set_log_level(a, arg);
 	case ARGP_KEY_END:
 		if (json_object_size(a->request) == 0)
-			return -ub_err_set(&a->err, EINVAL, "set what? See 'ublk-bridge set --help'");
+			return -ub_err_set(&a->err, EINVAL,
+					   "set what? See 'ublk-bridge set --help'");
 		return 0;
 	default:
 		return ub_cli_parse_device(key, arg, "set of", &a->device, &a->err);
@@ -93,7 +102,8 @@ static int set_run(struct set_args *a)
 	if (ub_device_find_state(a->device, &state, NULL, &a->err) != 0)
 		return a->err.code == EINVAL ? UB_EXIT_USAGE : UB_EXIT_FAILED;
 	json_object_set_new(a->request, "verb", json_string("set"));
-	if (ub_control_ask(state.name, json_incref(a->request), &reply, SET_TIMEOUT_MS, &a->err) != 0)
+	if (ub_control_ask(state.name, json_incref(a->request), &reply, SET_TIMEOUT_MS, &a->err) !=
+	    0)
 		return UB_EXIT_FAILED;
 	json_decref(reply);
 	return UB_EXIT_DONE;
@@ -106,8 +116,10 @@ int ub_cli_set(int argc, char **argv)
 		.parser = set_parse,
 		.args_doc = "DEVICE",
 		.doc = "Change settings of a device while it is in use."
-		       "\vDEVICE is a number, /dev/ublkbN or a --name.  DURATION: seconds, or with ms, s, m, h.  All"
-		       " that is given is changed, or nothing.  Exit status: 0 done, 1 failed, 2 wrong usage.",
+		       "\vDEVICE is a number, /dev/ublkbN or a --name.  DURATION: seconds, or with "
+		       "ms, s, m, h.  All"
+		       " that is given is changed, or nothing.  Exit status: 0 done, 1 failed, 2 "
+		       "wrong usage.",
 	};
 	struct set_args a = { .request = json_object() };
 	int status = UB_EXIT_USAGE;

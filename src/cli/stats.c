@@ -15,9 +15,9 @@
 #include "keeper/control.h"
 #include "keeper/find.h"
 
-#define STATS_TIMEOUT_MS     5000
+#define STATS_TIMEOUT_MS      5000
 #define STATS_DEFAULT_WAIT_MS 1000
-#define STATS_MIN_WAIT_MS    100
+#define STATS_MIN_WAIT_MS     100
 
 enum {
 	OPT_JSON = 256,
@@ -51,7 +51,8 @@ static error_t stats_parse(int key, char *arg, struct argp_state *state)
 		if (arg && ub_duration_parse(arg, "--watch", &a->wait_ms, &a->err) != 0)
 			return a->err.code;
 		if (a->wait_ms < STATS_MIN_WAIT_MS)
-			return -ub_err_set(&a->err, ERANGE, "--watch: %s is too often: at least 0.1 seconds", arg);
+			return -ub_err_set(&a->err, ERANGE,
+					   "--watch: %s is too often: at least 0.1 seconds", arg);
 		return 0;
 	default:
 		return ub_cli_parse_device(key, arg, "stats of", &a->device, &a->err);
@@ -83,14 +84,22 @@ static const char *stats_time(uint64_t ns, bool is_known, char *buf, size_t len)
 		unit++;
 	}
 	if (is_known)
-		snprintf(buf, len, "%.*f %s", value >= 99.95 || unit == 0 ? 0 : value >= 9.995 ? 1 : 2, value, units[unit]);
+		snprintf(buf, len, "%.*f %s",
+			 value >= 99.95 || unit == 0 ? 0 :
+			 value >= 9.995		     ? 1 :
+						       2,
+			 value, units[unit]);
 	else
 		snprintf(buf, len, "-");
 	return buf;
 }
 
-/* A line of the table: the rates since `before` (NULL: since counting began), the rest since it began. */
-static void stats_print_operation(const char *op, const json_t *now, const json_t *before, double seconds)
+/*
+ * A line of the table: the rates since `before` (NULL: since counting began), the rest since it
+ * began.
+ */
+static void stats_print_operation(const char *op, const json_t *now, const json_t *before,
+				  double seconds)
 {
 	const json_t *latency = json_object_get(now, "latency");
 	uint64_t ios = stats_get(now, "ios"), bytes = stats_get(now, "bytes");
@@ -98,12 +107,14 @@ static void stats_print_operation(const char *op, const json_t *now, const json_
 	char total[32], rate[32], text[32];
 
 	printf("%-12s %12llu %10s %8llu %10.0f %12s", op, (unsigned long long)ios,
-	       ub_size_format(bytes, total, sizeof(total)), (unsigned long long)stats_get(now, "errors"),
+	       ub_size_format(bytes, total, sizeof(total)),
+	       (unsigned long long)stats_get(now, "errors"),
 	       (double)(ios - stats_get(before, "ios")) / seconds,
-	       ub_size_format((uint64_t)((double)(bytes - stats_get(before, "bytes")) / seconds), rate, sizeof(rate)));
+	       ub_size_format((uint64_t)((double)(bytes - stats_get(before, "bytes")) / seconds),
+			      rate, sizeof(rate)));
 	for (unsigned i = 0; i < sizeof(columns) / sizeof(columns[0]); i++)
-		printf(" %9s",
-		       stats_time(stats_get(latency, columns[i]), stats_get(latency, "count") > 0, text, sizeof(text)));
+		printf(" %9s", stats_time(stats_get(latency, columns[i]),
+					  stats_get(latency, "count") > 0, text, sizeof(text)));
 	printf("\n");
 }
 
@@ -111,14 +122,17 @@ static void stats_print_backend(const json_t *backend)
 {
 	if (!stats_get(backend, "connections"))
 		return;
-	printf("server: %s, %llu of %llu connections, %llu reconnects, %llu outages (%.1f s), %llu requests (%llu sent "
+	printf("server: %s, %llu of %llu connections, %llu reconnects, %llu outages (%.1f s), %llu "
+	       "requests (%llu sent "
 	       "again), %.1f s waited\n",
 	       json_is_true(json_object_get(backend, "is_online")) ? "online" : "offline",
 	       (unsigned long long)stats_get(backend, "connections_online"),
 	       (unsigned long long)stats_get(backend, "connections"),
-	       (unsigned long long)stats_get(backend, "reconnects"), (unsigned long long)stats_get(backend, "outages"),
+	       (unsigned long long)stats_get(backend, "reconnects"),
+	       (unsigned long long)stats_get(backend, "outages"),
 	       json_number_value(json_object_get(backend, "outage_seconds")),
-	       (unsigned long long)stats_get(backend, "requests"), (unsigned long long)stats_get(backend, "retries"),
+	       (unsigned long long)stats_get(backend, "requests"),
+	       (unsigned long long)stats_get(backend, "retries"),
 	       json_number_value(json_object_get(backend, "wait_seconds")));
 }
 
@@ -135,7 +149,8 @@ static void stats_print_fence(const json_t *now)
 	struct tm tm;
 
 	if (stats_get(fence, "ranges")) {
-		printf("fence: %llu ranges of %s may still be written by lost connections, %llu changes wait, ",
+		printf("fence: %llu ranges of %s may still be written by lost connections, %llu "
+		       "changes wait, ",
 		       (unsigned long long)stats_get(fence, "ranges"),
 		       ub_size_format(stats_get(fence, "bytes"), size, sizeof(size)),
 		       (unsigned long long)stats_get(fence, "waiting"));
@@ -146,7 +161,8 @@ static void stats_print_fence(const json_t *now)
 	}
 	if (stats_get(losses, "count") && localtime_r(&last, &tm)) {
 		strftime(when, sizeof(when), "%F %T", &tm);
-		printf("lost: %s may be gone, which the server had answered and not flushed (%llu times, last at "
+		printf("lost: %s may be gone, which the server had answered and not flushed (%llu "
+		       "times, last at "
 		       "%s)\n",
 		       ub_size_format(stats_get(losses, "bytes"), size, sizeof(size)),
 		       (unsigned long long)stats_get(losses, "count"), when);
@@ -167,7 +183,8 @@ static void stats_print_migration(const json_t *migration)
 
 static void stats_print_table(const json_t *now, const json_t *before)
 {
-	const json_t *syscalls = json_object_get(now, "syscalls"), *batch = json_object_get(now, "batch");
+	const json_t *syscalls = json_object_get(now, "syscalls"),
+		     *batch = json_object_get(now, "batch");
 	double seconds = json_number_value(json_object_get(now, "uptime_seconds"));
 	const char *op;
 	json_t *value;
@@ -176,17 +193,24 @@ static void stats_print_table(const json_t *now, const json_t *before)
 		seconds = (double)(stats_get(now, "time_ns") - stats_get(before, "time_ns")) / 1e9;
 	if (seconds <= 0)
 		seconds = 1e-9;
-	printf("%s (%s): %s, up %.0f s, %llu in flight\n", stats_string(now, "device"), stats_string(now, "name"),
-	       stats_string(now, "kind"), json_number_value(json_object_get(now, "uptime_seconds")),
+	printf("%s (%s): %s, up %.0f s, %llu in flight\n", stats_string(now, "device"),
+	       stats_string(now, "name"), stats_string(now, "kind"),
+	       json_number_value(json_object_get(now, "uptime_seconds")),
 	       (unsigned long long)stats_get(now, "in_flight"));
-	printf("%-12s %12s %10s %8s %10s %12s %9s %9s %9s %9s\n", "OPERATION", "IOS", "BYTES", "ERRORS", "IOS/S", "BYTES/S",
-	       "P50", "P99", "P99.9", "MAX");
-	json_object_foreach(json_object_get(now, "operations"), op, value) {
-		stats_print_operation(op, value, json_object_get(json_object_get(before, "operations"), op), seconds);
+	printf("%-12s %12s %10s %8s %10s %12s %9s %9s %9s %9s\n", "OPERATION", "IOS", "BYTES",
+	       "ERRORS", "IOS/S", "BYTES/S", "P50", "P99", "P99.9", "MAX");
+	json_object_foreach(json_object_get(now, "operations"), op, value)
+	{
+		stats_print_operation(op, value,
+				      json_object_get(json_object_get(before, "operations"), op),
+				      seconds);
 	}
-	printf("turns: %llu, system calls: %llu and %llu to copy, in a batch: %.1f on average, %llu at the most\n",
-	       (unsigned long long)stats_get(now, "turns"), (unsigned long long)stats_get(syscalls, "io_uring_enter"),
-	       (unsigned long long)stats_get(syscalls, "copy"), json_number_value(json_object_get(batch, "mean")),
+	printf("turns: %llu, system calls: %llu and %llu to copy, in a batch: %.1f on average, "
+	       "%llu at the most\n",
+	       (unsigned long long)stats_get(now, "turns"),
+	       (unsigned long long)stats_get(syscalls, "io_uring_enter"),
+	       (unsigned long long)stats_get(syscalls, "copy"),
+	       json_number_value(json_object_get(batch, "mean")),
 	       (unsigned long long)stats_get(batch, "max"));
 	stats_print_backend(json_object_get(now, "backend"));
 	stats_print_fence(now);
@@ -215,7 +239,8 @@ static int stats_run(struct stats_args *a, const char *name)
 	int ret;
 
 	do {
-		ret = ub_control_ask(name, json_pack("{s:s}", "verb", "stats"), &now, STATS_TIMEOUT_MS, &a->err);
+		ret = ub_control_ask(name, json_pack("{s:s}", "verb", "stats"), &now,
+				     STATS_TIMEOUT_MS, &a->err);
 		if (ret)
 			break;
 		json_object_del(now, "ok");
@@ -237,7 +262,8 @@ int ub_cli_stats(int argc, char **argv)
 		.parser = stats_parse,
 		.args_doc = "DEVICE",
 		.doc = "Say what a device has done, how fast, and how long it took."
-		       "\vDEVICE is a number, /dev/ublkbN or a --name.  Exit status: 0 done, 1 failed, 2 wrong usage.",
+		       "\vDEVICE is a number, /dev/ublkbN or a --name.  Exit status: 0 done, 1 "
+		       "failed, 2 wrong usage.",
 	};
 	struct stats_args a = { .wait_ms = STATS_DEFAULT_WAIT_MS };
 	struct ub_state state;

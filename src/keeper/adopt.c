@@ -5,7 +5,8 @@
  *   the server lives            it gets this keeper, and notices nothing else
  *   it recovers, half way       likewise, and the recovery is brought to its end
  *   only its standby lives      likewise, and then the device is recovered as after any death
- *   none of them lives          what the device was made from is read from state.json; for memory there is nothing left
+ *   none of them lives          what the device was made from is read from state.json;
+ *                               for memory there is nothing left
  *
  * The keeper's main thread.
  */
@@ -32,7 +33,7 @@
 
 #define ADOPT_TRIES    20
 #define ADOPT_PAUSE_MS 50
-#define ADOPT_END_MS 5000 /* for a server that has given up */
+#define ADOPT_END_MS   5000 /* for a server that has given up */
 #define ADOPT_LINKS_MS 1000
 
 /* Whether there is still what state.json speaks of. */
@@ -41,30 +42,35 @@ static int adopt_find_device(struct ub_keeper *k, const struct ub_state *state, 
 	int ret = ub_ctrl_get_info(&k->ctrl, state->dev_id, &k->info, err);
 
 	if (ret == -ENODEV || (ret == 0 && k->info.ublksrv_flags != state->cookie))
-		return ub_err_set(err, ENODEV, "/dev/ublkb%u of '%s' is gone: 'ublk-bridge detach %s' clears what is left",
+		return ub_err_set(err, ENODEV,
+				  "/dev/ublkb%u of '%s' is gone: 'ublk-bridge detach %s' clears "
+				  "what is left",
 				  state->dev_id, state->name, state->name);
 	if (ret == 0 && k->info.state == UBLK_S_DEV_DEAD)
 		return ub_err_set(err, ENODEV,
-				  "/dev/ublkb%u of '%s' was stopped: it cannot be recovered: detach it, and attach it anew",
+				  "/dev/ublkb%u of '%s' was stopped: it cannot be recovered: "
+				  "detach it, and attach it anew",
 				  state->dev_id, state->name);
 	return ret;
 }
 
 /*
- * The standby of a keeper that is gone, which has no part in what comes. Not when it is the server by now: state.json
- * is written only when a recovery is over.
+ * The standby of a keeper that is gone, which has no part in what comes. Not when it is the server
+ * by now: state.json is written only when a recovery is over.
  */
 static void adopt_end_old_standby(const struct ub_state *state, pid_t server_pid)
 {
-	if (state->standby_pid != server_pid && ub_process_is(state->standby_pid, state->standby_started))
+	if (state->standby_pid != server_pid &&
+	    ub_process_is(state->standby_pid, state->standby_started))
 		kill(state->standby_pid, SIGKILL);
 	if (state->spare_pid != server_pid && ub_process_is(state->spare_pid, state->spare_started))
 		kill(state->spare_pid, SIGKILL);
 }
 
 /*
- * Likewise those of which state.json says nothing, because /run was full: all that have server.sock, too. Once this server
- * has died they would answer there, and know of none that came later.
+ * Likewise those of which state.json says nothing, because /run was full: all that have
+ * server.sock, too. Once this server has died they would answer there, and know of none that came
+ * later.
  */
 static void adopt_end_strays(const struct ub_keeper *k, pid_t server_pid)
 {
@@ -79,10 +85,13 @@ static void adopt_end_strays(const struct ub_keeper *k, pid_t server_pid)
 	while (sock[0] && proc && (entry = readdir(proc))) {
 		pid = atoi(entry->d_name);
 		snprintf(path, sizeof(path), "/proc/%d/comm", pid);
-		if (pid <= 0 || pid == server_pid || ub_text_read_file(path, comm, sizeof(comm)) <= 0 ||
+		if (pid <= 0 || pid == server_pid ||
+		    ub_text_read_file(path, comm, sizeof(comm)) <= 0 ||
 		    strcmp(comm, UB_SERVER_COMM "\n") != 0 || !ub_process_has_file(pid, sock))
 			continue;
-		ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: a standby server (pid %d) was left: it is ended", k->info.dev_id, pid);
+		ub_log(UB_LOG_DEBUG,
+		       "/dev/ublkb%u: a standby server (pid %d) was left: it is ended",
+		       k->info.dev_id, pid);
 		kill(pid, SIGKILL);
 	}
 	if (proc)
@@ -102,8 +111,8 @@ static int adopt_map_stats(struct ub_keeper *k, struct ub_err *err)
 		return ub_err_errno(err, errno, "the statistics page");
 	k->stats = page;
 	if (k->stats->version != UB_STATS_VERSION)
-		return ub_err_set(err, EPROTO, "the server's statistics are of version %u, not %u", k->stats->version,
-				  UB_STATS_VERSION);
+		return ub_err_set(err, EPROTO, "the server's statistics are of version %u, not %u",
+				  k->stats->version, UB_STATS_VERSION);
 	return 0;
 }
 
@@ -145,7 +154,8 @@ static void adopt_note_dead_server(struct ub_keeper *k, const struct ub_state *s
 }
 
 /* A server, or a standby alone, has taken this keeper. */
-static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struct ub_state *state, struct ub_err *err)
+static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struct ub_state *state,
+			 struct ub_err *err)
 {
 	struct ub_server *server = a->state == UB_ADOPTED_STANDBY ? k->standby : k->server;
 	int ret;
@@ -195,12 +205,14 @@ static int adopt_from_state(struct ub_keeper *k, const struct ub_state *state, s
 
 	if (strcmp(k->opts->kind, "mem") == 0)
 		return ub_err_set(err, ESTALE,
-				  "/dev/ublkb%u: its memory went with the last process that held it, and cannot be recovered: "
+				  "/dev/ublkb%u: its memory went with the last process that held "
+				  "it, and cannot be recovered: "
 				  "detach it with --force",
 				  k->info.dev_id);
 	if (k->opts->nbd && k->opts->nbd->transport == NBD_SOCKET && !k->opts->nbd->restarts)
 		return ub_err_set(err, ESTALE,
-				  "/dev/ublkb%u: its connection was handed over ready made (--fd, --command) and went with its "
+				  "/dev/ublkb%u: its connection was handed over ready made (--fd, "
+				  "--command) and went with its "
 				  "server: detach it with --force",
 				  k->info.dev_id);
 	ret = ub_rundir_listen_server(&k->rundir, err);
@@ -215,17 +227,19 @@ static int adopt_from_state(struct ub_keeper *k, const struct ub_state *state, s
 }
 
 /*
- * A standby that was made before the device was moved, and would open what it was moved from. One that has the memory
- * that the device is made of now was made after it.
+ * A standby that was made before the device was moved, and would open what it was moved from. One
+ * that has the memory that the device is made of now was made after it.
  */
-static bool adopt_is_of_old_side(const struct ub_keeper *k, const struct ub_adoption *a, const struct ub_state *state)
+static bool adopt_is_of_old_side(const struct ub_keeper *k, const struct ub_adoption *a,
+				 const struct ub_state *state)
 {
 	int fd = a->fds[UB_FD_STORE];
 	struct stat st;
 
 	if (a->state != UB_ADOPTED_STANDBY || !state->has_moved)
 		return false;
-	return k->opts->nbd || !state->store || fd < 0 || fstat(fd, &st) < 0 || st.st_ino != state->store;
+	return k->opts->nbd || !state->store || fd < 0 || fstat(fd, &st) < 0 ||
+	       st.st_ino != state->store;
 }
 
 static int adopt_server(struct ub_keeper *k, const struct ub_state *state, struct ub_err *err)
@@ -233,13 +247,18 @@ static int adopt_server(struct ub_keeper *k, const struct ub_state *state, struc
 	struct ub_adoption a;
 	int ret = ub_rundir_adopt(state->name, &a);
 
-	/* It may not know yet that its keeper has gone; or it ended just then, and nobody listens the next time. */
+	/*
+	 * It may not know yet that its keeper has gone; or it ended just then, and nobody listens
+	 * the next time.
+	 */
 	for (unsigned i = 0; i < ADOPT_TRIES && ret == -ENOTCONN; i++) {
 		ub_loop_once(&k->loop, ADOPT_PAUSE_MS);
 		ret = ub_rundir_adopt(state->name, &a);
 	}
 	if (ret == 0 && adopt_is_of_old_side(k, &a, state)) {
-		ub_log(UB_LOG_NOTICE, "%s: its standby (pid %d) was made before it was moved: it is ended", state->name, a.pid);
+		ub_log(UB_LOG_NOTICE,
+		       "%s: its standby (pid %d) was made before it was moved: it is ended",
+		       state->name, a.pid);
 		kill(a.pid, SIGKILL);
 		ret = -ECONNREFUSED;
 	}
@@ -248,7 +267,9 @@ static int adopt_server(struct ub_keeper *k, const struct ub_state *state, struc
 	else if (ret == -ENOENT || ret == -ECONNREFUSED)
 		ret = adopt_from_state(k, state, err);
 	else
-		ret = ub_err_errno(err, -ret, "the server of '%s' (pid %d) does not answer: kill it, and try again",
+		ret = ub_err_errno(err, -ret,
+				   "the server of '%s' (pid %d) does not answer: kill it, and try "
+				   "again",
 				   state->name, state->server_pid);
 	for (unsigned i = 0; i < UB_MESSAGE_MAX_FDS; i++)
 		ub_close(&a.fds[i]);
@@ -266,13 +287,19 @@ static int adopt_device(struct ub_keeper *k, const struct ub_state *state, struc
 	if (ret == 0)
 		ret = adopt_server(k, state, err);
 	if (ret == 0 && ub_migrate_has_raced(k))
-		ret = ub_err_set(err, EAGAIN, "'%s' was moved just now, while it was looked where it is: try again", state->name);
+		ret = ub_err_set(err, EAGAIN,
+				 "'%s' was moved just now, while it was looked where it is: try "
+				 "again",
+				 state->name);
 	if (ret == 0)
 		ret = ub_rundir_listen_control(&k->rundir, err);
 	if (ret)
 		return ret;
 	k->added = k->started = k->was_live = true;
-	/* The keeper before this one may have died when the size was another one, and not yet written down. */
+	/*
+	 * The keeper before this one may have died when the size was another one, and not yet
+	 * written down.
+	 */
 	if (ub_resize_look(k))
 		ub_keeper_renew_standby(k);
 	ub_resize_new_server(k);
@@ -302,7 +329,8 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 	if (ub_state_read_all(name, &state, &json) != 0 || !ub_state_recipe(json, &state)) {
 		json_decref(json);
 		return ub_err_set(err, EBADMSG,
-				  "state.json of '%s' is missing or cannot be understood: the device can be detached, by its "
+				  "state.json of '%s' is missing or cannot be understood: the "
+				  "device can be detached, by its "
 				  "number, and not recovered",
 				  name);
 	}
@@ -341,7 +369,8 @@ static int adopt_again(struct ub_keeper *k, const char *name, struct ub_err *err
 	int ret = ub_rundir_lock(&k->rundir, name, err);
 
 	if (ret == 0 && ub_state_read(name, &state) != 0)
-		ret = ub_err_set(err, EBADMSG, "state.json of '%s' is missing or cannot be understood", name);
+		ret = ub_err_set(err, EBADMSG,
+				 "state.json of '%s' is missing or cannot be understood", name);
 	if (ret == 0)
 		ret = ub_ctrl_open(&k->ctrl, err);
 	if (ret == 0) {
@@ -366,7 +395,10 @@ int ub_keeper_adopt_again(struct ub_keeper *k, const char *name, struct ub_err *
 
 void ub_keeper_let_go(struct ub_keeper *k)
 {
-	/* Servers that are live serve on; a standby that was made for this keeper's device waits, or ends. */
+	/*
+	 * Servers that are live serve on; a standby that was made for this keeper's device waits,
+	 * or ends.
+	 */
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(k->servers); i++) {
 		if (k->servers[i].pid)
 			ub_keeper_forget_server(&k->servers[i]);

@@ -78,8 +78,8 @@ static int ask_understand(const char *text, json_t **reply, struct ub_err *err)
 		ret = ub_err_set(err, EBADMSG, "the keeper's answer is no JSON object");
 	else if (!json_is_true(json_object_get(json, "ok"))) {
 		said = json_string_value(json_object_get(json, "error"));
-		ret = ub_err_set(err, ask_errno(json_string_value(json_object_get(json, "errno"))), "%s",
-				 said ? said : "the keeper refused, and did not say why");
+		ret = ub_err_set(err, ask_errno(json_string_value(json_object_get(json, "errno"))),
+				 "%s", said ? said : "the keeper refused, and did not say why");
 	}
 	if (ret)
 		json_decref(json);
@@ -88,7 +88,8 @@ static int ask_understand(const char *text, json_t **reply, struct ub_err *err)
 	return ret;
 }
 
-int ub_control_ask_on(const char *name, json_t *request, json_t **reply, int timeout_ms, int *fd, struct ub_err *err)
+int ub_control_ask_on(const char *name, json_t *request, json_t **reply, int timeout_ms, int *fd,
+		      struct ub_err *err)
 {
 	uint64_t deadline = timeout_ms < 0 ? UINT64_MAX : ub_now_ms() + (uint64_t)timeout_ms;
 	cleanup_fd int sock = ub_rundir_connect_control(name);
@@ -111,7 +112,8 @@ int ub_control_ask_on(const char *name, json_t *request, json_t **reply, int tim
 	return ret;
 }
 
-int ub_control_ask(const char *name, json_t *request, json_t **reply, int timeout_ms, struct ub_err *err)
+int ub_control_ask(const char *name, json_t *request, json_t **reply, int timeout_ms,
+		   struct ub_err *err)
 {
 	int fd = -1, ret = ub_control_ask_on(name, request, reply, timeout_ms, &fd, err);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The keeper: makes a device, watches over its server, and takes both away again. Its main thread; it
- * never opens /dev/ublkbN or /dev/ublkcN, and allocates nothing while the device is live,
- * but to start a helper.
+ * The keeper: makes a device, watches over its server, and takes both away again. Its main thread;
+ * it never opens /dev/ublkbN or /dev/ublkcN, and allocates nothing while the device is live, but to
+ * start a helper.
  */
 #include "keeper/attach.h"
 
@@ -32,13 +32,13 @@
 #define PR_SET_IO_FLUSHER 57
 #endif
 
-#define HELLO_TIMEOUT_MS  10000
-#define SETTLE_TIMEOUT_MS 30000
-#define RETRY_RELEASE_MS  1000
+#define HELLO_TIMEOUT_MS     10000
+#define SETTLE_TIMEOUT_MS    30000
+#define RETRY_RELEASE_MS     1000
 #define STANDBY_MAKES_WAY_MS 5000 /* longer than until the next try */
-#define SETTLE_MIN_REQUESTS 4 /* fewer the block layer does not allow */
+#define SETTLE_MIN_REQUESTS  4	  /* fewer the block layer does not allow */
 
-/* ---- signals ------------------------------------------------------------------------------------------- */
+/* ---- signals ------------------------------------------------------------- */
 
 static void keeper_signal(void *arg)
 {
@@ -65,7 +65,8 @@ static int keeper_take_signals(struct ub_keeper *k, struct ub_err *err)
 		sigaddset(&set, SIGHUP);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
-	signal(SIGCHLD, SIG_DFL); /* ignored by whoever started us: then nobody could be waited for */
+	/* ignored by whoever started us: then nobody could be waited for */
+	signal(SIGCHLD, SIG_DFL);
 	k->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (k->signal_fd < 0)
 		return ub_err_errno(err, errno, "a signal descriptor");
@@ -73,7 +74,7 @@ static int keeper_take_signals(struct ub_keeper *k, struct ub_err *err)
 	return 0;
 }
 
-/* ---- attaching -------------------------------------------------------------------------------------------- */
+/* ---- attaching ----------------------------------------------------------- */
 
 /* What a process that recovers devices owes the machine. Failures are no reason not to serve. */
 static void keeper_harden(struct ub_keeper *k)
@@ -96,7 +97,8 @@ static void keeper_harden(struct ub_keeper *k)
 }
 
 /* The message that says what is to be served. *msg is the caller's to free(). */
-static int keeper_make_config(struct ub_keeper *k, bool is_standby, struct ub_msg_config **msg, struct ub_err *err)
+static int keeper_make_config(struct ub_keeper *k, bool is_standby, struct ub_msg_config **msg,
+			      struct ub_err *err)
 {
 	const struct ub_attach_options *o = k->opts;
 	cleanup_free char *json = o->nbd ? nbd_options_to_json(o->nbd) : NULL;
@@ -113,7 +115,8 @@ static int keeper_make_config(struct ub_keeper *k, bool is_standby, struct ub_ms
 	(*msg)->header.type = UB_MSG_CONFIG;
 	(*msg)->header.len_bytes = (uint32_t)len;
 	(*msg)->size_bytes = is_standby ? k->limits.size_bytes : o->size_bytes;
-	(*msg)->logical_block_bytes = is_standby ? k->limits.logical_block_bytes : o->logical_block_bytes;
+	(*msg)->logical_block_bytes =
+		is_standby ? k->limits.logical_block_bytes : o->logical_block_bytes;
 	(*msg)->nr_queues = o->nr_queues ? o->nr_queues : 1;
 	(*msg)->read_only = o->read_only;
 	(*msg)->has_fd = k->store_fd >= 0;
@@ -148,14 +151,16 @@ static int keeper_configure_server(struct ub_keeper *k, struct ub_err *err)
 	if (ret)
 		return ret;
 	if (o->nbd)
-		ub_close(&k->store_fd); /* the server's alone: its end is to be seen at the other side */
-	ret = ub_keeper_await(k->server, UB_MSG_LIMITS, limit_ms, "it had opened the back end", err);
+		/* the server's alone: its end is to be seen at the other side */
+		ub_close(&k->store_fd);
+	ret = ub_keeper_await(k->server, UB_MSG_LIMITS, limit_ms, "it had opened the back end",
+			      err);
 	if (ret == 0 && !k->identity)
 		ret = ub_err_set(err, EPROTO, "the server did not say what it has opened");
 	return ret ? ret : ub_limits_check(&k->limits, err);
 }
 
-/* ---- [ COMMAND ] ------------------------------------------------------------------------------------------ */
+/* ---- [ COMMAND ] --------------------------------------------------------- */
 
 /* --command was started again: its new socket is the server's. */
 void ub_keeper_hand_over_socket(void *arg)
@@ -164,7 +169,8 @@ void ub_keeper_hand_over_socket(void *arg)
 	struct ub_msg_header header = { .type = UB_MSG_SOCKET, .len_bytes = sizeof(header) };
 
 	/* While there is no server it waits for the next one. */
-	if (k->server->fd < 0 || k->server->gone || k->recovery.is_running || k->command->socket_fd < 0)
+	if (k->server->fd < 0 || k->server->gone || k->recovery.is_running ||
+	    k->command->socket_fd < 0)
 		return;
 	ub_message_send(k->server->fd, &header, &k->command->socket_fd, 1, MSG_DONTWAIT);
 	ub_close(&k->command->socket_fd);
@@ -220,19 +226,24 @@ static bool keeper_interrupted(void *arg)
 static int keeper_settle(struct ub_keeper *k, struct ub_err *err)
 {
 	char id[16], requests[16] = "0", said[256], fate[96];
-	bool may_add = k->recovery.is_on; /* its queues' threads may not administrate: the driver does not scan */
-	const char *args[] = { "settle", id, k->opts->scheduler,
+	/* its queues' threads may not administrate: the driver does not scan */
+	bool may_add = k->recovery.is_on;
+	const char *args[] = { "settle",
+			       id,
+			       k->opts->scheduler,
 			       k->info.flags & UBLK_F_NO_AUTO_PART_SCAN ? UB_HELPER_SCAN :
-			       may_add				       ? UB_HELPER_ADD :
-									 UB_HELPER_NO_SCAN,
-			       requests, NULL };
+			       may_add					? UB_HELPER_ADD :
+									  UB_HELPER_NO_SCAN,
+			       requests,
+			       NULL };
 	int ret = ub_step("settle", err);
 
 	if (ret)
 		return ret;
 	snprintf(id, sizeof(id), "%u", k->info.dev_id);
 	/* Drivers that let go of each tag by itself notice a death by themselves, too. */
-	if (k->recovery.is_on && !(k->features & UBLK_F_PER_IO_DAEMON) && k->info.queue_depth > SETTLE_MIN_REQUESTS)
+	if (k->recovery.is_on && !(k->features & UBLK_F_PER_IO_DAEMON) &&
+	    k->info.queue_depth > SETTLE_MIN_REQUESTS)
 		snprintf(requests, sizeof(requests), "%u", k->info.queue_depth - 1U);
 	ret = ub_helper_run(&k->loop, args, "the first look at the device", said, sizeof(said),
 			    SETTLE_TIMEOUT_MS, keeper_interrupted, k);
@@ -285,10 +296,12 @@ static int keeper_attach(struct ub_keeper *k, struct ub_err *err)
 	/* Until here an outage fails the attach, and a server without a keeper ends. */
 	if (ret == 0 && ub_message_send_type(k->server->fd, UB_MSG_LIVE) < 0)
 		ub_log(UB_LOG_DEBUG, "the server is gone already"); /* and that is found out now */
-	return ret ? ret : ub_keeper_await(k->server, UB_MSG_LIVE, HELLO_TIMEOUT_MS, "it knew that it is live", err);
+	return ret ? ret :
+		     ub_keeper_await(k->server, UB_MSG_LIVE, HELLO_TIMEOUT_MS,
+				     "it knew that it is live", err);
 }
 
-/* ---- serving ------------------------------------------------------------------------------------------------- */
+/* ---- serving ------------------------------------------------------------- */
 
 static bool keeper_insisted(void *arg)
 {
@@ -315,14 +328,17 @@ static enum ub_ranges_wait_state keeper_look_at_ranges(struct ub_keeper *k, char
 		       k->limits.size_bytes, ub_now_ms(), &r);
 	state = ub_ranges_wait(&k->detach.wait, &r, ub_now_ms());
 	if (state == UB_RANGES_OVER) {
-		ub_ranges_read_other(k->ledger, !ub_stat_side(k->stats), k->limits.size_bytes, ub_now_ms(), &r);
-		state = ub_ranges_wait_other(&k->detach.other_wait, &r, ub_now_ms(), k->info.dev_id);
+		ub_ranges_read_other(k->ledger, !ub_stat_side(k->stats), k->limits.size_bytes,
+				     ub_now_ms(), &r);
+		state = ub_ranges_wait_other(&k->detach.other_wait, &r, ub_now_ms(),
+					     k->info.dev_id);
 	}
 	if (state == UB_RANGES_WAIT)
 		ub_ranges_describe_wait(&r, said, len);
 	if (state == UB_RANGES_TOO_LONG)
 		snprintf(said, len,
-			 "%s may still be written by lost connections: 'ublk-bridge fenced %u' when that server "
+			 "%s may still be written by lost connections: 'ublk-bridge fenced %u' "
+			 "when that server "
 			 "can write no more",
 			 ub_ranges_describe(&r, what, sizeof(what)), k->info.dev_id);
 	return state;
@@ -346,8 +362,8 @@ static bool keeper_awaits_ranges(struct ub_keeper *k, int *ret, char *said, size
 }
 
 /*
- * A signal, or a client of control.sock, asks for the end. True when the device may go: nobody holds it and all is
- * written back, or somebody insists.
+ * A signal, or a client of control.sock, asks for the end. True when the device may go: nobody
+ * holds it and all is written back, or somebody insists.
  */
 static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 {
@@ -377,7 +393,10 @@ static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 		return true;
 	if (k->server->gone)
 		return false; /* which is another story */
-	/* The descriptors that the helper lacks are the standby's, which is of no use to a device that goes. */
+	/*
+	 * The descriptors that the helper lacks are the standby's, which is of no use to a device
+	 * that goes.
+	 */
 	if (ret == -EMFILE || ret == -ENFILE) {
 		ub_keeper_drop_standby(k);
 		k->recovery.standby_not_before_ms = ub_now_ms() + STANDBY_MAKES_WAY_MS;
@@ -387,8 +406,8 @@ static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 	if (ret < 0)
 		snprintf(said, sizeof(said), "%s", strerror(-ret));
 	/* Who asks by the socket is told, and asks again; a signal is remembered. */
-	ub_err_set(&err, ret == UB_EXIT_DONE || ret == UB_EXIT_BUSY ? EBUSY : EIO, "/dev/ublkb%u stays: %.400s",
-		   k->info.dev_id, said);
+	ub_err_set(&err, ret == UB_EXIT_DONE || ret == UB_EXIT_BUSY ? EBUSY : EIO,
+		   "/dev/ublkb%u stays: %.400s", k->info.dev_id, said);
 	ub_verb_detach_answer(k, &err);
 	k->detach.awaits_ranges = false;
 	if (!k->nr_signals)
@@ -396,7 +415,8 @@ static bool keeper_may_go(struct ub_keeper *k, char *told, size_t told_len)
 			(struct ub_ranges_wait){ 0 }; /* whoever asks next has the same patience */
 	if (k->nr_signals && strcmp(said, told) != 0) {
 		ub_log(UB_LOG_WARNING,
-		       "/dev/ublkb%u stays: %s; it goes when it is free (signal again to take it away now)",
+		       "/dev/ublkb%u stays: %s; it goes when it is free (signal again to take it "
+		       "away now)",
 		       k->info.dev_id, said);
 		snprintf(told, told_len, "%s", said);
 	}
@@ -420,7 +440,8 @@ static void keeper_watch(struct ub_keeper *k)
 		if (k->server->gone) {
 			ret = k->recovery.is_on ? ub_keeper_recover(k, &err) : -ENODEV;
 			if (ret && ret != -ENODEV && err.code)
-				ub_log(UB_LOG_ERROR, "/dev/ublkb%u cannot be recovered: %s", k->info.dev_id, err.text);
+				ub_log(UB_LOG_ERROR, "/dev/ublkb%u cannot be recovered: %s",
+				       k->info.dev_id, err.text);
 			if (ret)
 				return;
 		}
@@ -451,14 +472,17 @@ static void keeper_announce(const struct ub_keeper *k)
 	char size[32];
 
 	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: %s of %s, %u queue%s of depth %u, data path %s%s",
-	       k->info.dev_id, ub_size_format(k->limits.size_bytes, size, sizeof(size)), k->opts->kind,
-	       k->info.nr_hw_queues, k->info.nr_hw_queues == 1 ? "" : "s", k->info.queue_depth,
-	       ub_data_path_name(k->data_path), k->limits.read_only ? ", read only" : "");
+	       k->info.dev_id, ub_size_format(k->limits.size_bytes, size, sizeof(size)),
+	       k->opts->kind, k->info.nr_hw_queues, k->info.nr_hw_queues == 1 ? "" : "s",
+	       k->info.queue_depth, ub_data_path_name(k->data_path),
+	       k->limits.read_only ? ", read only" : "");
 	printf("/dev/ublkb%u\n", k->info.dev_id);
 	fflush(stdout);
 }
 
-/* A daemon lets go of the terminal, and then of whoever waits for it; false: nobody does any more. */
+/*
+ * A daemon lets go of the terminal, and then of whoever waits for it; false: nobody does any more.
+ */
 static bool keeper_detach_terminal(int ready_fd)
 {
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -495,8 +519,8 @@ static int keeper_finish(struct ub_keeper *k)
 	char fate[96];
 
 	if (died)
-		ub_log(UB_LOG_ERROR, "/dev/ublkb%u: the server %s: the device is taken away", k->info.dev_id,
-		       ub_keeper_server_fate(k->server, fate, sizeof(fate)));
+		ub_log(UB_LOG_ERROR, "/dev/ublkb%u: the server %s: the device is taken away",
+		       k->info.dev_id, ub_keeper_server_fate(k->server, fate, sizeof(fate)));
 	else if (k->server->gone && !k->nr_signals && !k->detach.is_going)
 		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u was stopped by somebody else", k->info.dev_id);
 	ub_fenced_let_go(k);
@@ -514,7 +538,8 @@ static int keeper_serve_on(struct ub_keeper *k, bool is_adopted, int ready_fd)
 	k->command->is_in_use = true;
 	keeper_announce(k);
 	if (ready_fd >= 0 && !keeper_detach_terminal(ready_fd) && !is_adopted) {
-		ub_log(UB_LOG_NOTICE, "whoever started this daemon was interrupted: the device goes");
+		ub_log(UB_LOG_NOTICE,
+		       "whoever started this daemon was interrupted: the device goes");
 		k->nr_signals++;
 	}
 	keeper_watch(k);
@@ -524,7 +549,8 @@ static int keeper_serve_on(struct ub_keeper *k, bool is_adopted, int ready_fd)
 }
 
 /* Of a device that has no keeper, or whose keeper is asked to hand it over. */
-static int keeper_take_over(struct ub_keeper *k, const char *name, bool is_upgrade, struct ub_err *err)
+static int keeper_take_over(struct ub_keeper *k, const char *name, bool is_upgrade,
+			    struct ub_err *err)
 {
 	int ret = is_upgrade && ub_rundir_is_held(name) ? ub_upgrade_ask(k, name, err) : 0;
 
@@ -533,7 +559,8 @@ static int keeper_take_over(struct ub_keeper *k, const char *name, bool is_upgra
 	if (ret == 0 && is_upgrade) {
 		ret = ub_upgrade_finish(k, err);
 		if (ret && !k->server->gone && k->standby->stage != UB_STANDBY_READY)
-			ub_keeper_drop_standby(k); /* one that is ready holds the memory until the old keeper has it again */
+			/* one that is ready holds the memory until the old keeper has it again */
+			ub_keeper_drop_standby(k);
 	}
 	return ret;
 }
@@ -546,7 +573,9 @@ static int keeper_main(const struct ub_attach_options *opts, const char *name, i
 	struct ub_err err = { 0 };
 	int ret;
 
-	*k = (struct ub_keeper){ .opts = opts, .rundir = UB_RUNDIR_NONE, .control = UB_CONTROL_NONE };
+	*k = (struct ub_keeper){ .opts = opts,
+				 .rundir = UB_RUNDIR_NONE,
+				 .control = UB_CONTROL_NONE };
 	k->server = &k->servers[0];
 	k->standby = &k->servers[1];
 	*k->server = *k->standby = (struct ub_server)UB_SERVER_NONE;
@@ -571,7 +600,8 @@ static int keeper_main(const struct ub_attach_options *opts, const char *name, i
 	}
 	keeper_harden(k);
 	if (ret == 0)
-		ret = name ? keeper_take_over(k, name, opts->upgrade, &err) : keeper_attach(k, &err);
+		ret = name ? keeper_take_over(k, name, opts->upgrade, &err) :
+			     keeper_attach(k, &err);
 	if (ret == 0)
 		return keeper_serve_on(k, name != NULL, ready_fd);
 	if (name)
@@ -623,7 +653,10 @@ int ub_attach_run(const struct ub_attach_options *opts, const char *name)
 
 	if (!opts->daemon)
 		return keeper_main(opts, name, -1);
-	/* A daemon outlives whoever started it: their locks, pipes and files must not live on in it. */
+	/*
+	 * A daemon outlives whoever started it: their locks, pipes and files must not live on in
+	 * it.
+	 */
 	keeper_close_others(opts->fd);
 	if (pipe2(ready, O_CLOEXEC) < 0) {
 		ub_log(UB_LOG_ERROR, "cannot become a daemon: %s", strerror(errno));

@@ -30,7 +30,7 @@
 #define COMMAND_END_MS	     5000
 #define COMMAND_RELAY	     "relay" /* its standard error by way of its shield */
 
-/* ---- the child ---------------------------------------------------------------------------------------------- */
+/* ---- the child ----------------------------------------------------------- */
 
 struct command_child {
 	char **argv; /* UB_COMMAND_VERB's */
@@ -61,21 +61,26 @@ int ub_command_main(int argc, char **argv)
 {
 	struct command_child child = {
 		.argv = argv,
-		.is_listening = fcntl(COMMAND_LISTEN_FD, F_GETFD) >= 0, /* before it is anything of ours */
+		/* before it is anything of ours */
+		.is_listening = fcntl(COMMAND_LISTEN_FD, F_GETFD) >= 0,
 	};
 	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 
 	if (argc < 5)
 		return UB_EXIT_USAGE;
-	/* It stays an I/O flusher, as the keeper is: what it allocates must not wait for its own device. */
+	/*
+	 * It stays an I/O flusher, as the keeper is: what it allocates must not wait for its own
+	 * device.
+	 */
 	setsid();
 	if (fd < 0 || write(fd, argv[1], strlen(argv[1])) < 0)
-		fprintf(stderr, "ublk-bridge: %s keeps the keeper's OOM score: %s\n", argv[4], strerror(errno));
+		fprintf(stderr, "ublk-bridge: %s keeps the keeper's OOM score: %s\n", argv[4],
+			strerror(errno));
 	ub_close(&fd);
 	ub_shield_run(command_execute, &child, strcmp(argv[2], COMMAND_RELAY) == 0);
 }
 
-/* ---- the keeper's side ------------------------------------------------------------------------------------------ */
+/* ---- the keeper's side --------------------------------------------------- */
 
 /* At c->path, where the server's requests come. */
 static int command_listen(struct ub_command *c, struct ub_err *err)
@@ -230,7 +235,8 @@ static void command_died(void *arg)
 	if (!c->is_in_use && !c->restarts)
 		level = UB_LOG_DEBUG;
 	ub_log(level, "%s %s%s", c->argv[0], c->fate,
-	       c->restarts ? ": it is started again" : ": it is not started again (--restart-command would)");
+	       c->restarts ? ": it is started again" :
+			     ": it is not started again (--restart-command would)");
 	if (c->restarts)
 		command_schedule(c);
 	else

@@ -2,8 +2,8 @@
 /*
  * The NBD server that the keeper starts itself: [ COMMAND ] and --command.
  *
- * It is the keeper's child and not the server process's, because it must outlive that one. The keeper's
- * main thread. Specification: sd_listen_fds(3) for the socket that is handed over.
+ * It is the keeper's child and not the server process's, because it must outlive that one. The
+ * keeper's main thread. Specification: sd_listen_fds(3) for the socket that is handed over.
  */
 #ifndef UB_KEEPER_COMMAND_H
 #define UB_KEEPER_COMMAND_H
@@ -16,23 +16,28 @@
 #include "base/loop.h"
 #include "keeper/output.h"
 
-/* The hidden first argument with which this binary becomes the command: OOM-SCORE, "relay" or "direct", DIR, COMMAND, ARGS… */
+/*
+ * The hidden first argument with which this binary becomes the command: OOM-SCORE, "relay" or
+ * "direct", DIR, COMMAND, ARGS…
+ */
 #define UB_COMMAND_VERB "--exec-command"
 
 struct ub_command {
 	char *const *argv; /* NULL: there is none */
-	bool is_connected; /* --command: stdin and stdout are the connection; else a listening socket is its fd 3 */
+	/* --command: stdin and stdout are the connection; else a listening socket is its fd 3 */
+	bool is_connected;
 	bool restarts;
-	bool is_daemon; /* we have no standard error, or will have none soon: what it prints goes to the log */
+	/* we have no standard error, or will have none soon: what it prints goes to the log */
+	bool is_daemon;
 	struct ub_loop *loop;
 	int oom_score;	/* what it gets, and the keeper had */
 	char dir[4096]; /* likewise, the working directory: its arguments may be relative paths */
 	int listen_fd;
-	char path[108]; /* of the listening socket; "": none */
-	int socket_fd;	/* our end of the connection, until it is handed over */
+	char path[108];			/* of the listening socket; "": none */
+	int socket_fd;			/* our end of the connection, until it is handed over */
 	void (*reconnected)(void *arg); /* socket_fd is a new one */
 	void *arg;
-	pid_t pid; /* its shield's (shield.h), and its process group; 0: it does not run */
+	pid_t pid;	 /* its shield's (shield.h), and its process group; 0: it does not run */
 	bool is_adopted; /* not our child: nobody says how it ends */
 	int pid_fd;
 	int timer_fd; /* of a restart */
@@ -40,19 +45,23 @@ struct ub_command {
 	bool is_ending;
 	uint64_t started_ms;
 	char fate[96]; /* how it ended last; "": it did not */
-	int err_fd; /* what it prints, where nobody else would see it; -1: it goes to our own standard error */
+	/* what it prints, where nobody else would see it; -1: it goes to our own standard error */
+	int err_fd;
 	struct ub_output output;
 	bool is_in_use; /* the device is live with it: to start it again would help */
 };
 
-#define UB_COMMAND_NONE_YET { .listen_fd = -1, .socket_fd = -1, .pid_fd = -1, .timer_fd = -1, .err_fd = -1 }
+#define UB_COMMAND_NONE_YET \
+	{ \
+		.listen_fd = -1, .socket_fd = -1, .pid_fd = -1, .timer_fd = -1, .err_fd = -1 \
+	}
 
 /* Makes the socket, and starts it. The fields above listen_fd are set. 0 or -errno with *err. */
 int ub_command_start(struct ub_command *c, struct ub_err *err);
 
 /*
- * Watches one that another keeper has started, with the fields above listen_fd and the path set; 0: it does not run.
- * 0 or -errno with *err.
+ * Watches one that another keeper has started, with the fields above listen_fd and the path set; 0:
+ * it does not run. 0 or -errno with *err.
  */
 int ub_command_adopt(struct ub_command *c, struct ub_loop *loop, pid_t pid, struct ub_err *err);
 

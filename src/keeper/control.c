@@ -14,7 +14,8 @@
 #include "keeper/stats.h"
 #include "keeper/verbs.h"
 
-#define CONTROL_SEND_BYTES (512 << 10) /* of answers that a client has not read; more, and it is let go */
+/* of answers that a client has not read; more, and it is let go */
+#define CONTROL_SEND_BYTES (512 << 10)
 
 static const struct {
 	const char *name;
@@ -53,7 +54,7 @@ static void control_leave(struct ub_control_client *client)
 	client->len = 0;
 }
 
-/* ---- answers ------------------------------------------------------------------------------------------------ */
+/* ---- answers ------------------------------------------------------------- */
 
 static int control_refuse(json_t *reply, const struct ub_err *err)
 {
@@ -81,7 +82,8 @@ static void control_send(struct ub_control_client *client, json_t *reply, const 
 	if (text) {
 		len = strlen(text);
 		text[len] = '\n'; /* instead of its end: what is sent has none */
-		if (send(client->fd, text, len + 1, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)(len + 1))
+		if (send(client->fd, text, len + 1, MSG_DONTWAIT | MSG_NOSIGNAL) ==
+		    (ssize_t)(len + 1))
 			return;
 	}
 	control_leave(client);
@@ -93,10 +95,12 @@ bool ub_control_is_awaited(const struct ub_control *c, struct ub_control_caller 
 {
 	const struct ub_control_client *client = &c->clients[caller.place];
 
-	return c->listen_fd >= 0 && client->fd >= 0 && client->is_awaited && client->generation == caller.generation;
+	return c->listen_fd >= 0 && client->fd >= 0 && client->is_awaited &&
+	       client->generation == caller.generation;
 }
 
-void ub_control_answer(struct ub_control *c, struct ub_control_caller caller, json_t *reply, const struct ub_err *err)
+void ub_control_answer(struct ub_control *c, struct ub_control_caller caller, json_t *reply,
+		       const struct ub_err *err)
 {
 	struct ub_control_client *client = &c->clients[caller.place];
 	json_t *object = reply ? reply : json_object();
@@ -122,9 +126,10 @@ int ub_control_take(struct ub_control *c, struct ub_control_caller caller)
 	return fd;
 }
 
-/* ---- requests ------------------------------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------ */
 
-static int control_run(struct ub_control_client *client, const json_t *request, json_t *reply, struct ub_err *err)
+static int control_run(struct ub_control_client *client, const json_t *request, json_t *reply,
+		       struct ub_err *err)
 {
 	struct ub_control *c = client->control;
 	struct ub_control_caller caller = { (unsigned)(client - c->clients), client->generation };
@@ -134,7 +139,8 @@ static int control_run(struct ub_control_client *client, const json_t *request, 
 	if (!json_is_object(request))
 		return ub_err_set(err, EBADMSG, "a request is one JSON object on a line");
 	if (version != UB_CONTROL_VERSION)
-		return ub_err_set(err, EPROTONOSUPPORT, "this keeper speaks version %d of the protocol, not %lld",
+		return ub_err_set(err, EPROTONOSUPPORT,
+				  "this keeper speaks version %d of the protocol, not %lld",
 				  UB_CONTROL_VERSION, (long long)version);
 	if (!verb)
 		return ub_err_set(err, EBADMSG, "the request names no verb");
@@ -149,7 +155,8 @@ static void control_request(struct ub_control_client *client, const char *line, 
 {
 	struct ub_err err = { 0 };
 	uint32_t generation = client->generation;
-	json_t *request = json_loadb(line, len, JSON_REJECT_DUPLICATES, NULL), *reply = json_object();
+	json_t *request = json_loadb(line, len, JSON_REJECT_DUPLICATES, NULL),
+	       *reply = json_object();
 	int ret;
 
 	client->is_awaited = true;
@@ -197,7 +204,8 @@ static void control_refuse_line(struct ub_control_client *client)
 /* Answers the lines that have come, as far as that can be done at once. */
 static void control_take_lines(struct ub_control_client *client)
 {
-	if (client->is_taking) /* a verb has given its answer by itself: whoever called it goes on */
+	/* a verb has given its answer by itself: whoever called it goes on */
+	if (client->is_taking)
 		return;
 	client->is_taking = true;
 	while (client->fd >= 0 && !client->is_awaited && control_take_line(client))
@@ -215,7 +223,9 @@ static void control_take_lines(struct ub_control_client *client)
 		control_listen(client, true);
 }
 
-/* Whether nobody reads what is still to come: a socket that was closed, and not for sending alone. */
+/*
+ * Whether nobody reads what is still to come: a socket that was closed, and not for sending alone.
+ */
 static bool control_has_gone(const struct ub_control_client *client)
 {
 	struct pollfd fd = { .fd = client->fd };
@@ -228,7 +238,8 @@ static void control_heard(void *arg)
 	struct ub_control_client *client = arg;
 	ssize_t n;
 
-	n = recv(client->fd, client->line + client->len, sizeof(client->line) - client->len, MSG_DONTWAIT);
+	n = recv(client->fd, client->line + client->len, sizeof(client->line) - client->len,
+		 MSG_DONTWAIT);
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (n < 0) {
@@ -245,7 +256,7 @@ static void control_heard(void *arg)
 	control_take_lines(client);
 }
 
-/* ---- clients --------------------------------------------------------------------------------------------------- */
+/* ---- clients ------------------------------------------------------------- */
 
 /* A free place, or that of the client that was silent longest. */
 static struct ub_control_client *control_make_room(struct ub_control *c)
@@ -258,7 +269,8 @@ static struct ub_control_client *control_make_room(struct ub_control *c)
 		if (client->fd < 0)
 			return client;
 		if (!oldest || (oldest->is_awaited && !client->is_awaited) ||
-		    (oldest->is_awaited == client->is_awaited && client->heard_ms < oldest->heard_ms))
+		    (oldest->is_awaited == client->is_awaited &&
+		     client->heard_ms < oldest->heard_ms))
 			oldest = client;
 	}
 	control_leave(oldest);
@@ -276,7 +288,8 @@ static void control_arrives(void *arg)
 
 	if (fd < 0)
 		return;
-	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 || (peer.uid != 0 && peer.uid != geteuid())) {
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 ||
+	    (peer.uid != 0 && peer.uid != geteuid())) {
 		ub_log(UB_LOG_WARNING, "control.sock: user %u is not answered", peer.uid);
 		return;
 	}

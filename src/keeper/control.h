@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * control.sock: what a keeper is asked, and told to do, while it serves. One JSON object a line, request and reply;
- * ublk-bridge-control(7) is its specification.
+ * control.sock: what a keeper is asked, and told to do, while it serves. One JSON object a line,
+ * request and reply; ublk-bridge-control(7) is its specification.
  *
- * The keeper's main thread. A client can delay neither the keeper nor an I/O: nobody waits for a client, what it sends
- * and what is kept for it is bounded, and the one that was silent longest makes room for a new one.
+ * The keeper's main thread. A client can delay neither the keeper nor an I/O: nobody waits for a
+ * client, what it sends and what is kept for it is bounded, and the one that was silent longest
+ * makes room for a new one.
  */
 #ifndef UB_KEEPER_CONTROL_H
 #define UB_KEEPER_CONTROL_H
@@ -15,20 +16,21 @@
 #include "base/err.h"
 #include "base/loop.h"
 
-#define UB_CONTROL_VERSION	 1
-#define UB_CONTROL_MAX_CLIENTS	 8
-#define UB_CONTROL_REQUEST_BYTES 16384 /* the longest line that is taken: a migration's has a command's words */
+#define UB_CONTROL_VERSION     1
+#define UB_CONTROL_MAX_CLIENTS 8
+/* the longest line that is taken: a migration's has a command's words */
+#define UB_CONTROL_REQUEST_BYTES 16384
 
 struct ub_keeper;
 
 /* A client's place. One request at a time is answered; what comes meanwhile waits in its socket. */
 struct ub_control_client {
 	struct ub_control *control;
-	int fd; /* -1: free */
-	bool is_awaited; /* its answer comes later: ub_control_answer() */
-	bool is_heard;	 /* its socket is in the loop */
-	bool has_ended;	 /* it sends no more: it has gone, or reads what is still to come */
-	bool is_taking;	 /* its lines are being taken */
+	int fd;		     /* -1: free */
+	bool is_awaited;     /* its answer comes later: ub_control_answer() */
+	bool is_heard;	     /* its socket is in the loop */
+	bool has_ended;	     /* it sends no more: it has gone, or reads what is still to come */
+	bool is_taking;	     /* its lines are being taken */
 	uint32_t generation; /* of this place: tells its clients apart */
 	uint64_t heard_ms;
 	size_t len; /* of what has come of a line */
@@ -49,39 +51,49 @@ struct ub_control_caller {
 };
 
 /*
- * What one verb does. args: the request (borrowed); reply: an object to be filled. 0: it is sent; 1: the answer comes
- * later; -errno: *err is sent. It neither blocks nor waits.
+ * What one verb does. args: the request (borrowed); reply: an object to be filled. 0: it is sent;
+ * 1: the answer comes later; -errno: *err is sent. It neither blocks nor waits.
  */
-typedef int ub_control_verb(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,
-			    struct ub_err *err);
+typedef int ub_control_verb(struct ub_keeper *k, struct ub_control_caller caller,
+			    const json_t *args, json_t *reply, struct ub_err *err);
 
-#define UB_CONTROL_NONE { .listen_fd = -1 }
+#define UB_CONTROL_NONE \
+	{ \
+		.listen_fd = -1 \
+	}
 
 /* Serves listen_fd (a listening stream socket, not blocking; it becomes the control's). */
-void ub_control_open(struct ub_control *c, struct ub_keeper *k, struct ub_loop *loop, int listen_fd);
+void ub_control_open(struct ub_control *c, struct ub_keeper *k, struct ub_loop *loop,
+		     int listen_fd);
 void ub_control_close(struct ub_control *c); /* clients too; also one that was never opened */
 
 /*
- * The answer that a verb put off: *err if its code is not 0, else reply (consumed; NULL: an empty one). Nothing happens
- * if whoever asked has gone.
+ * The answer that a verb put off: *err if its code is not 0, else reply (consumed; NULL: an empty
+ * one). Nothing happens if whoever asked has gone.
  */
-void ub_control_answer(struct ub_control *c, struct ub_control_caller caller, json_t *reply, const struct ub_err *err);
+void ub_control_answer(struct ub_control *c, struct ub_control_caller caller, json_t *reply,
+		       const struct ub_err *err);
 
-/* The caller's connection, which is no client's any more: for what is no request. -1: it has gone. */
+/*
+ * The caller's connection, which is no client's any more: for what is no request. -1: it has gone.
+ */
 int ub_control_take(struct ub_control *c, struct ub_control_caller caller);
 
 /* Whether whoever asked is still there, as far as it is known. */
 bool ub_control_is_awaited(const struct ub_control *c, struct ub_control_caller caller);
 
-/* ---- the other end: a verb of the command line ------------------------------------------------------------- */
+/* ---- the other end: a verb of the command line --------------------------- */
 
 /*
- * Asks NAME's keeper and waits for its answer, at most timeout_ms (-1: as long as the keeper lives). request is
- * consumed; its "version" is filled in. 0 with *reply, the caller's to json_decref(), or -errno with *err: what the
- * keeper said, or -ECONNREFUSED and -ENOENT where there is no keeper to be asked.
+ * Asks NAME's keeper and waits for its answer, at most timeout_ms (-1: as long as the keeper
+ * lives). request is consumed; its "version" is filled in. 0 with *reply, the caller's to
+ * json_decref(), or -errno with *err: what the keeper said, or -ECONNREFUSED and -ENOENT where
+ * there is no keeper to be asked.
  */
-int ub_control_ask(const char *name, json_t *request, json_t **reply, int timeout_ms, struct ub_err *err);
+int ub_control_ask(const char *name, json_t *request, json_t **reply, int timeout_ms,
+		   struct ub_err *err);
 /* Likewise, and the connection is kept: in *fd when 0 is returned, the caller's to close. */
-int ub_control_ask_on(const char *name, json_t *request, json_t **reply, int timeout_ms, int *fd, struct ub_err *err);
+int ub_control_ask_on(const char *name, json_t *request, json_t **reply, int timeout_ms, int *fd,
+		      struct ub_err *err);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The mark in a device's ublksrv_flags, which the driver keeps for its server and never reads: it says
- * that the device is ours, and tells it from a later one with the same number. Any thread.
+ * The mark in a device's ublksrv_flags, which the driver keeps for its server and never reads: it
+ * says that the device is ours, and tells it from a later one with the same number. Any thread.
  */
 #ifndef UB_KEEPER_COOKIE_H
 #define UB_KEEPER_COOKIE_H

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Taking a device away from outside. It works from what the kernel knows, so that it also removes what a
- * killed keeper, a killed server or another program left. A short-lived verb; it never opens the device.
+ * Taking a device away from outside. It works from what the kernel knows, so that it also removes
+ * what a killed keeper, a killed server or another program left. A short-lived verb; it never opens
+ * the device.
  */
 #include "keeper/detach.h"
 
@@ -41,7 +42,7 @@ struct detach {
 	struct ub_ctrl_cmd cmd;
 	struct ublksrv_ctrl_dev_info info;
 	struct ub_state state;
-	bool has_state; /* one of our keepers made it */
+	bool has_state;		      /* one of our keepers made it */
 	struct ub_ledger_view ledger; /* where it is found */
 	uint64_t size_bytes;
 	bool force;
@@ -67,12 +68,13 @@ static bool detach_is_same(struct detach *d)
 	       info.ublksrv_flags == d->info.ublksrv_flags;
 }
 
-/* ---- STOP ------------------------------------------------------------------------------------------------ */
+/* ---- STOP ---------------------------------------------------------------- */
 
 static int detach_busy(struct detach *d, const char *who, struct ub_err *err)
 {
 	ub_err_set(err, EBUSY,
-		   "/dev/ublkb%s is busy: %.300s: release it, or use --force to take it away all the same",
+		   "/dev/ublkb%s is busy: %.300s: release it, or use --force to take it away all "
+		   "the same",
 		   d->id, who);
 	return UB_EXIT_BUSY;
 }
@@ -88,8 +90,8 @@ static int detach_stop_unless_open(struct detach *d, struct ub_err *err)
 	if (!detach_is_same(d))
 		return UB_EXIT_DONE; /* somebody else was faster, and the number may be another's */
 	for (;;) {
-		ret = detach_cmd(d, can_try ? UBLK_U_CMD_TRY_STOP_DEV : UBLK_U_CMD_STOP_DEV, "STOP_DEV",
-				 d->timeout_ms);
+		ret = detach_cmd(d, can_try ? UBLK_U_CMD_TRY_STOP_DEV : UBLK_U_CMD_STOP_DEV,
+				 "STOP_DEV", d->timeout_ms);
 		if (ret != -EBUSY || ub_now_ms() >= deadline)
 			break;
 		ub_loop_once(&d->loop, DETACH_RETRY_MS);
@@ -97,8 +99,8 @@ static int detach_stop_unless_open(struct detach *d, struct ub_err *err)
 	if (ret == 0 || ret == -ENODEV) /* ENODEV: somebody else was faster, or there is no disk */
 		return UB_EXIT_DONE;
 	if (ret == -EBUSY) {
-		ub_helper_run(&d->loop, (const char *const[]){ "holders", d->id, NULL }, "looking for holders",
-			      who, sizeof(who), DETACH_SYNC_MS, NULL, NULL);
+		ub_helper_run(&d->loop, (const char *const[]){ "holders", d->id, NULL },
+			      "looking for holders", who, sizeof(who), DETACH_SYNC_MS, NULL, NULL);
 		return detach_busy(d, who[0] ? who : "somebody has it open", err);
 	}
 	ub_err_errno(err, -ret, "STOP_DEV of /dev/ublkb%s (--force kills its server)", d->id);
@@ -117,7 +119,8 @@ static bool detach_is_told(uint64_t began_ms, bool *is_told)
  * All is written back, and the device is still there. Whoever uses the export next must not find
  * old writes on top of its own. DONE, and *waited: it has taken a while; or BUSY with *err.
  */
-static int detach_await_ranges(struct detach *d, struct ub_ranges_wait w[2], bool *waited, struct ub_err *err)
+static int detach_await_ranges(struct detach *d, struct ub_ranges_wait w[2], bool *waited,
+			       struct ub_err *err)
 {
 	uint64_t began_ms = ub_now_ms();
 	enum ub_ranges_wait_state state;
@@ -146,7 +149,8 @@ static int detach_await_ranges(struct detach *d, struct ub_ranges_wait w[2], boo
 		ub_loop_once(&d->loop, DETACH_RETRY_MS);
 	}
 	ub_err_set(err, EBUSY,
-		   "/dev/ublkb%s stays: %s may still be written by lost connections: 'ublk-bridge fenced %s' when "
+		   "/dev/ublkb%s stays: %s may still be written by lost connections: 'ublk-bridge "
+		   "fenced %s' when "
 		   "that server can write no more, or use --force to take it away all the same",
 		   d->id, ub_ranges_describe(&r, what, sizeof(what)), d->id);
 	return UB_EXIT_BUSY;
@@ -157,12 +161,13 @@ static int detach_offline(struct detach *d, const char *why, struct ub_err *err)
 {
 	char who[512] = "";
 
-	ub_helper_run(&d->loop, (const char *const[]){ "holders", d->id, NULL }, "looking for holders", who,
-		      sizeof(who), DETACH_SYNC_MS, NULL, NULL);
+	ub_helper_run(&d->loop, (const char *const[]){ "holders", d->id, NULL },
+		      "looking for holders", who, sizeof(who), DETACH_SYNC_MS, NULL, NULL);
 	if (who[0])
 		return detach_busy(d, who, err);
 	ub_err_set(err, EIO,
-		   "/dev/ublkb%s cannot be written back now (%.250s): wait until it can, or use --force to give "
+		   "/dev/ublkb%s cannot be written back now (%.250s): wait until it can, or use "
+		   "--force to give "
 		   "up what is not written",
 		   d->id, why);
 	return UB_EXIT_FAILED;
@@ -203,23 +208,24 @@ static bool detach_is_served(const struct detach *d)
 static int detach_stop_by_force(struct detach *d, struct ub_err *err);
 
 /*
- * Its server is dead, and the kernel waits for the next one. What is not written back is lost: not for the verb to
- * decide, unless nothing could be done about it any more.
+ * Its server is dead, and the kernel waits for the next one. What is not written back is lost: not
+ * for the verb to decide, unless nothing could be done about it any more.
  */
 static int detach_unserved(struct detach *d, struct ub_err *err)
 {
 	cleanup_fd int fd = d->has_state ? ub_rundir_connect(d->state.name) : -1;
 	char who[512] = "";
 
-	ub_helper_run(&d->loop, (const char *const[]){ "holders", d->id, NULL }, "looking for holders", who,
-		      sizeof(who), DETACH_SYNC_MS, NULL, NULL);
+	ub_helper_run(&d->loop, (const char *const[]){ "holders", d->id, NULL },
+		      "looking for holders", who, sizeof(who), DETACH_SYNC_MS, NULL, NULL);
 	if (who[0])
 		return detach_busy(d, who, err);
 	/* Memory that no process holds any more. */
 	if (d->has_state && strcmp(d->state.backend, "nbd") != 0 && fd < 0)
 		return detach_stop_by_force(d, err);
 	ub_err_set(err, EIO,
-		   "/dev/ublkb%s has no server: 'ublk-bridge recover %s' goes on with it, --force gives up what is not written",
+		   "/dev/ublkb%s has no server: 'ublk-bridge recover %s' goes on with it, --force "
+		   "gives up what is not written",
 		   d->id, d->id);
 	return UB_EXIT_FAILED;
 }
@@ -235,7 +241,8 @@ static int detach_stop(struct detach *d, struct ub_err *err)
 		return detach_unserved(d, err);
 	if (d->has_state && d->state.is_migrating && ub_rundir_is_held(d->state.name)) {
 		ub_err_set(err, EBUSY,
-			   "/dev/ublkb%s is being moved: cancel that first (ublk-bridge migrate --cancel %s), or use --force to give "
+			   "/dev/ublkb%s is being moved: cancel that first (ublk-bridge migrate "
+			   "--cancel %s), or use --force to give "
 			   "it up",
 			   d->id, d->id);
 		return UB_EXIT_BUSY;
@@ -255,7 +262,8 @@ static int detach_stop(struct detach *d, struct ub_err *err)
 		/* Meanwhile somebody may have opened it, and written. */
 	} while (waited);
 	if (ret < 0) {
-		ub_err_errno(err, -ret, "writing back /dev/ublkb%s (--force gives up what is not written)",
+		ub_err_errno(err, -ret,
+			     "writing back /dev/ublkb%s (--force gives up what is not written)",
 			     d->id);
 		return UB_EXIT_FAILED;
 	}
@@ -272,7 +280,8 @@ static void detach_cancel_io(const struct detach *d)
 	int ret = d->has_state ? ub_rundir_cancel_io(d->state.name) : -ENOENT;
 
 	if (ret)
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%s: its server cannot be asked to fail what it holds: %s", d->id,
+		ub_log(UB_LOG_NOTICE,
+		       "/dev/ublkb%s: its server cannot be asked to fail what it holds: %s", d->id,
 		       strerror(-ret));
 }
 
@@ -298,7 +307,8 @@ static void detach_say_rest(const struct detach *d)
 	/* All who held the page are dead. */
 	if (!d->ledger.page && d->has_state && strcmp(d->state.backend, "nbd") == 0)
 		ub_log(UB_LOG_WARNING,
-		       "/dev/ublkb%s: nobody knows what its NBD server may still write of what was sent to it: let --fence-timeout "
+		       "/dev/ublkb%s: nobody knows what its NBD server may still write of what was "
+		       "sent to it: let --fence-timeout "
 		       "pass before that export is used again",
 		       d->id);
 }
@@ -309,8 +319,8 @@ static int detach_stop_by_force(struct detach *d, struct ub_err *err)
 	int ret;
 
 	if (!d->has_state || !ub_rundir_is_offline(d->state.name, scrap, sizeof(scrap)))
-		ub_helper_run(&d->loop, (const char *const[]){ "sync", d->id, NULL }, "writing back", scrap,
-			      sizeof(scrap), DETACH_SYNC_MS, NULL, NULL);
+		ub_helper_run(&d->loop, (const char *const[]){ "sync", d->id, NULL },
+			      "writing back", scrap, sizeof(scrap), DETACH_SYNC_MS, NULL, NULL);
 	if (!detach_is_same(d))
 		return UB_EXIT_DONE;
 	detach_cancel_io(d);
@@ -330,7 +340,7 @@ static int detach_stop_by_force(struct detach *d, struct ub_err *err)
 	return UB_EXIT_FAILED;
 }
 
-/* ---- DEL ------------------------------------------------------------------------------------------------- */
+/* ---- DEL ----------------------------------------------------------------- */
 
 /* Our keeper deletes the device and its run directory by itself when it sees it stopped. */
 static void detach_await_keeper(struct detach *d)
@@ -347,12 +357,14 @@ static int detach_delete(struct detach *d, struct ub_err *err)
 
 	if (!detach_is_same(d))
 		return UB_EXIT_DONE;
-	ret = detach_cmd(d, UBLK_U_CMD_DEL_DEV, "DEL_DEV", d->force ? DETACH_DEL_MS : d->timeout_ms);
+	ret = detach_cmd(d, UBLK_U_CMD_DEL_DEV, "DEL_DEV",
+			 d->force ? DETACH_DEL_MS : d->timeout_ms);
 	if (ret == 0 || ret == -ENODEV)
 		return UB_EXIT_DONE;
 	if (d->force && (ret == -EINTR || ret == -ETIMEDOUT)) {
 		ub_log(UB_LOG_WARNING,
-		       "/dev/ublkb%s is gone, but somebody still has it open or mounted: its number stays "
+		       "/dev/ublkb%s is gone, but somebody still has it open or mounted: its "
+		       "number stays "
 		       "taken until then",
 		       d->id);
 		return UB_EXIT_DONE;
@@ -396,7 +408,8 @@ static uint64_t detach_get_size(const struct detach *d)
 		       0;
 }
 
-int ub_detach_run(uint32_t dev_id, uint64_t cookie, bool force, unsigned timeout_s, struct ub_err *err)
+int ub_detach_run(uint32_t dev_id, uint64_t cookie, bool force, unsigned timeout_s,
+		  struct ub_err *err)
 {
 	static struct detach detach;
 	struct detach *d = &detach;
@@ -411,7 +424,8 @@ int ub_detach_run(uint32_t dev_id, uint64_t cookie, bool force, unsigned timeout
 	if (ub_ctrl_get_info(&d->ctrl, dev_id, &d->info, err) != 0 ||
 	    (cookie && d->info.ublksrv_flags != cookie)) {
 		if (err->code == 0 || err->code == ENODEV)
-			ub_err_set(err, ENODEV, "there is no device %u: see 'ublk-bridge list'", dev_id);
+			ub_err_set(err, ENODEV, "there is no device %u: see 'ublk-bridge list'",
+				   dev_id);
 		ub_ctrl_close(&d->ctrl);
 		return UB_EXIT_FAILED;
 	}

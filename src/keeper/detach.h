@@ -9,9 +9,11 @@
 #include "base/err.h"
 
 /*
- * Takes the device away and returns when it and its processes are gone. An exit status of err.h, with
- * *err filled unless it is DONE. cookie: of ub_device_find(), find.h. force: whoever holds it gets errors.
+ * Takes the device away and returns when it and its processes are gone. An exit status of err.h,
+ * with *err filled unless it is DONE. cookie: of ub_device_find(), find.h. force: whoever holds it
+ * gets errors.
  */
-int ub_detach_run(uint32_t dev_id, uint64_t cookie, bool force, unsigned timeout_s, struct ub_err *err);
+int ub_detach_run(uint32_t dev_id, uint64_t cookie, bool force, unsigned timeout_s,
+		  struct ub_err *err);
 
 #endif

@@ -2,11 +2,11 @@
 /*
  * The kernel's device as the keeper makes and unmakes it:
  *
- *   ADD_DEV ─ SET_PARAMS ─ SERVE ─(FETCHING)─ START_DEV ─ LIVE ─ … ─ STOP_DEV ─(server ends)─ DEL_DEV
+ *   ADD_DEV ─ SET_PARAMS ─ SERVE ─(FETCHING)─ START_DEV ─ LIVE ─ …
+ *     … ─ STOP_DEV ─(server ends)─ DEL_DEV
  *
- * Every step that fails leads to ub_keeper_teardown(), which undoes those before it, whichever they were.
- * What happens when the server dies in between is recover.c's.
- * The keeper's main thread.
+ * Every step that fails leads to ub_keeper_teardown(), which undoes those before it, whichever they
+ * were. What happens when the server dies in between is recover.c's. The keeper's main thread.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -32,21 +32,23 @@
 #include "ublk/device.h"
 #include "ublk/params.h"
 
-#define RECOVERY_FLAGS	   (UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE)
-#define FETCH_TIMEOUT_MS   30000
-#define SYNC_TIMEOUT_MS	   2000
-#define EXIT_TIMEOUT_MS	   5000
-#define DEL_TIMEOUT_MS	   5000
-#define KILLED_TIMEOUT_MS  45000 /* Linux 6.12 may notice a server's death only after 30 s */
+#define RECOVERY_FLAGS	  (UBLK_F_USER_RECOVERY | UBLK_F_USER_RECOVERY_REISSUE)
+#define FETCH_TIMEOUT_MS  30000
+#define SYNC_TIMEOUT_MS	  2000
+#define EXIT_TIMEOUT_MS	  5000
+#define DEL_TIMEOUT_MS	  5000
+#define KILLED_TIMEOUT_MS 45000 /* Linux 6.12 may notice a server's death only after 30 s */
 
 static int64_t keeper_timeout_ms(const struct ub_keeper *k)
 {
 	return (int64_t)k->opts->timeout_s * 1000;
 }
 
-/* ---- ADD_DEV and SET_PARAMS ------------------------------------------------------------------------------- */
+/* ---- ADD_DEV and SET_PARAMS ---------------------------------------------- */
 
-/* The largest I/O: what was asked for, or what fits in the arena where it must be locked in memory. */
+/*
+ * The largest I/O: what was asked for, or what fits in the arena where it must be locked in memory.
+ */
 static uint32_t keeper_max_io(const struct ub_keeper *k, unsigned nr_queues, unsigned depth)
 {
 	uint32_t page = (uint32_t)sysconf(_SC_PAGESIZE), most = k->limits.max_io_bytes;
@@ -62,13 +64,14 @@ static uint32_t keeper_max_io(const struct ub_keeper *k, unsigned nr_queues, uns
 	most = most / page * page;
 	most = most < UB_MIN_IO_BYTES ? UB_MIN_IO_BYTES : most;
 	if (k->opts->max_io_bytes && most != k->opts->max_io_bytes)
-		ub_log(UB_LOG_NOTICE, "--max-io %u becomes %u: whole pages, and what %s takes at the most",
+		ub_log(UB_LOG_NOTICE,
+		       "--max-io %u becomes %u: whole pages, and what %s takes at the most",
 		       k->opts->max_io_bytes, most, k->opts->kind);
 	return most;
 }
 
-static int keeper_check_added(struct ub_keeper *k, uint64_t wanted, unsigned nr_queues, unsigned depth,
-			      struct ub_err *err)
+static int keeper_check_added(struct ub_keeper *k, uint64_t wanted, unsigned nr_queues,
+			      unsigned depth, struct ub_err *err)
 {
 	const struct ublksrv_ctrl_dev_info *info = &k->info;
 
@@ -78,9 +81,12 @@ static int keeper_check_added(struct ub_keeper *k, uint64_t wanted, unsigned nr_
 				  ub_data_path_name(k->data_path));
 	if (k->recovery.is_on && (info->flags & RECOVERY_FLAGS) != RECOVERY_FLAGS)
 		return ub_err_set(err, EOPNOTSUPP,
-				  "the kernel did not grant the device's recovery: try --no-recovery");
-	if (info->nr_hw_queues == 0 || info->queue_depth == 0 || info->max_io_buf_bytes < UB_MIN_IO_BYTES)
-		return ub_err_set(err, EPROTO, "the kernel granted %u queues, depth %u, I/O of %u bytes",
+				  "the kernel did not grant the device's recovery: try "
+				  "--no-recovery");
+	if (info->nr_hw_queues == 0 || info->queue_depth == 0 ||
+	    info->max_io_buf_bytes < UB_MIN_IO_BYTES)
+		return ub_err_set(err, EPROTO,
+				  "the kernel granted %u queues, depth %u, I/O of %u bytes",
 				  info->nr_hw_queues, info->queue_depth, info->max_io_buf_bytes);
 	if (info->nr_hw_queues != nr_queues || info->queue_depth != depth)
 		ub_log(UB_LOG_NOTICE, "the kernel granted %u queues of depth %u, not %u of %u",
@@ -124,15 +130,20 @@ int ub_keeper_add(struct ub_keeper *k, struct ub_err *err)
 	if (ret)
 		return ret;
 	wanted = ub_data_path_flag(k->data_path);
-	k->recovery.is_on = !k->opts->no_recovery && (k->features & RECOVERY_FLAGS) == RECOVERY_FLAGS;
+	k->recovery.is_on =
+		!k->opts->no_recovery && (k->features & RECOVERY_FLAGS) == RECOVERY_FLAGS;
 	if (!k->recovery.is_on && !k->opts->no_recovery)
-		ub_log(UB_LOG_WARNING, "this kernel cannot recover devices: the device goes when its server dies");
+		ub_log(UB_LOG_WARNING,
+		       "this kernel cannot recover devices: the device goes when its server dies");
 	k->info = (struct ublksrv_ctrl_dev_info){
 		.nr_hw_queues = (uint16_t)nr_queues,
 		.queue_depth = (uint16_t)depth,
 		.max_io_buf_bytes = keeper_max_io(k, nr_queues, depth),
 		.dev_id = k->opts->id < 0 ? UINT32_MAX : (uint32_t)k->opts->id,
-		/* The helper scans, once and before the device is announced, where the kernel lets it. */
+		/*
+		 * The helper scans, once and before the device is announced, where the kernel lets
+		 * it.
+		 */
 		.flags = wanted | (k->features & UBLK_F_NO_AUTO_PART_SCAN) |
 			 (k->recovery.is_on ? RECOVERY_FLAGS : 0),
 		.ublksrv_flags = ub_cookie_make(),
@@ -147,7 +158,7 @@ int ub_keeper_add(struct ub_keeper *k, struct ub_err *err)
 	return ret ? ret : keeper_set_params(k, err);
 }
 
-/* ---- SERVE: the server opens the device and fetches ------------------------------------------------------------ */
+/* ---- SERVE: the server opens the device and fetches ---------------------- */
 
 static int keeper_make_stats(struct ub_keeper *k, struct ub_err *err)
 {
@@ -216,8 +227,8 @@ static int keeper_get_masks(struct ub_keeper *k, struct ub_msg_serve *msg, struc
 	if (sizeof(*msg) + (size_t)msg->mask_bytes * msg->nr_queues > UB_MESSAGE_MAX_BYTES)
 		msg->mask_bytes = 0; /* a giant machine: its threads go where the scheduler likes */
 	for (unsigned i = 0; i < msg->nr_queues && msg->mask_bytes; i++) {
-		int ret = ub_ctrl_get_affinity(&k->ctrl, k->info.dev_id, (uint16_t)i, mask, sizeof(mask),
-					       err);
+		int ret = ub_ctrl_get_affinity(&k->ctrl, k->info.dev_id, (uint16_t)i, mask,
+					       sizeof(mask), err);
 
 		if (ret)
 			return ret;
@@ -233,7 +244,9 @@ int ub_keeper_write_state(struct ub_keeper *k, struct ub_err *err)
 		.cookie = k->info.ublksrv_flags,
 		.keeper_pid = getpid(),
 		.server_pid = k->server->pid,
-		.standby_pid = k->standby->stage == UB_STANDBY_READY && !k->standby->is_dismissed ? k->standby->pid : 0,
+		.standby_pid = k->standby->stage == UB_STANDBY_READY && !k->standby->is_dismissed ?
+				       k->standby->pid :
+				       0,
 	};
 	json_t *recipe, *migration;
 	int ret;
@@ -279,7 +292,8 @@ int ub_keeper_check_name(struct ub_keeper *k, const char *name, struct ub_err *e
 	     info.ublksrv_flags != state.cookie))
 		return 0;
 	return ub_err_set(err, EBUSY,
-			  "the name '%s' is taken: choose another --name, or detach that device", name);
+			  "the name '%s' is taken: choose another --name, or detach that device",
+			  name);
 }
 
 static int keeper_make_rundir(struct ub_keeper *k, struct ub_err *err)
@@ -306,7 +320,8 @@ static int keeper_make_rundir(struct ub_keeper *k, struct ub_err *err)
 /* Where the tag buffers are locked, the next server has the same ones. */
 static int keeper_make_arena(struct ub_keeper *k, struct ub_err *err)
 {
-	size_t len = ub_device_arena_bytes(k->info.nr_hw_queues, k->info.queue_depth, k->info.max_io_buf_bytes);
+	size_t len = ub_device_arena_bytes(k->info.nr_hw_queues, k->info.queue_depth,
+					   k->info.max_io_buf_bytes);
 
 	if (!k->recovery.is_on || ((k->caps & UB_CAP_PLACE) && k->data_path != UB_DATA_PATH_COPY))
 		return 0;
@@ -368,15 +383,17 @@ int ub_keeper_serve(struct ub_keeper *k, struct ub_err *err)
 	if (ret == 0)
 		ret = ub_keeper_send_serve(k, k->server, err);
 	if (ret == 0)
-		ret = ub_keeper_await(k->server, UB_MSG_READY, FETCH_TIMEOUT_MS, "its queues were made", err);
+		ret = ub_keeper_await(k->server, UB_MSG_READY, FETCH_TIMEOUT_MS,
+				      "its queues were made", err);
 	if (ret)
 		return ret;
 	if (ub_message_send_type(k->server->fd, UB_MSG_TAKE) < 0)
 		ub_log(UB_LOG_DEBUG, "the server is gone already"); /* and that is found out now */
-	return ub_keeper_await(k->server, UB_MSG_FETCHING, FETCH_TIMEOUT_MS, "it had fetched every tag", err);
+	return ub_keeper_await(k->server, UB_MSG_FETCHING, FETCH_TIMEOUT_MS,
+			       "it had fetched every tag", err);
 }
 
-/* ---- START_DEV ------------------------------------------------------------------------------------------------------ */
+/* ---- START_DEV ----------------------------------------------------------- */
 
 static bool keeper_must_stop_waiting(void *arg)
 {
@@ -386,7 +403,7 @@ static bool keeper_must_stop_waiting(void *arg)
 }
 
 int ub_keeper_long_cmd(struct ub_keeper *k, struct ub_ctrl_cmd *cmd, uint32_t op, uint64_t data,
-			   const char *what, int64_t timeout_ms, bool (*until)(void *))
+		       const char *what, int64_t timeout_ms, bool (*until)(void *))
 {
 	int ret;
 
@@ -405,9 +422,9 @@ int ub_keeper_start(struct ub_keeper *k, struct ub_err *err)
 	if (ret)
 		return ret;
 	/*
-	 * START of a device whose server is dead already never returns on Linux 6.12: its partition scan
-	 * reads, nobody answers, and STOP and DEL wait for the same mutex until the machine is restarted.
-	 * One that is dying is as good as dead: its queues' threads may have ended.
+	 * START of a device whose server is dead already never returns on Linux 6.12: its partition
+	 * scan reads, nobody answers, and STOP and DEL wait for the same mutex until the machine is
+	 * restarted. One that is dying is as good as dead: its queues' threads may have ended.
 	 */
 	lives = ub_keeper_server_lives(k->server, EXIT_TIMEOUT_MS);
 	if (k->server->err.code) {
@@ -417,8 +434,8 @@ int ub_keeper_start(struct ub_keeper *k, struct ub_err *err)
 	if (!lives)
 		return ub_err_set(err, ECHILD, "the server %s before START_DEV",
 				  ub_keeper_server_fate(k->server, fate, sizeof(fate)));
-	ret = ub_keeper_long_cmd(k, &k->start_cmd, UBLK_U_CMD_START_DEV, (uint64_t)k->server->pid, "START_DEV",
-			      keeper_timeout_ms(k), keeper_must_stop_waiting);
+	ret = ub_keeper_long_cmd(k, &k->start_cmd, UBLK_U_CMD_START_DEV, (uint64_t)k->server->pid,
+				 "START_DEV", keeper_timeout_ms(k), keeper_must_stop_waiting);
 	if (ret == 0) {
 		k->started = true;
 		return ub_step("started", err);
@@ -437,7 +454,7 @@ int ub_keeper_start(struct ub_keeper *k, struct ub_err *err)
 	return ub_err_errno(err, -ret, "START_DEV");
 }
 
-/* ---- taking it away --------------------------------------------------------------------------------------------------- */
+/* ---- taking it away ------------------------------------------------------ */
 
 bool ub_keeper_still_ours(struct ub_keeper *k)
 {
@@ -458,8 +475,9 @@ static void keeper_unmake_step(const char *name)
 }
 
 /*
- * A command does not come back, because the server does not answer: the kernel fails what it holds, and
- * ends the command, when the process is gone. Its ring may stay busy for ever, so there is a new one.
+ * A command does not come back, because the server does not answer: the kernel fails what it holds,
+ * and ends the command, when the process is gone. Its ring may stay busy for ever, so there is a
+ * new one.
  */
 static void keeper_unstick(struct ub_keeper *k)
 {
@@ -480,7 +498,7 @@ bool ub_keeper_try_stop(struct ub_keeper *k)
 		return true;
 	keeper_unmake_step("stop-dev");
 	ret = ub_keeper_long_cmd(k, &k->stop_cmd, UBLK_U_CMD_TRY_STOP_DEV, 0, "TRY_STOP_DEV",
-			      keeper_timeout_ms(k), NULL);
+				 keeper_timeout_ms(k), NULL);
 	if (ret == 0)
 		k->started = false;
 	return ret != -EBUSY;
@@ -495,18 +513,19 @@ static void keeper_stop(struct ub_keeper *k, bool force)
 	snprintf(id, sizeof(id), "%u", k->info.dev_id);
 	if (force && !k->server->gone) {
 		if (!ub_rundir_is_offline(k->rundir.name, scrap, sizeof(scrap)))
-			ub_helper_run(&k->loop, (const char *const[]){ "sync", id, NULL }, "writing back",
-				      scrap, sizeof(scrap), SYNC_TIMEOUT_MS, NULL, NULL);
+			ub_helper_run(&k->loop, (const char *const[]){ "sync", id, NULL },
+				      "writing back", scrap, sizeof(scrap), SYNC_TIMEOUT_MS, NULL,
+				      NULL);
 		ub_message_send_type(k->server->fd, UB_MSG_CANCEL);
 	}
-	ret = ub_keeper_long_cmd(k, &k->stop_cmd, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV", keeper_timeout_ms(k),
-			      NULL);
+	ret = ub_keeper_long_cmd(k, &k->stop_cmd, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV",
+				 keeper_timeout_ms(k), NULL);
 	if (ret && ret != -ENODEV) {
 		ub_log(UB_LOG_WARNING, "STOP_DEV: %s: the server is killed", strerror(-ret));
 		keeper_unstick(k);
 		if (k->ctrl.has_ring)
 			ub_keeper_long_cmd(k, &k->kill_cmd, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV",
-					KILLED_TIMEOUT_MS, NULL);
+					   KILLED_TIMEOUT_MS, NULL);
 	}
 	k->started = false;
 }
@@ -516,11 +535,13 @@ static void keeper_delete(struct ub_keeper *k)
 	int ret;
 
 	keeper_unmake_step("del-dev");
-	ret = ub_keeper_long_cmd(k, &k->del_cmd, UBLK_U_CMD_DEL_DEV, 0, "DEL_DEV", DEL_TIMEOUT_MS, NULL);
+	ret = ub_keeper_long_cmd(k, &k->del_cmd, UBLK_U_CMD_DEL_DEV, 0, "DEL_DEV", DEL_TIMEOUT_MS,
+				 NULL);
 
 	if (ret == -EINTR || ret == -ETIMEDOUT)
 		ub_log(UB_LOG_WARNING,
-		       "/dev/ublkb%u is gone, but somebody still has it open or mounted: its number stays "
+		       "/dev/ublkb%u is gone, but somebody still has it open or mounted: its "
+		       "number stays "
 		       "taken until then",
 		       k->info.dev_id);
 	else if (ret && ret != -ENODEV)
@@ -542,7 +563,8 @@ static void keeper_say_served(const struct ub_keeper *k)
 		}
 	}
 	ub_log(UB_LOG_NOTICE,
-	       "/dev/ublkb%u served %llu reads (%s), %llu writes (%s), %llu flushes, %llu discards, %llu "
+	       "/dev/ublkb%u served %llu reads (%s), %llu writes (%s), %llu flushes, %llu "
+	       "discards, %llu "
 	       "writes of zeroes; %llu failed",
 	       k->info.dev_id, (unsigned long long)ios[UB_OP_READ],
 	       ub_size_format(bytes[UB_OP_READ], read, sizeof(read)),

@@ -38,7 +38,7 @@ static bool fenced_has_ranges(const struct ub_keeper *k, unsigned side)
 				    memory_order_acquire) > 0;
 }
 
-/* ---- the server is told --------------------------------------------------------- */
+/* ---- the server is told -------------------------------------------------- */
 
 static int fenced_send(struct ub_keeper *k, unsigned side, uint64_t event)
 {
@@ -65,7 +65,7 @@ static void fenced_pass_on(struct ub_keeper *k)
 	f->told_pid = k->server->pid;
 }
 
-/* ---- the command ---------------------------------------------------------------- */
+/* ---- the command --------------------------------------------------------- */
 
 static void fenced_output(void *arg)
 {
@@ -106,7 +106,8 @@ static void fenced_succeeded(struct ub_keeper *k)
 	struct ub_keeper_fenced *f = &k->fenced;
 
 	ub_log(UB_LOG_NOTICE,
-	       "/dev/ublkb%u: the fence command says that the old server can write no more: nothing "
+	       "/dev/ublkb%u: the fence command says that the old server can write no more: "
+	       "nothing "
 	       "waits for it any longer",
 	       k->info.dev_id);
 	f->delay_ms = f->not_before_ms = 0;
@@ -194,7 +195,8 @@ static void fenced_start(struct ub_keeper *k, unsigned side, const struct nbd_op
 	f->event = fenced_events(k, side); /* before it looks at anything */
 	f->was_killed = false;
 	f->output.len = 0;
-	snprintf(f->output.who, sizeof(f->output.who), "/dev/ublkb%u: fence command", k->info.dev_id);
+	snprintf(f->output.who, sizeof(f->output.who), "/dev/ublkb%u: fence command",
+		 k->info.dev_id);
 	f->deadline_ms = ub_now_ms() + FENCED_COMMAND_MS;
 	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: %s: the fence command is run", k->info.dev_id,
 	       nbd_options_describe(o, server, sizeof(server)));
@@ -207,7 +209,7 @@ static void fenced_start(struct ub_keeper *k, unsigned side, const struct nbd_op
 	}
 }
 
-/* ---- when ------------------------------------------------------------------------- */
+/* ---- when ---------------------------------------------------------------- */
 
 /* What stands behind a side, while `present` is the device's. NULL: nothing of NBD's. */
 static const struct nbd_options *fenced_options(const struct ub_keeper *k, unsigned side,
@@ -296,7 +298,7 @@ void ub_fenced_let_go(struct ub_keeper *k)
 	kill(f->pid, SIGKILL);
 }
 
-/* ---- the verb ----------------------------------------------------------------------- */
+/* ---- the verb ------------------------------------------------------------ */
 
 static int fenced_check(const struct ub_keeper *k, struct ub_err *err)
 {
@@ -309,7 +311,8 @@ static int fenced_check(const struct ub_keeper *k, struct ub_err *err)
 				  k->opts->kind);
 	if (k->server->version <= UB_MESSAGE_V3)
 		return ub_err_set(err, EOPNOTSUPP,
-				  "the device's server is of a version that cannot be told: upgrade the "
+				  "the device's server is of a version that cannot be told: "
+				  "upgrade the "
 				  "device");
 	return 0;
 }
@@ -338,7 +341,8 @@ int ub_verb_fenced(struct ub_keeper *k, struct ub_control_caller caller, const j
 		return ret;
 	k->fenced.told_pid = k->server->pid;
 	ub_log(UB_LOG_NOTICE,
-	       "/dev/ublkb%u: somebody says that the old server can write no more: %u ranges are not "
+	       "/dev/ublkb%u: somebody says that the old server can write no more: %u ranges are "
+	       "not "
 	       "waited for any longer",
 	       k->info.dev_id, nr);
 	json_object_set_new(reply, "ranges", json_integer(nr));

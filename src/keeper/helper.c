@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Disposable helper processes, and starting them. Both sides: what the helper does, and who waits for it. */
+/*
+ * Disposable helper processes, and starting them. Both sides: what the helper does, and who waits
+ * for it.
+ */
 #include "keeper/helper.h"
 
 #include <assert.h>
@@ -21,15 +24,16 @@
 #include "base/node.h"
 #include "keeper/holders.h"
 
-#define HELPER_TRIES	  100
-#define HELPER_PAUSE_MS	  50
-#define HELPER_SAY_MS	  10000
-#define HELPER_MAX_ARGS	  8
+#define HELPER_TRIES	100
+#define HELPER_PAUSE_MS 50
+#define HELPER_SAY_MS	10000
+#define HELPER_MAX_ARGS 8
 /* The parsers look at up to 16 blocks, and those have up to 4 KiB. */
 #define HELPER_SCAN_MIN_BYTES (64U << 10)
-#define HELPER_PROBE_TRIES 10 /* udev looks at a device for a moment when it appears or was written */
+/* udev looks at a device for a moment when it appears or was written */
+#define HELPER_PROBE_TRIES 10
 
-/* ---- the helper's side --------------------------------------------------------------------------------- */
+/* ---- the helper's side --------------------------------------------------- */
 
 static void helper_pause(void)
 {
@@ -44,8 +48,9 @@ static uint32_t helper_id(const char *id)
 }
 
 /*
- * Scans partitions. The kernel says EINVAL until it is ready for that, EBUSY when somebody has a partition
- * open already, who then has found it, and EIO when a table would lie behind the end of a tiny device.
+ * Scans partitions. The kernel says EINVAL until it is ready for that, EBUSY when somebody has a
+ * partition open already, who then has found it, and EIO when a table would lie behind the end of a
+ * tiny device.
  */
 static void helper_scan(int fd)
 {
@@ -63,10 +68,13 @@ static void helper_scan(int fd)
 	printf("partitions were not scanned: %s", strerror(errno));
 }
 
-/* Where the kernel itself refuses to scan: partx(8) reads the table and tells it of each partition. */
+/*
+ * Where the kernel itself refuses to scan: partx(8) reads the table and tells it of each partition.
+ */
 static void helper_add_partitions(const char *id)
 {
-	char path[32], name[] = "partx", update[] = "--update", *argv[] = { name, update, path, NULL };
+	char path[32], name[] = "partx", update[] = "--update",
+		       *argv[] = { name, update, path, NULL };
 	posix_spawn_file_actions_t actions;
 	int status = -1, ret;
 	pid_t pid;
@@ -102,8 +110,8 @@ static bool helper_scheduler_is(const char *path, const char *name)
 }
 
 /*
- * Sets the scheduler and reads it back: the kernel chooses its default by itself about when the node
- * appears, and may undo what was set too early.
+ * Sets the scheduler and reads it back: the kernel chooses its default by itself about when the
+ * node appears, and may undo what was set too early.
  */
 static int helper_set_scheduler(const char *id, const char *name)
 {
@@ -124,8 +132,8 @@ static int helper_set_scheduler(const char *id, const char *name)
 }
 
 /*
- * Fewer requests than tags: a queue whose tags are all in a dead server is noticed by Linux 6.12 only when a request
- * times out. One that stays idle tells at once.
+ * Fewer requests than tags: a queue whose tags are all in a dead server is noticed by Linux 6.12
+ * only when a request times out. One that stays idle tells at once.
  */
 static void helper_set_requests(const char *id, const char *nr)
 {
@@ -136,10 +144,12 @@ static void helper_set_requests(const char *id, const char *nr)
 	cleanup_fd int fd = open(path, O_WRONLY | O_CLOEXEC);
 
 	if (fd < 0 || write(fd, nr, strlen(nr)) < 0)
-		printf("%s does not become %s: %s: the death of its server may be noticed late", path, nr, strerror(errno));
+		printf("%s does not become %s: %s: the death of its server may be noticed late",
+		       path, nr, strerror(errno));
 }
 
-static int helper_settle(const char *id, const char *scheduler, const char *scan, const char *nr_requests)
+static int helper_settle(const char *id, const char *scheduler, const char *scan,
+			 const char *nr_requests)
 {
 	cleanup_fd int fd = -1;
 	struct ub_err err;
@@ -192,7 +202,8 @@ static int helper_release(const char *id)
 
 	for (unsigned i = 0; i < HELPER_PROBE_TRIES; i++) {
 		struct ub_err err;
-		cleanup_fd int fd = ub_node_open_anyhow(UB_NODE_BLOCK, helper_id(id), O_RDONLY | O_EXCL, &err);
+		cleanup_fd int fd =
+			ub_node_open_anyhow(UB_NODE_BLOCK, helper_id(id), O_RDONLY | O_EXCL, &err);
 
 		if (fd == -ENOENT && !ub_node_is_known(UB_NODE_BLOCK, helper_id(id)))
 			return UB_EXIT_DONE; /* no disk: there is nothing to release */
@@ -200,7 +211,10 @@ static int helper_release(const char *id)
 			fputs(err.text, stdout);
 			return UB_EXIT_FAILED;
 		}
-		/* First: a server's write error is told once, and is the user's as long as there is one. */
+		/*
+		 * First: a server's write error is told once, and is the user's as long as there is
+		 * one.
+		 */
 		if (fd < 0 || ub_holders_find(helper_id(id), who, sizeof(who))) {
 			helper_pause();
 			continue;
@@ -268,7 +282,7 @@ int ub_helper_main(int argc, char **argv)
 	return ret;
 }
 
-/* ---- starting ourselves ---------------------------------------------------------------------------------- */
+/* ---- starting ourselves -------------------------------------------------- */
 
 int ub_spawn_self(const char *name, const char *const args[], const int fds[4])
 {
@@ -308,7 +322,7 @@ int ub_spawn_self(const char *name, const char *const args[], const int fds[4])
 	return ret ? -ret : pid;
 }
 
-/* ---- the side that waits -------------------------------------------------------------------------------------- */
+/* ---- the side that waits ------------------------------------------------- */
 
 struct helper_run {
 	int out_fd;
@@ -366,8 +380,8 @@ static int helper_status(pid_t pid)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -EINTR;
 }
 
-int ub_helper_run(struct ub_loop *loop, const char *const args[], const char *what, char *out, size_t len,
-		  int64_t timeout_ms, bool (*until)(void *arg), void *arg)
+int ub_helper_run(struct ub_loop *loop, const char *const args[], const char *what, char *out,
+		  size_t len, int64_t timeout_ms, bool (*until)(void *arg), void *arg)
 {
 	struct helper_run run = { .out = out, .len = len };
 	const char *argv[HELPER_MAX_ARGS + 1] = { UB_HELPER_VERB };
@@ -394,7 +408,9 @@ int ub_helper_run(struct ub_loop *loop, const char *const args[], const char *wh
 	out[run.used] = '\0';
 	if (ret == 0)
 		return helper_status(pid);
-	/* Given up. If it hangs in the device, not even this ends it, and nobody may wait for it. */
+	/*
+	 * Given up. If it hangs in the device, not even this ends it, and nobody may wait for it.
+	 */
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, WNOHANG);
 	return ret;

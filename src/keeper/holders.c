@@ -2,8 +2,9 @@
 /*
  * Who holds a block device. A helper process.
  *
- * Nothing here may touch the device or a filesystem on it: no stat of a mount point, no /proc/PID/maps,
- * exe or cmdline, which wait for a process's memory and so perhaps for this very device.
+ * Nothing here may touch the device or a filesystem on it: no stat of a mount point, no
+ * /proc/PID/maps, exe or cmdline, which wait for a process's memory and so perhaps for this very
+ * device.
  */
 #include "keeper/holders.h"
 
@@ -35,7 +36,8 @@ struct holders_search {
 	unsigned nr_nodes;
 	char namespaces[HOLDERS_MAX_NAMESPACES][32]; /* mount namespaces that were looked at */
 	unsigned nr_namespaces;
-	char friends[HOLDERS_MAX_FRIENDS][32]; /* all members of the btrfs that one of the nodes belongs to */
+	/* all members of the btrfs that one of the nodes belongs to */
+	char friends[HOLDERS_MAX_FRIENDS][32];
 	unsigned nr_friends;
 	char overlays[256]; /* where they are mounted: "/, /merged"; "": none was seen */
 	char *text;
@@ -59,7 +61,7 @@ static void holders_say(struct holders_search *s, const char *fmt, ...)
 	snprintf(s->text + used, s->len - used, "%s%s", used ? "; " : "", item);
 }
 
-/* ---- the disk and its partitions --------------------------------------------------------------------- */
+/* ---- the disk and its partitions ----------------------------------------- */
 
 static void holders_add_node(struct holders_search *s, const char *disk, const char *name)
 {
@@ -104,7 +106,8 @@ static void holders_find_nodes(struct holders_search *s, uint32_t dev_id)
 		closedir(dir);
 }
 
-static const struct holders_node *holders_node_by_path(const struct holders_search *s, const char *path)
+static const struct holders_node *holders_node_by_path(const struct holders_search *s,
+						       const char *path)
 {
 	if (strncmp(path, "/dev/", 5) != 0)
 		return NULL;
@@ -115,7 +118,7 @@ static const struct holders_node *holders_node_by_path(const struct holders_sear
 	return NULL;
 }
 
-/* ---- what may hold them --------------------------------------------------------------------------------- */
+/* ---- what may hold them -------------------------------------------------- */
 
 /* A btrfs of several devices is mounted by one of them, and that one alone is in mountinfo. */
 static bool holders_is_friend(const struct holders_search *s, const char *source)
@@ -132,7 +135,8 @@ static void holders_add_overlay(struct holders_search *s, const char *point)
 	size_t used = strlen(s->overlays);
 
 	if (strcmp(point, "/") == 0 ? !*s->overlays : !strstr(s->overlays, point))
-		snprintf(s->overlays + used, sizeof(s->overlays) - used, "%s%.200s", used ? ", " : "", point);
+		snprintf(s->overlays + used, sizeof(s->overlays) - used, "%s%.200s",
+			 used ? ", " : "", point);
 }
 
 static void holders_in_mountinfo(struct holders_search *s, const char *path)
@@ -141,7 +145,8 @@ static void holders_in_mountinfo(struct holders_search *s, const char *path)
 	char line[2 * HOLDERS_PATH_BYTES];
 
 	while (file && fgets(line, sizeof(line), file)) {
-		char numbers[24], point[HOLDERS_PATH_BYTES], source[HOLDERS_PATH_BYTES] = "", type[32] = "";
+		char numbers[24], point[HOLDERS_PATH_BYTES], source[HOLDERS_PATH_BYTES] = "",
+							     type[32] = "";
 		const char *rest = strstr(line, " - ");
 		bool ours = false, is_friend = false;
 
@@ -157,7 +162,8 @@ static void holders_in_mountinfo(struct holders_search *s, const char *path)
 		if (ours)
 			holders_say(s, "mounted on %.200s", ub_mountinfo_unescape(point));
 		else if (is_friend)
-			holders_say(s, "part of the btrfs that is mounted on %.180s", ub_mountinfo_unescape(point));
+			holders_say(s, "part of the btrfs that is mounted on %.180s",
+				    ub_mountinfo_unescape(point));
 		else if (strcmp(type, "overlay") == 0)
 			holders_add_overlay(s, ub_mountinfo_unescape(point));
 	}
@@ -419,7 +425,10 @@ void ub_holders_suspect(uint32_t dev_id, char *text, size_t len)
 {
 	struct holders_search *s = holders_search(dev_id, text, len);
 
-	/* A filesystem without a mount point of its own is held by what lies upon it, and nobody can tell which that is. */
+	/*
+	 * A filesystem without a mount point of its own is held by what lies upon it, and nobody
+	 * can tell which that is.
+	 */
 	if (s && !text[0])
 		snprintf(text, len, "held by something that cannot be named%s%s",
 			 s->overlays[0] ? ": perhaps it is below an overlay: " : "", s->overlays);

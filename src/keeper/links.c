@@ -12,7 +12,7 @@
 
 #define LINKS_LOOK_MS 50 /* how often at those whose other end has not read all */
 
-/* ---- those that are held --------------------------------------------------------------------- */
+/* ---- those that are held ------------------------------------------------- */
 
 static void links_remove(struct ub_links *l, unsigned i)
 {
@@ -96,7 +96,7 @@ void ub_links_drop(struct ub_links *l, pid_t pid, uint32_t id)
 		links_remove(l, (unsigned)(link - l->held));
 }
 
-/* ---- a process that is dead ------------------------------------------------------------------ */
+/* ---- a process that is dead ---------------------------------------------- */
 
 static bool links_conn_is_open(const struct ub_ledger_conn *conn, unsigned *state)
 {

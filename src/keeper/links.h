@@ -6,10 +6,10 @@
  * nothing more arrives: the next server counts its time from there. A unix socket, which has no
  * reset, is held until the other end has read or dropped what lies in its queue (base/socket.h).
  *
- * One that is not held here (there were too many, or another keeper had it) counts as reset: its last
- * descriptor went with its process, and SO_LINGER is 0. That is all that there is to know of TCP. Of a
- * unix socket nobody can see any more whether the other end has read what lies in its queue: its time
- * counts from the next sign of life, as it would if the queue were empty.
+ * One that is not held here (there were too many, or another keeper had it) counts as reset: its
+ * last descriptor went with its process, and SO_LINGER is 0. That is all that there is to know of
+ * TCP. Of a unix socket nobody can see any more whether the other end has read what lies in its
+ * queue: its time counts from the next sign of life, as it would if the queue were empty.
  *
  * The keeper's main thread. Nothing is allocated.
  */
@@ -44,7 +44,10 @@ struct ub_links {
 	struct ub_link held[UB_LINKS_MAX];
 };
 
-#define UB_LINKS_NONE { .timer_fd = -1 }
+#define UB_LINKS_NONE \
+	{ \
+		.timer_fd = -1 \
+	}
 
 /* Once, before the first of them. 0 or -errno with *err. */
 int ub_links_open(struct ub_links *l, struct ub_loop *loop, struct ub_err *err);

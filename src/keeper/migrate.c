@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Moving a device while it is in use, as its keeper sees it: the order of things is in migrate.h. */
+/*
+ * Moving a device while it is in use, as its keeper sees it: the order of things is in migrate.h.
+ */
 #include "keeper/migrate.h"
 
 #include <errno.h>
@@ -23,11 +25,13 @@
 #include "keeper/verbs.h"
 #include "ublk/params.h"
 
-#define MIGRATE_TURN_MS	  100
-#define MIGRATE_ANSWER_MS 10000 /* for its first word: a server that can says at once that it has begun */
-#define MIGRATE_END_MS	  5000	/* for a command; then it is killed */
-#define MIGRATE_NOTE_MS	  1000	/* between tries to write state.json */
-#define MIGRATE_MAX_DEATHS 4 /* in a row, as recovery counts them, and less than what is too many there */
+#define MIGRATE_TURN_MS 100
+/* for its first word: a server that can says at once that it has begun */
+#define MIGRATE_ANSWER_MS 10000
+#define MIGRATE_END_MS	  5000 /* for a command; then it is killed */
+#define MIGRATE_NOTE_MS	  1000 /* between tries to write state.json */
+/* in a row, as recovery counts them, and less than what is too many there */
+#define MIGRATE_MAX_DEATHS	  4
 #define MIGRATE_MIN_MIRROR_MS	  100
 #define MIGRATE_DEFAULT_MIRROR_MS 1000
 #define MIGRATE_MAX_MIRROR_MS	  3600000
@@ -37,15 +41,16 @@ bool ub_migrate_is_on(const struct ub_keeper *k)
 	return k->migration.phase != UB_MIGRATION_NONE;
 }
 
-/* ---- state.json --------------------------------------------------------------------------------------------- */
+/* ---- state.json ---------------------------------------------------------- */
 
 static struct ub_target migrate_target(const struct ub_keeper *k)
 {
 	const struct ub_keeper_migration *m = &k->migration;
 	bool is_known = m->identity != NULL;
 
-	return (struct ub_target){ &m->recipe->opts, is_known ? &m->limits : NULL, is_known ? m->caps : 0,
-				   m->identity,	     k->next_command,		   m->store_fd };
+	return (struct ub_target){ &m->recipe->opts,	   is_known ? &m->limits : NULL,
+				   is_known ? m->caps : 0, m->identity,
+				   k->next_command,	   m->store_fd };
 }
 
 json_t *ub_migrate_make_state(const struct ub_keeper *k, struct ub_err *err)
@@ -61,9 +66,11 @@ json_t *ub_migrate_make_state(const struct ub_keeper *k, struct ub_err *err)
 	asked.limits = NULL;
 	asked.identity = NULL;
 	snprintf(cookie, sizeof(cookie), "%016llx", (unsigned long long)m->cookie);
-	json = json_pack("{s:s, s:b, s:b, s:I, s:I, s:I, s:o, s:o*}", "cookie", cookie, "wait", m->waits, "cancelled",
-			 m->is_cancelled, "rate_bytes", (json_int_t)m->rate_bytes, "mirror_timeout_ms", (json_int_t)m->mirror_timeout_ms, "began",
-			 (json_int_t)m->began_unix_s, "destination", ub_recipe_make_of(k, &asked), "recipe",
+	json = json_pack("{s:s, s:b, s:b, s:I, s:I, s:I, s:o, s:o*}", "cookie", cookie, "wait",
+			 m->waits, "cancelled", m->is_cancelled, "rate_bytes",
+			 (json_int_t)m->rate_bytes, "mirror_timeout_ms",
+			 (json_int_t)m->mirror_timeout_ms, "began", (json_int_t)m->began_unix_s,
+			 "destination", ub_recipe_make_of(k, &asked), "recipe",
 			 m->identity ? ub_recipe_make_of(k, &target) : NULL);
 	if (!json)
 		ub_err_errno(err, ENOMEM, "state.json");
@@ -88,7 +95,10 @@ static void migrate_note(struct ub_keeper *k)
 	struct ub_keeper_migration *m = &k->migration;
 	struct ub_err err = { 0 };
 
-	/* I/O waits for another server, and whoever writes may wait for memory: until then NAME/side says it. */
+	/*
+	 * I/O waits for another server, and whoever writes may wait for memory: until then
+	 * NAME/side says it.
+	 */
 	if (k->server->gone) {
 		m->must_note = true;
 		m->note_not_before_ms = 0;
@@ -102,7 +112,7 @@ static void migrate_note(struct ub_keeper *k)
 	m->note_not_before_ms = ub_now_ms() + MIGRATE_NOTE_MS;
 }
 
-/* ---- how it goes: for people and programs ---------------------------------------------------------------------- */
+/* ---- how it goes: for people and programs -------------------------------- */
 
 static const char *const migrate_phases[UB_NR_MIGRATION_PHASES] = {
 	[UB_MIGRATION_CONNECTING] = "connecting", [UB_MIGRATION_READY] = "connecting",
@@ -118,7 +128,8 @@ static void migrate_set_label(struct ub_keeper_migration *m)
 	if (o->nbd)
 		nbd_options_describe(o->nbd, m->label, sizeof(m->label));
 	else
-		snprintf(m->label, sizeof(m->label), "memory of %s", ub_size_format(o->size_bytes, size, sizeof(size)));
+		snprintf(m->label, sizeof(m->label), "memory of %s",
+			 ub_size_format(o->size_bytes, size, sizeof(size)));
 	ub_text_clean(m->label);
 }
 
@@ -150,12 +161,16 @@ json_t *ub_migrate_to_json(const struct ub_keeper *k)
 	if (!ub_migrate_is_on(k))
 		return json_null();
 	p = migrate_progress(k);
-	return json_pack("{s:s, s:s, s:o, s:b, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I}", "phase", migrate_phases[m->phase],
-			 "destination", m->label, "why", migrate_text(m->why), "wait", m->waits, "rate_bytes",
-			 (json_int_t)m->rate_bytes, "mirror_timeout_ms", (json_int_t)m->mirror_timeout_ms, "seconds",
-			 (double)(ub_now_ms() - m->began_ms) / 1000, "total_bytes", (json_int_t)p.total_bytes, "dirty_bytes",
-			 (json_int_t)p.dirty_bytes, "copied_bytes", (json_int_t)p.copied_bytes, "zeroed_bytes",
-			 (json_int_t)p.zeroed_bytes, "mirrored_bytes", (json_int_t)p.mirrored_bytes);
+	return json_pack("{s:s, s:s, s:o, s:b, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I}", "phase",
+			 migrate_phases[m->phase], "destination", m->label, "why",
+			 migrate_text(m->why), "wait", m->waits, "rate_bytes",
+			 (json_int_t)m->rate_bytes, "mirror_timeout_ms",
+			 (json_int_t)m->mirror_timeout_ms, "seconds",
+			 (double)(ub_now_ms() - m->began_ms) / 1000, "total_bytes",
+			 (json_int_t)p.total_bytes, "dirty_bytes", (json_int_t)p.dirty_bytes,
+			 "copied_bytes", (json_int_t)p.copied_bytes, "zeroed_bytes",
+			 (json_int_t)p.zeroed_bytes, "mirrored_bytes",
+			 (json_int_t)p.mirrored_bytes);
 }
 
 json_t *ub_migrate_last_to_json(const struct ub_keeper *k)
@@ -164,11 +179,13 @@ json_t *ub_migrate_last_to_json(const struct ub_keeper *k)
 
 	if (!r->result)
 		return json_null();
-	return json_pack("{s:s, s:s, s:o, s:f, s:o, s:I, s:I, s:I}", "result", r->result, "destination", r->label, "why",
-			 migrate_text(r->why), "seconds", (double)r->took_ms / 1000, "pause_ms",
-			 r->has_pause ? json_real((double)r->pause_us / 1000) : json_null(), "copied_bytes",
-			 (json_int_t)r->progress.copied_bytes, "zeroed_bytes", (json_int_t)r->progress.zeroed_bytes,
-			 "mirrored_bytes", (json_int_t)r->progress.mirrored_bytes);
+	return json_pack("{s:s, s:s, s:o, s:f, s:o, s:I, s:I, s:I}", "result", r->result,
+			 "destination", r->label, "why", migrate_text(r->why), "seconds",
+			 (double)r->took_ms / 1000, "pause_ms",
+			 r->has_pause ? json_real((double)r->pause_us / 1000) : json_null(),
+			 "copied_bytes", (json_int_t)r->progress.copied_bytes, "zeroed_bytes",
+			 (json_int_t)r->progress.zeroed_bytes, "mirrored_bytes",
+			 (json_int_t)r->progress.mirrored_bytes);
 }
 
 static void migrate_remember(struct ub_keeper *k, const char *result, const char *why)
@@ -183,7 +200,7 @@ static void migrate_remember(struct ub_keeper *k, const char *result, const char
 	ub_text_clean(r->why);
 }
 
-/* ---- its end, one way or the other --------------------------------------------------------------------------------- */
+/* ---- its end, one way or the other --------------------------------------- */
 
 static void migrate_close_attempt(struct ub_keeper_migration *m)
 {
@@ -209,16 +226,20 @@ static void migrate_failed(struct ub_keeper *k, int code, const char *why)
 {
 	struct ub_keeper_migration *m = &k->migration;
 
-	migrate_remember(k, code == ECANCELED ? "cancelled" : "failed", code == ECANCELED ? "" : why);
+	migrate_remember(k, code == ECANCELED ? "cancelled" : "failed",
+			 code == ECANCELED ? "" : why);
 	if (code == ECANCELED)
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moving it to %.200s was cancelled", k->info.dev_id, m->label);
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moving it to %.200s was cancelled",
+		       k->info.dev_id, m->label);
 	else
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: it is not moved to %.150s: %.250s", k->info.dev_id, m->label, why);
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: it is not moved to %.150s: %.250s",
+		       k->info.dev_id, m->label, why);
 	migrate_close_attempt(m);
 	ub_close(&m->store_fd);
 	m->phase = UB_MIGRATION_NONE;
 	m->has_leftovers = true;
-	ub_rundir_void_side(&k->rundir); /* else the next keeper would begin it anew if state.json cannot be written */
+	/* else the next keeper would begin it anew if state.json cannot be written */
+	ub_rundir_void_side(&k->rundir);
 	migrate_note(k);
 	migrate_answer_cancellers(k, &(struct ub_err){ .code = 0 });
 }
@@ -231,7 +252,10 @@ static void migrate_forget_growth(struct ub_keeper *k)
 	ub_resize_export_grown(k);
 }
 
-/* What the device is made of changes its place with what it is being moved to. Waits for nothing, and allocates nothing. */
+/*
+ * What the device is made of changes its place with what it is being moved to. Waits for nothing,
+ * and allocates nothing.
+ */
 static void migrate_swap(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->migration;
@@ -272,17 +296,22 @@ static void migrate_moved(struct ub_keeper *k, const uint64_t *pause_us)
 	m->last.has_pause = pause_us != NULL;
 	m->last.pause_us = pause_us ? *pause_us : 0;
 	if (pause_us)
-		snprintf(pause, sizeof(pause), "; I/O stood still for %llu.%03llu ms", (unsigned long long)*pause_us / 1000,
+		snprintf(pause, sizeof(pause), "; I/O stood still for %llu.%03llu ms",
+			 (unsigned long long)*pause_us / 1000,
 			 (unsigned long long)*pause_us % 1000);
 	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moved to %.300s%s", k->info.dev_id, m->label, pause);
 	migrate_swap(k);
 	ub_keeper_renew_standby(k); /* it was made for the source */
 	migrate_note(k);
-	ub_err_set(&late, EALREADY, "it is too late: the device has been moved to %.300s", m->label);
+	ub_err_set(&late, EALREADY, "it is too late: the device has been moved to %.300s",
+		   m->label);
 	migrate_answer_cancellers(k, &late);
 }
 
-/* Whether the command has ended that nobody needs any more. Waits for nothing: a server may die meanwhile. */
+/*
+ * Whether the command has ended that nobody needs any more. Waits for nothing: a server may die
+ * meanwhile.
+ */
 static bool migrate_command_has_ended(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->migration;
@@ -317,7 +346,7 @@ static void migrate_clear(struct ub_keeper *k)
 	m->recipe = NULL;
 }
 
-/* ---- what a server says --------------------------------------------------------------------------------------------- */
+/* ---- what a server says -------------------------------------------------- */
 
 static int migrate_control(struct ub_keeper *k, enum ub_migrate_control what)
 {
@@ -344,14 +373,16 @@ static void migrate_cancel(struct ub_keeper *k)
 }
 
 /* What the device would be: with the size and the blocks that it has. */
-static int migrate_take_limits(struct ub_keeper *k, const struct ub_limits *limits, struct ub_err *err)
+static int migrate_take_limits(struct ub_keeper *k, const struct ub_limits *limits,
+			       struct ub_err *err)
 {
 	struct ub_keeper_migration *m = &k->migration;
 
 	m->limits = *limits;
 	if (limits->size_bytes < k->limits.size_bytes)
 		return ub_err_set(err, ENOSPC, "it has %llu bytes, and the device has %llu",
-				  (unsigned long long)limits->size_bytes, (unsigned long long)k->limits.size_bytes);
+				  (unsigned long long)limits->size_bytes,
+				  (unsigned long long)k->limits.size_bytes);
 	m->limits.size_bytes = k->limits.size_bytes;
 	m->limits.logical_block_bytes = k->limits.logical_block_bytes;
 	if (m->limits.physical_block_bytes < m->limits.logical_block_bytes)
@@ -360,8 +391,12 @@ static int migrate_take_limits(struct ub_keeper *k, const struct ub_limits *limi
 	return ub_limits_check(&m->limits, err);
 }
 
-/* The destination is there. It is written down what it is, before the first moment at which the device may be on it. */
-static int migrate_ready(struct ub_keeper *k, const struct ub_msg_migration *msg, struct ub_err *err)
+/*
+ * The destination is there. It is written down what it is, before the first moment at which the
+ * device may be on it.
+ */
+static int migrate_ready(struct ub_keeper *k, const struct ub_msg_migration *msg,
+			 struct ub_err *err)
 {
 	struct ub_keeper_migration *m = &k->migration;
 	int ret = ub_step("migrate-ready", err);
@@ -401,7 +436,8 @@ static void migrate_paused(struct ub_keeper *k, const char *why)
 
 	/* Again and again for the same reason is told once. */
 	if (strcmp(m->why, why) != 0)
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: moving it to %.150s pauses: %.250s", k->info.dev_id, m->label, why);
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: moving it to %.150s pauses: %.250s",
+		       k->info.dev_id, m->label, why);
 	snprintf(m->why, sizeof(m->why), "%s", why);
 }
 
@@ -462,7 +498,7 @@ void ub_migrate_said(struct ub_keeper *k, struct ub_msg_migration *msg)
 	}
 }
 
-/* ---- an attempt ------------------------------------------------------------------------------------------------------ */
+/* ---- an attempt ---------------------------------------------------------- */
 
 /* How the command is started, and who is told of it. */
 static int migrate_set_command(struct ub_keeper *k, struct ub_err *err)
@@ -511,7 +547,9 @@ static int migrate_make_store(struct ub_keeper *k, struct ub_err *err)
 	return 0;
 }
 
-/* All that an attempt needs, under a new cookie: whatever an earlier one still does has no effect. */
+/*
+ * All that an attempt needs, under a new cookie: whatever an earlier one still does has no effect.
+ */
 static int migrate_prepare(struct ub_keeper *k, struct ub_err *err)
 {
 	struct ub_keeper_migration *m = &k->migration;
@@ -547,7 +585,8 @@ static char *migrate_make_extras(const char *more_options)
 }
 
 /* *msg is the caller's to free(). */
-static int migrate_make_message(struct ub_keeper *k, struct ub_msg_migrate **msg, struct ub_err *err)
+static int migrate_make_message(struct ub_keeper *k, struct ub_msg_migrate **msg,
+				struct ub_err *err)
 {
 	const struct ub_keeper_migration *m = &k->migration;
 	const struct ub_attach_options *o = &m->recipe->opts;
@@ -620,7 +659,10 @@ static bool migrate_may_send(const struct ub_keeper *k)
 	       !k->resize.is_running && !k->resize.must_settle;
 }
 
-/* Takes the next step of one that goes on. When to be called again, in ms; -1: the server has the word. */
+/*
+ * Takes the next step of one that goes on. When to be called again, in ms; -1: the server has the
+ * word.
+ */
 static int migrate_go_on(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->migration;
@@ -656,12 +698,14 @@ static int migrate_go_on(struct ub_keeper *k)
 	return -1;
 }
 
-/* ---- the verb `migrate` ------------------------------------------------------------------------------------------------ */
+/* ---- the verb `migrate` -------------------------------------------------- */
 
 static int migrate_check(struct ub_keeper *k, struct ub_err *err)
 {
 	if (ub_migrate_is_on(k))
-		return ub_err_set(err, EBUSY, "it is being moved to %.200s already: cancel that first, or wait", k->migration.label);
+		return ub_err_set(err, EBUSY,
+				  "it is being moved to %.200s already: cancel that first, or wait",
+				  k->migration.label);
 	if (k->recovery.has_failed)
 		return ub_err_set(err, EIO, "the device has failed: detach it, and attach it anew");
 	if (!k->was_live || k->server->gone || k->server->fd < 0 || k->recovery.is_running)
@@ -673,8 +717,8 @@ static int migrate_check(struct ub_keeper *k, struct ub_err *err)
 	return 0;
 }
 
-static int migrate_take_number(const json_t *args, const char *name, uint64_t min, uint64_t max, uint64_t *value,
-			       struct ub_err *err)
+static int migrate_take_number(const json_t *args, const char *name, uint64_t min, uint64_t max,
+			       uint64_t *value, struct ub_err *err)
 {
 	const json_t *number = json_object_get(args, name);
 	json_int_t got = json_integer_value(number);
@@ -684,8 +728,8 @@ static int migrate_take_number(const json_t *args, const char *name, uint64_t mi
 	if (!json_is_integer(number))
 		return ub_err_set(err, EINVAL, "%s: it is a number", name);
 	if (got < 0 || (uint64_t)got < min || (uint64_t)got > max)
-		return ub_err_set(err, ERANGE, "%s: it is between %llu and %llu", name, (unsigned long long)min,
-				  (unsigned long long)max);
+		return ub_err_set(err, ERANGE, "%s: it is between %llu and %llu", name,
+				  (unsigned long long)min, (unsigned long long)max);
 	*value = (uint64_t)got;
 	return 0;
 }
@@ -710,9 +754,11 @@ static bool migrate_is_hex(const json_t *json)
 }
 
 /* The command as a recipe has it; none: null. *json is the caller's. */
-static int migrate_parse_command(const struct ub_keeper *k, const json_t *destination, json_t **json, struct ub_err *err)
+static int migrate_parse_command(const struct ub_keeper *k, const json_t *destination,
+				 json_t **json, struct ub_err *err)
 {
-	json_t *words = json_object_get(destination, "command_hex"), *dir = json_object_get(destination, "dir_hex");
+	json_t *words = json_object_get(destination, "command_hex"),
+	       *dir = json_object_get(destination, "dir_hex");
 	bool restarts = false;
 	size_t nr = json_array_size(words);
 	int ret = migrate_take_flag(destination, "restart_command", &restarts, err);
@@ -722,23 +768,31 @@ static int migrate_parse_command(const struct ub_keeper *k, const json_t *destin
 		return ret;
 	if (!words) {
 		*json = json_null();
-		return restarts ? ub_err_set(err, EINVAL, "restart_command: there is no command to be started") : 0;
+		return restarts ? ub_err_set(err, EINVAL,
+					     "restart_command: there is no command to be started") :
+				  0;
 	}
 	for (size_t i = 0; i < nr; i++) {
 		if (!migrate_is_hex(json_array_get(words, i)))
 			nr = 0;
 	}
 	if (nr == 0 || !migrate_is_hex(dir))
-		return ub_err_set(err, EINVAL, "command_hex, dir_hex: they are a list of words and a directory, in hexadecimal digits");
-	*json = json_pack("{s:O, s:b, s:b, s:O, s:i, s:s, s:i, s:I}", "words_hex", words, "is_connected", 0, "restarts",
-			  restarts, "dir_hex", dir, "oom_score", k->oom_score, "socket", "", "pid", 0, "started",
-			  (json_int_t)0);
+		return ub_err_set(err, EINVAL,
+				  "command_hex, dir_hex: they are a list of words and a directory, "
+				  "in hexadecimal digits");
+	*json = json_pack("{s:O, s:b, s:b, s:O, s:i, s:s, s:i, s:I}", "words_hex", words,
+			  "is_connected", 0, "restarts", restarts, "dir_hex", dir, "oom_score",
+			  k->oom_score, "socket", "", "pid", 0, "started", (json_int_t)0);
 	return *json ? 0 : ub_err_errno(err, ENOMEM, "the command");
 }
 
-/* What was asked for, over what the device has. nbd: for o->nbd; nbd_options_destroy() in either case. */
-static int migrate_parse_nbd(struct ub_keeper *k, const json_t *destination, struct ub_attach_options *o,
-			     struct nbd_options *nbd, struct ub_err *err)
+/*
+ * What was asked for, over what the device has. nbd: for o->nbd; nbd_options_destroy() in either
+ * case.
+ */
+static int migrate_parse_nbd(struct ub_keeper *k, const json_t *destination,
+			     struct ub_attach_options *o, struct nbd_options *nbd,
+			     struct ub_err *err)
 {
 	const char *text = json_string_value(json_object_get(destination, "nbd"));
 	bool has_command = json_object_get(destination, "command_hex") != NULL;
@@ -753,23 +807,29 @@ static int migrate_parse_nbd(struct ub_keeper *k, const json_t *destination, str
 	o->nbd = nbd;
 	if (nbd->transport == NBD_SOCKET)
 		return ub_err_set(err, EOPNOTSUPP,
-				  "a connection that is handed over ready made (--fd, --command) cannot be made again: a device is not moved there");
+				  "a connection that is handed over ready made (--fd, --command) "
+				  "cannot be made again: a device is not moved there");
 	if (has_command)
 		nbd->transport = NBD_UNIX; /* the keeper's, which it says when it is there */
 	if (nbd->transport == NBD_NOWHERE || (nbd->transport == NBD_URI && !nbd->uri) ||
 	    (nbd->transport == NBD_TCP && (!nbd->host || !nbd->port)) ||
 	    (nbd->transport == NBD_UNIX && !nbd->path && !has_command))
 		return ub_err_set(err, EINVAL, "destination: its nbd does not say which server");
-	/* What was given up on the way there may still be written, and here over what came later. */
+	/*
+	 * What was given up on the way there may still be written, and here over what came later.
+	 */
 	if (!has_command && k->opts->nbd && nbd_options_are_one_export(k->opts->nbd, nbd))
-		return ub_err_set(err, EINVAL, "the device is there already: it cannot be moved to the export that it is served from");
+		return ub_err_set(err, EINVAL,
+				  "the device is there already: it cannot be moved to the export "
+				  "that it is served from");
 	if (nbd->auto_resize && !(k->features & UBLK_F_UPDATE_SIZE))
-		return ub_err_set(err, EOPNOTSUPP, "--auto-resize: this kernel cannot change the size of a device");
+		return ub_err_set(err, EOPNOTSUPP,
+				  "--auto-resize: this kernel cannot change the size of a device");
 	return nbd_options_check(nbd, err);
 }
 
-static int migrate_parse_mem(const struct ub_keeper *k, const json_t *destination, struct ub_attach_options *o,
-			     struct ub_err *err)
+static int migrate_parse_mem(const struct ub_keeper *k, const json_t *destination,
+			     struct ub_attach_options *o, struct ub_err *err)
 {
 	int ret;
 
@@ -780,10 +840,13 @@ static int migrate_parse_mem(const struct ub_keeper *k, const json_t *destinatio
 	if (ret)
 		return ret;
 	if (o->size_bytes < k->limits.size_bytes)
-		return ub_err_set(err, ERANGE, "memory of %llu bytes is smaller than the device, which has %llu",
-				  (unsigned long long)o->size_bytes, (unsigned long long)k->limits.size_bytes);
+		return ub_err_set(err, ERANGE,
+				  "memory of %llu bytes is smaller than the device, which has %llu",
+				  (unsigned long long)o->size_bytes,
+				  (unsigned long long)k->limits.size_bytes);
 	if (o->size_bytes % k->limits.logical_block_bytes)
-		return ub_err_set(err, EINVAL, "a size of %llu bytes is not a multiple of the block size %u",
+		return ub_err_set(err, EINVAL,
+				  "a size of %llu bytes is not a multiple of the block size %u",
 				  (unsigned long long)o->size_bytes, k->limits.logical_block_bytes);
 	if (json_object_get(destination, "command_hex"))
 		return ub_err_set(err, EINVAL, "command_hex: memory has no command");
@@ -806,7 +869,8 @@ static int migrate_read_recipe(struct ub_keeper *k, json_t *json, struct ub_err 
 }
 
 /* Makes m->recipe of it, as state.json would have it. */
-static int migrate_parse_destination(struct ub_keeper *k, const json_t *destination, struct ub_err *err)
+static int migrate_parse_destination(struct ub_keeper *k, const json_t *destination,
+				     struct ub_err *err)
 {
 	static const struct ub_command no_command;
 	const char *kind = json_string_value(json_object_get(destination, "kind"));
@@ -833,7 +897,9 @@ static int migrate_parse_destination(struct ub_keeper *k, const json_t *destinat
 	if (ret == 0)
 		ret = migrate_parse_command(k, destination, &command, err);
 	if (ret == 0) {
-		const struct ub_target target = { .opts = &o, .command = &no_command, .store_fd = -1 };
+		const struct ub_target target = { .opts = &o,
+						  .command = &no_command,
+						  .store_fd = -1 };
 
 		json = ub_recipe_make_of(k, &target);
 		if (!json || json_object_set(json, "command", command) < 0)
@@ -858,8 +924,8 @@ static int migrate_parse(struct ub_keeper *k, const json_t *args, struct ub_err 
 	if (ret == 0)
 		ret = migrate_take_number(args, "rate_bytes", 0, INT64_MAX, &m->rate_bytes, err);
 	if (ret == 0)
-		ret = migrate_take_number(args, "mirror_timeout_ms", MIGRATE_MIN_MIRROR_MS, MIGRATE_MAX_MIRROR_MS,
-					  &m->mirror_timeout_ms, err);
+		ret = migrate_take_number(args, "mirror_timeout_ms", MIGRATE_MIN_MIRROR_MS,
+					  MIGRATE_MAX_MIRROR_MS, &m->mirror_timeout_ms, err);
 	return ret ? ret : migrate_parse_destination(k, json_object_get(args, "destination"), err);
 }
 
@@ -886,7 +952,8 @@ static int migrate_begin(struct ub_keeper *k, const json_t *args, struct ub_err 
 		ret = migrate_send(k, err);
 	if (ret == 0) {
 		migrate_set_label(m);
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moving it to %.300s", k->info.dev_id, m->label);
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moving it to %.300s", k->info.dev_id,
+		       m->label);
 		return 0;
 	}
 	migrate_close_attempt(m);
@@ -932,8 +999,8 @@ int ub_migrate_tend(struct ub_keeper *k)
 	return m->must_note || m->has_leftovers ? MIGRATE_TURN_MS : wait_ms;
 }
 
-int ub_verb_migrate(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,
-		    struct ub_err *err)
+int ub_verb_migrate(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
+		    json_t *reply, struct ub_err *err)
 {
 	struct ub_keeper_migration *m = &k->migration;
 	int ret = migrate_check(k, err);
@@ -951,15 +1018,15 @@ int ub_verb_migrate(struct ub_keeper *k, struct ub_control_caller caller, const 
 	return 1; /* keeper_watch() sees it */
 }
 
-/* ---- the others -------------------------------------------------------------------------------------------------------- */
+/* ---- the others ---------------------------------------------------------- */
 
 static int migrate_check_is_on(const struct ub_keeper *k, struct ub_err *err)
 {
 	return ub_migrate_is_on(k) ? 0 : ub_err_set(err, ENOENT, "the device is not being moved");
 }
 
-int ub_verb_migrate_complete(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,
-			     struct ub_err *err)
+int ub_verb_migrate_complete(struct ub_keeper *k, struct ub_control_caller caller,
+			     const json_t *args, json_t *reply, struct ub_err *err)
 {
 	struct ub_keeper_migration *m = &k->migration;
 	int ret = migrate_check_is_on(k, err);
@@ -979,8 +1046,8 @@ int ub_verb_migrate_complete(struct ub_keeper *k, struct ub_control_caller calle
 	return 0;
 }
 
-int ub_verb_migrate_rate(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,
-			 struct ub_err *err)
+int ub_verb_migrate_rate(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
+			 json_t *reply, struct ub_err *err)
 {
 	struct ub_keeper_migration *m = &k->migration;
 	uint64_t was = m->rate_bytes;
@@ -989,7 +1056,9 @@ int ub_verb_migrate_rate(struct ub_keeper *k, struct ub_control_caller caller, c
 	(void)caller;
 	(void)reply;
 	if (ret == 0 && !json_object_get(args, "rate_bytes"))
-		ret = ub_err_set(err, EINVAL, "rate_bytes: how many a second, it must say; 0: as many as there can be");
+		ret = ub_err_set(err, EINVAL,
+				 "rate_bytes: how many a second, it must say; 0: as many as there "
+				 "can be");
 	if (ret == 0)
 		ret = migrate_take_number(args, "rate_bytes", 0, INT64_MAX, &m->rate_bytes, err);
 	if (ret)
@@ -1003,8 +1072,8 @@ int ub_verb_migrate_rate(struct ub_keeper *k, struct ub_control_caller caller, c
 	return 0;
 }
 
-int ub_verb_migrate_cancel(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,
-			   struct ub_err *err)
+int ub_verb_migrate_cancel(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
+			   json_t *reply, struct ub_err *err)
 {
 	struct ub_keeper_migration *m = &k->migration;
 	int ret = migrate_check_is_on(k, err);
@@ -1025,7 +1094,8 @@ int ub_verb_migrate_cancel(struct ub_keeper *k, struct ub_control_caller caller,
 	m->cancellers[m->nr_cancellers++] = caller;
 	migrate_cancel(k);
 	if (ub_migrate_is_on(k))
-		migrate_note(k); /* the next keeper, if one comes before the end, does not begin it anew */
+		/* the next keeper, if one comes before the end, does not begin it anew */
+		migrate_note(k);
 	return 1; /* with its end */
 }
 
@@ -1036,11 +1106,12 @@ bool ub_migrate_give_up(struct ub_keeper *k)
 	return !ub_migrate_is_on(k);
 }
 
-/* ---- servers that die, and keepers that come and go ---------------------------------------------------------------------- */
+/* ---- servers that die, and keepers that come and go ---------------------- */
 
 static bool migrate_has_moved(const struct ub_keeper *k)
 {
-	return ub_migrate_is_on(k) && k->migration.identity && ub_rundir_read_side(&k->rundir) == k->migration.cookie;
+	return ub_migrate_is_on(k) && k->migration.identity &&
+	       ub_rundir_read_side(&k->rundir) == k->migration.cookie;
 }
 
 /* It is begun anew, from the beginning. */
@@ -1055,7 +1126,10 @@ static void migrate_rewind(struct ub_keeper *k)
 	m->phase = UB_MIGRATION_CONNECTING;
 }
 
-/* The server died in a cutover: which side of the pages is the device's says the same fact as for everything else. */
+/*
+ * The server died in a cutover: which side of the pages is the device's says the same fact as for
+ * everything else.
+ */
 static void migrate_settle_side(struct ub_keeper *k)
 {
 	uint64_t cookie = k->ledger ? atomic_load(&k->ledger->cut_cookie) : 0;
@@ -1063,7 +1137,9 @@ static void migrate_settle_side(struct ub_keeper *k)
 	if (!cookie)
 		return;
 	if (ub_rundir_read_side(&k->rundir) == cookie)
-		atomic_store_explicit(&k->stats->side, atomic_load(&k->ledger->cut_side) % UB_STATS_SIDES, memory_order_release);
+		atomic_store_explicit(&k->stats->side,
+				      atomic_load(&k->ledger->cut_side) % UB_STATS_SIDES,
+				      memory_order_release);
 	atomic_store(&k->ledger->cut_cookie, 0);
 }
 
@@ -1101,7 +1177,8 @@ void ub_migrate_adopt_again(struct ub_keeper *k)
 {
 	if (migrate_has_moved(k)) {
 		migrate_remember(k, "moved", "");
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moved to %.300s", k->info.dev_id, k->migration.label);
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moved to %.300s", k->info.dev_id,
+		       k->migration.label);
 		migrate_swap(k);
 	} else if (ub_migrate_is_on(k)) {
 		migrate_rewind(k);
@@ -1126,17 +1203,23 @@ static int migrate_adopt_command(struct ub_keeper *k, struct ub_err *err)
 	return ret ? ret : ub_command_adopt(k->next_command, &k->loop, pid, err);
 }
 
-/* The migration is over: what the device was made of before it. Nothing that could go wrong matters to the device. */
+/*
+ * The migration is over: what the device was made of before it. Nothing that could go wrong matters
+ * to the device.
+ */
 static void migrate_adopt_old_side(struct ub_keeper *k, json_t *recipe)
 {
 	struct ub_err err = { 0 };
 
 	if (migrate_read_recipe(k, recipe, &err) != 0 || migrate_adopt_command(k, &err) != 0)
-		ub_log(UB_LOG_WARNING, "what the device was made of before it was moved is left alone: %s", err.text);
+		ub_log(UB_LOG_WARNING,
+		       "what the device was made of before it was moved is left alone: %s",
+		       err.text);
 	k->migration.has_leftovers = true;
 }
 
-int ub_migrate_adopt(struct ub_keeper *k, const json_t *json, const struct ub_state *state, struct ub_err *err)
+int ub_migrate_adopt(struct ub_keeper *k, const json_t *json, const struct ub_state *state,
+		     struct ub_err *err)
 {
 	struct ub_keeper_migration *m = &k->migration;
 	json_t *migration = json_object_get(json, "migration"), *destination;
@@ -1150,10 +1233,12 @@ int ub_migrate_adopt(struct ub_keeper *k, const json_t *json, const struct ub_st
 		migrate_adopt_old_side(k, json_object_get(json, "recipe"));
 	if (!state->is_migrating)
 		return 0;
-	if (json_unpack(migration, "{s:s, s:b, s?b, s:I, s:I, s:I, s:o}", "cookie", &cookie, "wait", &waits, "cancelled",
-			&is_cancelled, "rate_bytes", &rate, "mirror_timeout_ms", &timeout, "began", &began, "destination",
+	if (json_unpack(migration, "{s:s, s:b, s?b, s:I, s:I, s:I, s:o}", "cookie", &cookie, "wait",
+			&waits, "cancelled", &is_cancelled, "rate_bytes", &rate,
+			"mirror_timeout_ms", &timeout, "began", &began, "destination",
 			&destination) < 0)
-		return ub_err_set(err, EBADMSG, "state.json does not say where the device was being moved to");
+		return ub_err_set(err, EBADMSG,
+				  "state.json does not say where the device was being moved to");
 	ret = migrate_read_recipe(k, destination, err);
 	if (ret == 0)
 		ret = migrate_adopt_command(k, err);
@@ -1181,9 +1266,11 @@ void ub_migrate_end(struct ub_keeper *k)
 	struct ub_keeper_migration *m = &k->migration;
 
 	if (migrate_has_moved(k)) {
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: it had been moved to %.300s", k->info.dev_id, m->label);
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: it had been moved to %.300s", k->info.dev_id,
+		       m->label);
 	} else if (ub_migrate_is_on(k)) {
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: moving it to %.300s is given up", k->info.dev_id, m->label);
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: moving it to %.300s is given up",
+		       k->info.dev_id, m->label);
 	}
 	migrate_answer_cancellers(k, &(struct ub_err){ .code = 0 });
 	migrate_close_attempt(m);

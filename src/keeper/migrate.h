@@ -1,23 +1,28 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The verb `migrate`, and what belongs to it: a device that is in use is moved to something else. The server copies and
- * mirrors; the keeper holds what both sides need, and writes down which one counts.
+ * The verb `migrate`, and what belongs to it: a device that is in use is moved to something else.
+ * The server copies and mirrors; the keeper holds what both sides need, and writes down which one
+ * counts.
  *
- *      keeper                                                    server
- *        │  its command, state.json with "migration", NAME/side, its memory
- *        │── MIGRATE + side, mounts, memory ─────────────────────►│  opens the destination
- *        │ ◄──────────────────────────────────────── READY ──────│  what it is
+ *      keeper                                           server
+ *        │  its command, state.json with "migration",
+ *        │  NAME/side, its memory
+ *        │── MIGRATE + side, mounts, memory ────────────►│  opens the destination
+ *        │ ◄───────────────────────────────── READY ─────│  what it is
  *        │  state.json with the destination's recipe
- *        │── GO ─────────────────────────────────────────────────►│  COPYING, PAUSED, … IN_STEP
- *        │                                                        │  CUTOVER: writes the cookie to NAME/side
- *        │ ◄──────────────────────────────────────── MOVED ──────│
- *        │  the sides change their places; a new standby; state.json without "migration"; NAME/side goes
+ *        │── GO ────────────────────────────────────────►│  COPYING, PAUSED, … IN_STEP
+ *        │                                               │  CUTOVER: the cookie goes to NAME/side
+ *        │ ◄───────────────────────────────── MOVED ─────│
+ *        │  the sides change their places; a new standby;
+ *        │  state.json without "migration"; NAME/side goes
  *
- * The one fact that decides is NAME/side: when it has the cookie of the migration in state.json, the destination counts,
- * whoever has died since. Else the source does, and a migration that lost its server or its keeper begins anew.
+ * The one fact that decides is NAME/side: when it has the cookie of the migration in state.json,
+ * the destination counts, whoever has died since. Else the source does, and a migration that lost
+ * its server or its keeper begins anew.
  *
- * What state.json has of it: "migration": { "cookie", "wait", "cancelled", "rate_bytes", "mirror_timeout_ms", "began",
- * "destination": a recipe as it was asked for, "recipe": from READY on, the destination's }.
+ * What state.json has of it: "migration": { "cookie", "wait", "cancelled", "rate_bytes",
+ * "mirror_timeout_ms", "began", "destination": a recipe as it was asked for, "recipe": from READY
+ * on, the destination's }.
  *
  * The keeper's main thread.
  */
@@ -48,22 +53,24 @@ struct ub_keeper_migration {
 	bool is_asked;
 
 	bool is_tending;
-	bool is_prepared;  /* side_fd and store_fd are this attempt's */
-	bool is_sent;	   /* the server has been told of this attempt */
-	bool is_heard;	   /* and has said something */
-	bool is_again;	   /* an earlier attempt has lost its server */
-	bool is_cancelled; /* its end is wanted */
-	bool waits;	   /* in step, until `migrate-complete` */
+	bool is_prepared;   /* side_fd and store_fd are this attempt's */
+	bool is_sent;	    /* the server has been told of this attempt */
+	bool is_heard;	    /* and has said something */
+	bool is_again;	    /* an earlier attempt has lost its server */
+	bool is_cancelled;  /* its end is wanted */
+	bool waits;	    /* in step, until `migrate-complete` */
 	bool has_leftovers; /* it is over, and the other side is still to be cleared away */
 	bool has_side;	    /* there may be a file to be removed once state.json is written */
 	bool must_note;	    /* state.json could not be written */
-	enum ub_migration_phase phase; /* NONE: there is none. As the server told it last; CONNECTING before that */
+	/* NONE: there is none. As the server told it last; CONNECTING before that */
+	enum ub_migration_phase phase;
 	uint32_t id;
 	uint64_t cookie;
 	uint64_t rate_bytes; /* 0: no limit */
 	uint64_t mirror_timeout_ms;
 	uint64_t began_unix_s, began_ms, sent_ms;
-	uint64_t clear_deadline_ms; /* of the other side's command, once that was told to end; 0: it was not */
+	/* of the other side's command, once that was told to end; 0: it was not */
+	uint64_t clear_deadline_ms;
 	uint64_t note_not_before_ms;
 	struct ub_err refused; /* its code is not 0: this keeper has cancelled it, and why */
 	char label[UB_MIGRATE_LABEL_BYTES];
@@ -91,9 +98,15 @@ struct ub_keeper_migration {
 	} last;
 };
 
-#define UB_KEEPER_MIGRATION_NONE { .side_fd = -1, .store_fd = -1 }
+#define UB_KEEPER_MIGRATION_NONE \
+	{ \
+		.side_fd = -1, .store_fd = -1 \
+	}
 
-/* Begins one that was asked for, or begins it anew, and clears away what is left. When to call it again, in ms; -1: never. */
+/*
+ * Begins one that was asked for, or begins it anew, and clears away what is left. When to call it
+ * again, in ms; -1: never.
+ */
 int ub_migrate_tend(struct ub_keeper *k);
 
 /* Whether one goes on. */
@@ -102,35 +115,48 @@ bool ub_migrate_is_on(const struct ub_keeper *k);
 /* What a server says. */
 void ub_migrate_said(struct ub_keeper *k, struct ub_msg_migration *msg);
 
-/* The server has died and shall have a successor: where the device is by now, and that what it was doing is to be done again. */
+/*
+ * The server has died and shall have a successor: where the device is by now, and that what it was
+ * doing is to be done again.
+ */
 void ub_migrate_server_gone(struct ub_keeper *k);
 /* The device shall go, but not by force: true when no migration is in the way any more. */
 bool ub_migrate_give_up(struct ub_keeper *k);
 /* The device is gone, and its server: so does all that a migration has. */
 void ub_migrate_end(struct ub_keeper *k);
 
-/* ---- state.json ------------------------------------------------------------------------------------------- */
+/* ---- state.json ---------------------------------------------------------- */
 
-/* Its part, the caller's to json_decref(). NULL: there is none, or, while one goes on, no memory (*err). */
+/*
+ * Its part, the caller's to json_decref(). NULL: there is none, or, while one goes on, no memory
+ * (*err).
+ */
 json_t *ub_migrate_make_state(const struct ub_keeper *k, struct ub_err *err);
 /* It has been written. */
 void ub_migrate_noted(struct ub_keeper *k);
 
-/* ---- keepers that come and go ------------------------------------------------------------------------------ */
+/* ---- keepers that come and go -------------------------------------------- */
 
 /* This keeper has none any more: what is needed to begin it anew stays. */
 void ub_migrate_let_go(struct ub_keeper *k);
 /*
- * What state.json (all of it) says of one: it is begun anew, or, where it has come to its end, the old side is cleared
- * away. Before the server is adopted. 0 or -errno with *err.
+ * What state.json (all of it) says of one: it is begun anew, or, where it has come to its end, the
+ * old side is cleared away. Before the server is adopted. 0 or -errno with *err.
  */
-int ub_migrate_adopt(struct ub_keeper *k, const json_t *json, const struct ub_state *state, struct ub_err *err);
-/* Likewise for a keeper that has let go of the device and gets it back: the sides change places if they must. */
+int ub_migrate_adopt(struct ub_keeper *k, const json_t *json, const struct ub_state *state,
+		     struct ub_err *err);
+/*
+ * Likewise for a keeper that has let go of the device and gets it back: the sides change places if
+ * they must.
+ */
 void ub_migrate_adopt_again(struct ub_keeper *k);
-/* After it: true when the migration has come to its end since, and what this keeper believes is wrong. */
+/*
+ * After it: true when the migration has come to its end since, and what this keeper believes is
+ * wrong.
+ */
 bool ub_migrate_has_raced(const struct ub_keeper *k);
 
-/* ---- for `info` and `stats` ---------------------------------------------------------------------------------- */
+/* ---- for `info` and `stats` ---------------------------------------------- */
 
 json_t *ub_migrate_to_json(const struct ub_keeper *k); /* null: none goes on */
 json_t *ub_migrate_last_to_json(const struct ub_keeper *k);

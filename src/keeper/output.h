@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What a child of the keeper's prints goes to the log, a line at a time, and not more than is good. The keeper's main thread. */
+/*
+ * What a child of the keeper's prints goes to the log, a line at a time, and not more than is good.
+ * The keeper's main thread.
+ */
 #ifndef UB_KEEPER_OUTPUT_H
 #define UB_KEEPER_OUTPUT_H
 
@@ -19,8 +22,8 @@ struct ub_output {
 };
 
 /*
- * Logs what is there to be read, from a descriptor that does not block; it stays the caller's. False: all who could write
- * have gone.
+ * Logs what is there to be read, from a descriptor that does not block; it stays the caller's.
+ * False: all who could write have gone.
  */
 bool ub_output_read(struct ub_output *output, int fd);
 /* The child has ended: a last line without an end is one, too. */

@@ -29,7 +29,8 @@ static uint64_t ranges_bytes(uint64_t start, uint64_t end, uint64_t size_bytes)
 	return start < end ? end - start : 0;
 }
 
-static void ranges_take(const struct ub_ledger_range *range, uint64_t size_bytes, uint64_t now_ms, struct ub_ranges *r)
+static void ranges_take(const struct ub_ledger_range *range, uint64_t size_bytes, uint64_t now_ms,
+			struct ub_ranges *r)
 {
 	uint64_t clock_ms = range->clock_ms, age_ms = now_ms > clock_ms ? now_ms - clock_ms : 0;
 
@@ -45,7 +46,8 @@ static void ranges_take(const struct ub_ledger_range *range, uint64_t size_bytes
 		r->left_ms = r->timeout_ms - age_ms;
 }
 
-void ub_ranges_read(struct ub_ledger *page, unsigned side, uint64_t size_bytes, uint64_t now_ms, struct ub_ranges *r)
+void ub_ranges_read(struct ub_ledger *page, unsigned side, uint64_t size_bytes, uint64_t now_ms,
+		    struct ub_ranges *r)
 {
 	const struct ub_ledger_side *s;
 
@@ -74,7 +76,8 @@ void ub_ranges_read(struct ub_ledger *page, unsigned side, uint64_t size_bytes, 
 	}
 }
 
-void ub_ranges_read_sent(struct ub_ledger *page, unsigned side, uint64_t size_bytes, unsigned *nr, uint64_t *bytes)
+void ub_ranges_read_sent(struct ub_ledger *page, unsigned side, uint64_t size_bytes, unsigned *nr,
+			 uint64_t *bytes)
 {
 	*nr = 0;
 	*bytes = 0;
@@ -88,7 +91,8 @@ void ub_ranges_read_sent(struct ub_ledger *page, unsigned side, uint64_t size_by
 	}
 }
 
-void ub_ranges_read_other(struct ub_ledger *page, unsigned side, uint64_t size_bytes, uint64_t now_ms, struct ub_ranges *r)
+void ub_ranges_read_other(struct ub_ledger *page, unsigned side, uint64_t size_bytes,
+			  uint64_t now_ms, struct ub_ranges *r)
 {
 	uint64_t bytes;
 	unsigned nr;
@@ -100,7 +104,7 @@ void ub_ranges_read_other(struct ub_ledger *page, unsigned side, uint64_t size_b
 	r->bytes += bytes;
 }
 
-/* ---- words and JSON ----------------------------------------------------------------------------- */
+/* ---- words and JSON ------------------------------------------------------ */
 
 const char *ub_ranges_describe(const struct ub_ranges *r, char *buf, size_t len)
 {
@@ -139,16 +143,17 @@ enum ub_ranges_wait_state ub_ranges_wait(struct ub_ranges_wait *w, const struct 
 	return UB_RANGES_WAIT;
 }
 
-enum ub_ranges_wait_state ub_ranges_wait_other(struct ub_ranges_wait *w, const struct ub_ranges *r, uint64_t now_ms,
-					       uint32_t dev_id)
+enum ub_ranges_wait_state ub_ranges_wait_other(struct ub_ranges_wait *w, const struct ub_ranges *r,
+					       uint64_t now_ms, uint32_t dev_id)
 {
 	enum ub_ranges_wait_state state = ub_ranges_wait(w, r, now_ms);
 	char what[80];
 
 	if (state != UB_RANGES_TOO_LONG)
 		return state;
-	ub_log(UB_LOG_WARNING, "/dev/ublkb%u goes, and %s may still be written where it was moved from, or to", dev_id,
-	       ub_ranges_describe(r, what, sizeof(what)));
+	ub_log(UB_LOG_WARNING,
+	       "/dev/ublkb%u goes, and %s may still be written where it was moved from, or to",
+	       dev_id, ub_ranges_describe(r, what, sizeof(what)));
 	return UB_RANGES_OVER;
 }
 
@@ -162,7 +167,8 @@ const char *ub_ranges_describe_wait(const struct ub_ranges *r, char *buf, size_t
 	return buf;
 }
 
-const char *ub_ranges_describe_rest(struct ub_ledger *page, uint64_t size_bytes, char *buf, size_t len)
+const char *ub_ranges_describe_rest(struct ub_ledger *page, uint64_t size_bytes, char *buf,
+				    size_t len)
 {
 	struct ub_ranges sides[UB_LEDGER_SIDES];
 	unsigned nr;
@@ -172,7 +178,8 @@ const char *ub_ranges_describe_rest(struct ub_ledger *page, uint64_t size_bytes,
 	nr = sides[0].nr + sides[1].nr;
 	buf[0] = '\0';
 	if (nr)
-		snprintf(buf, len, "%u range%s, %llu bytes of the old server may still be written", nr, nr == 1 ? "" : "s",
+		snprintf(buf, len, "%u range%s, %llu bytes of the old server may still be written",
+			 nr, nr == 1 ? "" : "s",
 			 (unsigned long long)(sides[0].bytes + sides[1].bytes));
 	return buf;
 }
@@ -221,7 +228,7 @@ void ub_ranges_to_json(const struct ub_ranges *r, const struct nbd_options *o, j
 	json_object_set_new(object, "losses", r ? ranges_losses(r) : json_null());
 }
 
-/* ---- another process's ---------------------------------------------------------------------------- */
+/* ---- another process's --------------------------------------------------- */
 
 /* The descriptors of a process that are of interest: -1: it has none. */
 struct view_files {
@@ -282,7 +289,8 @@ static int view_open(struct view_files *files, struct ub_ledger_view *view)
 	if (!view->page || !view->stats)
 		return -ENOENT;
 	/* Its geometry is its own. */
-	return ub_ledger_check(view->page, view->len_bytes, view->page->nr_queues, view->page->nr_slots);
+	return ub_ledger_check(view->page, view->len_bytes, view->page->nr_queues,
+			       view->page->nr_slots);
 }
 
 int ub_ledger_view_open(const struct ub_state *state, struct ub_ledger_view *view)
@@ -291,7 +299,8 @@ int ub_ledger_view_open(const struct ub_state *state, struct ub_ledger_view *vie
 	int ret;
 
 	*view = (struct ub_ledger_view){ 0 };
-	view_find_files(ub_rundir_is_held(state->name) ? state->keeper_pid : 0, state->dev_id, &files);
+	view_find_files(ub_rundir_is_held(state->name) ? state->keeper_pid : 0, state->dev_id,
+			&files);
 	ret = view_open(&files, view);
 	if (ret == 0)
 		return 0;
@@ -317,7 +326,8 @@ void ub_ledger_view_read(const struct ub_ledger_view *view, uint64_t size_bytes,
 	ub_ranges_read(view->page, ub_ledger_view_side(view), size_bytes, ub_now_ms(), r);
 }
 
-void ub_ledger_view_read_other(const struct ub_ledger_view *view, uint64_t size_bytes, struct ub_ranges *r)
+void ub_ledger_view_read_other(const struct ub_ledger_view *view, uint64_t size_bytes,
+			       struct ub_ranges *r)
 {
 	ub_ranges_read_other(view->page, !ub_ledger_view_side(view), size_bytes, ub_now_ms(), r);
 }

@@ -14,7 +14,11 @@
 #include "ublk/params.h"
 
 /* Each field of struct ub_limits, by name. */
-#define RECIPE_LIMIT(field) { #field, offsetof(struct ub_limits, field), sizeof(((struct ub_limits *)NULL)->field) }
+#define RECIPE_LIMIT(field) \
+	{ \
+#field, offsetof(struct ub_limits, field), \
+			sizeof(((struct ub_limits *)NULL)->field) \
+	}
 
 static const struct {
 	const char *name;
@@ -45,7 +49,8 @@ static json_t *recipe_limits_to_json(const struct ub_limits *limits)
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(recipe_limits); i++) {
 		uint64_t value = 0;
 
-		memcpy(&value, (const char *)limits + recipe_limits[i].offset, recipe_limits[i].bytes);
+		memcpy(&value, (const char *)limits + recipe_limits[i].offset,
+		       recipe_limits[i].bytes);
 		json_object_set_new(json, recipe_limits[i].name, json_integer((json_int_t)value));
 	}
 	return json;
@@ -84,8 +89,9 @@ static json_t *recipe_command_to_json(const struct ub_command *c)
 	/* Names of files need not be UTF-8. */
 	for (unsigned i = 0; c->argv[i]; i++)
 		json_array_append_new(words, recipe_bytes(c->argv[i]));
-	return json_pack("{s:o, s:b, s:b, s:o, s:i, s:s, s:i, s:I}", "words_hex", words, "is_connected", c->is_connected,
-			 "restarts", c->restarts, "dir_hex", recipe_bytes(c->dir), "oom_score", c->oom_score, "socket", c->path, "pid",
+	return json_pack("{s:o, s:b, s:b, s:o, s:i, s:s, s:i, s:I}", "words_hex", words,
+			 "is_connected", c->is_connected, "restarts", c->restarts, "dir_hex",
+			 recipe_bytes(c->dir), "oom_score", c->oom_score, "socket", c->path, "pid",
 			 (int)c->pid, "started", (json_int_t)ub_process_started(c->pid));
 }
 
@@ -107,20 +113,24 @@ json_t *ub_recipe_make_of(const struct ub_keeper *k, const struct ub_target *t)
 
 	if (o->nbd && nbd_options_to_two_json(o->nbd, &nbd, &nbd_more) != 0)
 		return NULL;
-	return json_pack("{s:s, s:s, s:s*, s:s*, s:I, s:b, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:o, s:o, s:i, s:s, s:I, s:b, s:b}",
-			 "kind", o->kind, "options", o->options, "nbd", nbd, "nbd_more", nbd_more, "size_bytes",
-			 (json_int_t)(o->nbd ? 0 : size_bytes),
-			 "prealloc", o->prealloc, "block_bytes", (int)o->logical_block_bytes, "queues", (int)o->nr_queues, "read_only",
-			 o->read_only, "core_dump", o->core_dump, "data_path", ub_data_path_name(k->data_path),
-			 "scheduler", o->scheduler, "timeout_s", (int)o->timeout_s, "command",
-			 recipe_command_to_json(t->command), "limits", recipe_limits_to_json(limits), "caps", (int)t->caps,
-			 "identity", t->identity ? t->identity : "", "store", recipe_store(t->store_fd), "recovers",
-			 k->recovery.is_on, "has_failed", k->recovery.has_failed);
+	return json_pack("{s:s, s:s, s:s*, s:s*, s:I, s:b, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:o, "
+			 "s:o, s:i, s:s, s:I, s:b, s:b}",
+			 "kind", o->kind, "options", o->options, "nbd", nbd, "nbd_more", nbd_more,
+			 "size_bytes", (json_int_t)(o->nbd ? 0 : size_bytes), "prealloc",
+			 o->prealloc, "block_bytes", (int)o->logical_block_bytes, "queues",
+			 (int)o->nr_queues, "read_only", o->read_only, "core_dump", o->core_dump,
+			 "data_path", ub_data_path_name(k->data_path), "scheduler", o->scheduler,
+			 "timeout_s", (int)o->timeout_s, "command",
+			 recipe_command_to_json(t->command), "limits",
+			 recipe_limits_to_json(limits), "caps", (int)t->caps, "identity",
+			 t->identity ? t->identity : "", "store", recipe_store(t->store_fd),
+			 "recovers", k->recovery.is_on, "has_failed", k->recovery.has_failed);
 }
 
 json_t *ub_recipe_make(const struct ub_keeper *k)
 {
-	const struct ub_target target = { k->opts, &k->limits, k->caps, k->identity, k->command, k->store_fd };
+	const struct ub_target target = { k->opts,     &k->limits, k->caps,
+					  k->identity, k->command, k->store_fd };
 
 	return ub_recipe_make_of(k, &target);
 }
@@ -141,7 +151,8 @@ static int recipe_read_command(struct ub_recipe *r, const json_t *json, struct u
 
 		r->command[i] = hex ? ub_text_from_hex(hex) : NULL;
 		if (!r->command[i])
-			return ub_err_set(err, EBADMSG, "state.json: the command is no list of words");
+			return ub_err_set(err, EBADMSG,
+					  "state.json: the command is no list of words");
 	}
 	if (nr == 0)
 		return ub_err_set(err, EBADMSG, "state.json: the command has no words");
@@ -163,15 +174,18 @@ int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err)
 	*r = (struct ub_recipe){ .json = json_incref(json) };
 	nbd_options_init(&r->nbd);
 	*o = (struct ub_attach_options){ .id = -1, .fd = -1, .daemon = true };
-	if (json_unpack_ex(json, &why, 0, "{s:s, s:s, s?s, s?s, s:I, s?b, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:o, s:b}",
-			   "kind", &o->kind, "options", &o->options, "nbd", &nbd, "nbd_more", &nbd_more, "size_bytes", &size, "prealloc",
-			   &prealloc, "block_bytes",
-			   &block, "queues", &queues, "read_only", &read_only, "core_dump", &core, "data_path", &path,
-			   "scheduler", &o->scheduler, "timeout_s", &timeout, "command",
-			   &command, "recovers", &recovers) < 0)
+	if (json_unpack_ex(json, &why, 0,
+			   "{s:s, s:s, s?s, s?s, s:I, s?b, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:o, "
+			   "s:b}",
+			   "kind", &o->kind, "options", &o->options, "nbd", &nbd, "nbd_more",
+			   &nbd_more, "size_bytes", &size, "prealloc", &prealloc, "block_bytes",
+			   &block, "queues", &queues, "read_only", &read_only, "core_dump", &core,
+			   "data_path", &path, "scheduler", &o->scheduler, "timeout_s", &timeout,
+			   "command", &command, "recovers", &recovers) < 0)
 		return ub_err_set(err, EBADMSG, "state.json cannot be understood: %s", why.text);
 	if (queues < 0 || queues > UINT16_MAX || block < 0 || size < 0 || timeout < 0)
-		return ub_err_set(err, EBADMSG, "state.json cannot be understood: a number is out of its range");
+		return ub_err_set(err, EBADMSG,
+				  "state.json cannot be understood: a number is out of its range");
 	o->size_bytes = (uint64_t)size;
 	o->logical_block_bytes = (uint32_t)block;
 	o->nr_queues = (unsigned)queues;
@@ -199,9 +213,10 @@ int ub_recipe_apply(const struct ub_recipe *r, struct ub_keeper *k, struct ub_er
 	const char *identity;
 	json_t *limits;
 
-	if (json_unpack(r->json, "{s:o, s:i, s:s, s:b}", "limits", &limits, "caps", &caps, "identity", &identity,
-			"has_failed", &failed) < 0)
-		return ub_err_set(err, EBADMSG, "state.json does not say what the device is made of");
+	if (json_unpack(r->json, "{s:o, s:i, s:s, s:b}", "limits", &limits, "caps", &caps,
+			"identity", &identity, "has_failed", &failed) < 0)
+		return ub_err_set(err, EBADMSG,
+				  "state.json does not say what the device is made of");
 	ret = recipe_limits_from_json(limits, &k->limits, err);
 	if (ret)
 		return ret;
@@ -224,10 +239,11 @@ int ub_recipe_apply_command(const struct ub_recipe *r, struct ub_command *c, str
 
 	if (!r->command)
 		return 0;
-	if (json_unpack((json_t *)(uintptr_t)command, "{s:s, s:i, s:s}", "dir_hex", &dir_hex, "oom_score", &oom_score,
-			"socket", &socket) < 0 ||
+	if (json_unpack((json_t *)(uintptr_t)command, "{s:s, s:i, s:s}", "dir_hex", &dir_hex,
+			"oom_score", &oom_score, "socket", &socket) < 0 ||
 	    !(dir = ub_text_from_hex(dir_hex)))
-		return ub_err_set(err, EBADMSG, "state.json does not say how the command was started");
+		return ub_err_set(err, EBADMSG,
+				  "state.json does not say how the command was started");
 	c->argv = r->command;
 	c->is_connected = r->opts.command_is_connected;
 	c->restarts = r->opts.restart_command;
@@ -246,7 +262,7 @@ pid_t ub_recipe_command_pid(const struct ub_recipe *r)
 	return ub_process_is(pid, started) ? pid : 0;
 }
 
-/* ---- in words ------------------------------------------------------------------------------------------------------ */
+/* ---- in words ------------------------------------------------------------ */
 
 static void recipe_describe_command(const json_t *command, char *buf, size_t len)
 {
@@ -276,7 +292,8 @@ static void recipe_describe(const json_t *recipe, char *buf, size_t len)
 	const char *kind = json_string_value(json_object_get(recipe, "kind"));
 	const char *nbd = json_string_value(json_object_get(recipe, "nbd"));
 	const json_t *command = json_object_get(recipe, "command");
-	json_int_t size = json_integer_value(json_object_get(json_object_get(recipe, "limits"), "size_bytes"));
+	json_int_t size = json_integer_value(
+		json_object_get(json_object_get(recipe, "limits"), "size_bytes"));
 	struct nbd_options options;
 	char text[32];
 
@@ -287,7 +304,8 @@ static void recipe_describe(const json_t *recipe, char *buf, size_t len)
 	else if (nbd && nbd_options_add_json(&options, nbd, &(struct ub_err){ 0 }) == 0)
 		nbd_options_describe(&options, buf, len);
 	else if (kind && strcmp(kind, "mem") == 0)
-		snprintf(buf, len, "%s of memory", ub_size_format((uint64_t)size, text, sizeof(text)));
+		snprintf(buf, len, "%s of memory",
+			 ub_size_format((uint64_t)size, text, sizeof(text)));
 	else if (kind)
 		snprintf(buf, len, "%s", kind);
 	nbd_options_destroy(&options);
@@ -301,8 +319,9 @@ const char *ub_recipe_describe_device(const char *name, char *buf, size_t len)
 
 	*buf = '\0';
 	if (ub_state_read_all(name, &state, &json) == 0) {
-		recipe = state.has_moved ? json_object_get(json_object_get(json, "migration"), "recipe") :
-					   json_object_get(json, "recipe");
+		recipe = state.has_moved ?
+				 json_object_get(json_object_get(json, "migration"), "recipe") :
+				 json_object_get(json, "recipe");
 		recipe_describe(recipe, buf, len);
 	}
 	json_decref(json);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * All that another keeper must know to go on with a device: a part of state.json. It has names of files and no
- * secrets. Control plane.
+ * All that another keeper must know to go on with a device: a part of state.json. It has names of
+ * files and no secrets. Control plane.
  */
 #ifndef UB_KEEPER_RECIPE_H
 #define UB_KEEPER_RECIPE_H
@@ -21,7 +21,8 @@ struct ub_recipe {
 /* What a device is made of, or shall be. All is borrowed. */
 struct ub_target {
 	const struct ub_attach_options *opts;
-	const struct ub_limits *limits; /* NULL: not known yet; then neither are caps and identity */
+	/* NULL: not known yet; then neither are caps and identity */
+	const struct ub_limits *limits;
 	uint32_t caps;
 	const char *identity;
 	const struct ub_command *command;
@@ -34,20 +35,24 @@ json_t *ub_recipe_make(const struct ub_keeper *k);
 json_t *ub_recipe_make_of(const struct ub_keeper *k, const struct ub_target *target);
 
 /*
- * Reads it: what was asked for into r, which outlives the keeper's use of it, and what came of that into k. 0 or -errno
- * with *err. ub_recipe_destroy() in either case.
+ * Reads it: what was asked for into r, which outlives the keeper's use of it, and what came of that
+ * into k. 0 or -errno with *err. ub_recipe_destroy() in either case.
  */
 int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err);
 int ub_recipe_apply(const struct ub_recipe *r, struct ub_keeper *k, struct ub_err *err);
-/* How its command is started, as far as the recipe says it; nothing if it has none. 0 or -errno with *err. */
+/*
+ * How its command is started, as far as the recipe says it; nothing if it has none. 0 or -errno
+ * with *err.
+ */
 int ub_recipe_apply_command(const struct ub_recipe *r, struct ub_command *c, struct ub_err *err);
 /* The command's process, if it still runs: else 0. */
 pid_t ub_recipe_command_pid(const struct ub_recipe *r);
 void ub_recipe_destroy(struct ub_recipe *r);
 
 /*
- * What the device of this run directory is made of now, in a few words and without secrets: "nbd://host/export",
- * "[ nbdkit file disk.img ]", "64 MiB of memory". Any process. buf; "": the directory does not say.
+ * What the device of this run directory is made of now, in a few words and without secrets:
+ * "nbd://host/export", "[ nbdkit file disk.img ]", "64 MiB of memory". Any process. buf; "": the
+ * directory does not say.
  */
 const char *ub_recipe_describe_device(const char *name, char *buf, size_t len);
 

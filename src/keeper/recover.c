@@ -3,15 +3,16 @@
  * What happens when a server dies: its standby takes the device over.
  *
  *   standby:   spawn ─(HELLO)─ CONFIG ─(LIMITS)─ SERVE ─(READY)─ and waits
- *   recovery:  the server is gone ─ START_USER_RECOVERY ─ TAKE ─(FETCHING)─ END_USER_RECOVERY ─ LIVE
+ *   recovery:  the server is gone ─ START_USER_RECOVERY ─ TAKE ─(FETCHING)─
+ *                     │             END_USER_RECOVERY ─ LIVE
  *                     └─ its connections are reset: links.h
  *
  * What the dead server had sent is in the ledger: the next one lets newer changes wait for it,
  * where they must, and all else goes on at once.
  *
- * The standby is there before it is needed, because while the device stands still the kernel may be waiting for it to
- * get memory: nothing is spawned, loaded or allocated then. The keeper's main thread.
- * Specification: Documentation/block/ublk.rst, "User recovery feature description".
+ * The standby is there before it is needed, because while the device stands still the kernel may be
+ * waiting for it to get memory: nothing is spawned, loaded or allocated then. The keeper's main
+ * thread. Specification: Documentation/block/ublk.rst, "User recovery feature description".
  */
 #include <errno.h>
 #include <signal.h>
@@ -22,28 +23,32 @@
 #include "keeper/keeper.h"
 #include "keeper/recipe.h"
 
-#define RECOVER_STANDBY_MS	30000 /* to get ready */
-#define RECOVER_TEND_MS		500
-#define RECOVER_MIN_DELAY_MS	100 /* before a standby is tried again, and before a second death is mended */
-#define RECOVER_MAX_DELAY_MS	5000
-#define RECOVER_STABLE_MS	1000 /* a server that lived so long did not die of what killed the one before it */
-#define RECOVER_MAX_DEATHS	10 /* in a row */
-#define RECOVER_END_DEATHS	15 /* of which the last few were not the back end's fault */
-#define RECOVER_RETRY_MS	2
-#define RECOVER_SLOW_RETRY_MS	50
-#define RECOVER_QUICK_MS	1000 /* for so long is asked often whether the kernel has noticed the death */
-#define RECOVER_STUCK_MS	40000 /* the kernel may take 30 s to notice a death */
-#define RECOVER_SAY_MS		10000
-#define RECOVER_CMD_MS		5000
-#define RECOVER_FETCH_MS	30000
-#define RECOVER_LIVE_MS		10000
-#define RECOVER_DROP_MS		2000
-#define RECOVER_INSISTED_MS	2000 /* for what is dirty: as long as it may take to be written back afterwards */
-#define RECOVER_V3_YIELD_MS	3000 /* more than such a server takes for what it has */
+#define RECOVER_STANDBY_MS 30000 /* to get ready */
+#define RECOVER_TEND_MS	   500
+/* before a standby is tried again, and before a second death is mended */
+#define RECOVER_MIN_DELAY_MS 100
+#define RECOVER_MAX_DELAY_MS 5000
+/* a server that lived so long did not die of what killed the one before it */
+#define RECOVER_STABLE_MS     1000
+#define RECOVER_MAX_DEATHS    10 /* in a row */
+#define RECOVER_END_DEATHS    15 /* of which the last few were not the back end's fault */
+#define RECOVER_RETRY_MS      2
+#define RECOVER_SLOW_RETRY_MS 50
+/* for so long is asked often whether the kernel has noticed the death */
+#define RECOVER_QUICK_MS 1000
+#define RECOVER_STUCK_MS 40000 /* the kernel may take 30 s to notice a death */
+#define RECOVER_SAY_MS	 10000
+#define RECOVER_CMD_MS	 5000
+#define RECOVER_FETCH_MS 30000
+#define RECOVER_LIVE_MS	 10000
+#define RECOVER_DROP_MS	 2000
+/* for what is dirty: as long as it may take to be written back afterwards */
+#define RECOVER_INSISTED_MS	2000
+#define RECOVER_V3_YIELD_MS	3000  /* more than such a server takes for what it has */
 #define RECOVER_YIELD_MS	15000 /* more than one takes that can refuse */
 #define RECOVER_SWITCH_PAUSE_MS 1000 /* of ordinary service, after a pause of as much for nothing */
 
-/* ---- the standby ---------------------------------------------------------------------------------------- */
+/* ---- the standby --------------------------------------------------------- */
 
 /* It is forgotten when it is gone, and another one made. */
 static void standby_dismiss(struct ub_keeper *k)
@@ -57,7 +62,8 @@ static void standby_failed(struct ub_keeper *k, const char *why)
 {
 	struct ub_recovery *r = &k->recovery;
 
-	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: there is no standby server now: %s; retrying", k->info.dev_id, why);
+	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: there is no standby server now: %s; retrying",
+	       k->info.dev_id, why);
 	standby_dismiss(k);
 	r->standby_delay_ms = r->standby_delay_ms ? 2 * r->standby_delay_ms : RECOVER_MIN_DELAY_MS;
 	if (r->standby_delay_ms > RECOVER_MAX_DELAY_MS)
@@ -77,7 +83,8 @@ static int standby_step(struct ub_keeper *k, struct ub_server *s, struct ub_err 
 		if (s->last_msg != UB_MSG_LIMITS)
 			return 0;
 		s->stage = UB_STANDBY_PREPARING;
-		ub_keeper_note_state(k); /* from now on it outlives this keeper, and the next one must know of it */
+		/* from now on it outlives this keeper, and the next one must know of it */
+		ub_keeper_note_state(k);
 		return ub_keeper_send_serve(k, s, err);
 	case UB_STANDBY_PREPARING:
 		if (s->last_msg != UB_MSG_READY)
@@ -86,7 +93,8 @@ static int standby_step(struct ub_keeper *k, struct ub_server *s, struct ub_err 
 		k->recovery.standby_delay_ms = 0;
 		if (ub_keeper_must_hold_rings(k) && ub_message_send_type(s->fd, UB_MSG_HOLD) < 0)
 			ub_log(UB_LOG_DEBUG, "the standby is gone already");
-		ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: a standby server (pid %d) is ready", k->info.dev_id, s->pid);
+		ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: a standby server (pid %d) is ready",
+		       k->info.dev_id, s->pid);
 		ub_keeper_note_state(k);
 		return 0;
 	default:
@@ -144,7 +152,7 @@ void ub_keeper_renew_standby(struct ub_keeper *k)
 		standby_dismiss(k);
 }
 
-/* ---- recovery --------------------------------------------------------------------------------------------- */
+/* ---- recovery ------------------------------------------------------------ */
 
 bool ub_keeper_recovery_is_given_up(struct ub_keeper *k)
 {
@@ -178,7 +186,8 @@ static int recover_pause(struct ub_keeper *k, uint64_t ms)
 	int ret = 0;
 
 	while (ret == 0 && (now = ub_now_ms()) < until) {
-		ub_loop_once(&k->loop, until - now > RECOVER_TEND_MS ? RECOVER_TEND_MS : (int)(until - now));
+		ub_loop_once(&k->loop,
+			     until - now > RECOVER_TEND_MS ? RECOVER_TEND_MS : (int)(until - now));
 		ret = recover_check(k);
 	}
 	return ret;
@@ -191,10 +200,12 @@ static int recover_await_standby(struct ub_keeper *k)
 
 	while (ret == 0) {
 		ub_keeper_tend_standby(k);
-		if (k->standby->stage == UB_STANDBY_READY && !k->standby->is_dismissed && ub_keeper_server_lives(k->standby, 0))
+		if (k->standby->stage == UB_STANDBY_READY && !k->standby->is_dismissed &&
+		    ub_keeper_server_lives(k->standby, 0))
 			return 0;
 		if (ub_now_ms() >= say) {
-			ub_log(UB_LOG_WARNING, "/dev/ublkb%u: I/O still waits for a server", k->info.dev_id);
+			ub_log(UB_LOG_WARNING, "/dev/ublkb%u: I/O still waits for a server",
+			       k->info.dev_id);
 			say = ub_now_ms() + RECOVER_SAY_MS;
 		}
 		ub_loop_once(&k->loop, RECOVER_RETRY_MS);
@@ -212,23 +223,30 @@ static int recover_start(struct ub_keeper *k, struct ub_err *err)
 	while (ret == 0) {
 		uint64_t waited;
 
-		ret = ub_keeper_long_cmd(k, &k->recovery.start_cmd, UBLK_U_CMD_START_USER_RECOVERY, 0,
-					 "START_USER_RECOVERY", RECOVER_CMD_MS, NULL);
-		/* Linux 6.12, when nothing was fetched since the last one: what that one did is in force still. */
+		ret = ub_keeper_long_cmd(k, &k->recovery.start_cmd, UBLK_U_CMD_START_USER_RECOVERY,
+					 0, "START_USER_RECOVERY", RECOVER_CMD_MS, NULL);
+		/*
+		 * Linux 6.12, when nothing was fetched since the last one: what that one did is in
+		 * force still.
+		 */
 		if (ret == -EINVAL && !(k->features & UBLK_F_PER_IO_DAEMON))
 			ret = 0;
 		if (ret != -EBUSY)
 			break;
 		waited = ub_now_ms() - began;
 		/* It may be a standby that stands still and has the dead server's rings. */
-		if (waited >= RECOVER_STUCK_MS && ub_keeper_must_hold_rings(k) && !k->standby->is_dismissed)
+		if (waited >= RECOVER_STUCK_MS && ub_keeper_must_hold_rings(k) &&
+		    !k->standby->is_dismissed)
 			standby_dismiss(k);
 		if (ub_now_ms() >= say) {
-			ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: the kernel has not noticed its server's death for %llu s",
+			ub_log(UB_LOG_NOTICE,
+			       "/dev/ublkb%u: the kernel has not noticed its server's death for "
+			       "%llu s",
 			       k->info.dev_id, (unsigned long long)waited / 1000);
 			say += RECOVER_SAY_MS;
 		}
-		ret = recover_pause(k, waited < RECOVER_QUICK_MS ? RECOVER_RETRY_MS : RECOVER_SLOW_RETRY_MS);
+		ret = recover_pause(k, waited < RECOVER_QUICK_MS ? RECOVER_RETRY_MS :
+								   RECOVER_SLOW_RETRY_MS);
 		if (ret)
 			return ret;
 	}
@@ -280,8 +298,8 @@ static bool recover_must_stop_waiting(void *arg)
 }
 
 /*
- * When one queue was fetched and another one not, START_USER_RECOVERY of Linux 6.12 follows a null pointer
- * (ublk_queue_reinit), and whoever asks anything of the device afterwards hangs.
+ * When one queue was fetched and another one not, START_USER_RECOVERY of Linux 6.12 follows a null
+ * pointer (ublk_queue_reinit), and whoever asks anything of the device afterwards hangs.
  */
 static bool recover_is_half_fetched_fatal(const struct ub_keeper *k)
 {
@@ -291,7 +309,9 @@ static bool recover_is_half_fetched_fatal(const struct ub_keeper *k)
 static int recover_refuse_half_fetched(struct ub_err *err, const char *hint)
 {
 	return ub_err_set(err, ENOTRECOVERABLE,
-			  "a server died while it fetched, and this kernel cannot mend that for several queues%s", hint);
+			  "a server died while it fetched, and this kernel cannot mend that for "
+			  "several queues%s",
+			  hint);
 }
 
 int ub_keeper_finish_recovery(struct ub_keeper *k, struct ub_server *server, struct ub_err *err)
@@ -315,7 +335,9 @@ int ub_keeper_finish_recovery(struct ub_keeper *k, struct ub_server *server, str
 	ret = ub_step("recovered", err);
 	if (ret == 0 && ub_message_send_type(server->fd, UB_MSG_LIVE) < 0)
 		ub_log(UB_LOG_DEBUG, "the server is gone already");
-	return ret ? ret : ub_keeper_await(server, UB_MSG_LIVE, RECOVER_LIVE_MS, "it knew that it is live", err);
+	return ret ? ret :
+		     ub_keeper_await(server, UB_MSG_LIVE, RECOVER_LIVE_MS,
+				     "it knew that it is live", err);
 }
 
 /* The standby fetches; then what waits in the kernel comes. */
@@ -330,7 +352,8 @@ static int recover_hand_over(struct ub_keeper *k, struct ub_err *err)
 		ub_rundir_mark_taking(&k->rundir, true);
 	if (ub_message_send_type(k->standby->fd, UB_MSG_TAKE) < 0)
 		ub_log(UB_LOG_DEBUG, "the standby is gone already"); /* and that is found out now */
-	ret = ub_keeper_await(k->standby, UB_MSG_FETCHING, RECOVER_FETCH_MS, "it had fetched every tag", err);
+	ret = ub_keeper_await(k->standby, UB_MSG_FETCHING, RECOVER_FETCH_MS,
+			      "it had fetched every tag", err);
 	if (ret && k->standby->last_msg == UB_MSG_TAKING && is_fatal)
 		return recover_refuse_half_fetched(err, "");
 	if (is_fatal)
@@ -356,7 +379,10 @@ static void recover_end_standby(struct ub_keeper *k)
 		ub_loop_once(&k->loop, RECOVER_TEND_MS);
 }
 
-/* How many servers have died in a row, and what follows from that. 0, -ENOTRECOVERABLE, or as recover_check(). */
+/*
+ * How many servers have died in a row, and what follows from that. 0, -ENOTRECOVERABLE, or as
+ * recover_check().
+ */
 static int recover_count_death(struct ub_keeper *k, struct ub_err *err)
 {
 	struct ub_recovery *r = &k->recovery;
@@ -367,15 +393,20 @@ static int recover_count_death(struct ub_keeper *k, struct ub_err *err)
 	r->nr_deaths++;
 	if (r->nr_deaths == RECOVER_MAX_DEATHS && !r->has_failed) {
 		ub_log(UB_LOG_ERROR,
-		       "/dev/ublkb%u: %u servers died one after the other: from now on all I/O fails (detach the device, "
+		       "/dev/ublkb%u: %u servers died one after the other: from now on all I/O "
+		       "fails (detach the device, "
 		       "and attach it anew)",
 		       k->info.dev_id, r->nr_deaths);
 		r->has_failed = true;
 		standby_dismiss(k); /* it is one of those */
 	}
-	/* As on Linux 6.12 after one that died between its mmap() and its first FETCH: nobody else may map the device. */
+	/*
+	 * As on Linux 6.12 after one that died between its mmap() and its first FETCH: nobody else
+	 * may map the device.
+	 */
 	if (r->nr_deaths >= RECOVER_END_DEATHS) {
-		ub_err_set(err, ENOTRECOVERABLE, "%u servers died one after the other", r->nr_deaths);
+		ub_err_set(err, ENOTRECOVERABLE, "%u servers died one after the other",
+			   r->nr_deaths);
 		return -ENOTRECOVERABLE;
 	}
 	if (r->nr_deaths < 2)
@@ -386,8 +417,8 @@ static int recover_count_death(struct ub_keeper *k, struct ub_err *err)
 }
 
 /*
- * One attempt: 0, or -errno with *err. -ENODEV, -EINTR and -ENOTRECOVERABLE: no other is to follow. *has_taken: it came so
- * far that the standby was asked to take the device.
+ * One attempt: 0, or -errno with *err. -ENODEV, -EINTR and -ENOTRECOVERABLE: no other is to follow.
+ * *has_taken: it came so far that the standby was asked to take the device.
  */
 static int recover_once(struct ub_keeper *k, bool *has_taken, struct ub_err *err)
 {
@@ -429,19 +460,28 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 	char fate[96];
 	int ret = recover_check(k);
 
-	/* Of a keeper before this one that died with the standby which it had told to take the device. */
+	/*
+	 * Of a keeper before this one that died with the standby which it had told to take the
+	 * device.
+	 */
 	if (ret == 0 && recover_is_half_fetched_fatal(k) && ub_rundir_is_taking(&k->rundir))
 		ret = recover_refuse_half_fetched(err, ": detach it with --force");
 	if (ret)
 		return ret;
 	if (!r->is_planned)
 		ub_log(UB_LOG_WARNING,
-		       "/dev/ublkb%u: the server (pid %d) %s: I/O waits until the next one has taken over",
-		       k->info.dev_id, k->server->pid, ub_keeper_server_fate(k->server, fate, sizeof(fate)));
+		       "/dev/ublkb%u: the server (pid %d) %s: I/O waits until the next one has "
+		       "taken over",
+		       k->info.dev_id, k->server->pid,
+		       ub_keeper_server_fate(k->server, fate, sizeof(fate)));
 	recover_look_whether_it_left_nothing(k);
-	ub_migrate_server_gone(k); /* the device may be made of something else by now, which takes another standby */
+	/* the device may be made of something else by now, which takes another standby */
+	ub_migrate_server_gone(k);
 	r->is_running = true;
-	/* Here, and not at each attempt: one that fails has had no server that lived, and pauses for longer than this. */
+	/*
+	 * Here, and not at each attempt: one that fails has had no server that lived, and pauses
+	 * for longer than this.
+	 */
 	if (r->done_ms && began - r->done_ms >= RECOVER_STABLE_MS)
 		r->nr_deaths = 0;
 	for (;;) {
@@ -449,7 +489,8 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 		ret = recover_once(k, &has_taken, err);
 		if (ret == 0 || ret == -ENODEV || ret == -EINTR || ret == -ENOTRECOVERABLE)
 			break;
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: recovery: %s; trying again", k->info.dev_id, err->text);
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: recovery: %s; trying again", k->info.dev_id,
+		       err->text);
 		r->is_planned = false;
 		if (!has_taken) {
 			/* The kernel's doing, and not the standby's. */
@@ -470,16 +511,17 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 	ub_resize_new_server(k);
 	r->done_ms = ub_now_ms();
 	r->nr_done++;
-	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: recovered after %llu.%03llu s: the server is pid %d now", k->info.dev_id,
-	       (unsigned long long)(r->done_ms - began) / 1000, (unsigned long long)(r->done_ms - began) % 1000,
-	       k->server->pid);
+	ub_log(UB_LOG_NOTICE,
+	       "/dev/ublkb%u: recovered after %llu.%03llu s: the server is pid %d now",
+	       k->info.dev_id, (unsigned long long)(r->done_ms - began) / 1000,
+	       (unsigned long long)(r->done_ms - began) % 1000, k->server->pid);
 	if (k->command->socket_fd >= 0)
 		ub_keeper_hand_over_socket(k);
 	ub_keeper_note_state(k);
 	return 0;
 }
 
-/* ---- a server that lives makes place --------------------------------------------------------- */
+/* ---- a server that lives makes place ------------------------------------- */
 
 static int switch_send_yield(struct ub_keeper *k)
 {
@@ -555,7 +597,8 @@ static int switch_try(struct ub_keeper *k, uint64_t *began_ms, struct ub_err *er
 				  "the server (pid %d) does not answer: nothing was changed",
 				  k->server->pid);
 	return ub_err_set(err, EBUSY,
-			  "%.200s: nothing was changed, the device goes on as it was; try again, or --wait "
+			  "%.200s: nothing was changed, the device goes on as it was; try again, "
+			  "or --wait "
 			  "DURATION",
 			  k->server->yielded.text);
 }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Another size for a device that is live: the order of things is in resize.h. The keeper's main thread. */
+/*
+ * Another size for a device that is live: the order of things is in resize.h. The keeper's main
+ * thread.
+ */
 #include "keeper/resize.h"
 
 #include <errno.h>
@@ -18,17 +21,19 @@
 #include "keeper/keeper.h"
 #include "keeper/verbs.h"
 
-#define RESIZE_SERVER_MS  45000 /* an export that is asked, and connections that are made again */
-#define RESIZE_SETTLE_MS  5000	/* for I/O that is in flight behind a new end; it goes on after that */
+#define RESIZE_SERVER_MS 45000 /* an export that is asked, and connections that are made again */
+/* for I/O that is in flight behind a new end; it goes on after that */
+#define RESIZE_SETTLE_MS  5000
 #define RESIZE_AGAIN_MS	  1000
 #define RESIZE_HOLDERS_MS 10000
 #define RESIZE_TURN_MS	  200
 #define RESIZE_FEATURE	  10 /* UBLK_F_UPDATE_SIZE's bit */
 #define SECTOR_BYTES	  512
 
-_Static_assert(UBLK_F_UPDATE_SIZE == 1ULL << RESIZE_FEATURE, "the bit of the feature"); /* NOLINT: it holds */
+/* NOLINT: it holds */
+_Static_assert(UBLK_F_UPDATE_SIZE == 1ULL << RESIZE_FEATURE, "the bit of the feature");
 
-/* ---- asking the server ------------------------------------------------------------------------------------- */
+/* ---- asking the server --------------------------------------------------- */
 
 static bool resize_must_go(void *arg)
 {
@@ -38,9 +43,11 @@ static bool resize_must_go(void *arg)
 }
 
 /* *size: what is asked for, and the size that the server has then. 0 or -errno with *err. */
-static int resize_ask_server(struct ub_keeper *k, uint64_t *size, uint32_t flags, uint64_t timeout_ms, struct ub_err *err)
+static int resize_ask_server(struct ub_keeper *k, uint64_t *size, uint32_t flags,
+			     uint64_t timeout_ms, struct ub_err *err)
 {
-	struct ub_msg_resize msg = { .header = { .type = UB_MSG_RESIZE, .len_bytes = sizeof(msg) } };
+	struct ub_msg_resize msg = { .header = { .type = UB_MSG_RESIZE,
+						 .len_bytes = sizeof(msg) } };
 	struct ub_keeper_resize *r = &k->resize;
 	uint64_t deadline = ub_now_ms() + timeout_ms;
 	int ret;
@@ -94,23 +101,29 @@ static void resize_settle(struct ub_keeper *k)
 	struct ub_err err = { 0 };
 
 	r->must_settle = resize_ask_server(k, &size, 0, RESIZE_SETTLE_MS, &err) != 0;
-	/* A server that died has a successor, which is told the right size. Of one that cannot, nothing is left over. */
+	/*
+	 * A server that died has a successor, which is told the right size. Of one that cannot,
+	 * nothing is left over.
+	 */
 	if (r->must_settle && err.code == EOPNOTSUPP)
 		r->must_settle = false;
 	if (!r->must_settle)
 		return;
 	r->settle_not_before_ms = ub_now_ms() + RESIZE_AGAIN_MS;
-	ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: what the server has behind the device's end: %s", k->info.dev_id, err.text);
+	ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: what the server has behind the device's end: %s",
+	       k->info.dev_id, err.text);
 }
 
-/* ---- the kernel ------------------------------------------------------------------------------------------------ */
+/* ---- the kernel ---------------------------------------------------------- */
 
 static uint64_t resize_kernel_size(const struct ub_keeper *k)
 {
 	char path[64], text[32];
 
 	snprintf(path, sizeof(path), "/sys/block/ublkb%u/size", k->info.dev_id);
-	return ub_text_read_file(path, text, sizeof(text)) > 0 ? strtoull(text, NULL, 10) * SECTOR_BYTES : 0;
+	return ub_text_read_file(path, text, sizeof(text)) > 0 ?
+		       strtoull(text, NULL, 10) * SECTOR_BYTES :
+		       0;
 }
 
 bool ub_resize_look(struct ub_keeper *k)
@@ -129,8 +142,8 @@ static int resize_update_kernel(struct ub_keeper *k, uint64_t size, struct ub_er
 
 	if (ret)
 		return ret;
-	ret = ub_keeper_long_cmd(k, &k->resize.cmd, UBLK_U_CMD_UPDATE_SIZE, size / SECTOR_BYTES, "UPDATE_SIZE",
-				 (int64_t)k->opts->timeout_s * 1000, NULL);
+	ret = ub_keeper_long_cmd(k, &k->resize.cmd, UBLK_U_CMD_UPDATE_SIZE, size / SECTOR_BYTES,
+				 "UPDATE_SIZE", (int64_t)k->opts->timeout_s * 1000, NULL);
 	/* One that was given up may have been done all the same. */
 	if (ret && resize_kernel_size(k) != size)
 		return ub_err_errno(err, -ret, "UPDATE_SIZE");
@@ -143,14 +156,14 @@ static void resize_remember(struct ub_keeper *k, uint64_t size)
 	char was[32], is[32];
 
 	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: %s become %s (%llu bytes)", k->info.dev_id,
-	       ub_size_format(k->limits.size_bytes, was, sizeof(was)), ub_size_format(size, is, sizeof(is)),
-	       (unsigned long long)size);
+	       ub_size_format(k->limits.size_bytes, was, sizeof(was)),
+	       ub_size_format(size, is, sizeof(is)), (unsigned long long)size);
 	k->limits.size_bytes = size;
 	ub_keeper_renew_standby(k);
 	ub_keeper_note_state(k);
 }
 
-/* ---- the verb ---------------------------------------------------------------------------------------------------- */
+/* ---- the verb ------------------------------------------------------------ */
 
 static int resize_check_kernel(const struct ub_keeper *k, struct ub_err *err)
 {
@@ -160,7 +173,8 @@ static int resize_check_kernel(const struct ub_keeper *k, struct ub_err *err)
 		return 0;
 	uname(&uts);
 	return ub_err_set(err, EOPNOTSUPP,
-			  "this kernel (%s) cannot change the size of a device: Linux %s or later can; or detach the device and "
+			  "this kernel (%s) cannot change the size of a device: Linux %s or later "
+			  "can; or detach the device and "
 			  "attach it anew",
 			  uts.release, ub_ctrl_feature_since(RESIZE_FEATURE));
 }
@@ -182,14 +196,17 @@ static int resize_check(struct ub_keeper *k, uint64_t size, struct ub_err *err)
 	if (k->server->gone || k->server->fd < 0 || k->recovery.is_running)
 		return ub_err_set(err, EAGAIN, "the device is being recovered: try again");
 	if (size % block)
-		return ub_err_set(err, EINVAL, "a size of %llu bytes is not a multiple of the block size %u",
+		return ub_err_set(err, EINVAL,
+				  "a size of %llu bytes is not a multiple of the block size %u",
 				  (unsigned long long)size, block);
 	if (size > INT64_MAX)
 		return ub_err_set(err, EFBIG, "a device has less than 8 EiB");
 	if (ub_rundir_is_offline(k->rundir.name, why, sizeof(why)))
-		return ub_err_set(err, EAGAIN, "%s: its size is not changed before it is online again", why);
+		return ub_err_set(err, EAGAIN,
+				  "%s: its size is not changed before it is online again", why);
 	if (k->resize.must_settle)
-		return ub_err_set(err, EAGAIN, "I/O behind the present end is still in flight: try again");
+		return ub_err_set(err, EAGAIN,
+				  "I/O behind the present end is still in flight: try again");
 	return 0;
 }
 
@@ -202,13 +219,15 @@ static int resize_check_holders(struct ub_keeper *k, uint64_t size, struct ub_er
 	if (k->resize.is_forced)
 		return 0;
 	snprintf(id, sizeof(id), "%u", k->info.dev_id);
-	ret = ub_helper_run(&k->loop, (const char *const[]){ "holders", id, NULL }, "looking for holders", said, sizeof(said),
-			    RESIZE_HOLDERS_MS, resize_must_go, k);
+	ret = ub_helper_run(&k->loop, (const char *const[]){ "holders", id, NULL },
+			    "looking for holders", said, sizeof(said), RESIZE_HOLDERS_MS,
+			    resize_must_go, k);
 	if (ret == UB_EXIT_DONE)
 		return 0;
 	if (ret == UB_EXIT_BUSY)
 		return ub_err_set(err, EBUSY,
-				  "/dev/ublkb%u stays as it is: %.300s; what lies behind %llu bytes would be lost (--force)",
+				  "/dev/ublkb%u stays as it is: %.300s; what lies behind %llu "
+				  "bytes would be lost (--force)",
 				  k->info.dev_id, said, (unsigned long long)size);
 	return ub_err_set(err, EIO, "it cannot be told who holds /dev/ublkb%u: %s", k->info.dev_id,
 			  ret < 0 ? strerror(-ret) : said);
@@ -221,11 +240,15 @@ static int resize_check_memory(const struct ub_keeper *k, uint64_t size, struct 
 
 	if (k->resize.is_forced || strcmp(k->opts->kind, "mem") != 0 || k->store_fd < 0)
 		return 0;
-	/* Holes were never written, or discarded since. What is still in the page cache was written back by the last close. */
+	/*
+	 * Holes were never written, or discarded since. What is still in the page cache was written
+	 * back by the last close.
+	 */
 	if (!ub_store_has_data(k->store_fd, size, k->limits.size_bytes))
 		return 0;
 	return ub_err_set(err, EBUSY,
-			  "/dev/ublkb%u stays as it is: there is data behind %s, which would be lost: discard it (blkdiscard), "
+			  "/dev/ublkb%u stays as it is: there is data behind %s, which would be "
+			  "lost: discard it (blkdiscard), "
 			  "or use --force",
 			  k->info.dev_id, ub_size_format(size, text, sizeof(text)));
 }
@@ -274,7 +297,8 @@ static int resize_do(struct ub_keeper *k, struct ub_err *err)
 		ret = ub_step("resize", err);
 	if (ret || size == k->limits.size_bytes)
 		return ret;
-	return size && size < k->limits.size_bytes ? resize_shrink(k, size, err) : resize_grow(k, size, err);
+	return size && size < k->limits.size_bytes ? resize_shrink(k, size, err) :
+						     resize_grow(k, size, err);
 }
 
 static void resize_answer(struct ub_keeper *k, uint64_t was_bytes, const struct ub_err *err)
@@ -285,11 +309,13 @@ static void resize_answer(struct ub_keeper *k, uint64_t was_bytes, const struct 
 	if (r->has_caller)
 		ub_control_answer(&k->control, r->caller,
 				  err->code ? NULL :
-					      json_pack("{s:I, s:I}", "size_bytes", (json_int_t)k->limits.size_bytes,
+					      json_pack("{s:I, s:I}", "size_bytes",
+							(json_int_t)k->limits.size_bytes,
 							"was_bytes", (json_int_t)was_bytes),
 				  err);
 	else if (err->code)
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u keeps its size: %s", k->info.dev_id, err->text);
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u keeps its size: %s", k->info.dev_id,
+		       err->text);
 }
 
 int ub_resize_tend(struct ub_keeper *k)
@@ -311,10 +337,11 @@ int ub_resize_tend(struct ub_keeper *k)
 	return r->must_settle ? RESIZE_AGAIN_MS : -1;
 }
 
-int ub_verb_resize(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,
-		   struct ub_err *err)
+int ub_verb_resize(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
+		   json_t *reply, struct ub_err *err)
 {
-	const json_t *size = json_object_get(args, "size_bytes"), *force = json_object_get(args, "force");
+	const json_t *size = json_object_get(args, "size_bytes"),
+		     *force = json_object_get(args, "force");
 	struct ub_keeper_resize *r = &k->resize;
 
 	(void)reply;
@@ -327,10 +354,13 @@ int ub_verb_resize(struct ub_keeper *k, struct ub_control_caller caller, const j
 	if (!k->was_live || k->server->gone)
 		return ub_err_set(err, EAGAIN, "the device is not live: try again");
 	if (!size && !k->opts->nbd)
-		return ub_err_set(err, EINVAL, "a device of %s has no size by itself: say which it shall have", k->opts->kind);
+		return ub_err_set(err, EINVAL,
+				  "a device of %s has no size by itself: say which it shall have",
+				  k->opts->kind);
 	if (ub_migrate_is_on(k))
 		return ub_err_set(err, EBUSY,
-				  "the device is being moved to %.200s: its size is not changed before that is over, or cancelled "
+				  "the device is being moved to %.200s: its size is not changed "
+				  "before that is over, or cancelled "
 				  "(migrate --cancel)",
 				  k->migration.label);
 	if (r->is_running || (r->is_asked && r->has_caller))
@@ -346,7 +376,8 @@ void ub_resize_export_grown(struct ub_keeper *k)
 {
 	struct ub_keeper_resize *r = &k->resize;
 
-	if (!k->opts->nbd || !k->opts->nbd->auto_resize || r->is_asked || !(k->features & UBLK_F_UPDATE_SIZE))
+	if (!k->opts->nbd || !k->opts->nbd->auto_resize || r->is_asked ||
+	    !(k->features & UBLK_F_UPDATE_SIZE))
 		return;
 	r->is_asked = true;
 	r->has_caller = r->is_forced = false;

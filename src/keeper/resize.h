@@ -2,12 +2,12 @@
 /*
  * The verb `resize`: another size for a device that is live.
  *
- *   growing     the server (its back end, then each queue) ─ UPDATE_SIZE ─ what is remembered, a new standby
- *   shrinking   who holds it? ─ UPDATE_SIZE ─ what is remembered, a new standby ─ the server
+ *   growing     the server (its back end, then each queue) ─ UPDATE_SIZE ─ recipe, standby
+ *   shrinking   who holds it? ─ UPDATE_SIZE ─ recipe, standby ─ the server
  *
- * So the server's size is never smaller than the kernel's, which is the one that counts: whatever ends in between leaves
- * a device of one of the two sizes. A server that may have more is told to settle for the kernel's size before anything
- * else is asked of it.
+ * So the server's size is never smaller than the kernel's, which is the one that counts: whatever
+ * ends in between leaves a device of one of the two sizes. A server that may have more is told to
+ * settle for the kernel's size before anything else is asked of it.
  *
  * The keeper's main thread.
  */
@@ -20,7 +20,7 @@
 #include "ublk/ctrl.h"
 
 struct ub_keeper_resize {
-	bool is_asked; /* the members down to the next line count */
+	bool is_asked;	 /* the members down to the next line count */
 	bool has_caller; /* else it is for an export that has grown */
 	bool is_forced;
 	struct ub_control_caller caller;
@@ -35,7 +35,10 @@ struct ub_keeper_resize {
 	struct ub_ctrl_cmd cmd;
 };
 
-/* Does what was asked for, and answers; waits for it. When to call it again, in ms; -1: there is nothing to do. */
+/*
+ * Does what was asked for, and answers; waits for it. When to call it again, in ms; -1: there is
+ * nothing to do.
+ */
 int ub_resize_tend(struct ub_keeper *k);
 
 /* --auto-resize takes a kernel that can. 0 or -errno with *err. */
@@ -46,8 +49,8 @@ void ub_resize_answered(struct ub_keeper *k, const struct ub_msg_resized *answer
 void ub_resize_export_grown(struct ub_keeper *k);
 
 /*
- * For a keeper that comes later: the kernel's size is the device's, whatever was written down. True if that is
- * another one.
+ * For a keeper that comes later: the kernel's size is the device's, whatever was written down. True
+ * if that is another one.
  */
 bool ub_resize_look(struct ub_keeper *k);
 

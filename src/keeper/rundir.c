@@ -24,26 +24,29 @@
 #include "base/log.h"
 #include "base/loop.h"
 
-#define RUNDIR_TAKING "taking"
+#define RUNDIR_TAKING	     "taking"
 #define RUNDIR_DEFAULT	     "/run/ublk-bridge"
 #define RUNDIR_STATE_VERSION 1
-#define RUNDIR_STATE_BYTES   (16U << 20) /* twice a command as long as execve(2) takes, in hexadecimal */
-#define RUNDIR_TRIES	     10 /* a verb that looks whether it is held has the lock for a moment */
-#define RUNDIR_PAUSE_MS	     10
-#define RUNDIR_ANSWER_MS     500
-#define RUNDIR_BACKLOG	     16
-#define RUNDIR_ADOPT_MS	     5000
-#define RUNDIR_SIDE_VOID     UINT64_MAX /* no migration's cookie */
+/* twice a command as long as execve(2) takes, in hexadecimal */
+#define RUNDIR_STATE_BYTES (16U << 20)
+#define RUNDIR_TRIES	   10 /* a verb that looks whether it is held has the lock for a moment */
+#define RUNDIR_PAUSE_MS	   10
+#define RUNDIR_ANSWER_MS   500
+#define RUNDIR_BACKLOG	   16
+#define RUNDIR_ADOPT_MS	   5000
+#define RUNDIR_SIDE_VOID   UINT64_MAX /* no migration's cookie */
 
 int ub_name_check(const char *name, struct ub_err *err)
 {
-	static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+	static const char allowed[] =
+		"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
 	size_t len = strlen(name);
 
 	if (len == 0 || len >= UB_NAME_BYTES || strspn(name, allowed) != len || *name == '.' ||
 	    *name == '-' || strspn(name, "0123456789") == len)
 		return ub_err_set(err, EINVAL,
-				  "--name: '%s' is not a name: use up to 64 letters, digits, '.', '_' and "
+				  "--name: '%s' is not a name: use up to 64 letters, digits, '.', "
+				  "'_' and "
 				  "'-', not a number alone, and begin with none of '.' and '-'",
 				  name);
 	return 0;
@@ -61,9 +64,13 @@ int ub_rundir_check_rights(struct ub_err *err)
 	cleanup_fd int fd = open(rundir_base(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	if (geteuid() != 0)
-		return ub_err_set(err, EPERM, "run this as root: this is the user %u, who may not look at the devices", geteuid());
+		return ub_err_set(err, EPERM,
+				  "run this as root: this is the user %u, who may not look at the "
+				  "devices",
+				  geteuid());
 	if (fd < 0 && (errno == EACCES || errno == EPERM))
-		return ub_err_set(err, EPERM, "run this as root: %s: %s", rundir_base(), strerror(errno));
+		return ub_err_set(err, EPERM, "run this as root: %s: %s", rundir_base(),
+				  strerror(errno));
 	return 0;
 }
 
@@ -94,7 +101,8 @@ static void rundir_address(int dir_fd, const char *file, struct sockaddr_un *add
 }
 
 /* A listening socket in the directory, or -errno with *err. */
-static int rundir_listen(const struct ub_rundir *dir, const char *file, int type, struct ub_err *err)
+static int rundir_listen(const struct ub_rundir *dir, const char *file, int type,
+			 struct ub_err *err)
 {
 	cleanup_fd int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct sockaddr_un addr;
@@ -120,7 +128,10 @@ int ub_rundir_listen_control(struct ub_rundir *dir, struct ub_err *err)
 	return dir->control_fd < 0 ? dir->control_fd : 0;
 }
 
-/* True if the file that was opened is still the one of that name: a sweep may have removed it meanwhile. */
+/*
+ * True if the file that was opened is still the one of that name: a sweep may have removed it
+ * meanwhile.
+ */
 static bool rundir_is_current(int dir_fd, const char *name, int fd)
 {
 	struct stat opened, named;
@@ -129,17 +140,20 @@ static bool rundir_is_current(int dir_fd, const char *name, int fd)
 	       opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
 }
 
-/* Opens NAME and locks it. 0, -EAGAIN: it was removed under us or somebody looks at it, or -errno. */
+/*
+ * Opens NAME and locks it. 0, -EAGAIN: it was removed under us or somebody looks at it, or -errno.
+ */
 static int rundir_try_lock(struct ub_rundir *dir, int base, struct ub_err *err)
 {
 	if (mkdirat(base, dir->name, 0700) < 0 && errno != EEXIST)
-		return ub_err_errno(err, errno, "cannot make the run directory %s/%s", rundir_base(),
-				    dir->name);
+		return ub_err_errno(err, errno, "cannot make the run directory %s/%s",
+				    rundir_base(), dir->name);
 	dir->dir_fd = openat(base, dir->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (dir->dir_fd < 0 && errno == ENOENT)
 		return -EAGAIN;
 	if (dir->dir_fd < 0)
-		return ub_err_errno(err, errno, "the run directory %s/%s", rundir_base(), dir->name);
+		return ub_err_errno(err, errno, "the run directory %s/%s", rundir_base(),
+				    dir->name);
 	dir->lock_fd = openat(dir->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (dir->lock_fd < 0 && errno == ENOENT)
 		return -EAGAIN;
@@ -174,11 +188,13 @@ int ub_rundir_lock(struct ub_rundir *dir, const char *name, struct ub_err *err)
 			ub_close(&dir->dir_fd);
 		}
 		if (ret && ret != -EAGAIN)
-			unlinkat(base, name, AT_REMOVEDIR); /* if it is empty: not when another has it */
+			/* if it is empty: not when another has it */
+			unlinkat(base, name, AT_REMOVEDIR);
 	}
 	if (ret == -EAGAIN)
 		return ub_err_set(err, EBUSY,
-				  "the name '%s' is taken: choose another --name, or detach that device",
+				  "the name '%s' is taken: choose another --name, or detach that "
+				  "device",
 				  name);
 	return ret;
 }
@@ -200,8 +216,8 @@ void ub_rundir_let_go(struct ub_rundir *dir)
 	ub_close(&dir->dir_fd);
 }
 
-int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, json_t *recipe, json_t *migration,
-			  struct ub_err *err)
+int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, json_t *recipe,
+			  json_t *migration, struct ub_err *err)
 {
 	char cookie[17], device[32];
 	cleanup_free char *text = NULL;
@@ -211,12 +227,14 @@ int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, j
 
 	snprintf(cookie, sizeof(cookie), "%016llx", (unsigned long long)state->cookie);
 	snprintf(device, sizeof(device), "/dev/ublkb%u", state->dev_id);
-	json = json_pack("{s:i, s:s, s:i, s:s, s:s, s:i, s:i, s:i, s:I, s:i, s:I, s:s}", "version", RUNDIR_STATE_VERSION,
-			 "name", state->name, "id", (int)state->dev_id, "device", device, "cookie",
-			 cookie, "keeper_pid", (int)state->keeper_pid, "server_pid",
-			 (int)state->server_pid, "standby_pid", (int)state->standby_pid, "standby_started",
-			 (json_int_t)state->standby_started, "spare_pid", (int)state->spare_pid, "spare_started",
-			 (json_int_t)state->spare_started, "backend", state->backend);
+	json = json_pack("{s:i, s:s, s:i, s:s, s:s, s:i, s:i, s:i, s:I, s:i, s:I, s:s}", "version",
+			 RUNDIR_STATE_VERSION, "name", state->name, "id", (int)state->dev_id,
+			 "device", device, "cookie", cookie, "keeper_pid", (int)state->keeper_pid,
+			 "server_pid", (int)state->server_pid, "standby_pid",
+			 (int)state->standby_pid, "standby_started",
+			 (json_int_t)state->standby_started, "spare_pid", (int)state->spare_pid,
+			 "spare_started", (json_int_t)state->spare_started, "backend",
+			 state->backend);
 	if ((recipe && json_object_set(json, "recipe", recipe) < 0) ||
 	    (migration && json_object_set(json, "migration", migration) < 0)) {
 		json_decref(json);
@@ -228,7 +246,9 @@ int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, j
 		return ub_err_errno(err, ENOMEM, "state.json");
 	len = strlen(text);
 	if (len > RUNDIR_STATE_BYTES) /* nobody would read it back */
-		return ub_err_set(err, E2BIG, "cannot write state.json: what the device is made of takes too many words");
+		return ub_err_set(err, E2BIG,
+				  "cannot write state.json: what the device is made of takes too "
+				  "many words");
 	errno = 0;
 	fd = openat(dir->dir_fd, "state.json.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (fd < 0 || write(fd, text, len) != (ssize_t)len ||
@@ -247,7 +267,8 @@ int ub_rundir_make_side(struct ub_rundir *dir, struct ub_err *err)
 	fd = openat(dir->dir_fd, "side", O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	/* Its page is there from now on: whoever writes it does not wait for memory. */
 	if (fd < 0 || pwrite(fd, &nothing, sizeof(nothing), 0) != (ssize_t)sizeof(nothing))
-		return ub_err_errno(err, errno ? errno : EIO, "the file 'side' in the run directory");
+		return ub_err_errno(err, errno ? errno : EIO,
+				    "the file 'side' in the run directory");
 	return ub_steal_fd(&fd);
 }
 
@@ -299,8 +320,10 @@ bool ub_rundir_is_taking(const struct ub_rundir *dir)
 /* 0 or -errno: it is still there. */
 static int rundir_unlink(int dir_fd, const char *name)
 {
-	static const char *const files[] = { "server.sock", "control.sock", "state.json",
-					     "state.json.new", "side", RUNDIR_TAKING, "lock" };
+	static const char *const files[] = { "server.sock", "control.sock",
+					     "state.json",  "state.json.new",
+					     "side",	    RUNDIR_TAKING,
+					     "lock" };
 	cleanup_fd int base = open(rundir_base(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(files); i++)
@@ -317,7 +340,7 @@ void ub_rundir_remove(struct ub_rundir *dir)
 	ub_rundir_let_go(dir);
 }
 
-/* ---- other keepers' directories ------------------------------------------------------------------ */
+/* ---- other keepers' directories ------------------------------------------ */
 
 static int rundir_open(const char *name)
 {
@@ -338,10 +361,11 @@ static int state_from_json(json_t *json, struct ub_state *state)
 	json_int_t started = 0, spare_started = 0;
 	struct ub_err ignored;
 
-	if (json_unpack(json, "{s:i, s:s, s:i, s:s, s:i, s:i, s?i, s?I, s?i, s?I, s:s}", "version", &version, "name", &name,
-			"id", &id, "cookie", &cookie, "keeper_pid", &keeper, "server_pid", &server, "standby_pid",
-			&standby, "standby_started", &started, "spare_pid", &spare, "spare_started", &spare_started,
-			"backend", &backend) < 0 ||
+	if (json_unpack(json, "{s:i, s:s, s:i, s:s, s:i, s:i, s?i, s?I, s?i, s?I, s:s}", "version",
+			&version, "name", &name, "id", &id, "cookie", &cookie, "keeper_pid",
+			&keeper, "server_pid", &server, "standby_pid", &standby, "standby_started",
+			&started, "spare_pid", &spare, "spare_started", &spare_started, "backend",
+			&backend) < 0 ||
 	    version != RUNDIR_STATE_VERSION || id < 0)
 		return -EBADMSG;
 	snprintf(state->name, sizeof(state->name), "%s", name);
@@ -361,7 +385,8 @@ static int state_from_json(json_t *json, struct ub_state *state)
 static int state_load(const char *name, json_t **json)
 {
 	cleanup_fd int dir = rundir_open(name);
-	cleanup_fd int fd = dir < 0 ? -1 : openat(dir, "state.json", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	cleanup_fd int fd =
+		dir < 0 ? -1 : openat(dir, "state.json", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	cleanup_free char *text = NULL;
 	struct stat st;
 	ssize_t n;
@@ -382,7 +407,10 @@ static int state_load(const char *name, json_t **json)
 	return *json ? 0 : -EBADMSG;
 }
 
-/* A migration, as far as everybody wants to know of it: whether it is over, and the device is made of something else. */
+/*
+ * A migration, as far as everybody wants to know of it: whether it is over, and the device is made
+ * of something else.
+ */
 static int state_look_at_migration(const char *name, const json_t *json, struct ub_state *state)
 {
 	const json_t *migration = json_object_get(json, "migration");
@@ -394,7 +422,8 @@ static int state_look_at_migration(const char *name, const json_t *json, struct 
 	const char *kind;
 
 	state->is_migrating = state->has_moved = false;
-	state->store = (uint64_t)json_integer_value(json_object_get(json_object_get(json, "recipe"), "store"));
+	state->store = (uint64_t)json_integer_value(
+		json_object_get(json_object_get(json, "recipe"), "store"));
 	if (!migration)
 		return 0;
 	if (!cookie)
@@ -580,7 +609,8 @@ static void rundir_close_fds(int fds[])
 static int rundir_say(int fd, enum ub_message_type type, enum ub_message_type answer_type,
 		      unsigned limit_ms, uint64_t inbox[], int fds[], unsigned *version)
 {
-	const struct timeval limit = { .tv_sec = limit_ms / 1000, .tv_usec = limit_ms % 1000 * 1000L };
+	const struct timeval limit = { .tv_sec = limit_ms / 1000,
+				       .tv_usec = limit_ms % 1000 * 1000L };
 	const struct ub_msg_header *answer = (const struct ub_msg_header *)inbox;
 	uint64_t deadline = ub_now_ms() + limit_ms;
 	int ret;
@@ -691,12 +721,15 @@ struct socket_search {
 
 static bool socket_is_of(const json_t *recipe, const char *name)
 {
-	const char *path = json_string_value(json_object_get(json_object_get(recipe, "command"), "socket"));
+	const char *path =
+		json_string_value(json_object_get(json_object_get(recipe, "command"), "socket"));
 
 	return path && strstr(path, name);
 }
 
-/* Whether a device's command listens there still, though the keeper that made the socket is gone. */
+/*
+ * Whether a device's command listens there still, though the keeper that made the socket is gone.
+ */
 static bool socket_is_not_its(const struct ub_state *state, void *arg)
 {
 	struct socket_search *search = arg;
@@ -705,7 +738,8 @@ static bool socket_is_not_its(const struct ub_state *state, void *arg)
 
 	if (ub_state_read_all(state->name, &now, &json) == 0)
 		search->is_found = socket_is_of(json_object_get(json, "recipe"), search->name) ||
-				   socket_is_of(json_object_get(json_object_get(json, "migration"), "destination"),
+				   socket_is_of(json_object_get(json_object_get(json, "migration"),
+								"destination"),
 						search->name);
 	json_decref(json);
 	return !search->is_found;
@@ -728,8 +762,8 @@ static void rundir_sweep_sockets(int base)
 	int pid;
 
 	while (dir && (entry = readdir(dir))) {
-		if (sscanf(entry->d_name, ".nbd-%d", &pid) == 1 && kill(pid, 0) < 0 && errno == ESRCH &&
-		    !socket_is_in_use(entry->d_name))
+		if (sscanf(entry->d_name, ".nbd-%d", &pid) == 1 && kill(pid, 0) < 0 &&
+		    errno == ESRCH && !socket_is_in_use(entry->d_name))
 			unlinkat(base, entry->d_name, 0);
 	}
 	if (dir)
@@ -748,7 +782,8 @@ int ub_rundir_socket_path(char *path, size_t len, struct ub_err *err)
 	snprintf(name, sizeof(name), nr ? ".nbd-%d-%u.sock" : ".nbd-%d.sock", getpid(), nr);
 	nr++;
 	if (snprintf(path, len, "%s/%s", rundir_base(), name) >= (int)len)
-		return ub_err_set(err, ENAMETOOLONG, "the run directory %s is too long a path for a socket",
+		return ub_err_set(err, ENAMETOOLONG,
+				  "the run directory %s is too long a path for a socket",
 				  rundir_base());
 	unlinkat(base, name, 0); /* of an earlier process with this number */
 	return 0;

@@ -33,14 +33,20 @@ struct ub_state {
 	uint64_t cookie; /* as in the driver's ublksrv_flags: tells our device from a later one */
 	pid_t keeper_pid;
 	pid_t server_pid;
-	pid_t standby_pid; /* 0: none is ready */
+	pid_t standby_pid;	  /* 0: none is ready */
 	uint64_t standby_started; /* of ub_process_started() */
-	pid_t spare_pid; /* of one that is made ready, or is: it outlives its keeper from then on. 0: none */
+	/* of one that is made ready, or is: it outlives its keeper from then on. 0: none */
+	pid_t spare_pid;
 	uint64_t spare_started;
 	char backend[16];
 	bool is_migrating; /* on its first side: a migration was going on */
-	uint64_t store; /* the inode of the memory in the recipe; 0: there is none, or it is not known */
-	bool has_moved;	   /* a migration has come to its end, though nobody has written that down: backend is the new one */
+	/* the inode of the memory in the recipe; 0: there is none, or it is not known */
+	uint64_t store;
+	/*
+	 * a migration has come to its end, though nobody has written that down: backend is the new
+	 * one
+	 */
+	bool has_moved;
 };
 
 struct ub_rundir {
@@ -51,9 +57,15 @@ struct ub_rundir {
 	int control_fd; /* likewise, control.sock, until the keeper takes it */
 };
 
-#define UB_RUNDIR_NONE { .dir_fd = -1, .lock_fd = -1, .listen_fd = -1, .control_fd = -1 }
+#define UB_RUNDIR_NONE \
+	{ \
+		.dir_fd = -1, .lock_fd = -1, .listen_fd = -1, .control_fd = -1 \
+	}
 
-/* Whether devices can be looked at. 0, or -EPERM with *err: this is not root, or root of a container that may not. */
+/*
+ * Whether devices can be looked at. 0, or -EPERM with *err: this is not root, or root of a
+ * container that may not.
+ */
 int ub_rundir_check_rights(struct ub_err *err);
 
 /* Letters, digits, '.', '_', '-'; at most 64; the first no '.' or '-', and not only digits. */
@@ -66,8 +78,8 @@ int ub_rundir_lock(struct ub_rundir *dir, const char *name, struct ub_err *err);
 int ub_rundir_listen_server(struct ub_rundir *dir, struct ub_err *err);
 int ub_rundir_listen_control(struct ub_rundir *dir, struct ub_err *err);
 /* recipe: recipe.h, migration: migrate.h; the caller's; NULL: without one. */
-int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, json_t *recipe, json_t *migration,
-			  struct ub_err *err);
+int ub_rundir_write_state(struct ub_rundir *dir, const struct ub_state *state, json_t *recipe,
+			  json_t *migration, struct ub_err *err);
 /* That a server is fetching, for a keeper that comes later. Best effort. */
 void ub_rundir_mark_taking(struct ub_rundir *dir, bool is_taking);
 bool ub_rundir_is_taking(const struct ub_rundir *dir);
@@ -75,17 +87,22 @@ void ub_rundir_remove(struct ub_rundir *dir); /* the files too; idempotent */
 void ub_rundir_let_go(struct ub_rundir *dir); /* they stay: for the next keeper */
 
 /*
- * The file `side`: eight bytes that are 0, until a server moves the device to the migration's destination: then they are
- * that migration's cookie. Makes it afresh, so that nobody has it but who gets it from here: a descriptor, or -errno with
- * *err.
+ * The file `side`: eight bytes that are 0, until a server moves the device to the migration's
+ * destination: then they are that migration's cookie. Makes it afresh, so that nobody has it but
+ * who gets it from here: a descriptor, or -errno with *err.
  */
 int ub_rundir_make_side(struct ub_rundir *dir, struct ub_err *err);
 uint64_t ub_rundir_read_side(const struct ub_rundir *dir); /* 0: there is none */
 void ub_rundir_remove_side(struct ub_rundir *dir);
-/* The migration has ended where it began, whatever state.json says until it can be written. Needs no room. */
+/*
+ * The migration has ended where it began, whatever state.json says until it can be written. Needs
+ * no room.
+ */
 void ub_rundir_void_side(struct ub_rundir *dir);
 
-/* Reads NAME/state.json. 0 or -errno (-ENOENT: there is none; -EBADMSG: it cannot be understood). */
+/*
+ * Reads NAME/state.json. 0 or -errno (-ENOENT: there is none; -EBADMSG: it cannot be understood).
+ */
 int ub_state_read(const char *name, struct ub_state *state);
 
 /* Likewise, and *json: all of it, the caller's to json_decref(). */
@@ -106,7 +123,10 @@ int ub_rundir_names(char ***names);
 /* True while a keeper holds NAME's lock. */
 bool ub_rundir_is_held(const char *name);
 
-/* Removes what a dead keeper left of NAME. 0, -EBUSY while it is held, -ENOENT, or another -errno if something is left. */
+/*
+ * Removes what a dead keeper left of NAME. 0, -EBUSY while it is held, -ENOENT, or another -errno
+ * if something is left.
+ */
 int ub_rundir_sweep(const char *name);
 
 /*
@@ -117,7 +137,7 @@ int ub_rundir_socket_path(char *path, size_t len, struct ub_err *err);
 
 /* A server that has a keeper again. The descriptors are the caller's. */
 struct ub_adoption {
-	uint32_t state; /* enum ub_adopted */
+	uint32_t state;	  /* enum ub_adopted */
 	unsigned version; /* of the messages: what is spoken with it */
 	pid_t pid;
 	uint32_t nr_links; /* so many LINKs follow there */
@@ -133,8 +153,8 @@ struct ub_adoption {
 int ub_rundir_adopt(const char *name, struct ub_adoption *a);
 
 /*
- * Asks NAME's server how its back end is, for at most half a second. 0 with *health (enum ub_health) and
- * why in words, or -errno.
+ * Asks NAME's server how its back end is, for at most half a second. 0 with *health (enum
+ * ub_health) and why in words, or -errno.
  */
 int ub_rundir_ask_health(const char *name, unsigned *health, char *why, size_t len);
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What can be changed of a device while it is live: the verb `set`. The keeper checks it, the server does it, and what
- * is in force is kept where another server would get it from: in the options of the attach, and the log's level.
+ * What can be changed of a device while it is live: the verb `set`. The keeper checks it, the
+ * server does it, and what is in force is kept where another server would get it from: in the
+ * options of the attach, and the log's level.
  *
  * The keeper's main thread.
  */

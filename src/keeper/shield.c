@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Keeps SIGTERM from an NBD server until its time has come. A process of its own, with one thread. See ptrace(2). */
+/*
+ * Keeps SIGTERM from an NBD server until its time has come. A process of its own, with one thread.
+ * See ptrace(2).
+ */
 #include "keeper/shield.h"
 
 #include <errno.h>
@@ -30,7 +33,8 @@ struct shield {
 	bool is_held;	   /* the keeper is going to end it */
 	uint64_t until_ms; /* a SIGTERM waits so long for the keeper's word; 0: none waits */
 	int signal_fd;
-	int relay_fd; /* the other end of the child's standard error; -1: it has ours, or has closed it */
+	/* the other end of the child's standard error; -1: it has ours, or has closed it */
+	int relay_fd;
 };
 
 static bool shield_has_comm(pid_t pid, const char *comm)
@@ -38,7 +42,8 @@ static bool shield_has_comm(pid_t pid, const char *comm)
 	char path[32], text[32];
 
 	snprintf(path, sizeof(path), "/proc/%d/comm", pid);
-	return pid > 0 && ub_text_read_file(path, text, sizeof(text)) > 0 && strncmp(text, comm, strlen(comm)) == 0;
+	return pid > 0 && ub_text_read_file(path, text, sizeof(text)) > 0 &&
+	       strncmp(text, comm, strlen(comm)) == 0;
 }
 
 void ub_shield_hold(pid_t pid)
@@ -47,7 +52,7 @@ void ub_shield_hold(pid_t pid)
 		kill(pid, SHIELD_HOLD_SIGNAL);
 }
 
-/* ---- one signal ------------------------------------------------------------------------------------------------- */
+/* ---- one signal ---------------------------------------------------------- */
 
 /* Whether a SIGTERM that a thread of the child is about to get is to reach it. */
 static bool shield_lets_pass(struct shield *s, pid_t thread)
@@ -57,7 +62,8 @@ static bool shield_lets_pass(struct shield *s, pid_t thread)
 	if (ptrace(PTRACE_GETSIGINFO, thread, NULL, &info) < 0)
 		return true;
 	/* Ours: it has waited long enough. A keeper's: after the last flush. */
-	if (info.si_code == SI_USER && (info.si_pid == getpid() || shield_has_comm(info.si_pid, SHIELD_KEEPER_COMM)))
+	if (info.si_code == SI_USER &&
+	    (info.si_pid == getpid() || shield_has_comm(info.si_pid, SHIELD_KEEPER_COMM)))
 		return true;
 	if (!s->is_held && !s->until_ms)
 		s->until_ms = ub_now_ms() + SHIELD_PATIENCE_MS;
@@ -83,7 +89,7 @@ static void shield_let_go(struct shield *s, pid_t thread, int status)
 	ptrace(PTRACE_CONT, thread, NULL, (void *)(uintptr_t)sig);
 }
 
-/* ---- what it says ------------------------------------------------------------------------------------------------- */
+/* ---- what it says -------------------------------------------------------- */
 
 /* All that is there by now. What nobody takes is lost. */
 static void shield_relay(struct shield *s)
@@ -107,13 +113,14 @@ static void shield_make_relay(struct shield *s, int *child_fd)
 
 	if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0)
 		return;
-	fcntl(fds[1], F_SETFL, 0); /* the child may wait for this process, which never waits for long */
+	/* the child may wait for this process, which never waits for long */
+	fcntl(fds[1], F_SETFL, 0);
 	fcntl(STDERR_FILENO, F_SETFL, O_NONBLOCK);
 	s->relay_fd = fds[0];
 	*child_fd = fds[1];
 }
 
-/* ---- the child's end ------------------------------------------------------------------------------------------------ */
+/* ---- the child's end ----------------------------------------------------- */
 
 static void __attribute__((noreturn)) shield_end_as(struct shield *s, int status)
 {
@@ -142,12 +149,16 @@ static void shield_wait(struct shield *s)
 	}
 }
 
-/* ---- the whole ---------------------------------------------------------------------------------------------------- */
+/* ---- the whole ----------------------------------------------------------- */
 
-/* Until the next event: the child's, the keeper's word, something to relay, or a SIGTERM that has waited long enough. */
+/*
+ * Until the next event: the child's, the keeper's word, something to relay, or a SIGTERM that has
+ * waited long enough.
+ */
 static void shield_wait_for_event(const struct shield *s)
 {
-	struct pollfd fds[] = { { .fd = s->signal_fd, .events = POLLIN }, { .fd = s->relay_fd, .events = POLLIN } };
+	struct pollfd fds[] = { { .fd = s->signal_fd, .events = POLLIN },
+				{ .fd = s->relay_fd, .events = POLLIN } };
 	uint64_t now = ub_now_ms();
 
 	poll(fds, 2, !s->until_ms ? -1 : s->until_ms > now ? (int)(s->until_ms - now) : 0);
@@ -236,8 +247,11 @@ void ub_shield_run(int (*child)(void *arg), void *arg, bool relays)
 	prctl(PR_SET_NAME, UB_SHIELD_COMM);
 	close(go[0]);
 	/* Any thread of the child may get the signal. If this process dies, so does the child. */
-	if (ptrace(PTRACE_SEIZE, s.child, NULL, (void *)(uintptr_t)(PTRACE_O_EXITKILL | PTRACE_O_TRACECLONE)) < 0)
-		fprintf(stderr, "ublk-bridge: a SIGTERM for all processes at once ends the NBD server before the last flush: %s\n",
+	if (ptrace(PTRACE_SEIZE, s.child, NULL,
+		   (void *)(uintptr_t)(PTRACE_O_EXITKILL | PTRACE_O_TRACECLONE)) < 0)
+		fprintf(stderr,
+			"ublk-bridge: a SIGTERM for all processes at once ends the NBD server "
+			"before the last flush: %s\n",
 			strerror(errno));
 	close(go[1]);
 	ub_close(&child_stderr);

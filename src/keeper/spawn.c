@@ -26,7 +26,10 @@ static void server_say_dropped(unsigned dropped)
 		ub_log(UB_LOG_WARNING, "%u lines of the server were dropped", dropped);
 }
 
-/* A server that says the same over and over does not fill the journal. What --verbose asks for is all told. */
+/*
+ * A server that says the same over and over does not fill the journal. What --verbose asks for is
+ * all told.
+ */
 static void server_log(struct ub_server *server, enum ub_log_level level, const char *text)
 {
 	unsigned dropped;
@@ -39,7 +42,8 @@ static void server_log(struct ub_server *server, enum ub_log_level level, const 
 	if (pass)
 		ub_log(level, "%.500s", text);
 	if (is_first)
-		ub_log(UB_LOG_WARNING, "the server says more than %u lines in %u s: the others are dropped",
+		ub_log(UB_LOG_WARNING,
+		       "the server says more than %u lines in %u s: the others are dropped",
 		       UB_LOG_LIMIT_LINES, UB_LOG_LIMIT_MS / 1000);
 }
 
@@ -79,8 +83,11 @@ void ub_keeper_hold_rings(struct ub_server *server)
 {
 	const struct ub_keeper *k = server->keeper;
 
-	if (ub_keeper_must_hold_rings(k) && !ub_rings_hold(&server->rings, server->pid, server->pidfd, k->info.nr_hw_queues))
-		ub_log(UB_LOG_DEBUG, "%u of %u rings of server %d are held: its death may be too much for this kernel",
+	if (ub_keeper_must_hold_rings(k) &&
+	    !ub_rings_hold(&server->rings, server->pid, server->pidfd, k->info.nr_hw_queues))
+		ub_log(UB_LOG_DEBUG,
+		       "%u of %u rings of server %d are held: its death may be too much for this "
+		       "kernel",
 		       server->rings.nr, k->info.nr_hw_queues, server->pid);
 }
 
@@ -194,7 +201,9 @@ int ub_keeper_spawn(struct ub_keeper *k, struct ub_server *server, struct ub_err
 		return ret;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return ub_err_errno(err, errno, "a socket to the server");
-	/* A daemon's server must not hold the terminal, or a pipe that somebody reads to its end. */
+	/*
+	 * A daemon's server must not hold the terminal, or a pipe that somebody reads to its end.
+	 */
 	pid = ub_spawn_self("ublk-bridge: server", argv,
 			    (const int[]){ -1, -1, k->opts->daemon ? -1 : STDERR_FILENO, pair[1] });
 	close(pair[1]);
@@ -220,8 +229,8 @@ const char *ub_keeper_server_fate(const struct ub_server *server, char *buf, siz
 	return buf;
 }
 
-int ub_keeper_await(struct ub_server *server, enum ub_message_type type, int64_t timeout_ms, const char *what,
-		    struct ub_err *err)
+int ub_keeper_await(struct ub_server *server, enum ub_message_type type, int64_t timeout_ms,
+		    const char *what, struct ub_err *err)
 {
 	uint64_t began = ub_now_ms(), say = began + SPAWN_SAY_MS;
 	struct ub_keeper *k = server->keeper;
@@ -240,7 +249,8 @@ int ub_keeper_await(struct ub_server *server, enum ub_message_type type, int64_t
 			return -ECHILD;
 		}
 		if (k->command->fate[0] && !k->command->restarts && !k->was_live) {
-			ub_err_set(err, ECHILD, "%s %s before %s", k->command->argv[0], k->command->fate, what);
+			ub_err_set(err, ECHILD, "%s %s before %s", k->command->argv[0],
+				   k->command->fate, what);
 			return -ECHILD;
 		}
 		if (k->was_live ? ub_keeper_recovery_is_given_up(k) : k->nr_signals > 0) {
@@ -248,7 +258,8 @@ int ub_keeper_await(struct ub_server *server, enum ub_message_type type, int64_t
 			return -EINTR;
 		}
 		if (now - began >= (uint64_t)timeout_ms) {
-			ub_err_set(err, ETIMEDOUT, "the server did not answer: %lld s were over before %s",
+			ub_err_set(err, ETIMEDOUT,
+				   "the server did not answer: %lld s were over before %s",
 				   (long long)timeout_ms / 1000, what);
 			return -ETIMEDOUT;
 		}
@@ -298,7 +309,8 @@ void ub_keeper_end_server(struct ub_server *server, int64_t timeout_ms)
 		return;
 	server_pump_until_gone(server, timeout_ms);
 	if (!server->gone) {
-		ub_log(UB_LOG_WARNING, "the server (pid %d) does not end: it is killed", server->pid);
+		ub_log(UB_LOG_WARNING, "the server (pid %d) does not end: it is killed",
+		       server->pid);
 		kill(server->pid, SIGKILL);
 		server_pump_until_gone(server, 5000);
 	}

@@ -48,13 +48,16 @@ static json_t *stats_latency(const struct ub_histogram_copy *copy, bool buckets)
 	static const struct {
 		const char *name;
 		unsigned permille;
-	} quantiles[] = { { "p50_ns", 500 }, { "p90_ns", 900 }, { "p99_ns", 990 }, { "p999_ns", 999 } };
+	} quantiles[] = {
+		{ "p50_ns", 500 }, { "p90_ns", 900 }, { "p99_ns", 990 }, { "p999_ns", 999 }
+	};
 	json_t *json = json_object();
 
 	json_object_set_new(json, "count", stats_integer(copy->count));
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(quantiles); i++)
 		json_object_set_new(json, quantiles[i].name,
-				    stats_integer(ub_histogram_quantile(copy, quantiles[i].permille)));
+				    stats_integer(
+					    ub_histogram_quantile(copy, quantiles[i].permille)));
 	json_object_set_new(json, "max_ns", stats_integer(copy->max_ns));
 	json_object_set_new(json, "sum_ns", stats_integer(copy->sum_ns));
 	if (buckets)
@@ -77,8 +80,8 @@ static json_t *stats_operation(const struct ub_stats_page *page, unsigned nr_que
 		ios += ub_stat_read(&q->ios[op]);
 		ub_histogram_add(copy, &q->latency[op]);
 	}
-	return json_pack("{s:I, s:I, s:I, s:o}", "ios", (json_int_t)ios, "bytes", (json_int_t)bytes, "errors",
-			 (json_int_t)errors, "latency", stats_latency(copy, buckets));
+	return json_pack("{s:I, s:I, s:I, s:o}", "ios", (json_int_t)ios, "bytes", (json_int_t)bytes,
+			 "errors", (json_int_t)errors, "latency", stats_latency(copy, buckets));
 }
 
 static json_t *stats_operations(const struct ub_stats_page *page, unsigned nr_queues, bool buckets)
@@ -88,11 +91,15 @@ static json_t *stats_operations(const struct ub_stats_page *page, unsigned nr_qu
 	json_t *json = json_object();
 
 	for (unsigned op = 0; copy && op < UB_NR_OPS; op++)
-		json_object_set_new(json, stats_ops[op], stats_operation(page, nr_queues, op, copy, buckets));
+		json_object_set_new(json, stats_ops[op],
+				    stats_operation(page, nr_queues, op, copy, buckets));
 	return json;
 }
 
-/* How much was given back in one go: turns with commits, and those by the power of two they begin with. */
+/*
+ * How much was given back in one go: turns with commits, and those by the power of two they begin
+ * with.
+ */
 static json_t *stats_batch(const struct ub_stats_page *page, unsigned nr_queues)
 {
 	json_t *json = json_object(), *sizes = json_object();
@@ -140,16 +147,24 @@ static json_t *stats_backend(const struct ub_stats_page *page, unsigned nr_queue
 		}
 	}
 	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:o, s:o}", "connections",
-			 (json_int_t)ub_stat_read(&be->nr_connections), "connections_online", (json_int_t)online,
-			 "reconnects", (json_int_t)reconnects, "failed_connects",
-			 (json_int_t)(ub_stat_read(&be->failed_attempts) + ub_stat_read(&other->failed_attempts)), "requests", (json_int_t)requests, "retries",
-			 (json_int_t)retries, "outages",
-			 (json_int_t)(ub_stat_read(&be->nr_outages) + ub_stat_read(&other->nr_outages)), "is_online",
-			 !(ub_stat_read(&be->outage) & UB_STATS_IN_OUTAGE), "outage_seconds",
-			 stats_seconds(ub_stat_outage_ns(be, now_ns) + ub_stat_outage_ns(other, now_ns)), "wait_seconds", stats_seconds(wait_ns));
+			 (json_int_t)ub_stat_read(&be->nr_connections), "connections_online",
+			 (json_int_t)online, "reconnects", (json_int_t)reconnects,
+			 "failed_connects",
+			 (json_int_t)(ub_stat_read(&be->failed_attempts) +
+				      ub_stat_read(&other->failed_attempts)),
+			 "requests", (json_int_t)requests, "retries", (json_int_t)retries,
+			 "outages",
+			 (json_int_t)(ub_stat_read(&be->nr_outages) +
+				      ub_stat_read(&other->nr_outages)),
+			 "is_online", !(ub_stat_read(&be->outage) & UB_STATS_IN_OUTAGE),
+			 "outage_seconds",
+			 stats_seconds(ub_stat_outage_ns(be, now_ns) +
+				       ub_stat_outage_ns(other, now_ns)),
+			 "wait_seconds", stats_seconds(wait_ns));
 }
 
-json_t *ub_stats_to_json(const struct ub_stats_page *page, unsigned nr_queues, uint64_t now_ns, bool buckets)
+json_t *ub_stats_to_json(const struct ub_stats_page *page, unsigned nr_queues, uint64_t now_ns,
+			 bool buckets)
 {
 	uint64_t in_flight = 0, turns = 0, submits = 0, copies = 0;
 
@@ -159,16 +174,19 @@ json_t *ub_stats_to_json(const struct ub_stats_page *page, unsigned nr_queues, u
 		submits += ub_stat_read(&page->queues[i].nr_submits);
 		copies += ub_stat_read(&page->queues[i].nr_copies);
 	}
-	return json_pack("{s:I, s:o, s:I, s:o, s:I, s:I, s:{s:I, s:I}, s:o, s:o}", "time_ns", (json_int_t)now_ns,
-			 "uptime_seconds", stats_seconds(now_ns - page->start_ns), "since",
-			 (json_int_t)page->start_unix_s, "operations", stats_operations(page, nr_queues, buckets), "in_flight",
-			 (json_int_t)in_flight, "turns", (json_int_t)turns, "syscalls", "io_uring_enter",
-			 (json_int_t)(turns + submits), "copy", (json_int_t)copies, "batch", stats_batch(page, nr_queues),
-			 "backend", stats_backend(page, nr_queues, now_ns));
+	return json_pack("{s:I, s:o, s:I, s:o, s:I, s:I, s:{s:I, s:I}, s:o, s:o}", "time_ns",
+			 (json_int_t)now_ns, "uptime_seconds",
+			 stats_seconds(now_ns - page->start_ns), "since",
+			 (json_int_t)page->start_unix_s, "operations",
+			 stats_operations(page, nr_queues, buckets), "in_flight",
+			 (json_int_t)in_flight, "turns", (json_int_t)turns, "syscalls",
+			 "io_uring_enter", (json_int_t)(turns + submits), "copy",
+			 (json_int_t)copies, "batch", stats_batch(page, nr_queues), "backend",
+			 stats_backend(page, nr_queues, now_ns));
 }
 
-int ub_verb_stats(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,
-		  struct ub_err *err)
+int ub_verb_stats(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
+		  json_t *reply, struct ub_err *err)
 {
 	struct timespec now;
 	char device[32];
@@ -176,7 +194,8 @@ int ub_verb_stats(struct ub_keeper *k, struct ub_control_caller caller, const js
 
 	(void)caller;
 	if (!k->stats)
-		return ub_err_set(err, EAGAIN, "nothing is counted yet: the device is being attached");
+		return ub_err_set(err, EAGAIN,
+				  "nothing is counted yet: the device is being attached");
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	snprintf(device, sizeof(device), "/dev/ublkb%u", k->info.dev_id);
 	json_object_set_new(reply, "name", json_string(k->rundir.name));
@@ -189,7 +208,8 @@ int ub_verb_stats(struct ub_keeper *k, struct ub_control_caller caller, const js
 	json_object_set_new(reply, "has_latencies", json_boolean(!k->opts->no_stats));
 	json_object_set_new(reply, "migration", ub_migrate_to_json(k));
 	ub_verb_show_ranges(k, reply);
-	stats = ub_stats_to_json(k->stats, k->info.nr_hw_queues, (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec,
+	stats = ub_stats_to_json(k->stats, k->info.nr_hw_queues,
+				 (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec,
 				 json_is_true(json_object_get(args, "buckets")));
 	json_object_update(reply, stats);
 	json_decref(stats);

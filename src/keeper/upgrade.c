@@ -16,15 +16,16 @@
 #include "base/step.h"
 #include "keeper/verbs.h"
 
-#define UPGRADE_ASK_MS	  30000
-#define UPGRADE_WAIT_MS	  120000 /* for the new keeper: to make a standby, and to have the server yield */
-#define UPGRADE_TRIES_MS  100000 /* the last try begins before that, and may take the rest */
+#define UPGRADE_ASK_MS 30000
+/* for the new keeper: to make a standby, and to have the server yield */
+#define UPGRADE_WAIT_MS	   120000
+#define UPGRADE_TRIES_MS   100000 /* the last try begins before that, and may take the rest */
 #define UPGRADE_LINE_BYTES 512
 
-/* ---- the old keeper ------------------------------------------------------------------------------------------- */
+/* ---- the old keeper ------------------------------------------------------ */
 
-int ub_verb_handover(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,
-		     struct ub_err *err)
+int ub_verb_handover(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
+		     json_t *reply, struct ub_err *err)
 {
 	(void)args;
 	(void)reply;
@@ -32,11 +33,13 @@ int ub_verb_handover(struct ub_keeper *k, struct ub_control_caller caller, const
 		return ub_err_set(err, EAGAIN, "the device is not live now: try again");
 	if (!k->recovery.is_on)
 		return ub_err_set(err, EOPNOTSUPP,
-				  "this device goes with its server (--no-recovery, or a kernel that cannot recover devices): it "
+				  "this device goes with its server (--no-recovery, or a kernel "
+				  "that cannot recover devices): it "
 				  "cannot be upgraded while it is in use");
 	if (k->opts->nbd && k->opts->nbd->transport == NBD_SOCKET && !k->opts->nbd->restarts)
 		return ub_err_set(err, EOPNOTSUPP,
-				  "the connection of this device was handed over ready made (--fd, --command) and would end with its "
+				  "the connection of this device was handed over ready made (--fd, "
+				  "--command) and would end with its "
 				  "server: it cannot be upgraded while it is in use");
 	if (k->handover.is_asked)
 		return ub_err_set(err, EBUSY, "it is being upgraded already");
@@ -59,7 +62,8 @@ static bool upgrade_await_done(int fd, pid_t *pid)
 		ssize_t n;
 
 		now = ub_now_ms();
-		if (len == sizeof(line) || now >= deadline || poll(&poll_fd, 1, (int)(deadline - now)) == 0)
+		if (len == sizeof(line) || now >= deadline ||
+		    poll(&poll_fd, 1, (int)(deadline - now)) == 0)
 			return false;
 		n = recv(fd, line + len, sizeof(line) - len, MSG_DONTWAIT);
 		if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -69,13 +73,17 @@ static bool upgrade_await_done(int fd, pid_t *pid)
 		len += (size_t)n;
 	}
 	json = json_loadb(line, len, 0, NULL);
-	is_done = json && strcmp(json_string_value(json_object_get(json, "verb")) ?: "", "done") == 0;
+	is_done =
+		json && strcmp(json_string_value(json_object_get(json, "verb")) ?: "", "done") == 0;
 	*pid = (pid_t)json_integer_value(json_object_get(json, "pid"));
 	json_decref(json);
 	return is_done;
 }
 
-/* What this keeper knows, and the next one reads from state.json, stays as it is: only the processes change. */
+/*
+ * What this keeper knows, and the next one reads from state.json, stays as it is: only the
+ * processes change.
+ */
 static int upgrade_take_back(struct ub_keeper *k, const char *name, struct ub_err *err)
 {
 	k->control = (struct ub_control)UB_CONTROL_NONE;
@@ -93,30 +101,38 @@ bool ub_keeper_hand_over(struct ub_keeper *k)
 
 	k->handover.is_asked = false;
 	if (fd < 0 || k->server->gone)
-		return false; /* whoever asked has gone by now, or there is something else to do first */
+		/* whoever asked has gone by now, or there is something else to do first */
+		return false;
 	if (ub_keeper_write_state(k, &err) != 0) {
 		ub_log(UB_LOG_WARNING, "it is not handed over: %s", err.text);
 		return false;
 	}
 	snprintf(name, sizeof(name), "%s", k->rundir.name);
-	/* The standby stays, alone: until the next keeper has the memory it may be the last who holds it. */
+	/*
+	 * The standby stays, alone: until the next keeper has the memory it may be the last who
+	 * holds it.
+	 */
 	ub_fenced_let_go(k);
 	ub_keeper_let_go(k);
-	if (send(fd, ok, sizeof(ok) - 1, MSG_NOSIGNAL) == (ssize_t)sizeof(ok) - 1 && upgrade_await_done(fd, &pid)) {
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: another keeper (pid %d) has taken over", k->info.dev_id, pid);
+	if (send(fd, ok, sizeof(ok) - 1, MSG_NOSIGNAL) == (ssize_t)sizeof(ok) - 1 &&
+	    upgrade_await_done(fd, &pid)) {
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: another keeper (pid %d) has taken over",
+		       k->info.dev_id, pid);
 		ub_journal_main_pid(pid);
 		return true;
 	}
-	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: the new keeper did not come up: this one goes on", k->info.dev_id);
+	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: the new keeper did not come up: this one goes on",
+	       k->info.dev_id);
 	if (upgrade_take_back(k, name, &err) != 0) {
-		ub_log(UB_LOG_ERROR, "/dev/ublkb%u: it cannot be taken back: %s (ublk-bridge recover %u)",
+		ub_log(UB_LOG_ERROR,
+		       "/dev/ublkb%u: it cannot be taken back: %s (ublk-bridge recover %u)",
 		       k->info.dev_id, err.text, k->info.dev_id);
 		return true;
 	}
 	return false;
 }
 
-/* ---- the new keeper ---------------------------------------------------------------------------------------------- */
+/* ---- the new keeper ------------------------------------------------------ */
 
 int ub_upgrade_ask(struct ub_keeper *k, const char *name, struct ub_err *err)
 {
@@ -126,11 +142,13 @@ int ub_upgrade_ask(struct ub_keeper *k, const char *name, struct ub_err *err)
 	if (ret)
 		return ret;
 	k->handover.asked_ms = ub_now_ms();
-	ret = ub_control_ask_on(name, json_pack("{s:s}", "verb", "handover"), &reply, UPGRADE_ASK_MS,
-				&k->handover.old_fd, err);
+	ret = ub_control_ask_on(name, json_pack("{s:s}", "verb", "handover"), &reply,
+				UPGRADE_ASK_MS, &k->handover.old_fd, err);
 	json_decref(reply);
 	if (ret == -EOPNOTSUPP)
-		ub_err_wrap(err, "the keeper of '%s' is of a version that cannot be upgraded while the device is in use",
+		ub_err_wrap(err,
+			    "the keeper of '%s' is of a version that cannot be upgraded while the "
+			    "device is in use",
 			    name);
 	return ret;
 }
@@ -144,12 +162,14 @@ int ub_upgrade_finish(struct ub_keeper *k, struct ub_err *err)
 	while (ret == 0 && k->standby->stage != UB_STANDBY_READY) {
 		int wait_ms = ub_keeper_tend_standby(k);
 
-		if (k->recovery.standby_delay_ms) /* it has failed once, and this is no time for another try */
+		/* it has failed once, and this is no time for another try */
+		if (k->recovery.standby_delay_ms)
 			return ub_err_set(err, ECHILD, "a server of this version does not come up");
 		if (k->standby->stage != UB_STANDBY_READY)
 			ub_loop_once(&k->loop, wait_ms);
 		if (k->nr_signals || k->server->gone)
-			ret = ub_err_set(err, EINTR, "interrupted while a server of this version was made");
+			ret = ub_err_set(err, EINTR,
+					 "interrupted while a server of this version was made");
 	}
 	until_ms = ub_now_ms() + k->handover.wait_ms;
 	if (k->handover.asked_ms && until_ms > k->handover.asked_ms + UPGRADE_TRIES_MS)
@@ -162,7 +182,8 @@ int ub_upgrade_finish(struct ub_keeper *k, struct ub_err *err)
 		return ret;
 	}
 	len = snprintf(line, sizeof(line), "{\"verb\":\"done\",\"pid\":%d}\n", getpid());
-	if (k->handover.old_fd >= 0 && send(k->handover.old_fd, line, (size_t)len, MSG_NOSIGNAL) != len)
+	if (k->handover.old_fd >= 0 &&
+	    send(k->handover.old_fd, line, (size_t)len, MSG_NOSIGNAL) != len)
 		ub_log(UB_LOG_DEBUG, "the old keeper has gone already");
 	ub_close(&k->handover.old_fd);
 	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: upgraded; I/O stood still for %llu ms", k->info.dev_id,

@@ -11,8 +11,8 @@
  *      │ ◄──────────── {"verb":"done","pid":N} ────────│
  *      │  ends                                         │  serves on
  *
- * Whatever goes wrong before `done`, the connection ends, and the old keeper adopts the server again.
- * Specification: ublk-bridge-control(7).
+ * Whatever goes wrong before `done`, the connection ends, and the old keeper adopts the server
+ * again. Specification: ublk-bridge-control(7).
  */
 #ifndef UB_KEEPER_UPGRADE_H
 #define UB_KEEPER_UPGRADE_H
@@ -20,14 +20,16 @@
 #include "keeper/keeper.h"
 
 /*
- * The old keeper's side, when somebody has asked: gives the device away. True: it is another's, and this process is to
- * end; false: it has it back (or it is gone: then k->server->gone).
+ * The old keeper's side, when somebody has asked: gives the device away. True: it is another's, and
+ * this process is to end; false: it has it back (or it is gone: then k->server->gone).
  */
 bool ub_keeper_hand_over(struct ub_keeper *k);
 
 /* The new keeper's side, before ub_keeper_adopt(). 0 or -errno with *err. */
 int ub_upgrade_ask(struct ub_keeper *k, const char *name, struct ub_err *err);
-/* And after it: a server of this version. 0: the old keeper was told to end; or -errno with *err. */
+/*
+ * And after it: a server of this version. 0: the old keeper was told to end; or -errno with *err.
+ */
 int ub_upgrade_finish(struct ub_keeper *k, struct ub_err *err);
 
 #endif

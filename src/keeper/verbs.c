@@ -31,8 +31,8 @@ void ub_verb_show_ranges(const struct ub_keeper *k, json_t *reply)
 	ub_ranges_to_json(k->opts->nbd ? &r : NULL, k->opts->nbd, reply);
 }
 
-int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,
-		 struct ub_err *err)
+int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
+		 json_t *reply, struct ub_err *err)
 {
 	char device[32];
 	json_t *info;
@@ -41,16 +41,20 @@ int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const jso
 	(void)args;
 	(void)err;
 	snprintf(device, sizeof(device), "/dev/ublkb%u", k->info.dev_id);
-	info = json_pack("{s:s, s:s, s:i, s:i, s:i, s:o, s:i, s:s, s:s, s:I, s:i, s:b, s:i, s:i, s:i, s:s, s:s}", "name",
-			 k->rundir.name, "device", device, "id", (int)k->info.dev_id, "keeper_pid", (int)getpid(),
-			 "server_pid", (int)k->server->pid, "standby_pid",
-			 k->standby->stage == UB_STANDBY_READY ? json_integer(k->standby->pid) : json_null(),
-			 "recoveries", (int)k->recovery.nr_done, "state", verb_state(k), "backend", k->opts->kind,
-			 "size_bytes", (json_int_t)k->limits.size_bytes, "logical_block_bytes",
-			 (int)k->limits.logical_block_bytes, "read_only", (int)k->limits.read_only, "queues",
-			 (int)k->info.nr_hw_queues, "depth", (int)k->info.queue_depth, "max_io_bytes",
-			 (int)k->info.max_io_buf_bytes, "data_path", ub_data_path_name(k->data_path),
-			 "program_version", PACKAGE_VERSION);
+	info = json_pack("{s:s, s:s, s:i, s:i, s:i, s:o, s:i, s:s, s:s, s:I, s:i, s:b, s:i, s:i, "
+			 "s:i, s:s, s:s}",
+			 "name", k->rundir.name, "device", device, "id", (int)k->info.dev_id,
+			 "keeper_pid", (int)getpid(), "server_pid", (int)k->server->pid,
+			 "standby_pid",
+			 k->standby->stage == UB_STANDBY_READY ? json_integer(k->standby->pid) :
+								 json_null(),
+			 "recoveries", (int)k->recovery.nr_done, "state", verb_state(k), "backend",
+			 k->opts->kind, "size_bytes", (json_int_t)k->limits.size_bytes,
+			 "logical_block_bytes", (int)k->limits.logical_block_bytes, "read_only",
+			 (int)k->limits.read_only, "queues", (int)k->info.nr_hw_queues, "depth",
+			 (int)k->info.queue_depth, "max_io_bytes", (int)k->info.max_io_buf_bytes,
+			 "data_path", ub_data_path_name(k->data_path), "program_version",
+			 PACKAGE_VERSION);
 	json_object_update(reply, info);
 	json_decref(info);
 	ub_settings_show(k, reply);
@@ -60,7 +64,7 @@ int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const jso
 	return 0;
 }
 
-/* ---- detach -------------------------------------------------------------------------------------------------- */
+/* ---- detach -------------------------------------------------------------- */
 
 /* Those that have gone make room. */
 static void verb_forget_callers(struct ub_keeper *k)
@@ -81,8 +85,8 @@ bool ub_verb_detach_is_awaited(struct ub_keeper *k)
 	return k->detach.nr_callers > 0;
 }
 
-int ub_verb_detach(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args, json_t *reply,
-		   struct ub_err *err)
+int ub_verb_detach(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
+		   json_t *reply, struct ub_err *err)
 {
 	const json_t *force = json_object_get(args, "force");
 
@@ -93,11 +97,13 @@ int ub_verb_detach(struct ub_keeper *k, struct ub_control_caller caller, const j
 		return ub_err_set(err, EAGAIN, "the device is not live yet: try again");
 	if (ub_migrate_is_on(k) && !json_is_true(force))
 		return ub_err_set(err, EBUSY,
-				  "/dev/ublkb%u stays: it is being moved to %.200s: cancel that first (migrate --cancel), or use --force",
+				  "/dev/ublkb%u stays: it is being moved to %.200s: cancel that "
+				  "first (migrate --cancel), or use --force",
 				  k->info.dev_id, k->migration.label);
 	verb_forget_callers(k);
 	if (k->detach.nr_callers == UB_CONTROL_MAX_CLIENTS)
-		return ub_err_set(err, EBUSY, "%u others wait for it already", UB_CONTROL_MAX_CLIENTS);
+		return ub_err_set(err, EBUSY, "%u others wait for it already",
+				  UB_CONTROL_MAX_CLIENTS);
 	k->detach.callers[k->detach.nr_callers++] = caller;
 	k->detach.is_forced |= json_is_true(force);
 	return 1; /* keeper_watch() sees it */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What a process must do to itself before it may stand behind a block device. The server's main thread,
- * before any other thread exists.
+ * What a process must do to itself before it may stand behind a block device. The server's main
+ * thread, before any other thread exists.
  */
 #include "server/isolate.h"
 
@@ -30,7 +30,9 @@
 
 static bool isolate_has_mounts; /* of its own */
 
-/* A process group of its own, and deaf to what a terminal sends: the keeper alone says when to end. */
+/*
+ * A process group of its own, and deaf to what a terminal sends: the keeper alone says when to end.
+ */
 static void isolate_session(void)
 {
 	static const int deaf[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGTSTP };
@@ -40,13 +42,24 @@ static void isolate_session(void)
 		signal(deaf[i], SIG_IGN);
 }
 
-/* Mount points that are never storage to be unmounted, or that programs and their settings come from. */
+/*
+ * Mount points that are never storage to be unmounted, or that programs and their settings come
+ * from.
+ */
 static bool isolate_keeps(const char *mount_point)
 {
-	/* Of /etc those files that a container has from its host: names are looked up by them when there is no keeper. */
-	static const char *const exact[] = { "/",	   "/run",	       "/usr",
-					     "/etc",	   "/etc/hosts",       "/etc/resolv.conf",
-					     "/etc/hostname", "/etc/nsswitch.conf" };
+	/*
+	 * Of /etc those files that a container has from its host: names are looked up by them when
+	 * there is no keeper.
+	 */
+	static const char *const exact[] = { "/",
+					     "/run",
+					     "/usr",
+					     "/etc",
+					     "/etc/hosts",
+					     "/etc/resolv.conf",
+					     "/etc/hostname",
+					     "/etc/nsswitch.conf" };
 	static const char *const trees[] = { "/dev", "/proc", "/sys" };
 
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(exact); i++) {
@@ -64,8 +77,9 @@ static bool isolate_keeps(const char *mount_point)
 }
 
 /*
- * A mount namespace of its own. In a shared one the server may be the last process that holds a mount of
- * its own device: the kernel then unmounts it while the server exits, and waits for the server's answer.
+ * A mount namespace of its own. In a shared one the server may be the last process that holds a
+ * mount of its own device: the kernel then unmounts it while the server exits, and waits for the
+ * server's answer.
  */
 static void isolate_mounts(void)
 {
@@ -85,7 +99,8 @@ static bool isolate_is_needed(const char *mount_point, char *const *paths)
 	size_t len = strlen(mount_point);
 
 	for (; *paths; paths++) {
-		if (strncmp(*paths, mount_point, len) == 0 && ((*paths)[len] == '/' || !(*paths)[len]))
+		if (strncmp(*paths, mount_point, len) == 0 &&
+		    ((*paths)[len] == '/' || !(*paths)[len]))
 			return true;
 	}
 	return false;
@@ -114,7 +129,8 @@ bool ub_isolate_enter_mounts(int fd)
 	if (unshare(CLONE_FS) == 0 && setns(fd, CLONE_NEWNS) == 0 && unshare(CLONE_NEWNS) == 0 &&
 	    mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0)
 		return true;
-	ub_log(UB_LOG_WARNING, "names are looked up among the mounts that the server has kept: %s", strerror(errno));
+	ub_log(UB_LOG_WARNING, "names are looked up among the mounts that the server has kept: %s",
+	       strerror(errno));
 	return false;
 }
 
@@ -123,18 +139,20 @@ static void isolate_oom(void)
 	cleanup_fd int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 
 	if (fd < 0 || write(fd, ISOLATE_OOM_SCORE, strlen(ISOLATE_OOM_SCORE)) < 0)
-		ub_log(UB_LOG_WARNING, "cannot keep the OOM killer from the server: %s", strerror(errno));
+		ub_log(UB_LOG_WARNING, "cannot keep the OOM killer from the server: %s",
+		       strerror(errno));
 }
 
 int ub_isolate_lock_memory(struct ub_err *err)
 {
 	/*
-	 * All that is mapped now, and of what comes later each page that is touched; the back end lets
-	 * go of its store by itself.
+	 * All that is mapped now, and of what comes later each page that is touched; the back end
+	 * lets go of its store by itself.
 	 */
 	if (mlockall(MCL_CURRENT) < 0 || mlockall(MCL_FUTURE | MCL_ONFAULT) < 0)
 		return ub_err_errno(err, errno,
-				    "cannot lock the server's memory (raise RLIMIT_MEMLOCK, or give "
+				    "cannot lock the server's memory (raise RLIMIT_MEMLOCK, or "
+				    "give "
 				    "CAP_IPC_LOCK)");
 	return 0;
 }

@@ -26,11 +26,11 @@
 #include "server/isolate.h"
 #include "server/state.h"
 
-#define MOVE_PAUSE_MS	1000 /* longer, and the queues resume, and it is tried again */
-#define MOVE_TELL_MS	100  /* until a keeper that did not read is told again */
-#define MOVE_RETRY_MS	1000
-#define MOVE_SETTLE_MS	100
-#define MOVE_POLL_NS	(5L * 1000 * 1000)
+#define MOVE_PAUSE_MS  1000 /* longer, and the queues resume, and it is tried again */
+#define MOVE_TELL_MS   100  /* until a keeper that did not read is told again */
+#define MOVE_RETRY_MS  1000
+#define MOVE_SETTLE_MS 100
+#define MOVE_POLL_NS   (5L * 1000 * 1000)
 
 void ub_migration_init(struct ub_server_migration *m)
 {
@@ -39,19 +39,21 @@ void ub_migration_init(struct ub_server_migration *m)
 		m->next_fds[i] = -1;
 }
 
-/* ---- what the keeper is told ----------------------------------------------------------------------------------- */
+/* ---- what the keeper is told --------------------------------------------- */
 
 static void move_tell_untold(struct server *s)
 {
 	struct ub_server_migration *m = &s->migration;
 
-	if (!m->untold || ub_message_send(s->keeper_fd, &m->untold->header, NULL, 0, MSG_DONTWAIT) == -EAGAIN)
+	if (!m->untold ||
+	    ub_message_send(s->keeper_fd, &m->untold->header, NULL, 0, MSG_DONTWAIT) == -EAGAIN)
 		return;
 	free(m->untold);
 	m->untold = NULL;
 }
 
-static void move_tell(struct server *s, enum ub_migration_phase phase, const struct ub_err *err, uint64_t pause_us)
+static void move_tell(struct server *s, enum ub_migration_phase phase, const struct ub_err *err,
+		      uint64_t pause_us)
 {
 	struct ub_server_migration *m = &s->migration;
 	cleanup_free char *identity = NULL;
@@ -66,7 +68,11 @@ static void move_tell(struct server *s, enum ub_migration_phase phase, const str
 	len = identity ? strlen(identity) + 1 : 1;
 	msg = calloc(1, sizeof(*msg) + len);
 	if (!msg)
-		return; /* the keeper asks again when it wants to know: this server is in no better shape then */
+		/*
+		 * the keeper asks again when it wants to know: this server is in no better shape
+		 * then
+		 */
+		return;
 	msg->header.type = UB_MSG_MIGRATION;
 	msg->header.len_bytes = (uint32_t)(sizeof(*msg) + len);
 	msg->id = m->id;
@@ -87,25 +93,31 @@ static void move_tell(struct server *s, enum ub_migration_phase phase, const str
 	move_tell_untold(s);
 }
 
-/* ---- the thread: opening ------------------------------------------------------------------------------------------- */
+/* ---- the thread: opening ------------------------------------------------- */
 
-/* What the device has announced cannot be taken back: everything that the destination lacks is named. */
-static int move_compare(const struct ub_limits *device, const struct ub_limits *dest, struct ub_err *err)
+/*
+ * What the device has announced cannot be taken back: everything that the destination lacks is
+ * named.
+ */
+static int move_compare(const struct ub_limits *device, const struct ub_limits *dest,
+			struct ub_err *err)
 {
 	struct ub_text_list d = { .len = 0 };
 
 	if (dest->size_bytes < device->size_bytes)
-		ub_text_list_add(&d, "it has %llu bytes and the device %llu", (unsigned long long)dest->size_bytes,
+		ub_text_list_add(&d, "it has %llu bytes and the device %llu",
+				 (unsigned long long)dest->size_bytes,
 				 (unsigned long long)device->size_bytes);
 	if (dest->logical_block_bytes > device->logical_block_bytes)
-		ub_text_list_add(&d, "its smallest block is %u bytes and the device's %u", dest->logical_block_bytes,
-				 device->logical_block_bytes);
+		ub_text_list_add(&d, "its smallest block is %u bytes and the device's %u",
+				 dest->logical_block_bytes, device->logical_block_bytes);
 	if (dest->read_only)
 		ub_text_list_add(&d, "it is read only");
 	if (d.len)
 		return ub_err_set(err, EINVAL, "the destination does not fit: %s", d.text);
 	if (device->can_flush && !dest->can_flush)
-		ub_log(UB_LOG_WARNING, "the destination has no flush, and the source has: what it acknowledges may be lost when it "
+		ub_log(UB_LOG_WARNING, "the destination has no flush, and the source has: what it "
+				       "acknowledges may be lost when it "
 				       "fails");
 	return 0;
 }
@@ -202,7 +214,7 @@ static void *move_open_thread(void *arg)
 	return NULL;
 }
 
-/* ---- the thread: closing --------------------------------------------------------------------------------------------- */
+/* ---- the thread: closing ------------------------------------------------- */
 
 /* False: the process ends, and nothing need be taken apart. */
 static bool move_wait_until(struct server *s, bool (*is_so)(struct server *, void *), void *arg)
@@ -298,7 +310,7 @@ static int move_start_thread(struct server *s, void *(*run)(void *), struct ub_e
 	return ret ? ub_err_errno(err, ret, "a thread for the migration") : 0;
 }
 
-/* ---- the end of one ----------------------------------------------------------------------------------------------------- */
+/* ---- the end of one ------------------------------------------------------ */
 
 static void move_free_options(struct ub_server_migration *m)
 {
@@ -324,7 +336,8 @@ static void move_close(struct server *s, struct ub_backend *leaving, struct ub_b
 	m->leaving_bqs = bqs;
 	m->stage = UB_MOVE_CLOSING;
 	if (move_start_thread(s, move_close_thread, &err) != 0)
-		ub_log(UB_LOG_ERROR, "%s: what was left behind stays open", err.text); /* and no other migration begins */
+		/* and no other migration begins */
+		ub_log(UB_LOG_ERROR, "%s: what was left behind stays open", err.text);
 }
 
 static void move_begin_next(struct server *s)
@@ -374,7 +387,7 @@ static void move_fail(struct server *s)
 	move_close(s, m->dest, m->dest_bqs);
 }
 
-/* ---- steps -------------------------------------------------------------------------------------------------------------- */
+/* ---- steps --------------------------------------------------------------- */
 
 static void move_pause(struct server *s, enum ub_server_migration_stage stage)
 {
@@ -440,7 +453,8 @@ static void move_put_in(struct server *s)
 			move_put_off(s, UB_MOVE_WAIT_IN);
 		return;
 	}
-	ub_mirror_set_rate(&m->mirror, m->rate_bytes); /* it may have changed since the mirror was made */
+	/* it may have changed since the mirror was made */
+	ub_mirror_set_rate(&m->mirror, m->rate_bytes);
 	m->source_bqs = ub_device_swap(&s->device, &m->mirror, m->mirror_bqs);
 	move_unpause(s, UB_MOVE_MIRRORING);
 	move_tell(s, UB_MIGRATION_COPYING, NULL, 0);
@@ -466,8 +480,8 @@ static void move_mirror_failed(struct server *s)
 	bool is_source;
 	int code = ub_mirror_error(&m->mirror, &is_source);
 
-	ub_err_set(&m->err, code ? code : EIO, "the %s answered with an error: %s", is_source ? "source" : "destination",
-		   strerror(code ? code : EIO));
+	ub_err_set(&m->err, code ? code : EIO, "the %s answered with an error: %s",
+		   is_source ? "source" : "destination", strerror(code ? code : EIO));
 	move_stop(s);
 }
 
@@ -483,12 +497,16 @@ static void move_look_at_mirror(struct server *s)
 		return;
 	case UB_MIRROR_OUT:
 		if (move_has_settled(s, m->dest))
-			ub_err_set(&err, ENOLINK, "the destination does not answer, or not within %llu ms: it goes on when it does",
+			ub_err_set(&err, ENOLINK,
+				   "the destination does not answer, or not within %llu ms: it "
+				   "goes on when it does",
 				   (unsigned long long)m->late_ms);
 		else
 			ub_err_set(&err, ENOLINK,
-				   "a connection to the destination was lost, and what it had in flight may still land there: it "
-				   "goes on when that is over (--fence-timeout, or the verb fenced)");
+				   "a connection to the destination was lost, and what it had in "
+				   "flight may still land there: it "
+				   "goes on when that is over (--fence-timeout, or the verb "
+				   "fenced)");
 		move_tell(s, UB_MIGRATION_PAUSED, &err, 0);
 		return;
 	case UB_MIRROR_IN_STEP:
@@ -533,7 +551,9 @@ static void move_flushed(struct server *s)
 	move_pause(s, UB_MOVE_PAUSE_CUT);
 }
 
-/* Not now: I/O that is in flight, or a flush, takes too long, or the destination has fallen behind. */
+/*
+ * Not now: I/O that is in flight, or a flush, takes too long, or the destination has fallen behind.
+ */
 static void move_resume(struct server *s)
 {
 	struct ub_server_migration *m = &s->migration;
@@ -589,14 +609,16 @@ static int move_write_fact(struct server *s, struct ub_err *err)
 	move_note_cut(s, m->cookie);
 	if (ret == 0 && !move_has_keeper(s))
 		ret = ub_err_set(err, ECANCELED, "the keeper is gone");
-	if (ret == 0 && pwrite(m->side_fd, &m->cookie, sizeof(m->cookie), 0) != (ssize_t)sizeof(m->cookie))
+	if (ret == 0 &&
+	    pwrite(m->side_fd, &m->cookie, sizeof(m->cookie), 0) != (ssize_t)sizeof(m->cookie))
 		ret = ub_err_errno(err, errno, "which side counts cannot be written down");
 	if (ret) {
 		move_note_cut(s, 0);
 		return ret;
 	}
 	if (ub_step("migrate-cut", err))
-		_exit(UB_EXIT_FAILED); /* there is no way back, and the next server knows which side it is */
+		/* there is no way back, and the next server knows which side it is */
+		_exit(UB_EXIT_FAILED);
 	return 0;
 }
 
@@ -632,7 +654,8 @@ static void move_cut_flushed(struct server *s)
 		move_put_off(s, UB_MOVE_FLUSH);
 		return;
 	}
-	if (ub_mirror_state(&m->mirror) != UB_MIRROR_IN_STEP || ub_mirror_flushed(&m->mirror) < 0 || m->is_unwanted) {
+	if (ub_mirror_state(&m->mirror) != UB_MIRROR_IN_STEP || ub_mirror_flushed(&m->mirror) < 0 ||
+	    m->is_unwanted) {
 		move_resume(s);
 		return;
 	}
@@ -742,7 +765,7 @@ int ub_migration_wait_ms(const struct server *s)
 	return until <= now ? 0 : (int)(until - now);
 }
 
-/* ---- messages ------------------------------------------------------------------------------------------------------------ */
+/* ---- messages ------------------------------------------------------------ */
 
 static int move_check(const struct server *s, struct ub_err *err)
 {
@@ -769,7 +792,8 @@ static int move_make_fds(struct server *s, struct ub_err *err)
 	return 0;
 }
 
-static void move_tell_of_next(struct server *s, enum ub_migration_phase phase, const struct ub_err *err)
+static void move_tell_of_next(struct server *s, enum ub_migration_phase phase,
+			      const struct ub_err *err)
 {
 	struct ub_server_migration *m = &s->migration;
 	enum ub_migration_phase told = m->told;
@@ -783,7 +807,8 @@ static void move_tell_of_next(struct server *s, enum ub_migration_phase phase, c
 }
 
 /* It comes when what the last one left behind is closed. */
-static int move_keep_for_later(struct server *s, const struct ub_msg_migrate *msg, int fds[], struct ub_err *err)
+static int move_keep_for_later(struct server *s, const struct ub_msg_migrate *msg, int fds[],
+			       struct ub_err *err)
 {
 	struct ub_server_migration *m = &s->migration;
 
@@ -796,7 +821,10 @@ static int move_keep_for_later(struct server *s, const struct ub_msg_migrate *ms
 		ub_close(&m->next_fds[i]);
 		m->next_fds[i] = ub_steal_fd(&fds[i]);
 	}
-	/* Else the keeper thinks that nobody has heard it: what is closed may take its fence's time. */
+	/*
+	 * Else the keeper thinks that nobody has heard it: what is closed may take its fence's
+	 * time.
+	 */
 	move_tell_of_next(s, UB_MIGRATION_CONNECTING, NULL);
 	return 0;
 }
@@ -902,7 +930,8 @@ static void move_cancel(struct server *s)
 	ub_migration_step(s);
 }
 
-int ub_migration_control(struct server *s, const struct ub_msg_migrate_control *msg, struct ub_err *err)
+int ub_migration_control(struct server *s, const struct ub_msg_migrate_control *msg,
+			 struct ub_err *err)
 {
 	struct ub_server_migration *m = &s->migration;
 

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A migration as the server carries it out: message.h has its phases. The main thread takes a step whenever something has
- * happened; what may block (opening the destination, closing what is left behind) a thread of its own does.
+ * A migration as the server carries it out: message.h has its phases. The main thread takes a step
+ * whenever something has happened; what may block (opening the destination, closing what is left
+ * behind) a thread of its own does.
  *
- *   MIGRATE ─► thread: open, compare, queues ─► READY ─GO─► pause ─ mirror in ─ resume ─► copying ⇄ out of step
- *                                                                                             │ in step
- *     MOVED ◄─ resume ◄─ swap ◄─ the fact is written ◄─ flush both ◄─ pause ◄─ flush both ◄───┘
- *    FAILED ◄─ resume ◄─ mirror out ◄─ pause ◄─ mirror stops ◄──── any error, CANCEL, no keeper any more
+ *   MIGRATE ─► thread: open, compare, queues ─► READY ─GO─► pause ─ mirror in ─ resume ─┐
+ *                                                                                       ▼
+ *                                                                    copying ⇄ out of step
+ *                                                                       │ in step
+ *     MOVED ◄─ resume ◄─ swap ◄─ the fact is written ◄─ flush both ◄─ pause ◄─ flush both
+ *    FAILED ◄─ resume ◄─ mirror out ◄─ pause ◄─ mirror stops ◄─ any error, CANCEL, no keeper
  *
- * What was taken out of the device leaves the queues' rings, and is closed when nothing that was sent to it can be
- * executed any more.
+ * What was taken out of the device leaves the queues' rings, and is closed when nothing that was
+ * sent to it can be executed any more.
  */
 #ifndef UB_SERVER_MIGRATE_H
 #define UB_SERVER_MIGRATE_H
@@ -27,29 +30,30 @@ struct server;
 
 enum ub_server_migration_stage {
 	UB_MOVE_NONE,
-	UB_MOVE_OPENING,   /* the thread */
-	UB_MOVE_OPEN,	   /* until GO */
+	UB_MOVE_OPENING, /* the thread */
+	UB_MOVE_OPEN,	 /* until GO */
 	UB_MOVE_PAUSE_IN,
-	UB_MOVE_WAIT_IN,   /* I/O in flight took too long: it is tried again */
+	UB_MOVE_WAIT_IN, /* I/O in flight took too long: it is tried again */
 	UB_MOVE_MIRRORING,
-	UB_MOVE_FLUSH,	   /* both sides, so that there is less to do in the pause */
+	UB_MOVE_FLUSH, /* both sides, so that there is less to do in the pause */
 	UB_MOVE_PAUSE_CUT,
 	UB_MOVE_FLUSH_CUT, /* paused */
 	UB_MOVE_STOPPING,  /* the mirror */
 	UB_MOVE_PAUSE_OUT,
-	UB_MOVE_CLOSING,   /* the thread */
+	UB_MOVE_CLOSING, /* the thread */
 };
 
 struct ub_server_migration {
 	enum ub_server_migration_stage stage;
 	enum ub_migration_phase told; /* the keeper, last */
 	uint32_t id;
-	bool may_cut; /* nobody is to be waited for */
+	bool may_cut;	  /* nobody is to be waited for */
 	bool is_unwanted; /* cancelled, or without a keeper */
-	bool is_dead; /* all I/O of the device was cancelled */
+	bool is_dead;	  /* all I/O of the device was cancelled */
 	uint64_t cookie, rate_bytes, late_ms, size_bytes;
 	int side_fd, mounts_fd, dest_fd; /* -1: none */
-	int cancel_fd, event_fd; /* for the thread, and from it and the mirror; -1 until the first migration */
+	/* for the thread, and from it and the mirror; -1 until the first migration */
+	int cancel_fd, event_fd;
 	char *options, *more_options; /* the second one may be NULL */
 	char kind[16];
 	struct ub_err err;
@@ -58,31 +62,40 @@ struct ub_server_migration {
 	pthread_t thread;
 	bool has_thread;
 	_Atomic bool thread_is_done;
-	_Atomic bool must_hurry; /* the process ends */
+	_Atomic bool must_hurry;       /* the process ends */
 	_Atomic uint64_t fenced_event; /* for the other side, until it is told; 0: none */
 	int thread_result;
 	struct ub_backend *dest;
 	struct ub_backend *leaving; /* of the two sides the one that is closed */
 	struct ub_backend mirror;
-	struct ub_backend_queue *source_bqs, *dest_bqs, *mirror_bqs, *leaving_bqs; /* NULL: none, or the device's */
+	/* NULL: none, or the device's */
+	struct ub_backend_queue *source_bqs, *dest_bqs, *mirror_bqs, *leaving_bqs;
 
 	struct ub_msg_migration *untold; /* that the keeper had no room for; NULL: none */
 	bool is_flushing;
 	uint64_t paused_ns, deadline_ms, not_before_ms; /* 0: none */
-	struct ub_msg_migrate *next; /* that came while the last one was still being closed; with its descriptors */
+	/* that came while the last one was still being closed; with its descriptors */
+	struct ub_msg_migrate *next;
 	int next_fds[UB_MESSAGE_MAX_FDS];
 };
 
 void ub_migration_init(struct ub_server_migration *m);
 
-/* MIGRATE and MIGRATE_CONTROL. 0 or -errno with *err: the message was none; whatever else fails is told by MIGRATION. */
+/*
+ * MIGRATE and MIGRATE_CONTROL. 0 or -errno with *err: the message was none; whatever else fails is
+ * told by MIGRATION.
+ */
 int ub_migration_begin(struct server *s, struct ub_msg_migrate *msg, int fds[], struct ub_err *err);
-int ub_migration_control(struct server *s, const struct ub_msg_migrate_control *msg, struct ub_err *err);
+int ub_migration_control(struct server *s, const struct ub_msg_migrate_control *msg,
+			 struct ub_err *err);
 
 /* FENCED, for the side that is not the device's, if it is open. */
 void ub_migration_fenced(struct server *s, const struct ub_msg_fenced *msg);
 
-/* Something has happened: the device's event, or the time that ub_migration_wait_ms() named is over. */
+/*
+ * Something has happened: the device's event, or the time that ub_migration_wait_ms() named is
+ * over.
+ */
 void ub_migration_step(struct server *s);
 int ub_migration_wait_ms(const struct server *s); /* -1: for ever */
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The server's main thread: takes the keeper's messages, opens the back end and the device, and waits
- * while the queue threads serve. It does nothing on its own account.
+ * The server's main thread: takes the keeper's messages, opens the back end and the device, and
+ * waits while the queue threads serve. It does nothing on its own account.
  *
  *   NEW ──CONFIG──► OPEN ──SERVE──► READY ──TAKE──► SERVING ──LIVE──► LIVE        OVER: it ends
  *
- * When the keeper goes before the device is live the server ends; a live one serves on, and so does one that recovers
- * it. A standby waits: it may be the last one who has what the device is made of.
+ * When the keeper goes before the device is live the server ends; a live one serves on, and so does
+ * one that recovers it. A standby waits: it may be the last one who has what the device is made of.
  */
 #include "server/server.h"
 
@@ -43,10 +43,12 @@
 #include "ublk/device.h"
 #include "ublk/params.h"
 
-#define SERVER_LAST_WORDS 3 /* messages of a visitor that are read before the next one takes its place */
+/* messages of a visitor that are read before the next one takes its place */
+#define SERVER_LAST_WORDS 3
 
-#define SERVER_LINK_MS	  1000 /* for a keeper that does not read what it is told */
-#define SERVER_STALE_MS	  1000 /* how often a standby without a keeper looks whether there is still a device */
+#define SERVER_LINK_MS 1000 /* for a keeper that does not read what it is told */
+/* how often a standby without a keeper looks whether there is still a device */
+#define SERVER_STALE_MS 1000
 
 static int server_log_fd = -1;
 static struct ub_stats_page *_Atomic server_stats; /* once it is mapped */
@@ -63,7 +65,10 @@ static bool server_log(enum ub_log_level level, const char *line)
 	return ub_message_send(server_log_fd, &msg.header, NULL, 0, MSG_DONTWAIT) == 0;
 }
 
-/* What the back end said of itself last. Its threads write it, seldom, and the main thread reads it. */
+/*
+ * What the back end said of itself last. Its threads write it, seldom, and the main thread reads
+ * it.
+ */
 static struct server_health {
 	pthread_mutex_t lock;
 	enum ub_health value;
@@ -102,11 +107,15 @@ static void server_over(struct server *s, int status)
 /* A connection that was made, or (-1) closed. Any thread; the keeper resets it when we are gone. */
 static void server_tell_socket(uint32_t id, int fd, bool is_destination)
 {
-	struct ub_msg_link msg = { .header = { .len_bytes = sizeof(msg) }, .id = id, .is_destination = is_destination };
+	struct ub_msg_link msg = { .header = { .len_bytes = sizeof(msg) },
+				   .id = id,
+				   .is_destination = is_destination };
 
 	msg.header.type = fd >= 0 ? UB_MSG_LINK : UB_MSG_UNLINK;
-	while (ub_message_send(UB_SERVER_SOCKET_FD, &msg.header, &fd, fd >= 0, MSG_DONTWAIT) == -EAGAIN) {
-		if (poll(&(struct pollfd){ .fd = UB_SERVER_SOCKET_FD, .events = POLLOUT }, 1, SERVER_LINK_MS) > 0)
+	while (ub_message_send(UB_SERVER_SOCKET_FD, &msg.header, &fd, fd >= 0, MSG_DONTWAIT) ==
+	       -EAGAIN) {
+		if (poll(&(struct pollfd){ .fd = UB_SERVER_SOCKET_FD, .events = POLLOUT }, 1,
+			 SERVER_LINK_MS) > 0)
 			continue;
 		/* At its last close it is reset all the same: keepers of version 3 wait instead. */
 		if (fd >= 0 && server_stats)
@@ -154,8 +163,8 @@ static void server_health_changed(void *arg)
 	eventfd_t ignored;
 
 	eventfd_read(server_health.event_fd, &ignored);
-	if (server_get_health(err.text, sizeof(err.text)) == UB_HEALTH_FAILED &&
-	    !s->served_pid && s->phase > SERVER_NEW && s->phase < SERVER_LIVE)
+	if (server_get_health(err.text, sizeof(err.text)) == UB_HEALTH_FAILED && !s->served_pid &&
+	    s->phase > SERVER_NEW && s->phase < SERVER_LIVE)
 		server_fail(s, &err);
 }
 
@@ -182,13 +191,14 @@ void ub_server_drop_mounts(const struct ub_backend_config *cfg)
 		free(paths[i]);
 }
 
-/* ---- messages -------------------------------------------------------------------------------------- */
+/* ---- messages ------------------------------------------------------------ */
 
 /* What the next server is to know of what was opened goes with the limits. */
 static int server_send_limits(struct server *s, struct ub_err *err)
 {
 	const struct ub_backend_ops *ops = s->backend->ops;
-	cleanup_free char *identity = ops->get_identity ? ops->get_identity(s->backend) : strdup("");
+	cleanup_free char *identity =
+		ops->get_identity ? ops->get_identity(s->backend) : strdup("");
 	size_t text_bytes = identity ? strlen(identity) + 1 : 0;
 	struct ub_msg_limits *reply = calloc(1, sizeof(*reply) + text_bytes);
 	cleanup_free void *free_reply = reply;
@@ -205,7 +215,8 @@ static int server_send_limits(struct server *s, struct ub_err *err)
 	return ret ? ub_err_errno(err, -ret, "the message to the keeper") : 0;
 }
 
-static int server_configure(struct server *s, struct ub_msg_config *msg, int fds[], struct ub_err *err)
+static int server_configure(struct server *s, struct ub_msg_config *msg, int fds[],
+			    struct ub_err *err)
 {
 	const char *identity = ub_message_string(&msg->header, sizeof(*msg), 1);
 	struct ub_backend_config cfg = { .kind = msg->kind, .options = msg->options };
@@ -248,12 +259,16 @@ static int server_map_stats(struct server *s, unsigned nr_queues, struct ub_err 
 		s->stats = NULL;
 		ret = -errno;
 	}
-	/* What is mapped is locked on its first use only; the queues' threads must not wait for that. */
+	/*
+	 * What is mapped is locked on its first use only; the queues' threads must not wait for
+	 * that.
+	 */
 	if (s->stats && mlock(s->stats, s->stats_bytes) < 0)
 		ret = -errno;
 	if (ret)
 		return ub_err_errno(err, -ret,
-				    "cannot lock a statistics page of %zu bytes (raise RLIMIT_MEMLOCK, or give "
+				    "cannot lock a statistics page of %zu bytes (raise "
+				    "RLIMIT_MEMLOCK, or give "
 				    "CAP_IPC_LOCK)",
 				    s->stats_bytes);
 	s->backend->stats = &s->stats->backends[ub_stat_side(s->stats)];
@@ -282,7 +297,8 @@ static int server_map_ledger(struct server *s, unsigned nr_queues, unsigned dept
 		ret = -errno;
 	if (ret)
 		return ub_err_errno(err, -ret,
-				    "cannot lock a ledger of %zu bytes (raise RLIMIT_MEMLOCK, or give "
+				    "cannot lock a ledger of %zu bytes (raise RLIMIT_MEMLOCK, or "
+				    "give "
 				    "CAP_IPC_LOCK)",
 				    s->ledger_bytes);
 	if (ub_ledger_check(s->ledger, s->ledger_bytes, nr_queues, depth + UB_INTERNAL_SLOTS) < 0)
@@ -334,8 +350,8 @@ static void server_watch_the_one_before(struct server *s)
 }
 
 /*
- * The keeper does, too; but it may die in the same moment. It asks for this when it has ours: else it would take those
- * of the other one, which are here then, for ours.
+ * The keeper does, too; but it may die in the same moment. It asks for this when it has ours: else
+ * it would take those of the other one, which are here then, for ours.
  */
 static int server_hold_rings(struct server *s, struct ub_err *err)
 {
@@ -343,11 +359,13 @@ static int server_hold_rings(struct server *s, struct ub_err *err)
 		return ub_err_set(err, EPROTO, "an unexpected HOLD message");
 	server_watch_the_one_before(s);
 	if (s->served_pidfd >= 0)
-		ub_rings_hold(&s->served_rings, s->served_pid, s->served_pidfd, s->device.config.nr_queues);
+		ub_rings_hold(&s->served_rings, s->served_pid, s->served_pidfd,
+			      s->device.config.nr_queues);
 	return 0;
 }
 
-static int server_serve(struct server *s, const struct ub_msg_serve *msg, int fds[], struct ub_err *err)
+static int server_serve(struct server *s, const struct ub_msg_serve *msg, int fds[],
+			struct ub_err *err)
 {
 	struct ub_device_config config = {
 		.dev_id = msg->dev_id,
@@ -381,7 +399,7 @@ static int server_serve(struct server *s, const struct ub_msg_serve *msg, int fd
 	if (ret)
 		return ret;
 	config.stats = s->stats;
-	config.affinity = (const uint8_t (*)[UB_CPU_MASK_BYTES])s->affinity;
+	config.affinity = (const uint8_t(*)[UB_CPU_MASK_BYTES])s->affinity;
 	config.arena_fd = s->arena_fd;
 	s->phase = SERVER_READY;
 	ret = ub_device_prepare(&s->device, &config, s->backend, err);
@@ -402,19 +420,23 @@ static int server_take(struct server *s, struct ub_err *err)
 	ret = ub_device_take(&s->device, err);
 	if (ret)
 		return ret;
-	/* Before: a keeper that hears nothing of it must be able to take it for granted that nothing was fetched. */
+	/*
+	 * Before: a keeper that hears nothing of it must be able to take it for granted that
+	 * nothing was fetched.
+	 */
 	ub_message_send_type(s->keeper_fd, UB_MSG_TAKING);
 	ub_device_fetch(&s->device);
 	server_listen(s);
 	return 0;
 }
 
-/* ---- another size --------------------------------------------------------------------------------- */
+/* ---- another size -------------------------------------------------------- */
 
 /* The answer is about the size that the back end has, whichever that is. */
 static void server_resized(struct server *s, const struct ub_err *err)
 {
-	struct ub_msg_resized answer = { .header = { .type = UB_MSG_RESIZED, .len_bytes = sizeof(answer) } };
+	struct ub_msg_resized answer = { .header = { .type = UB_MSG_RESIZED,
+						     .len_bytes = sizeof(answer) } };
 
 	answer.id = s->resize.id;
 	answer.code = (uint32_t)err->code;
@@ -436,9 +458,11 @@ static int server_resize_check(struct server *s, uint64_t *size, struct ub_err *
 		return ub_err_set(err, EAGAIN, "it is being upgraded: try again");
 	if (!ops->resize || (*size == 0 && !ops->get_size))
 		return ub_err_set(err, EOPNOTSUPP, "a device of %s %s", ops->name,
-				  ops->resize ? "has no size by itself: say which it shall have" : "keeps its size");
+				  ops->resize ? "has no size by itself: say which it shall have" :
+						"keeps its size");
 	if (*size % l->logical_block_bytes)
-		return ub_err_set(err, EINVAL, "a size of %llu bytes is not a multiple of the block size %u",
+		return ub_err_set(err, EINVAL,
+				  "a size of %llu bytes is not a multiple of the block size %u",
 				  (unsigned long long)*size, l->logical_block_bytes);
 	if (*size && *size <= l->size_bytes)
 		return 0;
@@ -449,17 +473,23 @@ static int server_resize_check(struct server *s, uint64_t *size, struct ub_err *
 		return ret;
 	if (*size == 0 && most < l->size_bytes)
 		return ub_err_set(err, ESTALE,
-				  "what stands behind it has %llu bytes now, and the device %llu: it is not made smaller by itself",
+				  "what stands behind it has %llu bytes now, and the device %llu: "
+				  "it is not made smaller by itself",
 				  (unsigned long long)most, (unsigned long long)l->size_bytes);
 	if (*size > most)
-		return ub_err_set(err, ERANGE, "what stands behind it has %llu bytes: the device cannot have %llu",
+		return ub_err_set(err, ERANGE,
+				  "what stands behind it has %llu bytes: the device cannot have "
+				  "%llu",
 				  (unsigned long long)most, (unsigned long long)*size);
 	if (*size == 0)
 		*size = most;
 	return 0;
 }
 
-/* A device that grows has all behind it before a queue lets the first I/O there pass; one that shrinks loses it last. */
+/*
+ * A device that grows has all behind it before a queue lets the first I/O there pass; one that
+ * shrinks loses it last.
+ */
 static int server_resize_begin(struct server *s, struct ub_err *err)
 {
 	uint64_t size = s->resize.size_bytes;
@@ -468,7 +498,8 @@ static int server_resize_begin(struct server *s, struct ub_err *err)
 	if (s->phase != SERVER_LIVE)
 		return ub_err_set(err, EAGAIN, "the device is not live yet");
 	if (ub_migration_is_on(s))
-		return ub_err_set(err, EBUSY, "the device is being moved: try again when it has been");
+		return ub_err_set(err, EBUSY,
+				  "the device is being moved: try again when it has been");
 	ret = server_resize_check(s, &size, err);
 	if (ret == 0)
 		ret = ub_step("server-resize", err);
@@ -489,14 +520,18 @@ static int server_resize(struct server *s, const struct ub_msg_resize *msg, stru
 	if (msg->header.len_bytes < UB_V3_BYTES_RESIZE)
 		return ub_err_set(err, EPROTO, "an unexpected RESIZE message");
 	if (s->is_resizing) {
-		/* The one before is still waited for: this one comes to its end with it, if it wants the same. */
+		/*
+		 * The one before is still waited for: this one comes to its end with it, if it
+		 * wants the same.
+		 */
 		if (msg->size_bytes == s->resize.size_bytes) {
 			s->resize.id = msg->id;
 			return 0;
 		}
 		struct ub_msg_resize before = s->resize;
 
-		ub_err_set(&refusal, EBUSY, "I/O behind the end of %llu bytes is still in flight: try again",
+		ub_err_set(&refusal, EBUSY,
+			   "I/O behind the end of %llu bytes is still in flight: try again",
 			   (unsigned long long)before.size_bytes);
 		s->resize.id = msg->id;
 		server_resized(s, &refusal);
@@ -594,7 +629,8 @@ static int server_apply(struct server *s, const struct ub_settings *settings, st
 
 static int server_set(struct server *s, const struct ub_msg_set *msg, struct ub_err *err)
 {
-	struct ub_msg_text answer = { .header = { .type = UB_MSG_SET, .len_bytes = sizeof(answer) } };
+	struct ub_msg_text answer = { .header = { .type = UB_MSG_SET,
+						  .len_bytes = sizeof(answer) } };
 	struct ub_err refusal = { 0 };
 
 	if (msg->header.len_bytes < UB_V3_BYTES_SET)
@@ -625,7 +661,8 @@ static void server_cancel(struct server *s)
 	ub_device_cancel(&s->device);
 }
 
-static int server_handle(struct server *s, struct ub_msg_header *header, int fds[], struct ub_err *err)
+static int server_handle(struct server *s, struct ub_msg_header *header, int fds[],
+			 struct ub_err *err)
 {
 	switch (header->type) {
 	case UB_MSG_CONFIG:
@@ -684,7 +721,9 @@ static void server_close_fds(int fds[])
 		ub_close(&fds[i]);
 }
 
-/* A standby alone: once the server before it is dead, it is who knows what the device is made of. */
+/*
+ * A standby alone: once the server before it is dead, it is who knows what the device is made of.
+ */
 static void server_stand_alone(struct server *s)
 {
 	if (s->served_pidfd < 0)
@@ -729,7 +768,7 @@ static void server_keeper_event(void *arg)
 		server_fail(s, &err);
 }
 
-/* ---- server.sock: a verb that needs the server itself, such as a forced detach --------------------------- */
+/* ---- server.sock: a verb that needs the server itself, such as a forced detach ---- */
 
 static void server_visitor_leaves(struct server *s)
 {
@@ -745,9 +784,10 @@ static void server_tell_health(const struct server *s)
 	msg.value = server_get_health(msg.text, sizeof(msg.text));
 	len = strlen(msg.text);
 	/* How it began, and why it has not ended. */
-	if (msg.value == UB_HEALTH_OFFLINE && s->phase == SERVER_LIVE && s->backend->ops->describe_outage &&
-	    len + 3 < sizeof(msg.text)) {
-		s->backend->ops->describe_outage(s->backend, msg.text + len + 2, sizeof(msg.text) - len - 2);
+	if (msg.value == UB_HEALTH_OFFLINE && s->phase == SERVER_LIVE &&
+	    s->backend->ops->describe_outage && len + 3 < sizeof(msg.text)) {
+		s->backend->ops->describe_outage(s->backend, msg.text + len + 2,
+						 sizeof(msg.text) - len - 2);
 		if (msg.text[len + 2])
 			memcpy(msg.text + len, "; ", 2);
 	}
@@ -757,7 +797,8 @@ static void server_tell_health(const struct server *s)
 /* A keeper comes, and gets all that its predecessor had. */
 static int server_adopt(struct server *s)
 {
-	struct ub_msg_adopted msg = { .header = { .type = UB_MSG_ADOPTED, .len_bytes = sizeof(msg) } };
+	struct ub_msg_adopted msg = { .header = { .type = UB_MSG_ADOPTED,
+						  .len_bytes = sizeof(msg) } };
 	const int all[UB_NR_SERVE_FDS] = { [UB_FD_STATS] = s->stats_fd,
 					   [UB_FD_LISTEN] = s->listen_fd,
 					   [UB_FD_ARENA] = s->arena_fd,
@@ -813,7 +854,8 @@ static bool server_visitor_hear(struct server *s)
 		/* It may have asked and gone already: what it asked is still to be read. */
 		ub_message_send_hello(s->visitor_fd);
 	} else if (ret == 0 && header->type == UB_MSG_CANCEL && s->visitor_greeted) {
-		ub_log(UB_LOG_WARNING, "all I/O is failed from now on: a forced detach asked for it");
+		ub_log(UB_LOG_WARNING,
+		       "all I/O is failed from now on: a forced detach asked for it");
 		server_cancel(s);
 		ub_message_send_type(s->visitor_fd, UB_MSG_CANCEL);
 	} else if (ret == 0 && header->type == UB_MSG_HEALTH && s->visitor_greeted) {
@@ -845,7 +887,10 @@ static void server_visitor_arrives(void *arg)
 	if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 ||
 	    peer.uid != geteuid())
 		return;
-	/* The newest counts: a silent one must not lock others out. But what the one before said is heard. */
+	/*
+	 * The newest counts: a silent one must not lock others out. But what the one before said is
+	 * heard.
+	 */
 	for (unsigned i = 0; i < SERVER_LAST_WORDS && s->visitor_fd >= 0; i++) {
 		if (!server_visitor_hear(s))
 			break;
@@ -857,7 +902,7 @@ static void server_visitor_arrives(void *arg)
 	ub_loop_add(&s->loop, s->visitor_fd, server_visitor_event, s);
 }
 
-/* ---- main -------------------------------------------------------------------------------------------------- */
+/* ---- main ---------------------------------------------------------------- */
 
 static void server_destroy(struct server *s)
 {

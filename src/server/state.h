@@ -11,7 +11,14 @@
 #include "server/yield.h"
 #include "ublk/device.h"
 
-enum server_phase { SERVER_NEW, SERVER_OPEN, SERVER_READY, SERVER_SERVING, SERVER_LIVE, SERVER_OVER };
+enum server_phase {
+	SERVER_NEW,
+	SERVER_OPEN,
+	SERVER_READY,
+	SERVER_SERVING,
+	SERVER_LIVE,
+	SERVER_OVER
+};
 
 struct server {
 	struct ub_loop loop;
@@ -21,9 +28,12 @@ struct server {
 	bool has_keeper;
 	_Atomic unsigned keeper_version; /* of the messages, as spoken there; any thread reads */
 	pid_t served_pid; /* a standby's: of the server before it; 0: this is the first one */
-	int served_pidfd; /* of that one, once the keeper has gone, or while its rings are held; -1: it is not watched */
+	/*
+	 * of that one, once the keeper has gone, or while its rings are held; -1: it is not watched
+	 */
+	int served_pidfd;
 	struct ub_held_rings served_rings;
-	int listen_fd; /* server.sock; -1 until SERVE */
+	int listen_fd;	/* server.sock; -1 until SERVE */
 	int visitor_fd; /* one verb at a time; -1: none */
 	bool visitor_greeted;
 	unsigned visitor_version;
@@ -33,9 +43,9 @@ struct server {
 	int ledger_fd;
 	bool said_ready, said_fetching;
 	struct ub_server_yield yield;
-	bool is_resizing; /* the queues have been told, and have not confirmed yet */
+	bool is_resizing;	     /* the queues have been told, and have not confirmed yet */
 	struct ub_msg_resize resize; /* as it was asked for, with the size that it comes to */
-	struct ub_backend *backend; /* the device's: the first, or what it was moved to */
+	struct ub_backend *backend;  /* the device's: the first, or what it was moved to */
 	struct ub_backend first_backend;
 	struct ub_device device;
 	struct ub_stats_page *stats;
@@ -47,7 +57,10 @@ struct server {
 	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)];
 };
 
-/* The mounts that a back end needs are known with its name and its options; all others go. Also of a thread's own. */
+/*
+ * The mounts that a back end needs are known with its name and its options; all others go. Also of
+ * a thread's own.
+ */
 void ub_server_drop_mounts(const struct ub_backend_config *cfg);
 
 #endif

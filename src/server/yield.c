@@ -93,14 +93,15 @@ static void yield_refuse_flush(struct server *s)
 {
 	char why[160];
 
-	snprintf(why, sizeof(why), "a flush failed: %s: the next fsync or sync of the device gets that error",
+	snprintf(why, sizeof(why),
+		 "a flush failed: %s: the next fsync or sync of the device gets that error",
 		 strerror(-ub_device_flush_result(&s->device)));
 	yield_refuse(s, 0, why);
 }
 
 /*
- * The last flush before the end. A server says once that something could not be written: this process stays, and the
- * application's next flush hears of it.
+ * The last flush before the end. A server says once that something could not be written: this
+ * process stays, and the application's next flush hears of it.
  */
 static void yield_last_flush(struct server *s, bool is_late)
 {

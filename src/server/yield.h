@@ -36,7 +36,8 @@ struct ub_server_yield {
 	enum ub_yield_step step;
 	uint32_t pause_ms;    /* the longest that I/O is held for nothing */
 	uint64_t deadline_ms; /* of the present step */
-	bool has_begun;	      /* the last flush: one that began earlier does not cover what was answered since */
+	/* the last flush: one that began earlier does not cover what was answered since */
+	bool has_begun;
 };
 
 /* Whether it is under way. */

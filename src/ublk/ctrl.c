@@ -2,8 +2,8 @@
 /*
  * ublk control commands. The keeper's main thread, or a short-lived verb's; never the server.
  *
- * Every command sleeps in an io-wq worker of this process, and some kernels never run such a worker:
- * so each one has a time limit, and a ring with a lost command is used no more.
+ * Every command sleeps in an io-wq worker of this process, and some kernels never run such a
+ * worker: so each one has a time limit, and a ring with a lost command is used no more.
  */
 #include "ublk/ctrl.h"
 
@@ -24,12 +24,13 @@
 #define CTRL_CANCEL_MS	  1000
 #define CTRL_CANCEL_TAG	  1 /* user_data of an async cancel: no command has this address */
 
-/* ---- opening ------------------------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------- */
 
 /* Runs modprobe: its exit status, or -errno when it could not be run. */
 static int ctrl_modprobe(void)
 {
-	char *const argv[] = { (char[]){ "modprobe" }, (char[]){ "-q" }, (char[]){ "ublk_drv" }, NULL };
+	char *const argv[] = { (char[]){ "modprobe" }, (char[]){ "-q" }, (char[]){ "ublk_drv" },
+			       NULL };
 	pid_t pid;
 	int status, ret;
 
@@ -51,7 +52,8 @@ static int ctrl_open_error(int code, int modprobe, struct ub_err *err)
 	struct utsname uts;
 
 	if (code == EACCES || code == EPERM)
-		return ub_err_set(err, code, "%s: %s: run this as root", UB_CTRL_PATH, strerror(code));
+		return ub_err_set(err, code, "%s: %s: run this as root", UB_CTRL_PATH,
+				  strerror(code));
 	if (code != ENOENT && code != ENODEV && code != ENXIO)
 		return ub_err_errno(err, code, "%s", UB_CTRL_PATH);
 	if (modprobe < 0)
@@ -61,7 +63,8 @@ static int ctrl_open_error(int code, int modprobe, struct ub_err *err)
 				  UB_CTRL_PATH, strerror(-modprobe));
 	uname(&uts);
 	return ub_err_set(err, code,
-			  "%s is not there: this kernel (%s) has no ublk_drv module: use Linux 6.12 or "
+			  "%s is not there: this kernel (%s) has no ublk_drv module: use Linux "
+			  "6.12 or "
 			  "later, built with CONFIG_BLK_DEV_UBLK, and install its modules",
 			  UB_CTRL_PATH, uts.release);
 }
@@ -82,8 +85,9 @@ int ub_ctrl_open(struct ub_ctrl *ctrl, struct ub_err *err)
 	if (ret < 0) {
 		ub_close(&ctrl->fd);
 		return ub_err_errno(err, -ret, "cannot make the control ring%s",
-				    ret == -EPERM ? " (is the sysctl kernel.io_uring_disabled set?)" :
-						    "");
+				    ret == -EPERM ?
+					    " (is the sysctl kernel.io_uring_disabled set?)" :
+					    "");
 	}
 	ctrl->has_ring = true;
 	return 0;
@@ -98,7 +102,7 @@ void ub_ctrl_close(struct ub_ctrl *ctrl)
 	ctrl->has_ring = false;
 }
 
-/* ---- sending and waiting ------------------------------------------------------------------- */
+/* ---- sending and waiting ------------------------------------------------- */
 
 int ub_ctrl_send(struct ub_ctrl *ctrl, struct ub_ctrl_cmd *cmd)
 {
@@ -196,8 +200,8 @@ int ub_ctrl_wait(struct ub_ctrl *ctrl, struct ub_ctrl_cmd *cmd, struct ub_loop *
 }
 
 /*
- * A short command. What it reads and writes lies in static memory, because a command that is given up
- * may still be run by the kernel later.
+ * A short command. What it reads and writes lies in static memory, because a command that is given
+ * up may still be run by the kernel later.
  */
 static int ctrl_short(struct ub_ctrl *ctrl, uint32_t op, uint32_t dev_id, uint64_t data, void *buf,
 		      unsigned len, const char *what, struct ub_err *err)
@@ -223,13 +227,15 @@ static int ctrl_short(struct ub_ctrl *ctrl, uint32_t op, uint32_t dev_id, uint64
 	}
 	if (ctrl->stuck)
 		return ub_err_set(err, ETIMEDOUT,
-				  "%s: the kernel did not answer within %d s: some kernels never run a "
-				  "control command that sleeps; use another one, or restart the machine",
+				  "%s: the kernel did not answer within %d s: some kernels never "
+				  "run a "
+				  "control command that sleeps; use another one, or restart the "
+				  "machine",
 				  what, CTRL_SHORT_MS / 1000);
 	return ub_err_errno(err, -ret, "%s", what);
 }
 
-/* ---- the short commands -------------------------------------------------------------------- */
+/* ---- the short commands -------------------------------------------------- */
 
 int ub_ctrl_get_features(struct ub_ctrl *ctrl, uint64_t *features, struct ub_err *err)
 {
@@ -237,18 +243,20 @@ int ub_ctrl_get_features(struct ub_ctrl *ctrl, uint64_t *features, struct ub_err
 	int ret;
 
 	*features = 0;
-	ret = ctrl_short(ctrl, UBLK_U_CMD_GET_FEATURES, UINT32_MAX, 0, features,
-			 sizeof(*features), "GET_FEATURES", err);
+	ret = ctrl_short(ctrl, UBLK_U_CMD_GET_FEATURES, UINT32_MAX, 0, features, sizeof(*features),
+			 "GET_FEATURES", err);
 	if (ret == -EOPNOTSUPP || ret == -EINVAL || ret == -ENODEV) {
 		uname(&uts);
 		return ub_err_set(err, EOPNOTSUPP,
 				  "this kernel (%s) is too old: ublk-bridge needs the command "
-				  "GET_FEATURES, which Linux 6.5 brought (6.12 or later is advised)",
+				  "GET_FEATURES, which Linux 6.5 brought (6.12 or later is "
+				  "advised)",
 				  uts.release);
 	}
 	if (ret == 0 && !(*features & UBLK_F_CMD_IOCTL_ENCODE))
 		return ub_err_set(err, EOPNOTSUPP,
-				  "this kernel lacks encoded ublk commands, which Linux 6.4 brought");
+				  "this kernel lacks encoded ublk commands, which Linux 6.4 "
+				  "brought");
 	return ret;
 }
 
@@ -273,12 +281,14 @@ int ub_ctrl_add(struct ub_ctrl *ctrl, struct ublksrv_ctrl_dev_info *info, struct
 				  id);
 	if (ret == -EPERM)
 		return ub_err_set(err, EPERM,
-				  "ADD_DEV: %s: making devices takes CAP_SYS_ADMIN (a container may "
+				  "ADD_DEV: %s: making devices takes CAP_SYS_ADMIN (a container "
+				  "may "
 				  "lack it)",
 				  strerror(EPERM));
 	if (ret == -EACCES)
 		return ub_err_set(err, EACCES,
-				  "the kernel's limit of ublk devices is reached: detach one, or raise "
+				  "the kernel's limit of ublk devices is reached: detach one, or "
+				  "raise "
 				  "/sys/module/ublk_drv/parameters/ublks_max");
 	return ret;
 }
@@ -298,21 +308,31 @@ int ub_ctrl_get_affinity(struct ub_ctrl *ctrl, uint32_t dev_id, uint16_t qid, vo
 			  "GET_QUEUE_AFFINITY", err);
 }
 
-/* ---- names --------------------------------------------------------------------------------- */
+/* ---- names --------------------------------------------------------------- */
 
 static const struct {
 	const char *name, *since;
 } ctrl_features[] = {
-	{ "SUPPORT_ZERO_COPY", "6.15" },     { "URING_CMD_COMP_IN_TASK", "6.0" },
-	{ "NEED_GET_DATA", "6.0" },	     { "USER_RECOVERY", "6.1" },
-	{ "USER_RECOVERY_REISSUE", "6.1" },  { "UNPRIVILEGED_DEV", "6.3" },
-	{ "CMD_IOCTL_ENCODE", "6.4" },	     { "USER_COPY", "6.5" },
-	{ "ZONED", "6.6" },		     { "USER_RECOVERY_FAIL_IO", "6.13" },
-	{ "UPDATE_SIZE", "6.16" },	     { "AUTO_BUF_REG", "6.16" },
-	{ "QUIESCE", "6.16" },		     { "PER_IO_DAEMON", "6.16" },
-	{ "BUF_REG_OFF_DAEMON", "6.17" },    { "BATCH_IO", "7.0" },
-	{ "INTEGRITY", "7.0" },		     { "SAFE_STOP_DEV", "7.0" },
-	{ "NO_AUTO_PART_SCAN", "7.0" },	     { "SHMEM_ZC", "7.1" },
+	{ "SUPPORT_ZERO_COPY", "6.15" },
+	{ "URING_CMD_COMP_IN_TASK", "6.0" },
+	{ "NEED_GET_DATA", "6.0" },
+	{ "USER_RECOVERY", "6.1" },
+	{ "USER_RECOVERY_REISSUE", "6.1" },
+	{ "UNPRIVILEGED_DEV", "6.3" },
+	{ "CMD_IOCTL_ENCODE", "6.4" },
+	{ "USER_COPY", "6.5" },
+	{ "ZONED", "6.6" },
+	{ "USER_RECOVERY_FAIL_IO", "6.13" },
+	{ "UPDATE_SIZE", "6.16" },
+	{ "AUTO_BUF_REG", "6.16" },
+	{ "QUIESCE", "6.16" },
+	{ "PER_IO_DAEMON", "6.16" },
+	{ "BUF_REG_OFF_DAEMON", "6.17" },
+	{ "BATCH_IO", "7.0" },
+	{ "INTEGRITY", "7.0" },
+	{ "SAFE_STOP_DEV", "7.0" },
+	{ "NO_AUTO_PART_SCAN", "7.0" },
+	{ "SHMEM_ZC", "7.1" },
 	{ "IO_DESC_SIZE", "7.3" },
 };
 

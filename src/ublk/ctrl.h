@@ -54,7 +54,9 @@ int ub_ctrl_get_info(struct ub_ctrl *ctrl, uint32_t dev_id, struct ublksrv_ctrl_
 int ub_ctrl_add(struct ub_ctrl *ctrl, struct ublksrv_ctrl_dev_info *info, struct ub_err *err);
 int ub_ctrl_set_params(struct ub_ctrl *ctrl, uint32_t dev_id, struct ublk_params *params,
 		       struct ub_err *err);
-/* mask: len_bytes of a CPU mask, a multiple of 8 and long enough for every CPU the kernel may have. */
+/*
+ * mask: len_bytes of a CPU mask, a multiple of 8 and long enough for every CPU the kernel may have.
+ */
 int ub_ctrl_get_affinity(struct ub_ctrl *ctrl, uint32_t dev_id, uint16_t qid, void *mask,
 			 unsigned len_bytes, struct ub_err *err);
 
@@ -66,10 +68,10 @@ int ub_ctrl_send(struct ub_ctrl *ctrl, struct ub_ctrl_cmd *cmd);
 void ub_ctrl_reap(void *arg); /* a ub_loop callback; arg: struct ub_ctrl * */
 
 /*
- * After ub_ctrl_send(): runs the loop until it is done. Every
- * 10 s the log says that `what` is still awaited; after timeout_ms (-1: never) it is cancelled, and
- * -ETIMEDOUT comes back if that does not end it within a second. `until`, if not NULL, ends the wait
- * early: -EINTR, and the command stays in flight. Otherwise the command's result.
+ * After ub_ctrl_send(): runs the loop until it is done. Every 10 s the log says that `what` is
+ * still awaited; after timeout_ms (-1: never) it is cancelled, and -ETIMEDOUT comes back if that
+ * does not end it within a second. `until`, if not NULL, ends the wait early: -EINTR, and the
+ * command stays in flight. Otherwise the command's result.
  */
 int ub_ctrl_wait(struct ub_ctrl *ctrl, struct ub_ctrl_cmd *cmd, struct ub_loop *loop,
 		 const char *what, int64_t timeout_ms, bool (*until)(void *arg), void *arg);

@@ -33,7 +33,8 @@ int ub_data_path_parse(const char *name, enum ub_data_path *path, struct ub_err 
 		}
 	}
 	return ub_err_set(err, EINVAL,
-			  "--data-path: '%s' is unknown: it is auto, copy, get-data or user-copy", name);
+			  "--data-path: '%s' is unknown: it is auto, copy, get-data or user-copy",
+			  name);
 }
 
 uint64_t ub_data_path_flag(enum ub_data_path path)
@@ -53,7 +54,8 @@ int ub_data_path_choose(enum ub_data_path *path, uint64_t features, uint32_t bac
 	}
 	if (~features & data_paths[*path].flag)
 		return ub_err_set(err, EOPNOTSUPP,
-				  "--data-path %s: this kernel's ublk lacks it (Linux %s has it): use "
+				  "--data-path %s: this kernel's ublk lacks it (Linux %s has it): "
+				  "use "
 				  "--data-path copy",
 				  data_paths[*path].name, data_paths[*path].since);
 	return 0;

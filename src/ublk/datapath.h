@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Which way the bytes travel between the kernel's request and the server's memory. Fixed at ADD_DEV for
- * the device's life. The choice is made here and nowhere else.
+ * Which way the bytes travel between the kernel's request and the server's memory. Fixed at ADD_DEV
+ * for the device's life. The choice is made here and nowhere else.
  *
  *                what FETCH/COMMIT name      WRITE                        READ
  *   COPY         the tag's buffer            is there when FETCH is done  copied by COMMIT
  *   GET_DATA     READ: where the data is     NEED_GET_DATA names where    copied by COMMIT
  *   USER_COPY    nothing                     pread() of /dev/ublkcN       pwrite() of /dev/ublkcN
  *
- * COPY may never name the store itself: the address in COMMIT is also where the tag's next WRITE goes.
+ * COPY may never name the store itself: the address in COMMIT is also where the tag's next WRITE
+ * goes.
  */
 #ifndef UB_UBLK_DATAPATH_H
 #define UB_UBLK_DATAPATH_H

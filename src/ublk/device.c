@@ -18,10 +18,10 @@
 #include "base/step.h"
 #include "ublk/queue.h"
 
-#define DEVICE_OPEN_TRIES 500
+#define DEVICE_OPEN_TRIES    500
 #define DEVICE_OPEN_PAUSE_MS 10
-#define DEVICE_PAUSE_NS (1000L * 1000)
-#define DEVICE_LOCKED_BYTES (32U << 20)
+#define DEVICE_PAUSE_NS	     (1000L * 1000)
+#define DEVICE_LOCKED_BYTES  (32U << 20)
 
 size_t ub_device_arena_bytes(unsigned nr_queues, unsigned depth, uint32_t max_io_bytes)
 {
@@ -56,21 +56,24 @@ bool ub_device_has_spare_bufs(const struct ub_device *dev, const struct ub_backe
 static bool device_locks_arena(const struct ub_device *dev)
 {
 	return !ub_device_has_spare_bufs(dev, dev->backend) &&
-	       (dev->config.data_path == UB_DATA_PATH_COPY || dev->config.arena_fd >= 0 || dev->arena_bytes <= DEVICE_LOCKED_BYTES);
+	       (dev->config.data_path == UB_DATA_PATH_COPY || dev->config.arena_fd >= 0 ||
+		dev->arena_bytes <= DEVICE_LOCKED_BYTES);
 }
 
 static int device_cannot_lock(const struct ub_device *dev, int code, struct ub_err *err)
 {
 	return ub_err_errno(err, code,
-			    "cannot lock tag buffers of %zu bytes (raise RLIMIT_MEMLOCK, give CAP_IPC_LOCK, "
+			    "cannot lock tag buffers of %zu bytes (raise RLIMIT_MEMLOCK, give "
+			    "CAP_IPC_LOCK, "
 			    "or lower --depth or --max-io)",
 			    dev->arena_bytes);
 }
 
 /*
  * The tag buffers. They are locked, because memory may be short just when the kernel waits for this
- * device to take its pages; not so where the back end names its store and they are hardly used. Those that are
- * locked are the next server's, too: it is there already, and would need as many again.
+ * device to take its pages; not so where the back end names its store and they are hardly used.
+ * Those that are locked are the next server's, too: it is there already, and would need as many
+ * again.
  */
 static int device_make_arena(struct ub_device *dev, struct ub_err *err)
 {
@@ -82,27 +85,30 @@ static int device_make_arena(struct ub_device *dev, struct ub_err *err)
 	locked = device_locks_arena(dev);
 	shared = locked && c->arena_fd >= 0;
 	if (shared)
-		p = mmap(NULL, dev->arena_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, c->arena_fd, 0);
+		p = mmap(NULL, dev->arena_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, c->arena_fd,
+			 0);
 	else
-		p = mmap(NULL, dev->arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-			 -1, 0);
+		p = mmap(NULL, dev->arena_bytes, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p == MAP_FAILED && errno == EAGAIN) /* what is mapped is locked: mlockall(MCL_FUTURE) */
 		return device_cannot_lock(dev, errno, err);
 	if (p == MAP_FAILED)
-		return ub_err_errno(err, errno, "tag buffers of %zu bytes (lower --depth or --max-io)",
+		return ub_err_errno(err, errno,
+				    "tag buffers of %zu bytes (lower --depth or --max-io)",
 				    dev->arena_bytes);
 	dev->arena = p;
 	madvise(p, dev->arena_bytes, MADV_DONTFORK);
 	madvise(p, dev->arena_bytes, MADV_DONTDUMP);
 	if (!locked)
-		munlock(p, dev->arena_bytes); /* else MCL_FUTURE keeps each page that was ever used */
+		/* else MCL_FUTURE keeps each page that was ever used */
+		munlock(p, dev->arena_bytes);
 	if (locked && mlock(p, dev->arena_bytes) < 0)
 		return device_cannot_lock(dev, errno, err);
 	return 0;
 }
 
-int ub_device_prepare(struct ub_device *dev, const struct ub_device_config *config, struct ub_backend *backend,
-		      struct ub_err *err)
+int ub_device_prepare(struct ub_device *dev, const struct ub_device_config *config,
+		      struct ub_backend *backend, struct ub_err *err)
 {
 	int ret;
 
@@ -132,10 +138,10 @@ int ub_device_prepare(struct ub_device *dev, const struct ub_device_config *conf
 	return ret;
 }
 
-/* ---- a back end's part on the queues, and another back end -------------------------------------------- */
+/* ---- a back end's part on the queues, and another back end --------------- */
 
-struct ub_backend_queue *ub_device_make_queues(struct ub_device *dev, struct ub_backend *be, unsigned side,
-					       struct ub_err *err)
+struct ub_backend_queue *ub_device_make_queues(struct ub_device *dev, struct ub_backend *be,
+					       unsigned side, struct ub_err *err)
 {
 	struct ub_backend_queue *bqs = calloc(dev->config.nr_queues, sizeof(*bqs));
 
@@ -209,7 +215,8 @@ bool ub_device_is_flushing(const struct ub_device *dev)
 	return atomic_load_explicit(&dev->queues[0]->is_flushing, memory_order_acquire);
 }
 
-struct ub_backend_queue *ub_device_swap(struct ub_device *dev, struct ub_backend *be, struct ub_backend_queue *bqs)
+struct ub_backend_queue *ub_device_swap(struct ub_device *dev, struct ub_backend *be,
+					struct ub_backend_queue *bqs)
 {
 	struct ub_backend_queue *before = dev->bqs;
 
@@ -317,7 +324,8 @@ void ub_device_yield(struct ub_device *dev)
 
 static bool device_queue_runs(struct ub_queue *q)
 {
-	return q && q->has_thread && atomic_load_explicit(&q->state, memory_order_acquire) < UB_QUEUE_ENDED;
+	return q && q->has_thread &&
+	       atomic_load_explicit(&q->state, memory_order_acquire) < UB_QUEUE_ENDED;
 }
 
 void ub_device_set_size(struct ub_device *dev, uint64_t size_bytes)
@@ -329,7 +337,8 @@ void ub_device_set_size(struct ub_device *dev, uint64_t size_bytes)
 bool ub_device_has_size(struct ub_device *dev, uint64_t size_bytes)
 {
 	for (unsigned i = 0; i < dev->config.nr_queues; i++) {
-		if (atomic_load_explicit(&dev->queues[i]->size_bytes, memory_order_acquire) != size_bytes)
+		if (atomic_load_explicit(&dev->queues[i]->size_bytes, memory_order_acquire) !=
+		    size_bytes)
 			return false;
 	}
 	return true;
@@ -349,8 +358,8 @@ void ub_device_cancel(struct ub_device *dev)
 }
 
 /*
- * A back end's queues hand I/O to each other. So that none hands it to one that has ended, they all stop
- * giving I/O to the back end before the first is told to end.
+ * A back end's queues hand I/O to each other. So that none hands it to one that has ended, they all
+ * stop giving I/O to the back end before the first is told to end.
  */
 static void device_cancel_all(struct ub_device *dev)
 {
@@ -360,7 +369,8 @@ static void device_cancel_all(struct ub_device *dev)
 	for (unsigned i = 0; dev->queues && i < dev->config.nr_queues; i++) {
 		struct ub_queue *q = dev->queues[i];
 
-		while (device_queue_runs(q) && !atomic_load_explicit(&q->is_cancelled, memory_order_acquire))
+		while (device_queue_runs(q) &&
+		       !atomic_load_explicit(&q->is_cancelled, memory_order_acquire))
 			nanosleep(&pause, NULL);
 	}
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * From a descriptor to the back end and back: checks what the kernel asks, and makes up for what the
- * back end lacks (FUA, write zeroes, discard, large requests).
+ * From a descriptor to the back end and back: checks what the kernel asks, and makes up for what
+ * the back end lacks (FUA, write zeroes, discard, large requests).
  *
  * Queue thread; never blocks, never allocates. Knows no back end but by the contract.
  */
@@ -21,7 +21,7 @@ static struct ub_req *req_of(struct ub_io *io)
 	return ub_container_of(io, struct ub_req, io);
 }
 
-/* ---- the end of a request -------------------------------------------------------------------- */
+/* ---- the end of a request ------------------------------------------------ */
 
 static off_t req_user_copy_offset(const struct ub_queue *q, const struct ub_req *req)
 {
@@ -37,9 +37,8 @@ static int req_user_copy(struct ub_queue *q, struct ub_req *req)
 
 	do {
 		ub_stat_add(&q->stats->nr_copies, 1);
-		n = req->op == UB_OP_WRITE ?
-			    pread(q->dev->cdev_fd, req->data, req->len_bytes, at) :
-			    pwrite(q->dev->cdev_fd, req->data, req->len_bytes, at);
+		n = req->op == UB_OP_WRITE ? pread(q->dev->cdev_fd, req->data, req->len_bytes, at) :
+					     pwrite(q->dev->cdev_fd, req->data, req->len_bytes, at);
 	} while (n < 0 && errno == EINTR);
 	if (n < 0)
 		return -errno;
@@ -67,7 +66,8 @@ static void req_finish(struct ub_queue *q, struct ub_req *req, int32_t res)
 
 		if (ret)
 			res = ret;
-		ub_queue_look_at_clock(q); /* the copy is a system call: it took time, and the clock hardly any more */
+		/* the copy is a system call: it took time, and the clock hardly any more */
+		ub_queue_look_at_clock(q);
 	}
 	req_count(q, req, res);
 	ub_queue_commit(q, req, res);
@@ -80,8 +80,9 @@ static uint8_t req_backend_op(const struct ub_queue *q, const struct ub_req *req
 }
 
 /*
- * Ends a request of which the back end has not seen the whole in one submit(). After a death of ours a request may be
- * one that another process had sent: the back end has to know when the kernel gets it back, however it ends.
+ * Ends a request of which the back end has not seen the whole in one submit(). After a death of
+ * ours a request may be one that another process had sent: the back end has to know when the kernel
+ * gets it back, however it ends.
  */
 static void req_give_back(struct ub_queue *q, struct ub_req *req, uint64_t len_bytes, int32_t res)
 {
@@ -90,7 +91,8 @@ static void req_give_back(struct ub_queue *q, struct ub_req *req, uint64_t len_b
 			    .slot = req->io.slot,
 			    .offset_bytes = req->offset_bytes,
 			    .len_bytes = (uint32_t)len_bytes };
-	bool is_change = req->op == UB_OP_WRITE || req->op == UB_OP_WRITE_ZEROES || req->op == UB_OP_DISCARD;
+	bool is_change =
+		req->op == UB_OP_WRITE || req->op == UB_OP_WRITE_ZEROES || req->op == UB_OP_DISCARD;
 
 	if (ops->give_back && is_change && len_bytes && len_bytes <= UINT32_MAX)
 		ops->give_back(q->bq, &io);
@@ -103,7 +105,7 @@ static inline void req_to_backend(struct ub_queue *q, struct ub_io *io)
 	q->bq->backend->ops->submit(q->bq, io);
 }
 
-/* ---- parts: a request that one submit() cannot carry out ------------------------------------- */
+/* ---- parts: a request that one submit() cannot carry out ----------------- */
 
 static void req_part_done(struct ub_io *io, int32_t res);
 
@@ -164,8 +166,8 @@ static void req_next_part(struct ub_queue *q, struct ub_req *req)
 }
 
 /*
- * Whether what was answered before this part may have been lost meanwhile. The kernel was not told that anything of the
- * request is done: then all of it is done again.
+ * Whether what was answered before this part may have been lost meanwhile. The kernel was not told
+ * that anything of the request is done: then all of it is done again.
  */
 static bool req_has_lost_parts(const struct ub_req *req)
 {
@@ -219,7 +221,7 @@ static void req_part_done(struct ub_io *io, int32_t res)
 	}
 }
 
-/* ---- the straight way ------------------------------------------------------------------------ */
+/* ---- the straight way ---------------------------------------------------- */
 
 static void req_done(struct ub_io *io, int32_t res)
 {
@@ -273,12 +275,15 @@ static void req_submit(struct ub_queue *q, struct ub_req *req)
 	req_to_backend(q, io);
 }
 
-/* ---- arrival ----------------------------------------------------------------------------------- */
+/* ---- arrival ------------------------------------------------------------- */
 
 static const uint8_t req_ops[] = {
-	[UBLK_IO_OP_READ] = UB_OP_READ,	      [UBLK_IO_OP_WRITE] = UB_OP_WRITE,
-	[UBLK_IO_OP_FLUSH] = UB_OP_FLUSH,     [UBLK_IO_OP_DISCARD] = UB_OP_DISCARD,
-	[4] = UB_NR_OPS,		      [UBLK_IO_OP_WRITE_ZEROES] = UB_OP_WRITE_ZEROES,
+	[UBLK_IO_OP_READ] = UB_OP_READ,
+	[UBLK_IO_OP_WRITE] = UB_OP_WRITE,
+	[UBLK_IO_OP_FLUSH] = UB_OP_FLUSH,
+	[UBLK_IO_OP_DISCARD] = UB_OP_DISCARD,
+	[4] = UB_NR_OPS,
+	[UBLK_IO_OP_WRITE_ZEROES] = UB_OP_WRITE_ZEROES,
 };
 
 /* Checks the range against the device: the kernel's word is input like any other. */
@@ -348,7 +353,9 @@ static int req_place(struct ub_queue *q, struct ub_req *req)
 	return ret < 0 ? ret : 0;
 }
 
-/* A new request in KERNEL state: its descriptor is valid, and so is its data where there is a copy. */
+/*
+ * A new request in KERNEL state: its descriptor is valid, and so is its data where there is a copy.
+ */
 void ub_req_arrived(struct ub_queue *q, struct ub_req *req)
 {
 	int ret;

@@ -35,9 +35,9 @@ static int limits_check_blocks(const struct ub_limits *l, struct ub_err *err)
 				  "physical block of %u bytes: it must be a power of two from the "
 				  "logical block (%u) to 1M",
 				  l->physical_block_bytes, l->logical_block_bytes);
-	if (l->optimal_io_bytes && (!params_power_of_two(l->optimal_io_bytes) ||
-				    l->optimal_io_bytes < l->physical_block_bytes ||
-				    l->optimal_io_bytes > 1U << 28))
+	if (l->optimal_io_bytes &&
+	    (!params_power_of_two(l->optimal_io_bytes) ||
+	     l->optimal_io_bytes < l->physical_block_bytes || l->optimal_io_bytes > 1U << 28))
 		return ub_err_set(err, EINVAL,
 				  "optimal I/O of %u bytes: it must be a power of two from the "
 				  "physical block (%u) to 256M",
@@ -48,25 +48,28 @@ static int limits_check_blocks(const struct ub_limits *l, struct ub_err *err)
 static int limits_check_size(const struct ub_limits *l, struct ub_err *err)
 {
 	if (l->size_bytes == 0 || l->size_bytes > INT64_MAX)
-		return ub_err_set(err, EINVAL, "size of %llu bytes: it must be above 0 and below 8E",
+		return ub_err_set(err, EINVAL,
+				  "size of %llu bytes: it must be above 0 and below 8E",
 				  (unsigned long long)l->size_bytes);
 	if (l->size_bytes % l->logical_block_bytes)
 		return ub_err_set(err, EINVAL,
-				  "size of %llu bytes is not a multiple of the block size %u: choose "
+				  "size of %llu bytes is not a multiple of the block size %u: "
+				  "choose "
 				  "another size or --block-size",
 				  (unsigned long long)l->size_bytes, l->logical_block_bytes);
 	return 0;
 }
 
-/* One of discard or write zeroes: 0 without the ability, else whole blocks within what we commit. */
+/*
+ * One of discard or write zeroes: 0 without the ability, else whole blocks within what we commit.
+ */
 static int limits_check_range(const struct ub_limits *l, const char *what, int can, uint32_t max,
 			      struct ub_err *err)
 {
 	if (can ? max < l->logical_block_bytes || max % l->logical_block_bytes ||
-			  max > UB_MAX_RANGE_BYTES :
+			    max > UB_MAX_RANGE_BYTES :
 		  max != 0)
-		return ub_err_set(err, EINVAL,
-				  "largest %s of %u bytes: it must be %s", what, max,
+		return ub_err_set(err, EINVAL, "largest %s of %u bytes: it must be %s", what, max,
 				  can ? "whole blocks, at most 1G" : "0, because there is none");
 	return 0;
 }
@@ -85,11 +88,11 @@ int ub_limits_check(const struct ub_limits *l, struct ub_err *err)
 		return ub_err_set(err, EINVAL,
 				  "largest I/O of %u bytes: it must be whole blocks, at least %u",
 				  l->max_io_bytes, UB_MIN_IO_BYTES);
-	if (l->discard_granularity_bytes &&
-	    (!params_power_of_two(l->discard_granularity_bytes) ||
-	     l->discard_granularity_bytes < l->logical_block_bytes))
+	if (l->discard_granularity_bytes && (!params_power_of_two(l->discard_granularity_bytes) ||
+					     l->discard_granularity_bytes < l->logical_block_bytes))
 		return ub_err_set(err, EINVAL,
-				  "discard granularity of %u bytes: it must be a power of two from the "
+				  "discard granularity of %u bytes: it must be a power of two from "
+				  "the "
 				  "logical block (%u) on",
 				  l->discard_granularity_bytes, l->logical_block_bytes);
 	ret = limits_check_range(l, "discard", l->can_trim, l->max_discard_bytes, err);
@@ -104,8 +107,8 @@ static void params_discard(const struct ub_limits *l, struct ublk_params *params
 
 	params->types |= UBLK_PARAM_TYPE_DISCARD;
 	/* Never 0: the driver refuses that even when only write zeroes is wanted. */
-	d->discard_granularity =
-		l->discard_granularity_bytes ? l->discard_granularity_bytes : l->logical_block_bytes;
+	d->discard_granularity = l->discard_granularity_bytes ? l->discard_granularity_bytes :
+								l->logical_block_bytes;
 	d->max_discard_sectors = l->max_discard_bytes >> SECTOR_SHIFT;
 	d->max_write_zeroes_sectors = l->max_zeroes_bytes >> SECTOR_SHIFT;
 	d->max_discard_segments = 1;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The queue's loop: one io_uring_enter a turn sends all commits of the last turn, fetches, and sleeps.
+ * The queue's loop: one io_uring_enter a turn sends all commits of the last turn, fetches, and
+ * sleeps.
  *
- * Runs on the queue's own thread, but for create, start and destroy, which are the main thread's. Once
- * live it neither allocates nor takes a lock. A queue thread never ends by itself while its device
- * lives: a lone dead queue would hang its I/O for ever, so what cannot be mended aborts the server.
- * Specification: Documentation/block/ublk.rst, "Data plane".
+ * Runs on the queue's own thread, but for create, start and destroy, which are the main thread's.
+ * Once live it neither allocates nor takes a lock. A queue thread never ends by itself while its
+ * device lives: a lone dead queue would hang its I/O for ever, so what cannot be mended aborts the
+ * server. Specification: Documentation/block/ublk.rst, "Data plane".
  */
 #include "ublk/queue.h"
 
@@ -34,11 +35,11 @@
 #define QUEUE_STACK_BYTES (256U << 10)
 #define QUEUE_OWN_SQES	  64 /* beside a commit for each tag: watches, timers, the mailbox */
 #define QUEUE_USED_BYTES  (4U << 20) /* of tag buffers, where they are the exception */
-#define QUEUE_CDEV_INDEX  0  /* /dev/ublkcN in the ring's file table */
+#define QUEUE_CDEV_INDEX  0	     /* /dev/ublkcN in the ring's file table */
 #define NS_PER_MS	  1000000ULL
 #define NS_PER_S	  1000000000ULL
 
-#define TIMER_STOPPING	  1 /* armed_ns of one that is being taken out of the ring */
+#define TIMER_STOPPING 1 /* armed_ns of one that is being taken out of the ring */
 
 /* user_data: a handler's address (its low bits are clear), or a tag with this bit. */
 #define QUEUE_DATA_TAG	 1
@@ -52,7 +53,7 @@ static _Noreturn void queue_fatal(struct ub_queue *q, const char *what, int code
 	abort();
 }
 
-/* ---- what back ends get: SQEs, watches, timers, the mailbox ----------------------------------- */
+/* ---- what back ends get: SQEs, watches, timers, the mailbox -------------- */
 
 static struct io_uring_sqe *queue_get_sqe(struct ub_queue *q)
 {
@@ -225,8 +226,9 @@ void ub_io_complete(struct ub_io *io, int32_t res)
 	head = atomic_load_explicit(&q->foreign_done, memory_order_relaxed);
 	do {
 		io->next = head;
-	} while (!atomic_compare_exchange_weak_explicit(
-		&q->foreign_done, &head, io, memory_order_release, memory_order_relaxed));
+	} while (!atomic_compare_exchange_weak_explicit(&q->foreign_done, &head, io,
+							memory_order_release,
+							memory_order_relaxed));
 	if (!head)
 		queue_wake(q);
 }
@@ -308,7 +310,7 @@ static void queue_woken(struct ub_cqe_handler *handler, int32_t res, uint32_t fl
 		queue_arm_wake(q);
 }
 
-/* ---- tags -------------------------------------------------------------------------------------- */
+/* ---- tags ---------------------------------------------------------------- */
 
 static void queue_send_io_cmd(struct ub_queue *q, uint32_t op, struct ub_req *req, int32_t result,
 			      void *addr)
@@ -381,7 +383,8 @@ static void queue_hold(struct ub_queue *q, struct ub_req *req, bool wants_data)
 static void queue_tag_event(struct ub_queue *q, struct ub_req *req, int32_t res)
 {
 	if (__builtin_expect(res == UBLK_IO_RES_OK, 1)) {
-		if (__builtin_expect(req->state == UB_REQ_KERNEL, 1) && __builtin_expect(!(q->is_yielding | q->is_pausing), 1))
+		if (__builtin_expect(req->state == UB_REQ_KERNEL, 1) &&
+		    __builtin_expect(!(q->is_yielding | q->is_pausing), 1))
 			ub_req_arrived(q, req);
 		else if (req->state == UB_REQ_KERNEL)
 			queue_hold(q, req, false);
@@ -393,7 +396,8 @@ static void queue_tag_event(struct ub_queue *q, struct ub_req *req, int32_t res)
 		if (__builtin_expect(q->is_yielding | q->is_pausing, 0))
 			queue_hold(q, req, true);
 		else
-			queue_send_io_cmd(q, UBLK_U_IO_NEED_GET_DATA, req, 0, ub_req_wants_data(q, req));
+			queue_send_io_cmd(q, UBLK_U_IO_NEED_GET_DATA, req, 0,
+					  ub_req_wants_data(q, req));
 	} else if (res == -ENODEV || res == -ECANCELED) {
 		if (req->state == UB_REQ_GET_DATA)
 			q->nr_owned--;
@@ -415,7 +419,7 @@ static void queue_fetch_all(struct ub_queue *q)
 	}
 }
 
-/* ---- the loop ------------------------------------------------------------------------------------ */
+/* ---- the loop ------------------------------------------------------------ */
 
 static void queue_run_done(struct ub_queue *q)
 {
@@ -455,7 +459,8 @@ static void queue_count_batch(struct ub_queue *q)
 	ub_stat_set(&stats->in_flight, q->nr_owned);
 	if (!q->nr_commits)
 		return;
-	ub_stat_add(&stats->batches[size < UB_STATS_BATCH_SIZES ? size : UB_STATS_BATCH_SIZES - 1], 1);
+	ub_stat_add(&stats->batches[size < UB_STATS_BATCH_SIZES ? size : UB_STATS_BATCH_SIZES - 1],
+		    1);
 	if (q->nr_commits > ub_stat_read(&stats->max_batch))
 		ub_stat_set(&stats->max_batch, q->nr_commits);
 	q->nr_commits = 0;
@@ -483,7 +488,7 @@ static void queue_take_size(struct ub_msg *msg, struct ub_queue *q)
 	q->is_shrinking = true; /* or it grows: there is nothing to wait for then */
 }
 
-/* ---- pausing, and another back end ------------------------------------------------------------------ */
+/* ---- pausing, and another back end --------------------------------------- */
 
 static void queue_begin_with(struct ub_queue *q, struct ub_backend_queue *bq)
 {
@@ -508,7 +513,8 @@ static void queue_take_held(struct ub_queue *q)
 		struct ub_req *next = req->next_held;
 
 		req->state = UB_REQ_KERNEL;
-		queue_tag_event(q, req, req->wants_data ? UBLK_IO_RES_NEED_GET_DATA : UBLK_IO_RES_OK);
+		queue_tag_event(q, req,
+				req->wants_data ? UBLK_IO_RES_NEED_GET_DATA : UBLK_IO_RES_OK);
 		req = next;
 	}
 }
@@ -587,7 +593,8 @@ static void queue_end_rare_turn(struct ub_queue *q)
 		queue_let_leave(q);
 	if (q->is_pausing)
 		queue_find_oldest(q);
-	if (q->is_pausing && !q->nr_owned && atomic_load_explicit(&q->paused_for, memory_order_relaxed) != q->pause_id)
+	if (q->is_pausing && !q->nr_owned &&
+	    atomic_load_explicit(&q->paused_for, memory_order_relaxed) != q->pause_id)
 		queue_say_paused(q);
 }
 
@@ -630,8 +637,8 @@ static int queue_ring_setup(struct ub_queue *q)
 {
 	struct io_uring_params params = {
 		/*
-		 * The thread that makes the ring is the only one that uses it, and task work runs only
-		 * when it asks for events: 2 % less of everything at depth 1 (HACKING.md).
+		 * The thread that makes the ring is the only one that uses it, and task work runs
+		 * only when it asks for events: 2 % less of everything at depth 1 (HACKING.md).
 		 */
 		.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
 			 IORING_SETUP_CQSIZE,
@@ -659,8 +666,9 @@ static bool queue_await_go(struct ub_queue *q)
 }
 
 /*
- * Linux 6.12 scans partitions inside START, with the device's mutex held, and for ever when the server dies then and
- * its requests wait for the next one. It does not where a queue's thread may not administrate.
+ * Linux 6.12 scans partitions inside START, with the device's mutex held, and for ever when the
+ * server dies then and its requests wait for the next one. It does not where a queue's thread may
+ * not administrate.
  */
 static void queue_drop_admin(void)
 {
@@ -670,7 +678,8 @@ static void queue_drop_admin(void)
 	if (syscall(SYS_capget, &header, data) < 0)
 		return;
 	for (unsigned i = 0; i < _LINUX_CAPABILITY_U32S_3; i++) {
-		uint32_t keep = i == CAP_TO_INDEX(CAP_SYS_ADMIN) ? ~CAP_TO_MASK(CAP_SYS_ADMIN) : ~0U;
+		uint32_t keep =
+			i == CAP_TO_INDEX(CAP_SYS_ADMIN) ? ~CAP_TO_MASK(CAP_SYS_ADMIN) : ~0U;
 
 		data[i].effective &= keep;
 		data[i].permitted &= keep;
@@ -771,7 +780,9 @@ static void *queue_main(void *arg)
 			queue_say_yielded(q);
 	}
 	queue_end_internal(q);
-	/* Linux 6.12 waits here for every command on the file: with a tag still fetched, for ever. */
+	/*
+	 * Linux 6.12 waits here for every command on the file: with a tag still fetched, for ever.
+	 */
 	if (q->nr_gone == q->depth)
 		io_uring_unregister_files(&q->ring);
 	io_uring_queue_exit(&q->ring);
@@ -779,7 +790,7 @@ static void *queue_main(void *arg)
 	return NULL;
 }
 
-/* ---- making and ending: the main thread's ----------------------------------------------------------- */
+/* ---- making and ending: the main thread's -------------------------------- */
 
 int ub_queue_map(struct ub_queue *q, struct ub_err *err)
 {
@@ -791,7 +802,8 @@ int ub_queue_map(struct ub_queue *q, struct ub_err *err)
 		 (off_t)(q->qid * UBLK_QUEUE_DESC_STRIDE));
 	if (p == MAP_FAILED)
 		return ub_err_errno(err, errno, "queue %u: cannot map its descriptors", q->qid);
-	madvise(p, q->desc_bytes, MADV_DONTFORK); /* a child that has it keeps a dead server alive */
+	/* a child that has it keeps a dead server alive */
+	madvise(p, q->desc_bytes, MADV_DONTFORK);
 	q->descs = p;
 	return 0;
 }
@@ -814,8 +826,8 @@ static int queue_make_reqs(struct ub_queue *q, struct ub_err *err)
 			       ((size_t)q->qid * q->depth + tag) * config->max_io_bytes;
 	}
 	q->zeroes_bytes = config->max_io_bytes;
-	q->zeroes = mmap(NULL, q->zeroes_bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-			 -1, 0);
+	q->zeroes = mmap(NULL, q->zeroes_bytes, PROT_READ,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (q->zeroes == MAP_FAILED) {
 		q->zeroes = NULL;
 		return ub_err_errno(err, errno, "queue %u: a buffer of zeroes", q->qid);
@@ -854,7 +866,9 @@ int ub_queue_create(struct ub_queue **out, struct ub_device *dev, uint16_t qid, 
 	return queue_make_reqs(q, err);
 }
 
-/* The stack is ours, so that it can be locked: a page of it that is not there must not be needed. */
+/*
+ * The stack is ours, so that it can be locked: a page of it that is not there must not be needed.
+ */
 static int queue_make_stack(struct ub_queue *q, pthread_attr_t *attr, struct ub_err *err)
 {
 	q->stack = mmap(NULL, QUEUE_STACK_BYTES, PROT_READ | PROT_WRITE,
@@ -865,7 +879,8 @@ static int queue_make_stack(struct ub_queue *q, pthread_attr_t *attr, struct ub_
 	}
 	if (mlock(q->stack, QUEUE_STACK_BYTES) < 0)
 		return ub_err_errno(err, errno,
-				    "cannot lock a stack of %u bytes (raise RLIMIT_MEMLOCK, or give "
+				    "cannot lock a stack of %u bytes (raise RLIMIT_MEMLOCK, or "
+				    "give "
 				    "CAP_IPC_LOCK)",
 				    QUEUE_STACK_BYTES);
 	/* A guard page below, so that running over it kills and does not corrupt. */
@@ -924,7 +939,8 @@ void ub_queue_pause(struct ub_queue *q)
 
 bool ub_queue_is_paused(const struct ub_queue *q)
 {
-	return atomic_load_explicit(&q->paused_for, memory_order_acquire) == atomic_load(&q->pause_wanted);
+	return atomic_load_explicit(&q->paused_for, memory_order_acquire) ==
+	       atomic_load(&q->pause_wanted);
 }
 
 uint64_t ub_queue_oldest_ns(const struct ub_queue *q)

@@ -42,7 +42,7 @@ struct ub_req {
 	uint64_t arrived_ns; /* turn_ns when it came */
 	uint32_t len_bytes;
 	uint32_t done_bytes; /* by the parts that were sent so far: requests that the core splits */
-	uint64_t losses; /* io.losses of the last part that was answered */
+	uint64_t losses;     /* io.losses of the last part that was answered */
 	int32_t error;	     /* GET_DATA: fail with this as soon as the data has come */
 	struct ub_req *next_used; /* in used_bufs */
 	uint16_t tag;
@@ -60,30 +60,34 @@ struct ub_queue {
 	struct ub_req *reqs;
 	struct ub_queue_stats *stats;
 	struct ub_limits limits; /* the present back end's */
-	const void *zeroes;	 /* max_io_bytes of them: what WRITE_ZEROES becomes without can_zero */
+	/* max_io_bytes of them: what WRITE_ZEROES becomes without can_zero */
+	const void *zeroes;
 	size_t zeroes_bytes;
 	enum ub_data_path path;
 	uint16_t qid;
 	unsigned depth, nr_gone;
-	/* The clock is read once a turn, and again before a batch is given back; 0 with no_clock. */
+	/*
+	 * The clock is read once a turn, and again before a batch is given back; 0 with no_clock.
+	 */
 	uint64_t turn_ns, done_ns;
-	unsigned nr_commits; /* of this turn */
-	unsigned nr_owned; /* requests that are ours: in BACKEND or GET_DATA state */
+	unsigned nr_commits;  /* of this turn */
+	unsigned nr_owned;    /* requests that are ours: in BACKEND or GET_DATA state */
 	unsigned nr_internal; /* I/Os of a layer's own */
 	int32_t cancel_error; /* not 0: every I/O fails with it */
 	bool quit;
 	bool is_yielding, has_yielded;
 	bool is_pausing;
-	unsigned pause_id; /* of pause_wanted, when it began */
-	bool is_shrinking; /* I/O behind the new end may still be in flight */
+	unsigned pause_id;   /* of pause_wanted, when it began */
+	bool is_shrinking;   /* I/O behind the new end may still be in flight */
 	bool has_spare_bufs; /* see below */
-	struct ub_req *held_first, **held_last; /* came while it pauses, or yields, in their order */
-	struct ub_backend_queue *leaving;	/* of back ends that are being taken out */
+	/* came while it pauses, or yields, in their order */
+	struct ub_req *held_first, **held_last;
+	struct ub_backend_queue *leaving;      /* of back ends that are being taken out */
 	struct ub_io *done_first, **done_last; /* completed, waiting to be committed */
 
 	/*
-	 * Where the back end names its store, the tag buffers are the exception, and their memory is given
-	 * back after each use (has_spare_bufs): those of this turn, and how much that is.
+	 * Where the back end names its store, the tag buffers are the exception, and their memory
+	 * is given back after each use (has_spare_bufs): those of this turn, and how much that is.
 	 */
 	struct ub_req *used_bufs;
 	size_t used_bytes;
@@ -98,14 +102,20 @@ struct ub_queue {
 	struct ub_msg size_msg, pause_msg, resume_msg; /* the main thread's, one at a time each */
 	struct ub_msg flush_msg;		       /* likewise, while is_flushing */
 	struct ub_io flush_io;
-	struct ub_backend_queue *next_bq; /* to begin with at resume_msg; NULL: none. The main thread's until then */
-	_Atomic uint64_t wanted_bytes, size_bytes; /* what limits.size_bytes shall be; nothing in flight lies behind this */
+	/* to begin with at resume_msg; NULL: none. The main thread's until then */
+	struct ub_backend_queue *next_bq;
+	/* what limits.size_bytes shall be; nothing in flight lies behind this */
+	_Atomic uint64_t wanted_bytes, size_bytes;
 	_Atomic bool is_flushing;
-	_Atomic int flush_result; /* of the last one that is over */
-	_Atomic bool is_cancelled;	    /* nothing is given to the back end any more */
-	/* The main thread counts its pauses and resumes; the queue says for which of them nothing is in flight any more. */
+	_Atomic int flush_result;  /* of the last one that is over */
+	_Atomic bool is_cancelled; /* nothing is given to the back end any more */
+	/*
+	 * The main thread counts its pauses and resumes; the queue says for which of them nothing
+	 * is in flight any more.
+	 */
 	_Atomic unsigned pause_wanted, paused_for;
-	_Atomic uint64_t oldest_ns; /* while it pauses: when the oldest request that it holds came; 0: none, or no clock */
+	/* while it pauses: when the oldest request that it holds came; 0: none, or no clock */
+	_Atomic uint64_t oldest_ns;
 
 	/* Written by the thread, read by the main thread once it has seen the state. */
 	struct ub_err err;
@@ -119,7 +129,10 @@ struct ub_queue {
 	size_t desc_bytes;
 };
 
-/* device.c: where the back end names its store the tag buffers are hardly used, and their memory is given back. */
+/*
+ * device.c: where the back end names its store the tag buffers are hardly used, and their memory is
+ * given back.
+ */
 bool ub_device_has_spare_bufs(const struct ub_device *dev, const struct ub_backend *be);
 
 /* Makes a queue, without a part of a back end. Main thread. 0 or -errno with *err. */
@@ -131,9 +144,14 @@ int ub_queue_map(struct ub_queue *q, struct ub_err *err);
 void ub_queue_go(struct ub_queue *q);
 /* Fails all that is in flight, and all that still comes, with -EIO. Queue thread. */
 void ub_queue_cancel(struct ub_queue *q);
-/* Has it refuse what lies behind this end; size_bytes follows when the last I/O there is done. Main thread. */
+/*
+ * Has it refuse what lies behind this end; size_bytes follows when the last I/O there is done. Main
+ * thread.
+ */
 void ub_queue_set_size(struct ub_queue *q, uint64_t size_bytes);
-/* Takes no more requests; ub_queue_is_paused() when it holds none. Main thread, as the next three. */
+/*
+ * Takes no more requests; ub_queue_is_paused() when it holds none. Main thread, as the next three.
+ */
 void ub_queue_pause(struct ub_queue *q);
 bool ub_queue_is_paused(const struct ub_queue *q);
 uint64_t ub_queue_oldest_ns(const struct ub_queue *q);
@@ -144,10 +162,14 @@ void ub_queue_resume(struct ub_queue *q, struct ub_backend_queue *next);
  * layer is there, which has these slots. Does nothing while the last one is under way. Main thread.
  */
 void ub_queue_flush(struct ub_queue *q);
-/* Has a part of a back end that is no longer its own let go of the ring: bq->has_left follows. Any thread. */
+/*
+ * Has a part of a back end that is no longer its own let go of the ring: bq->has_left follows. Any
+ * thread.
+ */
 void ub_queue_leave(struct ub_queue *q, struct ub_backend_queue *bq);
 void ub_queue_end_thread(struct ub_queue *q);
-void ub_queue_destroy(struct ub_queue *q); /* its thread has ended, and its part of a back end is gone; NULL: nothing */
+/* its thread has ended, and its part of a back end is gone; NULL: nothing */
+void ub_queue_destroy(struct ub_queue *q);
 
 /* io.c: what the core does with a request. Queue thread. */
 void ub_req_arrived(struct ub_queue *q, struct ub_req *req);

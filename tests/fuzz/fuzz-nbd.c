@@ -2,9 +2,10 @@
 /*
  * The NBD back end against a hostile server, many cases one after another.
  *
- * A case is a string of bytes, made from a seed and a number, or read from a file. Whatever the server does:
- * nothing crashes, each I/O is completed exactly once and in time, and a READ that succeeds has all of its
- * bytes from the server. The cases run in a child process; whoever watches it names the one that failed.
+ * A case is a string of bytes, made from a seed and a number, or read from a file. Whatever the
+ * server does: nothing crashes, each I/O is completed exactly once and in time, and a READ that
+ * succeeds has all of its bytes from the server. The cases run in a child process; whoever watches
+ * it names the one that failed.
  *
  *   fuzz-nbd [--seed N] [--cases N | --seconds N | --case N | --file PATH] [--verbose]
  */
@@ -30,14 +31,14 @@
 #include "tests/fuzz/hostile.h"
 #include "tests/unit/core.h"
 
-#define FUZZ_CASES	   150 /* of make check */
-#define FUZZ_INPUT_BYTES   4096
-#define FUZZ_MAX_IOS	   32
-#define FUZZ_MAX_IO_BYTES  (32U << 10)
-#define FUZZ_IO_MS	   20000 /* an I/O that takes longer hangs */
-#define FUZZ_CASE_MS	   60000 /* a case that takes longer hangs */
-#define FUZZ_NOT_FROM_SERVER 0xee /* what is in a buffer before */
-#define FUZZ_NR_OLD	     8	  /* so many of them in a row the server never sends */
+#define FUZZ_CASES	     150 /* of make check */
+#define FUZZ_INPUT_BYTES     4096
+#define FUZZ_MAX_IOS	     32
+#define FUZZ_MAX_IO_BYTES    (32U << 10)
+#define FUZZ_IO_MS	     20000 /* an I/O that takes longer hangs */
+#define FUZZ_CASE_MS	     60000 /* a case that takes longer hangs */
+#define FUZZ_NOT_FROM_SERVER 0xee  /* what is in a buffer before */
+#define FUZZ_NR_OLD	     8	   /* so many of them in a row the server never sends */
 
 const struct ub_backend_ops *const ub_backends[] = { &ub_backend_nbd, NULL };
 
@@ -76,14 +77,14 @@ static _Noreturn void fuzz_fail(const char *what)
 	abort();
 }
 
-/* ---- a case's plan ------------------------------------------------------------------------------------- */
+/* ---- a case's plan ------------------------------------------------------- */
 
 static void plan_export(struct input *in, struct peer_export *e)
 {
-	static const uint32_t blocks[][3] = { { 0, 0, 0 },	      { 1, 4096, 32 << 20 },
-					      { 512, 4096, 8192 },    { 4096, 65536, 1 << 20 },
-					      { 1, 512, 512 },	      { 512, 512, UINT32_MAX },
-					      { 1, 4096, 5000 },      { 2, 65536, 65536 } };
+	static const uint32_t blocks[][3] = { { 0, 0, 0 },	   { 1, 4096, 32 << 20 },
+					      { 512, 4096, 8192 }, { 4096, 65536, 1 << 20 },
+					      { 1, 512, 512 },	   { 512, 512, UINT32_MAX },
+					      { 1, 4096, 5000 },   { 2, 65536, 65536 } };
 	const uint32_t *block = blocks[input_below(in, 8)];
 
 	*e = (struct peer_export){ .size_bytes = 1 << 20, .flags = PEER_ALL };
@@ -125,13 +126,16 @@ static void plan_case(struct fuzz_case *fc, const uint8_t *data, size_t len)
 
 static uint8_t plan_op(struct input *in, const struct ub_limits *l)
 {
-	static const uint8_t ops[] = { UB_OP_READ,    UB_OP_READ,  UB_OP_READ, UB_OP_READ, UB_OP_WRITE,
-				       UB_OP_DISCARD, UB_OP_FLUSH, UB_OP_WRITE_ZEROES };
+	static const uint8_t ops[] = {
+		UB_OP_READ,  UB_OP_READ,    UB_OP_READ,	 UB_OP_READ,
+		UB_OP_WRITE, UB_OP_DISCARD, UB_OP_FLUSH, UB_OP_WRITE_ZEROES
+	};
 	uint8_t op = ops[input_below(in, sizeof(ops))];
 
 	/* As the core, which asks for nothing that the back end cannot do. */
-	if ((op != UB_OP_READ && op != UB_OP_FLUSH && l->read_only) || (op == UB_OP_FLUSH && !l->can_flush) ||
-	    (op == UB_OP_DISCARD && !l->can_trim) || (op == UB_OP_WRITE_ZEROES && !l->can_zero))
+	if ((op != UB_OP_READ && op != UB_OP_FLUSH && l->read_only) ||
+	    (op == UB_OP_FLUSH && !l->can_flush) || (op == UB_OP_DISCARD && !l->can_trim) ||
+	    (op == UB_OP_WRITE_ZEROES && !l->can_zero))
 		return UB_OP_READ;
 	return op;
 }
@@ -155,8 +159,9 @@ static void plan_io(struct fuzz_case *fc, struct input *in, unsigned index)
 	if (i->op == UB_OP_FLUSH)
 		return;
 	i->len_bytes = (uint32_t)nr * l->logical_block_bytes;
-	i->offset_bytes = (input_chance(in, 64) ? blocks - nr : input_below(in, 65536) % (blocks - nr + 1)) *
-			  l->logical_block_bytes;
+	i->offset_bytes =
+		(input_chance(in, 64) ? blocks - nr : input_below(in, 65536) % (blocks - nr + 1)) *
+		l->logical_block_bytes;
 	if (i->op == UB_OP_READ || i->op == UB_OP_WRITE)
 		i->buf = io->buf;
 	if (i->op != UB_OP_READ && i->op != UB_OP_DISCARD && l->can_fua && input_chance(in, 64))
@@ -165,7 +170,7 @@ static void plan_io(struct fuzz_case *fc, struct input *in, unsigned index)
 		i->flags |= UB_NOUNMAP;
 }
 
-/* ---- a case's course ----------------------------------------------------------------------------------------- */
+/* ---- a case's course ----------------------------------------------------- */
 
 static void check_read(const struct fuzz_io *io, bool lied)
 {
@@ -236,7 +241,10 @@ static void run_case(const uint8_t *data, size_t len)
 
 	assert(fc);
 	plan_case(fc, data, len);
-	/* What is left of the string: the server reads it from here, and the I/O from its end's half. */
+	/*
+	 * What is left of the string: the server reads it from here, and the I/O from its end's
+	 * half.
+	 */
 	in = (struct input){ .data = data, .len = len, .at = fc->hostile.in.at + len / 2 };
 	cfg.options = case_options();
 	cfg.nr_queues = fc->nr_queues;
@@ -262,7 +270,7 @@ static void run_case(const uint8_t *data, size_t len)
 	free(fc);
 }
 
-/* ---- many cases ----------------------------------------------------------------------------------------------- */
+/* ---- many cases ---------------------------------------------------------- */
 
 static uint64_t fuzz_random(uint64_t *state)
 {
@@ -310,8 +318,8 @@ static void run_cases(const struct fuzz_options *o)
 	progress->started_ms = ub_now_ms();
 	if (o->file)
 		run_file(o->file);
-	for (uint64_t n = o->first; !o->file && (o->seconds ? ub_now_ms() < until : n < o->first + o->nr_cases);
-	     n++) {
+	for (uint64_t n = o->first;
+	     !o->file && (o->seconds ? ub_now_ms() < until : n < o->first + o->nr_cases); n++) {
 		progress->number = n;
 		progress->started_ms = ub_now_ms();
 		make_input(o->seed, n, data);
@@ -320,7 +328,10 @@ static void run_cases(const struct fuzz_options *o)
 	}
 }
 
-/* Waits for the process that runs the cases. Its status, or -1: it was ended, because one of them hangs. */
+/*
+ * Waits for the process that runs the cases. Its status, or -1: it was ended, because one of them
+ * hangs.
+ */
 static int watch(pid_t pid)
 {
 	int fd = pidfd_open(pid, 0), status = 0;
@@ -344,7 +355,8 @@ static int fuzz(const struct fuzz_options *o)
 	int status;
 	pid_t pid;
 
-	progress = mmap(NULL, sizeof(*progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	progress = mmap(NULL, sizeof(*progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+			-1, 0);
 	assert(progress != MAP_FAILED);
 	progress->started_ms = start;
 	fflush(NULL);
@@ -356,10 +368,12 @@ static int fuzz(const struct fuzz_options *o)
 	}
 	status = watch(pid);
 	ms = ub_now_ms() - start + 1;
-	printf("fuzz-nbd: seed %llu: %llu cases (%llu a second), %llu opened, %llu connections, %llu I/Os, of which "
+	printf("fuzz-nbd: seed %llu: %llu cases (%llu a second), %llu opened, %llu connections, "
+	       "%llu I/Os, of which "
 	       "%llu failed and %llu read\n",
 	       (unsigned long long)o->seed, (unsigned long long)progress->nr_done,
-	       (unsigned long long)(progress->nr_done * 1000 / ms), (unsigned long long)progress->nr_opened,
+	       (unsigned long long)(progress->nr_done * 1000 / ms),
+	       (unsigned long long)progress->nr_opened,
 	       (unsigned long long)progress->nr_connections, (unsigned long long)progress->nr_ios,
 	       (unsigned long long)progress->nr_failed_ios, (unsigned long long)progress->nr_read);
 	if (status == 0)
@@ -369,17 +383,20 @@ static int fuzz(const struct fuzz_options *o)
 	if (o->file)
 		printf("fuzz-nbd: FAILED: repeat with --file %s\n", o->file);
 	else
-		printf("fuzz-nbd: FAILED: repeat with --seed %llu --case %llu\n", (unsigned long long)o->seed,
-		       (unsigned long long)progress->number);
+		printf("fuzz-nbd: FAILED: repeat with --seed %llu --case %llu\n",
+		       (unsigned long long)o->seed, (unsigned long long)progress->number);
 	return 1;
 }
 
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "seed", required_argument, NULL, 's' },    { "cases", required_argument, NULL, 'n' },
-		{ "seconds", required_argument, NULL, 't' }, { "case", required_argument, NULL, 'c' },
-		{ "file", required_argument, NULL, 'f' },    { "verbose", no_argument, NULL, 'v' },
+		{ "seed", required_argument, NULL, 's' },
+		{ "cases", required_argument, NULL, 'n' },
+		{ "seconds", required_argument, NULL, 't' },
+		{ "case", required_argument, NULL, 'c' },
+		{ "file", required_argument, NULL, 'f' },
+		{ "verbose", no_argument, NULL, 'v' },
 		{ NULL, 0, NULL, 0 },
 	};
 	struct fuzz_options o = { .seed = 1, .nr_cases = FUZZ_CASES };

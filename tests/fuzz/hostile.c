@@ -11,10 +11,11 @@
 
 #include <ublk-bridge/backend.h>
 
-#define HOSTILE_PATIENCE_MS 20	 /* when the client may be waiting for us: what follows would not come */
+/* when the client may be waiting for us: what follows would not come */
+#define HOSTILE_PATIENCE_MS 20
 #define HOSTILE_CORRECT_MS  5000 /* when it is not */
 
-/* ---- decisions -------------------------------------------------------------------------------------- */
+/* ---- decisions ----------------------------------------------------------- */
 
 unsigned input_byte(struct input *in)
 {
@@ -38,9 +39,39 @@ bool input_chance(struct input *in, unsigned of_256)
 uint64_t input_number(struct input *in)
 {
 	static const uint64_t edges[] = {
-		0, 1, 2, 3, 7, 8, 9, 15, 16, 28, 511, 512, 513, 4095, 4096, 4097, 65535, 65536, 65537, 1 << 20,
-		32 << 20, (32 << 20) + 1, (32 << 20) + 8, (32 << 20) + 9, (64 << 20), INT32_MAX,
-		1ULL << 31, UINT32_MAX, 1ULL << 32, INT64_MAX, 1ULL << 63, UINT64_MAX - 1, UINT64_MAX,
+		0,
+		1,
+		2,
+		3,
+		7,
+		8,
+		9,
+		15,
+		16,
+		28,
+		511,
+		512,
+		513,
+		4095,
+		4096,
+		4097,
+		65535,
+		65536,
+		65537,
+		1 << 20,
+		32 << 20,
+		(32 << 20) + 1,
+		(32 << 20) + 8,
+		(32 << 20) + 9,
+		(64 << 20),
+		INT32_MAX,
+		1ULL << 31,
+		UINT32_MAX,
+		1ULL << 32,
+		INT64_MAX,
+		1ULL << 63,
+		UINT64_MAX - 1,
+		UINT64_MAX,
 	};
 	unsigned what = input_byte(in);
 	uint64_t value = edges[input_below(in, sizeof(edges) / sizeof(edges[0]))];
@@ -57,7 +88,7 @@ uint8_t hostile_byte(uint64_t offset)
 	return (uint8_t)((offset * 7 + (offset >> 9) * 13 + (offset >> 18) + 1) & 0x7f);
 }
 
-/* ---- what goes wrong in a message --------------------------------------------------------------------- */
+/* ---- what goes wrong in a message ---------------------------------------- */
 
 static void change_bytes(struct hostile *h, uint8_t *msg, size_t len)
 {
@@ -132,7 +163,8 @@ static bool hostile_send(struct peer *peer, uint8_t *msg, size_t len)
 	case 1:
 		return send_garbage(h) && peer_send_all(peer, msg, len);
 	case 2:
-		return peer_send_all(peer, msg, len) && peer_send_all(peer, msg, len); /* NOLINT: twice */
+		/* NOLINT: twice */
+		return peer_send_all(peer, msg, len) && peer_send_all(peer, msg, len);
 	case 3:
 		return peer_send_all(peer, msg, len) && send_garbage(h);
 	case 4:
@@ -148,7 +180,7 @@ static bool hostile_send(struct peer *peer, uint8_t *msg, size_t len)
 	return peer_send_all(peer, msg, len);
 }
 
-/* ---- what goes wrong in a reply --------------------------------------------------------------------------- */
+/* ---- what goes wrong in a reply ------------------------------------------ */
 
 static void fill_data(uint8_t *data, uint64_t offset, uint32_t len)
 {
@@ -156,8 +188,8 @@ static void fill_data(uint8_t *data, uint64_t offset, uint32_t len)
 		data[i] = hostile_byte(offset + i);
 }
 
-static bool send_data_chunk(struct hostile *h, const struct peer_request *r, uint16_t flags, uint64_t offset,
-			    uint32_t len, uint32_t len_field)
+static bool send_data_chunk(struct hostile *h, const struct peer_request *r, uint16_t flags,
+			    uint64_t offset, uint32_t len, uint32_t len_field)
 {
 	uint8_t payload[8 + PEER_MAX_BYTES];
 
@@ -168,15 +200,16 @@ static bool send_data_chunk(struct hostile *h, const struct peer_request *r, uin
 	return peer_send_chunk(&h->peer, r, flags, PEER_CHUNK_DATA, len_field, payload, 8 + len);
 }
 
-static bool send_hole_chunk(struct hostile *h, const struct peer_request *r, uint16_t flags, uint64_t offset,
-			    uint32_t len, uint32_t len_field)
+static bool send_hole_chunk(struct hostile *h, const struct peer_request *r, uint16_t flags,
+			    uint64_t offset, uint32_t len, uint32_t len_field)
 {
 	uint8_t payload[12];
 
 	atomic_store(&h->lied, true); /* zeroes are not what the export has */
 	peer_put64(payload, offset);
 	peer_put32(payload + 8, len);
-	return peer_send_chunk(&h->peer, r, flags, PEER_CHUNK_HOLE, len_field, payload, sizeof(payload));
+	return peer_send_chunk(&h->peer, r, flags, PEER_CHUNK_HOLE, len_field, payload,
+			       sizeof(payload));
 }
 
 static bool send_correct(struct hostile *h, const struct peer_request *r)
@@ -199,8 +232,9 @@ static bool send_split(struct hostile *h, const struct peer_request *r)
 		uint64_t offset = r->offset + (uint64_t)at * piece;
 		uint32_t len = at == nr - 1 ? r->len - at * piece : piece;
 		uint16_t flags = i == nr - 1 ? PEER_CHUNK_DONE : 0;
-		bool ok = input_chance(&h->in, 64) ? send_hole_chunk(h, r, flags, offset, len, 12) :
-						     send_data_chunk(h, r, flags, offset, len, 8 + len);
+		bool ok = input_chance(&h->in, 64) ?
+				  send_hole_chunk(h, r, flags, offset, len, 12) :
+				  send_data_chunk(h, r, flags, offset, len, 8 + len);
 
 		if (!ok)
 			return false;
@@ -230,14 +264,17 @@ static bool send_wrong_pieces(struct hostile *h, const struct peer_request *r)
 			ok = send_data_chunk(h, r, flags, r->offset + 1, half, 8 + half);
 			break;
 		case 4:
-			ok = send_data_chunk(h, r, flags, r->offset + input_number(&h->in), half, 8 + half);
+			ok = send_data_chunk(h, r, flags, r->offset + input_number(&h->in), half,
+					     8 + half);
 			break;
 		case 5:
-			ok = send_hole_chunk(h, r, flags, r->offset, (uint32_t)input_number(&h->in), 12);
+			ok = send_hole_chunk(h, r, flags, r->offset, (uint32_t)input_number(&h->in),
+					     12);
 			break;
 		case 6: /* what follows may be taken for data */
 			atomic_store(&h->lied, true);
-			ok = send_data_chunk(h, r, flags, r->offset, half, (uint32_t)input_number(&h->in));
+			ok = send_data_chunk(h, r, flags, r->offset, half,
+					     (uint32_t)input_number(&h->in));
 			break;
 		default:
 			ok = send_data_chunk(h, r, flags, r->offset + half, 0, 8);
@@ -248,7 +285,8 @@ static bool send_wrong_pieces(struct hostile *h, const struct peer_request *r)
 
 static bool send_error(struct hostile *h, const struct peer_request *r)
 {
-	static const uint32_t codes[] = { 0, 1, 5, 12, 22, 28, 75, 95, 107, 108, 110, 255, UINT32_MAX };
+	static const uint32_t codes[] = { 0,  1,   5,	12,  22,  28,	     75,
+					  95, 107, 108, 110, 255, UINT32_MAX };
 	uint32_t code = codes[input_below(&h->in, sizeof(codes) / sizeof(codes[0]))];
 	uint8_t payload[6 + 256 + 8] = { 0 };
 	uint16_t type = input_chance(&h->in, 128) ? PEER_CHUNK_ERROR_OFFSET : PEER_CHUNK_ERROR;
@@ -263,12 +301,14 @@ static bool send_error(struct hostile *h, const struct peer_request *r)
 	peer_put64(payload + 6 + text, input_chance(&h->in, 64) ? input_number(&h->in) : r->offset);
 	len = 6 + text + (type == PEER_CHUNK_ERROR_OFFSET ? 8 : 0);
 	return peer_send_chunk(&h->peer, r, input_chance(&h->in, 192) ? PEER_CHUNK_DONE : 0, type,
-			       input_chance(&h->in, 32) ? (uint32_t)input_number(&h->in) : len, payload, len);
+			       input_chance(&h->in, 32) ? (uint32_t)input_number(&h->in) : len,
+			       payload, len);
 }
 
 static bool send_odd_chunk(struct hostile *h, const struct peer_request *r)
 {
-	static const uint16_t types[] = { 0, 1, 2, 3, 5, 6, 0x7fff, 0x8000, 0x8001, 0x8002, 0x8003, 0xffff };
+	static const uint16_t types[] = { 0,	  1,	  2,	  3,	  5,	  6,
+					  0x7fff, 0x8000, 0x8001, 0x8002, 0x8003, 0xffff };
 	uint8_t payload[64];
 	uint32_t len = input_below(&h->in, sizeof(payload));
 	uint16_t type = types[input_below(&h->in, sizeof(types) / sizeof(types[0]))];
@@ -277,7 +317,8 @@ static bool send_odd_chunk(struct hostile *h, const struct peer_request *r)
 	for (uint32_t i = 0; i < len; i++)
 		payload[i] = (uint8_t)(input_byte(&h->in) & 0x7f);
 	return peer_send_chunk(&h->peer, r, (uint16_t)input_below(&h->in, 5), type,
-			       input_chance(&h->in, 64) ? (uint32_t)input_number(&h->in) : len, payload, len);
+			       input_chance(&h->in, 64) ? (uint32_t)input_number(&h->in) : len,
+			       payload, len);
 }
 
 /* A simple reply where a structured one belongs, and the reverse. */
@@ -308,20 +349,20 @@ static bool send_wrong(struct hostile *h, struct peer_request *r)
 		return send_other_kind(h, r);
 	case 7:
 		return send_correct(h, r) && send_correct(h, r); /* NOLINT: twice */
-	case 8: /* it may be another request's */
+	case 8:							 /* it may be another request's */
 		atomic_store(&h->lied, true);
 		r->cookie = input_chance(&h->in, 128) ? input_number(&h->in) : r->cookie + 1;
 		return send_correct(h, r);
 	case 9:
 		return true; /* never answered */
-	case 10: /* done before anything came */
+	case 10:	     /* done before anything came */
 		return peer_send_chunk(&h->peer, r, PEER_CHUNK_DONE, PEER_CHUNK_NONE, 0, NULL, 0);
 	default:
 		return false;
 	}
 }
 
-/* ---- connections ------------------------------------------------------------------------------------------ */
+/* ---- connections --------------------------------------------------------- */
 
 static bool is_readable(const struct hostile *h, int timeout_ms)
 {
@@ -357,7 +398,7 @@ static void serve_requests(struct hostile *h)
 		h->nr_pending--;
 		memmove(&h->pending[i], &h->pending[i + 1], (h->nr_pending - i) * sizeof(r));
 		if (!(!h->is_correct && input_chance(&h->in, h->reply_rate) ? send_wrong(h, &r) :
-									       send_correct(h, &r)))
+									      send_correct(h, &r)))
 			return;
 	}
 }

@@ -2,8 +2,8 @@
 /*
  * A hostile NBD server: what it does is decided by a string of bytes, and repeats with it.
  *
- * It runs on a thread of its own and hands its sockets to the back end one after another. Those after the
- * hostile ones are a correct server's, so that every I/O can end.
+ * It runs on a thread of its own and hands its sockets to the back end one after another. Those
+ * after the hostile ones are a correct server's, so that every I/O can end.
  */
 #ifndef UB_TESTS_HOSTILE_H
 #define UB_TESTS_HOSTILE_H
@@ -37,7 +37,7 @@ struct hostile {
 	struct peer_export export;
 	unsigned nr_hostile; /* connections before it is a correct server */
 	unsigned negotiation_rate, reply_rate, message_rate; /* of 256: how much goes wrong */
-	bool first_is_correct; /* its negotiation */
+	bool first_is_correct;				     /* its negotiation */
 
 	/* The thread's; the others look when it has ended, or where it is atomic. */
 	struct peer peer;
@@ -47,7 +47,7 @@ struct hostile {
 	int open_fds[HOSTILE_MAX_OPEN]; /* connections that it does not close */
 	unsigned nr_open;
 	int first_fd;
-	_Atomic bool lied;	/* data was sent that is not the export's */
+	_Atomic bool lied; /* data was sent that is not the export's */
 	_Atomic bool first_was_changed;
 	_Atomic unsigned nr_connections;
 	pthread_t thread;
@@ -62,7 +62,10 @@ struct hostile {
 /* The export's data. */
 uint8_t hostile_byte(uint64_t offset);
 
-/* Starts it. The client's end of the first connection, which is the caller's. The plan is made before. */
+/*
+ * Starts it. The client's end of the first connection, which is the caller's. The plan is made
+ * before.
+ */
 int hostile_start(struct hostile *h);
 void hostile_opened(struct hostile *h, struct ub_backend *backend);
 /* No more sockets. Before the back end is closed. */

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The control socket on real devices: info, set, detach that is refused and detach that is done; who may not speak to it.
+# The control socket on real devices: info, set, detach that is refused and detach that is done; who
+# may not speak to it.
 # kernels: 6.12 7
 # push: 7
 # timeout: 120
@@ -14,16 +15,22 @@ require setpriv nbdkit
 
 note "memory: info, and what cannot be set"
 attach --mem 8M --name memory --queues 2
-assert_eq "$(asked memory info '' '[.ok, .name, .device, .state, .backend, .size_bytes, .queues, .log_level, .version]')" \
+assert_eq "$(asked memory info '' \
+	'[.ok, .name, .device, .state, .backend, .size_bytes, .queues, .log_level, .version]')" \
 	'[true,"memory","/dev/ublkb0","live","mem",8388608,2,"notice",1]' "info of a memory device"
-assert_eq "$(asked memory info '' '[.keeper_pid, .server_pid]')" "[$KEEPER,$(child_of "$KEEPER")]" "its processes"
-assert_eq "$(asked memory info '' '[has("outage_limit_ms"), has("stall_timeout_ms")]')" '[false,false]' "what memory has not"
+assert_eq "$(asked memory info '' '[.keeper_pid, .server_pid]')" "[$KEEPER,$(child_of "$KEEPER")]" \
+	"its processes"
+assert_eq "$(asked memory info '' '[has("outage_limit_ms"), has("stall_timeout_ms")]')" \
+	'[false,false]' "what memory has not"
 assert_fails 1 'a device of mem has no outage-limit' "$UB" set memory --outage-limit 5
-assert_fails 1 'a device of mem has no stall-timeout' "$UB" set "$DEV" --stall-timeout 5 --log-level debug
+assert_fails 1 'a device of mem has no stall-timeout' "$UB" set "$DEV" --stall-timeout 5 \
+	--log-level debug
 assert_fails 1 'a device of mem has no fence-timeout' "$UB" set "$DEV" --fence-timeout 5
 assert_fails 1 'a device of mem has no server' "$UB" fenced "$DEV"
-assert_eq "$(asked memory info '' '[.fence, .unflushed_bytes, .losses]')" '[null,null,null]' "the fence of memory"
-assert_eq "$(asked memory info '' .log_level)" notice "the level after a set of which half is refused"
+assert_eq "$(asked memory info '' '[.fence, .unflushed_bytes, .losses]')" '[null,null,null]' \
+	"the fence of memory"
+assert_eq "$(asked memory info '' .log_level)" notice \
+	"the level after a set of which half is refused"
 "$UB" set 0 --log-level debug
 assert_eq "$("$UB" info memory --json | jq -r .log_level)" debug "the level that was set"
 assert_match "$("$UB" info memory)" 'log_level +debug'
@@ -35,7 +42,8 @@ assert_fails 1 "no device is named 'nobody'" "$UB" set nobody --log-level debug
 
 note "another user"
 # the directory lets nobody in, and if it did, the keeper does not answer
-! setpriv --reuid nobody --regid nogroup --clear-groups "$ASK" "$UBLK_BRIDGE_RUNDIR/memory/control.sock" '{}' 2>err ||
+! setpriv --reuid nobody --regid nogroup --clear-groups "$ASK" \
+	"$UBLK_BRIDGE_RUNDIR/memory/control.sock" '{}' 2>err ||
 	fail "another user gets an answer"
 chmod 755 "$TEST_DIR" "$UBLK_BRIDGE_RUNDIR" "$UBLK_BRIDGE_RUNDIR/memory"
 chmod 666 "$UBLK_BRIDGE_RUNDIR/memory/control.sock"
@@ -47,7 +55,8 @@ await 5 says "$ATTACH_ERR" 'control.sock: user 65534 is not answered'
 note "detach"
 exec {held}<"$DEV"
 assert_eq "$(asked memory detach '' '[.ok, .errno]')" '[false,"EBUSY"]' "a detach of what is held"
-assert_match "$(asked memory detach '"force":false' .error)" "^/dev/ublkb0 stays: .*opened by [^ ]+ \(pid $$\)"
+assert_match "$(asked memory detach '"force":false' .error)" \
+	"^/dev/ublkb0 stays: .*opened by [^ ]+ \(pid $$\)"
 assert_eq "$(asked memory info '' .state)" live "the state after it"
 exec {held}<&-
 nap 1.5
@@ -72,19 +81,24 @@ note "NBD: set, and what is in force"
 make_image 16M
 serve file "$IMG"
 attach --fence=time "$URI" --name export --stall-timeout 20
-assert_eq "$(asked export info '' '[.backend, .outage_limit_ms, .stall_timeout_ms]')" '["nbd",null,20000]' \
+assert_eq "$(asked export info '' '[.backend, .outage_limit_ms, .stall_timeout_ms]')" \
+	'["nbd",null,20000]' \
 	"info of an NBD device"
 "$UB" set export --outage-limit 1m --stall-timeout 1.5s
-assert_eq "$("$UB" info export --json | jq -c '[.outage_limit_ms, .stall_timeout_ms]')" '[60000,1500]' "what was set"
+assert_eq "$("$UB" info export --json | jq -c '[.outage_limit_ms, .stall_timeout_ms]')" \
+	'[60000,1500]' "what was set"
 "$UB" set export --outage-limit none
 assert_match "$("$UB" info export)" 'outage_limit_ms +none'
 dd if="$DEV" of=/dev/null bs=4k count=1 iflag=direct status=none
-assert_eq "$(asked export info '' '.fence | [.policy, .timeout_ms, .command, .ranges, .deadline_ms]')" \
+assert_eq "$(asked export info '' \
+	'.fence | [.policy, .timeout_ms, .command, .ranges, .deadline_ms]')" \
 	'["time",30000,null,0,null]' "the fence of an NBD device"
 "$UB" set export --fence-timeout 5m
-assert_eq "$("$UB" info export --json | jq -c '[.fence_timeout_ms, .fence.timeout_ms]')" '[300000,300000]' \
+assert_eq "$("$UB" info export --json | jq -c '[.fence_timeout_ms, .fence.timeout_ms]')" \
+	'[300000,300000]' \
 	"the fence timeout that was set"
-assert_eq "$("$UB" list --json | jq -c '.[] | [.fence.ranges, .unflushed_bytes, .losses.count]')" '[0,0,0]' \
+assert_eq "$("$UB" list --json | jq -c '.[] | [.fence.ranges, .unflushed_bytes, .losses.count]')" \
+	'[0,0,0]' \
 	"what list says of lost connections"
 
 note "NBD: fenced"

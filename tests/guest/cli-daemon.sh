@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# --daemon returns with status 0 when the device takes I/O, with a message and another status when it
-# never will; it leaves the terminal, the pipes and the working directory of whoever started it.
+# --daemon returns with status 0 when the device takes I/O, with a message and another status when
+# it never will; it leaves the terminal, the pipes and the working directory of whoever started it.
 # kernels: 6.12 7
 # push: 7
 # timeout: 60
@@ -25,12 +25,14 @@ for name in ublk0 d1; do
 	for pid in $(keeper_of $name) $(server_of $name); do
 		assert_eq "$(readlink /proc/"$pid"/cwd)" / "the working directory of $pid"
 		for fd in 0 1 2; do
-			assert_eq "$(readlink "/proc/$pid/fd/$fd")" /dev/null "descriptor $fd of $pid"
+			assert_eq "$(readlink "/proc/$pid/fd/$fd")" /dev/null \
+				"descriptor $fd of $pid"
 		done
 		read -r stat <"/proc/$pid/stat"
 		# shellcheck disable=SC2086 # words: after the name, state ppid pgrp session tty
 		set -- ${stat##*) }
-		[ "$4" != "$(ps -o sid= -p $$ | tr -d ' ')" ] || fail "process $pid is in the session of the test"
+		[ "$4" != "$(ps -o sid= -p $$ | tr -d ' ')" ] ||
+			fail "process $pid is in the session of the test"
 		assert_eq "$5" 0 "the terminal of $pid"
 	done
 	for link in "/proc/$(keeper_of $name)/fd"/*; do

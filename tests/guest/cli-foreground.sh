@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# In the foreground attach prints one line on stdout, the device, and only when it takes I/O; all else
-# goes to stderr. A reader of stdout that left does not hurt it.
+# In the foreground attach prints one line on stdout, the device, and only when it takes I/O; all
+# else goes to stderr. A reader of stdout that left does not hurt it.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 60
@@ -22,7 +22,8 @@ ends_with 0
 read -r rest <&3 && fail "a second line: $rest"
 exec 3<&-
 assert_match "$(cat err)" '^ublk-bridge: ' "stderr"
-assert_match "$(cat err)" '/dev/ublkb0: 16 MiB of mem, 1 queue of depth 128, data path' "what it says"
+assert_match "$(cat err)" '/dev/ublkb0: 16 MiB of mem, 1 queue of depth 128, data path' \
+	"what it says"
 grep -v "^ublk-bridge: " err && fail "other lines on stderr"
 
 # memory is the default, and so is its size

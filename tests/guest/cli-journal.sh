@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Started by systemd, or as a daemon where there is a journal, the keeper's lines go there with their priority and their device;
-# without one they go where they went before. The journal is a socket that the test listens on.
+# Started by systemd, or as a daemon where there is a journal, the keeper's lines go there with
+# their priority and their device; without one they go where they went before. The journal is a
+# socket that the test listens on.
 # kernels: 7
 # push: 7
 # timeout: 60
@@ -17,7 +18,8 @@ mkdir -p /run/systemd/journal
 trap 'rm -f $SOCKET; kill "${journal:-}" 2>/dev/null || true' EXIT
 
 cat >journal.py <<'PYTHON'
-# A line of JSON for each message: its fields. (A value with a newline would come in the other form; there is none.)
+# A line of JSON for each message: its fields. (A value with a newline would come in the other form;
+# there is none.)
 import json, socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 s.bind(sys.argv[1])
@@ -43,15 +45,18 @@ if ! wait_for 3 entry '.MESSAGE | test("^/dev/ublkb0: 1 MiB of mem")'; then
 	grep -q . entries || ! says stream '1 MiB of mem' || skip "this build has no libsystemd"
 	fail "the journal has $(cat entries), and stderr $(cat stream)"
 fi
-entry '.DEVICE == "/dev/ublkb0" and .DEVICE_NAME == "noted" and .PRIORITY == "5" and .SYSLOG_IDENTIFIER == "ublk-bridge"' ||
+entry '.DEVICE == "/dev/ublkb0" and .DEVICE_NAME == "noted" and .PRIORITY == "5" and
+	.SYSLOG_IDENTIFIER == "ublk-bridge"' ||
 	fail "the fields are $(cat entries)"
 [ ! -s stream ] || fail "stderr has them too: $(cat stream)"
 note "an error, and a device that is named in each line"
 kill -KILL "$(child_of "$KEEPER")"
 ends_with 1
-wait_for 5 entry '.PRIORITY == "3" and (.MESSAGE | test("the server was killed by signal 9")) and .DEVICE == "/dev/ublkb0"' ||
+wait_for 5 entry '.PRIORITY == "3" and .DEVICE == "/dev/ublkb0" and
+	(.MESSAGE | test("the server was killed by signal 9"))' ||
 	fail "the journal has $(cat entries)"
-! entry '.DEVICE and (.MESSAGE | test("/dev/ublkb0") | not)' || fail "a line without its device: $(cat entries)"
+! entry '.DEVICE and (.MESSAGE | test("/dev/ublkb0") | not)' ||
+	fail "a line without its device: $(cat entries)"
 
 note "stderr is something else: JOURNAL_STREAM was inherited"
 : >entries
@@ -79,5 +84,6 @@ wait $journal || true
 rm -f $SOCKET
 kill -TERM $KEEPER
 ends_with 0
-says stream '^ublk-bridge: /dev/ublkb0 served' || fail "what the journal does not take is lost: $(cat stream)"
+says stream '^ublk-bridge: /dev/ublkb0 served' ||
+	fail "what the journal does not take is lost: $(cat stream)"
 assert_nothing_left

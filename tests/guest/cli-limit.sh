@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The kernel's limit of devices (ublks_max) counts those of unprivileged users: ours do not come near
-# it. Where a kernel refuses all the same, the message names the limit.
+# The kernel's limit of devices (ublks_max) counts those of unprivileged users: ours do not come
+# near it. Where a kernel refuses all the same, the message names the limit.
 # kernels: 6.12 7
 # tier: all
 # timeout: 60
@@ -19,7 +19,8 @@ first=$KEEPER
 if try_attach --mem 1M; then
 	detach
 else
-	assert_match "$(cat "$ATTACH_ERR")" "limit of ublk devices is reached: .*ublks_max" "the message"
+	assert_match "$(cat "$ATTACH_ERR")" "limit of ublk devices is reached: .*ublks_max" \
+		"the message"
 fi
 KEEPER=$first DEV=/dev/ublkb0
 detach

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# list: the table, and the same as JSON with keys that scripts rely on; devices in the order of their
-# numbers, with who serves them and what can be done about one that nobody looks after.
+# list: the table, and the same as JSON with keys that scripts rely on; devices in the order of
+# their numbers, with who serves them and what can be done about one that nobody looks after.
 # kernels: 6.12 7
 # push: 7
 # timeout: 60
@@ -10,7 +10,8 @@
 . "$(dirname "$0")/lib-life.bash"
 require jq
 
-keys='backend data_path depth device fence health health_why id keeper_pid losses max_io_bytes name ours queues read_only'
+keys='backend data_path depth device fence health health_why id keeper_pid losses max_io_bytes'
+keys+=' name ours queues read_only'
 keys+=' remedy server_pid size_bytes source state unflushed_bytes'
 
 # field ID KEY: of list --json
@@ -32,25 +33,32 @@ take_list
 assert_eq "$(jq -c '[.[].id]' json)" '[3,12,100]' "the order"
 assert_eq "$(jq -r '[.[] | keys[]] | unique | join(" ")' json)" "$keys" "the keys"
 assert_eq "$(jq '[.[] | length] | unique | .[]' json)" 21 "the number of keys of each"
-for expect in 'device /dev/ublkb12' 'name twelve' 'state live' 'size_bytes 3145728' 'read_only true' \
-	'queues 1' 'depth 7' 'data_path copy' "keeper_pid $twelve" 'ours true' 'backend mem' 'remedy null' \
+for expect in 'device /dev/ublkb12' 'name twelve' 'state live' 'size_bytes 3145728' \
+	'read_only true' \
+	'queues 1' 'depth 7' 'data_path copy' "keeper_pid $twelve" 'ours true' 'backend mem' \
+	'remedy null' \
 	"server_pid $(child_of "$twelve")"; do
 	assert_eq "$(field 12 "${expect% *}")" "${expect#* }" "${expect% *} of 12"
 done
-for expect in 'name ublk3' 'size_bytes 1073741824' 'read_only false' 'queues 2' 'data_path user-copy' \
+for expect in 'name ublk3' 'size_bytes 1073741824' 'read_only false' 'queues 2' \
+	'data_path user-copy' \
 	'backend null' 'max_io_bytes 65536'; do
 	assert_eq "$(field 3 "${expect% *}")" "${expect#* }" "${expect% *} of 3"
 done
 assert_eq "$(field 100 data_path)" get-data "the data path of 100"
 
-assert_eq "$(field 12 source), $(field 3 source), $(field 100 source)" '3 MiB of memory, null, 1 MiB of memory' "the sources"
-assert_eq "$("$UB" info 12 --json | jq -r '.source + ", " + .health')" '3 MiB of memory, online' "what info says"
+assert_eq "$(field 12 source), $(field 3 source), $(field 100 source)" \
+	'3 MiB of memory, null, 1 MiB of memory' "the sources"
+assert_eq "$("$UB" info 12 --json | jq -r '.source + ", " + .health')" '3 MiB of memory, online' \
+	"what info says"
 
 "$UB" list >table
-assert_eq "$(awk '!/^ / { print $1 }' table | tr '\n' ' ')" 'DEVICE /dev/ublkb3 /dev/ublkb12 /dev/ublkb100 ' "the table"
+assert_eq "$(awk '!/^ / { print $1 }' table | tr '\n' ' ')" \
+	'DEVICE /dev/ublkb3 /dev/ublkb12 /dev/ublkb100 ' "the table"
 assert_match "$(grep -A 1 twelve table)" $'\n  3 MiB of memory: online$' "the line below 12"
 assert_match "$(grep twelve table)" \
-	"^/dev/ublkb12 +twelve +live +3 MiB +1 +7 +copy +$(field 12 server_pid) mem\$" "the line of 12"
+	"^/dev/ublkb12 +twelve +live +3 MiB +1 +7 +copy +$(field 12 server_pid) mem\$" \
+	"the line of 12"
 
 # a keeper that is gone: still live, and how to end it
 kill -KILL "$hundred"
@@ -63,7 +71,8 @@ assert_match "$("$UB" list)" $'\n  its keeper is gone: .* \(ublk-bridge recover 
 # the run directory of another is lost: ours by the mark in the driver, its name unknown
 mv "$UBLK_BRIDGE_RUNDIR/ublk3" lost
 take_list
-assert_eq "$(field 3 ours) $(field 3 name) $(field 3 state)" 'true null live' "the device without a directory"
+assert_eq "$(field 3 ours) $(field 3 name) $(field 3 state)" 'true null live' \
+	"the device without a directory"
 assert_match "$("$UB" list | grep ublkb3)" '\(run directory lost\)$'
 mv lost "$UBLK_BRIDGE_RUNDIR/ublk3"
 
@@ -73,7 +82,8 @@ echo '{"version": 1, "name"' >"$UBLK_BRIDGE_RUNDIR/broken/state.json"
 : >"$UBLK_BRIDGE_RUNDIR/empty/state.json"
 sed 's/"cookie": "[^"]*"/"cookie": "7562000000000000"/; s/"name": "[^"]*"/"name": "old"/' \
 	"$UBLK_BRIDGE_RUNDIR/twelve/state.json" >"$UBLK_BRIDGE_RUNDIR/old/state.json"
-sed 's/"version": 1/"version": 2/' "$UBLK_BRIDGE_RUNDIR/twelve/state.json" >"$UBLK_BRIDGE_RUNDIR/empty/state.json"
+sed 's/"version": 1/"version": 2/' "$UBLK_BRIDGE_RUNDIR/twelve/state.json" \
+	>"$UBLK_BRIDGE_RUNDIR/empty/state.json"
 take_list
 assert_eq "$(field 12 name)" twelve "the name of 12"
 
@@ -82,13 +92,17 @@ stale() { jq -r ".[] | select(.name == \"$1\").$2" json; }
 assert_eq "$(jq -c '[.[].id]' json)" '[3,12,100,null,null,null]' "the devices, and what has none"
 assert_eq "$(jq '[.[] | length] | unique | .[]' json)" 21 "the number of keys of each"
 for name in broken empty old; do
-	assert_eq "$(stale $name 'device') $(stale $name state) $(stale $name ours)" 'null stale true' "the directory $name"
+	assert_eq "$(stale $name 'device') $(stale $name state) $(stale $name ours)" \
+		'null stale true' "the directory $name"
 	assert_match "$(stale $name remedy)" '^detach it by its name, or attach'
-	assert_match "$("$UB" list)" $'\n'"- +$name +stale .*"$'\n'"  its .*\(ublk-bridge detach $name\)"
+	assert_match "$("$UB" list)" \
+		$'\n'"- +$name +stale .*"$'\n'"  its .*\(ublk-bridge detach $name\)"
 done
 assert_eq "$(stale old health_why)" 'its device is gone' "what is wrong with old"
-assert_eq "$(stale broken health_why)" 'its state.json cannot be understood' "what is wrong with broken"
-assert_eq "$(stale empty health_why)" 'its state.json cannot be understood' "what is wrong with one of another version"
+assert_eq "$(stale broken health_why)" 'its state.json cannot be understood' \
+	"what is wrong with broken"
+assert_eq "$(stale empty health_why)" 'its state.json cannot be understood' \
+	"what is wrong with one of another version"
 for name in broken old; do
 	run "$UB" detach $name
 	assert_eq "$STATUS" 0 "the status of detach $name"
@@ -97,7 +111,9 @@ done
 assert_fails 1 "no device is named 'broken'" "$UB" detach broken
 # what is not ours in it is not removed, and said
 mkdir "$UBLK_BRIDGE_RUNDIR/empty/foreign"
-assert_fails 1 "'empty' has no device, and its run directory cannot be removed: Directory not empty" "$UB" detach empty
+assert_fails 1 \
+	"'empty' has no device, and its run directory cannot be removed: Directory not empty" \
+	"$UB" detach empty
 rmdir "$UBLK_BRIDGE_RUNDIR/empty/foreign"
 # a new device takes the name over
 attach --mem 1M --id 50 --name empty
@@ -110,7 +126,8 @@ DEV=/dev/ublkb100
 # info of the one without a keeper: what is known without it
 run "$UB" info 100 --json
 assert_eq "$STATUS" 0 "the status of info of an orphan"
-assert_eq "$(jq -c '[.name, .state, .keeper_pid, .size_bytes, .data_path, .backend, .health, .logical_block_bytes]' <<<"$OUT")" \
+assert_eq "$(jq -c '[.name, .state, .keeper_pid, .size_bytes, .data_path, .backend, .health,
+	.logical_block_bytes]' <<<"$OUT")" \
 	'["ublk100","orphan",null,1048576,"get-data","mem","online",512]' "info of an orphan"
 assert_eq "$(jq .server_pid <<<"$OUT")" "$(field 100 server_pid)" "its server"
 assert_match "$("$UB" info 100)" 'state +orphan'

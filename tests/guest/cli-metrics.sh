@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# metrics: OpenMetrics text that a strict parser takes, and the older format that promtool takes, with the figures of stats;
-# all devices, and the dead ones.
+# metrics: OpenMetrics text that a strict parser takes, and the older format that promtool takes,
+# with the figures of stats; all devices, and the dead ones.
 # kernels: 6.12 7
 # push: 7
 # timeout: 60
@@ -18,7 +18,8 @@ take() {
 }
 # sample NAME{LABELS}: its value, or nothing
 sample() {
-	want="$1 " awk 'index($0, ENVIRON["want"]) == 1 { print substr($0, length(ENVIRON["want"]) + 1) }' samples
+	want="$1 " awk 'index($0, ENVIRON["want"]) == 1 {
+		print substr($0, length(ENVIRON["want"]) + 1) }' samples
 }
 value() { "$UB" stats "$1" --json | jq -r "$2"; }
 idle() {
@@ -29,8 +30,10 @@ idle() {
 }
 
 # --- the parser is one: it finds what is wrong
-right=$'# TYPE a counter\n# HELP a An a.\na_total{x="1"} 1\n# TYPE h_s histogram\n# UNIT h_s s\n# HELP h_s An h.\n'
-right+=$'h_s_bucket{x="\\"",le="0.5"} 1\nh_s_bucket{x="\\"",le="+Inf"} 2\nh_s_count{x="\\""} 2\nh_s_sum{x="\\""} 2.5\n# EOF'
+right=$'# TYPE a counter\n# HELP a An a.\na_total{x="1"} 1\n'
+right+=$'# TYPE h_s histogram\n# UNIT h_s s\n# HELP h_s An h.\n'
+right+=$'h_s_bucket{x="\\"",le="0.5"} 1\nh_s_bucket{x="\\"",le="+Inf"} 2\n'
+right+=$'h_s_count{x="\\""} 2\nh_s_sum{x="\\""} 2.5\n# EOF'
 parse <<<"$right" >/dev/null || fail "the parser refuses what is right"
 while IFS='|' read -r from to; do
 	wrong=${right/"$from"/$to}
@@ -78,32 +81,40 @@ for device in 'five device="/dev/ublkb5",name="five"' 'ten device="/dev/ublkb10"
 	for op in read write flush discard write_zeroes; do
 		for pair in ios:ios_total bytes:bytes_total errors:io_errors_total; do
 			assert_eq "$(sample "ublk_bridge_${pair#*:}{$labels,op=\"$op\"}")" \
-				"$(jq ".operations.$op.${pair%:*}" "$file".json)" "$pair of $op of $file"
+				"$(jq ".operations.$op.${pair%:*}" "$file".json)" \
+				"$pair of $op of $file"
 		done
 	done
 	assert_eq "$(sample "ublk_bridge_turns_total{$labels}")" "$(jq .turns "$file".json)" "turns"
 	assert_eq "$(sample "ublk_bridge_in_flight{$labels}")" 0 "in flight"
-	assert_eq "$(sample "ublk_bridge_size_bytes{$labels}")" "$(jq .size_bytes "$file".json)" "the size"
+	assert_eq "$(sample "ublk_bridge_size_bytes{$labels}")" "$(jq .size_bytes "$file".json)" \
+		"the size"
 	for call in io_uring_enter copy; do
-		assert_eq "$(sample "ublk_bridge_syscalls_total{$labels,call=\"$call\"}")" "$(jq ".syscalls.$call" "$file".json)" \
+		assert_eq "$(sample "ublk_bridge_syscalls_total{$labels,call=\"$call\"}")" \
+			"$(jq ".syscalls.$call" "$file".json)" \
 			"$call"
 	done
 done
 labels='device="/dev/ublkb5",name="five"'
-assert_eq "$(sample "ublk_bridge_info{$labels,backend=\"mem\",data_path=\"get-data\",queues=\"1\"}")" 1 "info"
+assert_eq \
+	"$(sample \
+	"ublk_bridge_info{$labels,backend=\"mem\",data_path=\"get-data\",queues=\"1\"}")" 1 "info"
 assert_eq "$(sample "ublk_bridge_io_latency_seconds_count{$labels,op=\"write\"}")" \
 	"$(jq .operations.write.latency.count five.json)" "latencies of writes"
 sum=$(sample "ublk_bridge_io_latency_seconds_sum{$labels,op=\"write\"}")
 assert_eq "$((10#${sum/./}))" "$(jq .operations.write.latency.sum_ns five.json)" "their sum in ns"
 # half of them are below the bucket that has the median's end, and not below the one before
-p50=$(jq .operations.write.latency.p50_ns five.json) count=$(jq .operations.write.latency.count five.json)
+p50=$(jq .operations.write.latency.p50_ns five.json) \
+	count=$(jq .operations.write.latency.count five.json)
 for ((le = 1024; le < p50; le *= 2)); do :; done
 bucket() {
-	awk -v le="$1" 'index($0, "ublk_bridge_io_latency_seconds_bucket{device=\"/dev/ublkb5\",name=\"five\",op=\"write\",le=") &&
-		match($0, /le="[^"]*"/) && int(substr($0, RSTART + 4, RLENGTH - 5) * 1e9 + 0.5) == le { print $NF }' samples
+	awk -v le="$1" 'BEGIN { of = "{device=\"/dev/ublkb5\",name=\"five\",op=\"write\",le=" }
+		index($0, "ublk_bridge_io_latency_seconds_bucket" of) && match($0, /le="[^"]*"/) &&
+		int(substr($0, RSTART + 4, RLENGTH - 5) * 1e9 + 0.5) == le { print $NF }' samples
 }
 assert_le $(((count + 1) / 2)) "$(bucket $le)" "half the writes"
-[ $le -eq 1024 ] || assert_le "$(bucket $((le / 2)))" $((count / 2 + count / 20 + 1)) "writes below the median"
+[ $le -eq 1024 ] || assert_le "$(bucket $((le / 2)))" $((count / 2 + count / 20 + 1)) \
+	"writes below the median"
 # what is not there is not said
 ! grep -q '^ublk_bridge_backend' samples || fail "mem has no server"
 ! grep -q 'io_latency.*ublkb10' samples || fail "--no-stats has latencies"
@@ -111,17 +122,21 @@ assert_le $(((count + 1) / 2)) "$(bucket $le)" "half the writes"
 # --- a migration has its own, for as long as it lasts
 ! grep -q '^ublk_bridge_migration' samples || fail "there is no migration"
 nbdkit -U side.sock -P side.pid memory 64M
-"$UB" migrate five --wait-for-cutover "nbd+unix:///?socket=$PWD/side.sock" >out 2>err || fail "migrate: $(cat err)"
+"$UB" migrate five --wait-for-cutover "nbd+unix:///?socket=$PWD/side.sock" >out 2>err ||
+	fail "migrate: $(cat err)"
 take
 for phase in connecting copying paused in-step cutover; do
-	assert_eq "$(sample "ublk_bridge_migration_phase{$labels,phase=\"$phase\"}")" "$([ $phase = in-step ] && echo 1 || echo 0)" \
+	assert_eq "$(sample "ublk_bridge_migration_phase{$labels,phase=\"$phase\"}")" \
+		"$([ $phase = in-step ] && echo 1 || echo 0)" \
 		"the phase $phase"
 done
-assert_eq "$(sample "ublk_bridge_migration_total_bytes{$labels}")" $((64 << 20)) "the bytes to be moved"
+assert_eq "$(sample "ublk_bridge_migration_total_bytes{$labels}")" $((64 << 20)) \
+	"the bytes to be moved"
 assert_eq "$(sample "ublk_bridge_migration_dirty_bytes{$labels}")" 0 "the bytes that are left"
 "$UB" stats five --json >five.json
 for bytes in copied zeroed mirrored; do
-	assert_eq "$(sample "ublk_bridge_migration_${bytes}_bytes{$labels}")" "$(jq ".migration.${bytes}_bytes" five.json)" "bytes $bytes"
+	assert_eq "$(sample "ublk_bridge_migration_${bytes}_bytes{$labels}")" \
+		"$(jq ".migration.${bytes}_bytes" five.json)" "bytes $bytes"
 done
 ! grep -q '^ublk_bridge_migration.*ublkb10' samples || fail "a migration of another device"
 "$UB" migrate five --cancel
@@ -131,10 +146,12 @@ kill "$(<side.pid)"
 
 # --- the older format: the same samples, each with a type and a help of its very name
 "$UB" metrics >older
-assert_eq "$(sed -E 's/^([a-z_]+).*/\1/' older | grep -v '^#' | sort -u)" "$(sed -E 's/^([a-z_]+).*/\1/' text | grep -v '^#' | sort -u)" \
+assert_eq "$(sed -E 's/^([a-z_]+).*/\1/' older | grep -v '^#' | sort -u)" \
+	"$(sed -E 's/^([a-z_]+).*/\1/' text | grep -v '^#' | sort -u)" \
 	"the names of the samples"
 for word in TYPE HELP; do
-	grep -v '^#' older | sed -E 's/[{ ].*//; s/^(.*_latency_seconds)_(bucket|count|sum)$/\1/' | sort -u >named
+	grep -v '^#' older | sed -E 's/[{ ].*//; s/^(.*_latency_seconds)_(bucket|count|sum)$/\1/' \
+		| sort -u >named
 	sed -nE "s/^# $word ([a-z_]+) .+/\1/p" older | sort -u | comm -23 named - >missing
 	[ ! -s missing ] || fail "no $word: $(tr '\n' ' ' <missing)"
 done
@@ -151,7 +168,10 @@ state=$UBLK_BRIDGE_RUNDIR/five/state.json
 cp "$state" saved
 sed -i 's/"backend": "mem"/"backend": "m\\"e\\\\m"/' "$state"
 take
-assert_eq "$(sample "ublk_bridge_info{$labels,backend=\"m\\\"e\\\\m\",data_path=\"get-data\",queues=\"1\"}")" 1 \
+assert_eq \
+	"$(sample \
+	"ublk_bridge_info{$labels,backend=\"m\\\"e\\\\m\",data_path=\"get-data\",queues=\"1\"}")" \
+	1 \
 	"info with a label that is escaped"
 cp saved "$state"
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# resize of memory: growing and shrinking under load, what is refused, a filesystem that follows, servers and keepers that
-# die meanwhile.
+# resize of memory: growing and shrinking under load, what is refused, a filesystem that follows,
+# servers and keepers that die meanwhile.
 # kernels: 6.12 7
 # push: 7
 # timeout: 300
@@ -22,15 +22,18 @@ known_size() { "$UB" info "${1:-$ID}" --json | jq .size_bytes; }
 is_size() {
 	assert_eq "$(size_of "$DEV")" "$1" "the kernel's size"
 	assert_eq "$(known_size)" "$1" "the keeper's size"
-	assert_eq "$(jq '[.. | .size_bytes? // empty] | unique | join(" ") ' "$UBLK_BRIDGE_RUNDIR/ublk$ID/state.json" -r)" "$1" \
+	assert_eq "$(jq '[.. | .size_bytes? // empty] | unique | join(" ") ' \
+		"$UBLK_BRIDGE_RUNDIR/ublk$ID/state.json" -r)" "$1" \
 		"the sizes in state.json"
 }
 
-# fill FROM-MIB COUNT-MIB BYTE, has FROM-MIB COUNT-MIB BYTE: whole MiB of one byte (octal), past the cache
+# fill FROM-MIB COUNT-MIB BYTE, has FROM-MIB COUNT-MIB BYTE: whole MiB of one byte (octal), past the
+# cache
 bytes() { head -c $(($1 * M)) /dev/zero | tr '\0' "\\$2"; }
 fill() { bytes "$2" "$3" | dd of="$DEV" bs=1M seek="$1" oflag=direct iflag=fullblock status=none; }
 has() {
-	dd if="$DEV" bs=1M skip="$1" count="$2" iflag=direct status=none | cmp -s - <(bytes "$2" "$3") ||
+	dd if="$DEV" bs=1M skip="$1" count="$2" iflag=direct status=none |
+		cmp -s - <(bytes "$2" "$3") ||
 		fail "the $2 MiB from MiB $1 on are not all $3"
 }
 
@@ -42,8 +45,11 @@ settled() { [ "$("$UB" info "$ID" --json | jq -r .state)" = live ]; }
 
 if ! kernel_at_least 6.16; then
 	attach --mem 16M
-	assert_fails 1 'this kernel \(6\.12.*\) cannot change the size of a device: Linux 6\.16 or later can' "$UB" resize "$ID" 32M
-	assert_eq "$(ask "ublk$ID" resize '"size_bytes":33554432' | jq -r .errno)" EOPNOTSUPP "the errno"
+	assert_fails 1 \
+		'this kernel \(6\.12.*\) cannot change .* of a device: Linux 6\.16 or later can' \
+		"$UB" resize "$ID" 32M
+	assert_eq "$(ask "ublk$ID" resize '"size_bytes":33554432' | jq -r .errno)" EOPNOTSUPP \
+		"the errno"
 	is_size $((16 * M))
 	detach
 	exit 0
@@ -60,7 +66,8 @@ assert_fails 1 'is not a multiple of the block size 4096' "$UB" resize "$ID" 335
 assert_fails 1 'address space' "$UB" resize "$ID" 1P
 assert_fails 2 'a size is above 0' "$UB" resize "$ID" 0
 assert_eq "$(ask "ublk$ID" resize '"size_bytes":0' | jq -r .errno)" ERANGE "a size of nothing"
-assert_eq "$(ask "ublk$ID" resize '"size_bytes":"4M"' | jq -r .errno)" EINVAL "a size that is no number"
+assert_eq "$(ask "ublk$ID" resize '"size_bytes":"4M"' | jq -r .errno)" EINVAL \
+	"a size that is no number"
 is_size $((16 * M))
 run "$UB" resize "$ID" 16M
 assert_eq "$STATUS" 0 "the status of nothing to do"
@@ -182,7 +189,8 @@ for size in 16M 4M; do
 		assert_eq "$STATUS" 1 "the status"
 		"$UB" recover "$ID"
 		now=$(size_of "$DEV")
-		[ "$now" = $((8 * M)) ] || { [ $step = size-updated ] && [ "$now" = $((${size%M} * M)) ]; } ||
+		[ "$now" = $((8 * M)) ] || { [ $step = size-updated ] &&
+			[ "$now" = $((${size%M} * M)) ]; } ||
 			fail "the size is $now"
 		await 20 has_standby
 		is_size "$now"

@@ -58,7 +58,8 @@ done
 # locked memory: none, some for the program but not for the buffers, enough
 unlocked=(setpriv --bounding-set=-ipc_lock)
 for kib in 0 64 24576; do
-	short_of 'cannot lock .*RLIMIT_MEMLOCK.*CAP_IPC_LOCK.*(Cannot allocate memory|Operation not permitted|Resource temporarily unavailable)' \
+	why='(Cannot allocate memory|Operation not permitted|Resource temporarily unavailable)'
+	short_of "cannot lock .*RLIMIT_MEMLOCK.*CAP_IPC_LOCK.*$why" \
 		prlimit --memlock=$((kib << 10)) "${unlocked[@]}" "$UB" --mem 1M --data-path copy
 	assert_eq $SERVED no "whether it serves with $kib KiB of locked memory"
 done

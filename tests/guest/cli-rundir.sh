@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A run directory that is full, cannot be written to, or holds files that are broken or of a newer version: attach says
-# what it is and leaves nothing; what is broken stands in nobody's way.
+# A run directory that is full, cannot be written to, or holds files that are broken or of a newer
+# version: attach says what it is and leaves nothing; what is broken stands in nobody's way.
 # kernels: 6.12 7
 # push: 7
 # timeout: 90
@@ -24,7 +24,8 @@ nothing_made() {
 
 note "read only"
 mount -t tmpfs -o ro,size=64k none "$RUN"
-assert_fails 1 "cannot make the run directory $RUN/ublk0: Read-only file system" attach_here --mem 1M
+assert_fails 1 "cannot make the run directory $RUN/ublk0: Read-only file system" attach_here \
+	--mem 1M
 nothing_made "a run directory that is read only" ''
 umount "$RUN"
 
@@ -66,16 +67,19 @@ for content in '' '{"version": 1, "name"' '{"version": 2, "name": "disk"}' '[]' 
 	"$(printf '[%.0s' {1..4000})"; do
 	mkdir -p "$RUN/disk/"
 	printf '%s' "$content" >"$RUN/disk/state.json"
-	assert_eq "$(UBLK_BRIDGE_RUNDIR=$RUN "$UB" list --json | jq -c '[.[] | [.name, .state]]')" '[["disk","stale"]]' \
+	assert_eq "$(UBLK_BRIDGE_RUNDIR=$RUN "$UB" list --json | jq -c '[.[] | [.name, .state]]')" \
+		'[["disk","stale"]]' \
 		"the list with ${content:0:40}"
 	assert_fails 1 "no device is named 'disk'" env UBLK_BRIDGE_RUNDIR="$RUN" "$UB" info disk
 done
 UBLK_BRIDGE_RUNDIR=$RUN attach --mem 1M --name disk
-assert_eq "$(UBLK_BRIDGE_RUNDIR=$RUN "$UB" info disk --json | jq -r .state)" live "the state of the new one"
+assert_eq "$(UBLK_BRIDGE_RUNDIR=$RUN "$UB" info disk --json | jq -r .state)" live \
+	"the state of the new one"
 
 note "broken while it is served"
 printf '{' >"$RUN/disk/state.json"
-assert_eq "$(UBLK_BRIDGE_RUNDIR=$RUN "$UB" list --json | jq -c '[.[] | [.id, .name, .state, .remedy]]')" \
+assert_eq "$(UBLK_BRIDGE_RUNDIR=$RUN "$UB" list --json |
+	jq -c '[.[] | [.id, .name, .state, .remedy]]')" \
 	'[[0,null,"live",null],[null,"disk","stale",null]]' "a device whose state was broken"
 assert_fails 3 "'disk' has no device, but a keeper" env UBLK_BRIDGE_RUNDIR="$RUN" "$UB" detach disk
 dd if="$DEV" of=/dev/null bs=4k count=1 iflag=direct status=none

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# stats: what was counted is what was done, to the I/O and the byte; latencies that can be true; rates.
+# stats: what was counted is what was done, to the I/O and the byte; latencies that can be true;
+# rates.
 # kernels: 6.12 7
 # push: 7
 # timeout: 90
@@ -21,12 +22,14 @@ idle() {
 	nap 0.3
 	[ "$(value "$1" .turns) $(value "$1" .in_flight)" = "$before 0" ]
 }
-# more DEVICE OPERATION BEFORE IOS BYTES: so many more than BEFORE ("ios bytes errors") said, no error
+# more DEVICE OPERATION BEFORE IOS BYTES: so many more than BEFORE ("ios bytes errors") said, no
+# error
 more() {
 	local before after
 	read -ra before <<<"$3"
 	read -ra after <<<"$(count "$1" "$2")"
-	assert_eq "$((after[0] - before[0])) $((after[1] - before[1])) ${after[2]}" "$4 $5 0" "$2s of $1"
+	assert_eq "$((after[0] - before[0])) $((after[1] - before[1])) ${after[2]}" "$4 $5 0" \
+		"$2s of $1"
 }
 
 attach --mem 64M --id 5 --name five --data-path get-data
@@ -55,18 +58,23 @@ assert_eq "$(count 6 read)/$(count 6 write)" "$read6/$write6" "the counters of 6
 
 # --- latencies, and the rest of the shape
 "$UB" stats /dev/ublkb5 --json >json
-assert_eq "$(jq -r '[.operations | keys[]] | join(" ")' json)" "discard flush read write write_zeroes" "the operations"
-assert_eq "$(jq -r '[.operations[].latency.count] | add' json)" "$(jq -r '[.operations[].ios] | add' json)" "latencies"
+assert_eq "$(jq -r '[.operations | keys[]] | join(" ")' json)" \
+	"discard flush read write write_zeroes" "the operations"
+assert_eq "$(jq -r '[.operations[].latency.count] | add' json)" \
+	"$(jq -r '[.operations[].ios] | add' json)" "latencies"
 jq -e '.operations[] | .latency | select(.count > 0) |
-	.p50_ns > 0 and .p50_ns <= .p90_ns and .p90_ns <= .p99_ns and .p99_ns <= .p999_ns and .p999_ns <= .max_ns and
-	.max_ns < 60000000000 and .sum_ns >= .max_ns and .sum_ns <= .max_ns * .count' json >ordered ||
+	.p50_ns > 0 and .p50_ns <= .p90_ns and .p90_ns <= .p99_ns and .p99_ns <= .p999_ns and
+	.p999_ns <= .max_ns and .max_ns < 60000000000 and .sum_ns >= .max_ns and
+	.sum_ns <= .max_ns * .count' json >ordered ||
 	fail "latencies that cannot be: $(jq -c .operations json)"
 ! grep -v true ordered || fail "latencies that cannot be: $(jq -c .operations json)"
-jq -e '.name == "five" and .device == "/dev/ublkb5" and .id == 5 and .kind == "mem" and .in_flight == 0 and
-	.has_latencies == true and .data_path == "get-data" and .queues == 1 and .syscalls.copy == 0 and
+jq -e '.name == "five" and .device == "/dev/ublkb5" and .id == 5 and .kind == "mem" and
+	.in_flight == 0 and .has_latencies == true and .data_path == "get-data" and
+	.queues == 1 and .syscalls.copy == 0 and
 	.syscalls.io_uring_enter >= .turns and .batch.count <= .turns and
 	.batch.count == (.batch.sizes | add) and .batch.mean >= 1 and .batch.max >= .batch.mean and
-	.backend.connections == 0 and .backend.outage_seconds == 0 and .backend.is_online' json >/dev/null ||
+	.backend.connections == 0 and .backend.outage_seconds == 0 and
+	.backend.is_online' json >/dev/null ||
 	fail "not as it should be: $(jq -c . json)"
 # the clocks: this machine's, and no more than the time since the attach
 assert_le "$(jq '.uptime_seconds | floor' json)" $((SECONDS + 1)) "seconds of uptime"
@@ -76,10 +84,13 @@ assert_le $(($(date +%s) - SECONDS - 2)) "$since" "the earliest time that since 
 
 # --- a batch: many at once come back in fewer turns
 batches=$(value five .batch.count) commits=$(value five '[.operations[].ios] | add')
-fio --name=deep --filename=/dev/ublkb5 --rw=randread --bs=4k --io_size=4M --iodepth=32 --iodepth_batch=32 \
-	--iodepth_batch_complete_min=32 --ioengine=io_uring --direct=1 --allow_file_create=0 --output=fio.out
+fio --name=deep --filename=/dev/ublkb5 --rw=randread --bs=4k --io_size=4M --iodepth=32 \
+	--iodepth_batch=32 \
+	--iodepth_batch_complete_min=32 --ioengine=io_uring --direct=1 --allow_file_create=0 \
+	--output=fio.out
 [ "$(value five .batch.max)" -gt 1 ] || fail "no batch of more than one: $(value five .batch)"
-[ $(($(value five .batch.count) - batches)) -lt $(($(value five '[.operations[].ios] | add') - commits)) ] ||
+[ $(($(value five .batch.count) - batches)) -lt \
+	$(($(value five '[.operations[].ios] | add') - commits)) ] ||
 	fail "as many batches as I/Os: $(value five .batch)"
 
 # --- no-stats: counted all the same, not measured; user-copy is a call for each
@@ -87,7 +98,8 @@ copies=$(value 6 .syscalls.copy)
 dd if=/dev/zero of=/dev/ublkb6 bs=4k count=25 oflag=direct status=none
 more 6 write "$write6" 25 102400
 assert_eq "$(value 6 .has_latencies)" false "has_latencies"
-assert_eq "$(value 6 '[.operations[].latency | .count, .sum_ns, .max_ns, .p50_ns] | add')" 0 "what --no-stats measures"
+assert_eq "$(value 6 '[.operations[].latency | .count, .sum_ns, .max_ns, .p50_ns] | add')" 0 \
+	"what --no-stats measures"
 assert_eq "$(($(value 6 .syscalls.copy) - copies))" 25 "calls that copy"
 
 # --- in flight: I/Os that hang; errors
@@ -117,8 +129,10 @@ assert_le 2 "$(grep -c '^OPERATION' watched)" "tables"
 read -r ios rate <<<"$(grep '^read ' watched | sed -n 2p | awk '{ print $2, $6 }')"
 assert_le 1 "$rate" "the least rate of reads"
 assert_le "$rate" "$ios" "the rate of reads in a second"
-timeout 2 "$UB" stats five --watch=0.5 --json >watched || assert_eq $? 124 "the watcher's exit status"
-assert_eq "$(jq -s 'length >= 2 and .[1].time_ns - .[0].time_ns >= 500000000' watched)" true "what --watch --json prints"
+timeout 2 "$UB" stats five --watch=0.5 --json >watched ||
+	assert_eq $? 124 "the watcher's exit status"
+assert_eq "$(jq -s 'length >= 2 and .[1].time_ns - .[0].time_ns >= 500000000' watched)" true \
+	"what --watch --json prints"
 
 # --- usage, and devices that are not there
 assert_fails 2 'stats of which device' "$UB" stats

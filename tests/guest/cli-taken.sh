@@ -15,7 +15,8 @@ assert_eq "$DEV" /dev/ublkb7 "the device"
 printf 'here' | dd of=/dev/ublkb7 bs=512 conv=sync oflag=direct status=none
 
 attach_fails 3 "id 7 is taken: see 'ublk-bridge list', choose another --id or detach" --id 7
-attach_fails 3 "the name 'seven' is taken: choose another --name, or detach that device" --name seven
+attach_fails 3 "the name 'seven' is taken: choose another --name, or detach that device" \
+	--name seven
 attach_fails 3 "the name 'seven' is taken" --name seven --id 8
 assert_fails 3 "id 7 is taken" "$UB" --daemon --id 7
 # the name that the first one would get by itself

@@ -32,7 +32,8 @@ for size in 18446744073709551616 9223372036854775808 99999999999999999999999 8E 
 	refused "--mem: '$size' is too large: the largest size is 8E" --mem "$size"
 done
 refused "--mem: '1.00001K' is not a whole number of bytes" --mem 1.00001K
-refused "9223372036854775807 bytes is not a multiple of the block size 512" --mem 9223372036854775807
+refused "9223372036854775807 bytes is not a multiple of the block size 512" \
+	--mem 9223372036854775807
 refused "a size of 1000 bytes is not a multiple of the block size 512: choose" --mem 1000
 refused "a size of 512 bytes is not a multiple of the block size 4096" --mem 512 --block-size 4096
 refused "a size of 1537 bytes is not a multiple" --mem 1537
@@ -57,7 +58,8 @@ done
 refused "--max-io: 'x' is not a size" --max-io x
 refused "--max-io is not a multiple of the block size 4096" --max-io 5K --block-size 4096
 for block in 256 511 8192 1M; do
-	refused "--block-size: $block is out of range: it goes from 512 B to 4 KiB" --block-size $block
+	refused "--block-size: $block is out of range: it goes from 512 B to 4 KiB" \
+		--block-size $block
 done
 refused "--block-size: 1536 is not a power of two: it is 512, 1024, 2048 or 4096" --block-size 1536
 
@@ -98,7 +100,8 @@ assert_fails 2 "unknown|unrecognized" "$UB" detach 1 --mem 1M
 for device in /dev/ublkb /dev/ublkbx 1048576 /dev/ublkb1048576 /dev/sda '' a/b -; do
 	assert_fails 2 "is no device|goes from 0 to 1048575" "$UB" detach -- "$device"
 done
-assert_fails 2 '/dev/ublkb0p1 is a partition\. The device is /dev/ublkb0$' "$UB" detach /dev/ublkb0p1
+assert_fails 2 '/dev/ublkb0p1 is a partition\. The device is /dev/ublkb0$' "$UB" detach \
+	/dev/ublkb0p1
 assert_fails 2 '/dev/null is no block device' "$UB" detach /dev/null
 for verb in list features; do
 	assert_fails 2 "$verb takes no argument, such as 'x'" "$UB" $verb x
@@ -110,8 +113,11 @@ run setpriv --reuid=65534 --regid=65534 --clear-groups "$UB" --mem 0
 assert_eq "$STATUS" 2 "the status for somebody else than root"
 no_ublk || fail "a device was made"
 # but whoever looks at devices says that he may not
-for words in list metrics 'info 0' 'info disk' 'stats disk' 'detach 0' 'detach disk' 'set disk --log-level debug' \
-	'resize disk 1M' 'migrate disk --mem 1M' 'fenced disk' 'recover disk' 'recover --all' 'upgrade --all' 'upgrade disk'; do
+for words in list metrics 'info 0' 'info disk' 'stats disk' 'detach 0' 'detach disk' \
+	'set disk --log-level debug' \
+	'resize disk 1M' 'migrate disk --mem 1M' 'fenced disk' 'recover disk' 'recover --all' \
+	'upgrade --all' 'upgrade disk'; do
 	# shellcheck disable=SC2086 # several words
-	assert_fails 1 'run this as root' setpriv --reuid=65534 --regid=65534 --clear-groups "$UB" $words
+	assert_fails 1 'run this as root' setpriv --reuid=65534 --regid=65534 \
+		--clear-groups "$UB" $words
 done

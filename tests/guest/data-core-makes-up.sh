@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # What a back end cannot do the core makes up for: large I/O is split, zeroes are written, a discard
-# does nothing and succeeds, FUA is a write and a flush. The device behaves as the model all the same.
+# does nothing and succeeds, FUA is a write and a flush. The device behaves as the model all the
+# same.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 180

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # FLUSH and FUA reach the back end: fsync sends a flush behind the write it covers, a synchronous
-# direct write carries FUA (and Linux lets a flush follow), and where the back end has no FUA the write
-# and a flush take its place.
+# direct write carries FUA (and Linux lets a flush follow), and where the back end has no FUA the
+# write and a flush take its place.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 180
@@ -13,7 +13,8 @@ BRIDGE=$UBT
 LOG=$TEST_DIR/io.log
 
 # write_synced: one direct block at 8192 that must be safe when it returns
-write_synced() { dd if=/dev/zero of="$DEV" bs=4096 seek=2 count=1 oflag=direct,dsync conv=notrunc status=none; }
+write_synced() { dd if=/dev/zero of="$DEV" bs=4096 seek=2 count=1 oflag=direct,dsync conv=notrunc \
+	status=none; }
 
 # logged: what the back end got since the last call, one line
 logged() {

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # A request within what the device announces in sysfs is carried out: at each limit, one block below
-# it and one above, at the first block and at the last, for every back end and data path, and where a
-# device has moved to a back end that takes less at once.
+# it and one above, at the first block and at the last, for every back end and data path, and where
+# a device has moved to a back end that takes less at once.
 # kernels: 6.12 7
 # push: 7
 # timeout: 300
@@ -16,14 +16,17 @@ require jq nbdkit blkdiscard fallocate fstrim mkswap
 GIB=$((1 << 30))
 
 # mark OFFSET: the block there gets bytes of its own
-mark() { printf 'marked %s' "$1" | dd of="$DEV" bs="$BLOCK" seek=$(($1 / BLOCK)) conv=sync oflag=direct status=none; }
-is_marked() { [ "$(dd if="$DEV" bs="$BLOCK" skip=$(($1 / BLOCK)) count=1 iflag=direct status=none | tr -d '\0')" = "marked $1" ]; }
+mark() { printf 'marked %s' "$1" | dd of="$DEV" bs="$BLOCK" seek=$(($1 / BLOCK)) conv=sync \
+	oflag=direct status=none; }
+is_marked() { [ "$(dd if="$DEV" bs="$BLOCK" skip=$(($1 / BLOCK)) count=1 iflag=direct \
+	status=none | tr -d '\0')" = "marked $1" ]; }
 block_is_zero() {
-	dd if="$DEV" bs="$BLOCK" skip=$(($1 / BLOCK)) count=1 iflag=direct status=none | cmp -s -n "$BLOCK" - /dev/zero
+	dd if="$DEV" bs="$BLOCK" skip=$(($1 / BLOCK)) count=1 iflag=direct status=none |
+		cmp -s -n "$BLOCK" - /dev/zero
 }
 
-# range OP OFFSET LENGTH: OP is discard, zero (the blocks stay allocated) or punch. Its first and its
-# last block have been written, and so have the blocks beside it, which must stay
+# range OP OFFSET LENGTH: OP is discard, zero (the blocks stay allocated) or punch. Its first and
+# its last block have been written, and so have the blocks beside it, which must stay
 range() {
 	local op=$1 at=$2 len=$3 block
 	local -a inside=("$at" $((at + len - BLOCK))) outside=()
@@ -37,11 +40,13 @@ range() {
 	esac
 	[ "$STATUS" = 0 ] || fail "$WHAT: $op of $len bytes at $at: $ERR"
 	for block in "${outside[@]}"; do
-		is_marked "$block" || fail "$WHAT: $op of $len bytes at $at has changed block $block"
+		is_marked "$block" ||
+			fail "$WHAT: $op of $len bytes at $at has changed block $block"
 	done
 	[ "$op" = discard ] && return
 	for block in "${inside[@]}"; do
-		block_is_zero "$block" || fail "$WHAT: $op of $len bytes at $at has left block $block as it was"
+		block_is_zero "$block" || fail \
+			"$WHAT: $op of $len bytes at $at has left block $block as it was"
 	done
 }
 
@@ -58,7 +63,8 @@ transfer() {
 	head -c "$2" "$TEST_DIR/noise" >"$TEST_DIR/part"
 	direct_at "$1" "$2" if="$TEST_DIR/part" of="$DEV" oflag=direct,seek_bytes conv=notrunc
 	direct_at "$1" "$2" if="$DEV" of="$TEST_DIR/back" iflag=direct,skip_bytes count=1
-	cmp -s "$TEST_DIR/part" "$TEST_DIR/back" || fail "$WHAT: $2 bytes at $1 do not read as they were written"
+	cmp -s "$TEST_DIR/part" "$TEST_DIR/back" ||
+		fail "$WHAT: $2 bytes at $1 do not read as they were written"
 }
 direct_at() {
 	local at=$1 len=$2 how=seek
@@ -107,7 +113,8 @@ walk() {
 # no_errors: neither we nor the kernel count one
 no_errors() {
 	"$UB" stats "$ID" --json | jq -e '[.operations[].errors] | add == 0' >/dev/null ||
-		fail "$WHAT: $("$UB" stats "$ID" --json | jq -c '.operations | map_values(.errors)')"
+		fail "$WHAT: $("$UB" stats "$ID" --json |
+			jq -c '.operations | map_values(.errors)')"
 	! dmesg | sed "1,/$MARK/d" | grep -E "(invalid|I/O|critical).* error, dev ${DEV#/dev/}," ||
 		fail "$WHAT: the kernel's log has errors"
 }
@@ -131,10 +138,12 @@ for path in copy get-data user-copy; do
 	WHAT="null, $path" BLOCK=512 SIZE=$(size_of "$DEV")
 	for at in 0 $BLOCK; do
 		for len in $(around "$(queue_attr discard_max_bytes)"); do
-			blkdiscard -f -o "$at" -l "$len" "$DEV" || fail "$WHAT: discard of $len bytes at $at"
+			blkdiscard -f -o "$at" -l "$len" "$DEV" ||
+				fail "$WHAT: discard of $len bytes at $at"
 		done
 		for len in $(around "$(queue_attr write_zeroes_max_bytes)"); do
-			blkdiscard -f -z -o "$at" -l "$len" "$DEV" || fail "$WHAT: zeroes of $len bytes at $at"
+			blkdiscard -f -z -o "$at" -l "$len" "$DEV" ||
+				fail "$WHAT: zeroes of $len bytes at $at"
 		done
 	done
 	blkdiscard -f "$DEV"
@@ -143,7 +152,8 @@ for path in copy get-data user-copy; do
 	detach
 done
 
-# The largest requests that there are. In memory, zeroes take no room but where the blocks stay allocated.
+# The largest requests that there are. In memory, zeroes take no room but where the blocks stay
+# allocated.
 serve memory size=$((2 * GIB + 4096))
 for path in copy get-data user-copy; do
 	attach --data-path $path "$URI"
@@ -152,10 +162,12 @@ for path in copy get-data user-copy; do
 done
 attach "$URI"
 note "moved into memory, with the limits that it had"
-"$UB" migrate "$ID" --mem "$SIZE" 2>"$TEST_DIR/move.err" >/dev/null || fail "migrate: $(cat "$TEST_DIR/move.err")"
+"$UB" migrate "$ID" --mem "$SIZE" 2>"$TEST_DIR/move.err" >/dev/null ||
+	fail "migrate: $(cat "$TEST_DIR/move.err")"
 walk "NBD that moved to memory" punch
 note "and back"
-"$UB" migrate "$ID" "$URI" 2>"$TEST_DIR/move.err" >/dev/null || fail "migrate: $(cat "$TEST_DIR/move.err")"
+"$UB" migrate "$ID" "$URI" 2>"$TEST_DIR/move.err" >/dev/null ||
+	fail "migrate: $(cat "$TEST_DIR/move.err")"
 walk "memory that moved to NBD" zero punch
 detach
 unserve

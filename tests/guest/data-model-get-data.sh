@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Every kind of access over data path get-data, byte for byte as a model in memory: the memory back end
-# with two queues and threads whose parts meet within pages, then through the page cache too, then a
-# back end that answers late, out of order and from a thread of its own.
+# Every kind of access over data path get-data, byte for byte as a model in memory: the memory back
+# end with two queues and threads whose parts meet within pages, then through the page cache too,
+# then a back end that answers late, out of order and from a thread of its own.
 # kernels: 6.12 7
 # push: 7
 # timeout: 180

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The model for minutes: every size of I/O, and many operations on each data path, with one queue and
-# two, few tags and many.
+# The model for minutes: every size of I/O, and many operations on each data path, with one queue
+# and two, few tags and many.
 # kernels: 6.12 7
 # timeout: 900
 # tier: all
@@ -17,7 +17,8 @@ for path in copy get-data user-copy; do
 		attach --mem 40M --queues "$queues" --depth "$depth" --data-path "$path"
 		blkmodel --threads 8 --ops 2000
 		detach
-		attach --backend faulty:24M:delay=1,reorder --queues "$queues" --depth "$depth" --data-path "$path"
+		attach --backend faulty:24M:delay=1,reorder --queues "$queues" --depth "$depth" \
+			--data-path "$path"
 		blkmodel --threads 8 --ops 300 --discard 0xdd
 		detach
 	done

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A discard and a write of the same range at the same time: what reads as zeroes afterwards is zeroes, and
-# does not come back when its neighbour is written.
+# A discard and a write of the same range at the same time: what reads as zeroes afterwards is
+# zeroes, and does not come back when its neighbour is written.
 # kernels: 6.12 7
 # tier: all
 # timeout: 180

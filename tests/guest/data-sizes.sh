@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Each size from one sector to 64 KiB, many larger ones and the largest, at random places, is written
-# and read back with the sectors before and behind it: on each data path.
+# Each size from one sector to 64 KiB, many larger ones and the largest, at random places, is
+# written and read back with the sectors before and behind it: on each data path.
 # kernels: 6.12 7
 # push: 7
 # timeout: 180

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Where data and holes meet in the memory store: sectors alone in their page, I/O over several pieces
-# of both, discards that end within pages, the last sector of huge devices; on each data path.
+# Where data and holes meet in the memory store: sectors alone in their page, I/O over several
+# pieces of both, discards that end within pages, the last sector of huge devices; on each data
+# path.
 # kernels: 6.12 7
 # push: 7
 # timeout: 180
@@ -19,16 +20,19 @@ for path in copy get-data user-copy; do
 		direct_write sector "$at"
 	done
 	{
-		head -c 512 /dev/zero && cat sector && head -c $((12288 - 1024)) /dev/zero && cat sector
+		head -c 512 /dev/zero && cat sector && head -c $((12288 - 1024)) /dev/zero &&
+			cat sector
 		head -c $((69120 - 12800)) /dev/zero && cat sector
 		head -c $((1048064 - 69632)) /dev/zero && cat sector
 	} >want
-	dd if="$DEV" bs=1M count=1 iflag=direct status=none | cmp - want || fail "data and holes in one read"
+	dd if="$DEV" bs=1M count=1 iflag=direct status=none | cmp - want ||
+		fail "data and holes in one read"
 
 	note "$path: a discard takes whole pages, and only those"
 	direct_write mega 0
 	blkdiscard -o 512 -l $((8192 - 512)) "$DEV"
-	head -c 4096 mega | cmp - <(direct_read 0 4096) || fail "the page that was discarded in part"
+	head -c 4096 mega | cmp - <(direct_read 0 4096) ||
+		fail "the page that was discarded in part"
 	is_zero 4096 4096 || fail "the page that was discarded as a whole"
 	blkdiscard -o 16384 -l 3584 "$DEV"
 	dd if=mega bs=512 skip=32 count=8 status=none | cmp - <(direct_read 16384 4096) ||

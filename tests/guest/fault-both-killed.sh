@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Keeper and server killed together, at each step of the server; and the verb detach killed half way:
-# another detach clears what is left.
+# Keeper and server killed together, at each step of the server; and the verb detach killed half
+# way: another detach clears what is left.
 # kernels: 6.12 7
 # tier: all
 # timeout: 180

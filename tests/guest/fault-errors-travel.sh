@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# What a back end fails is failed to whoever asked, with its errno where the driver keeps it, exactly
-# there and nowhere else; a short count is never a success. Over each data path.
+# What a back end fails is failed to whoever asked, with its errno where the driver keeps it,
+# exactly there and nowhere else; a short count is never a success. Over each data path.
 # kernels: 6.12 7
 # push: 7
 # timeout: 120

@@ -17,7 +17,8 @@ server=$(child_of "$KEEPER")
 kill -KILL "$KEEPER"
 ends_with 137
 await 30 served_more_than $(($(requests_done) + 200))
-assert_eq "$("$UB" list --json | jq -r '.[0] | "\(.state) \(.keeper_pid) \(.server_pid)"')" "live null $server" "what list says"
+assert_eq "$("$UB" list --json | jq -r '.[0] | "\(.state) \(.keeper_pid) \(.server_pid)"')" \
+	"live null $server" "what list says"
 assert_fails 3 "busy: .*opened by fio" "$UB" detach 0
 kill -INT "$FIO"
 wait "$FIO" || true # it was interrupted

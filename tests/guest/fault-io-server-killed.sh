@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# SIGKILL of the server under I/O, without recovery: whoever waits gets an error, the keeper takes the
-# device away, nothing hangs. Also with every tag of the queue in the server, which Linux 6.12 notices
-# only by its timer of 30 s.
+# SIGKILL of the server under I/O, without recovery: whoever waits gets an error, the keeper takes
+# the device away, nothing hangs. Also with every tag of the queue in the server, which Linux 6.12
+# notices only by its timer of 30 s.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 150
@@ -29,7 +29,8 @@ for depth in 1 4; do
 	kill -KILL "$(child_of "$KEEPER")"
 	readers_fail 45
 	note "depth $depth: noticed after $((SECONDS - began)) s"
-	! kernel_at_least 7 || assert_le $((SECONDS - began)) $((10 * SLOW)) "the seconds until the readers failed"
+	! kernel_at_least 7 || assert_le $((SECONDS - began)) $((10 * SLOW)) \
+		"the seconds until the readers failed"
 	ends_with 1
 	assert_nothing_left "the server killed with all tags"
 done

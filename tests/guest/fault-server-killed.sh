@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# SIGKILL of the server at each step, its own and the keeper's: the keeper says so, undoes the rest and
-# ends with 1; nothing is left and nothing hangs.
+# SIGKILL of the server at each step, its own and the keeper's: the keeper says so, undoes the rest
+# and ends with 1; nothing is left and nothing hangs.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 240

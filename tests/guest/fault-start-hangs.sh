@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The first reads of a new device, those of the partition scan, are never answered: attach ends when it
-# is interrupted, or when its time is over, and takes the device away. On Linux 6.12 the scan is part of
-# START_DEV, which waits for it.
+# The first reads of a new device, those of the partition scan, are never answered: attach ends when
+# it is interrupted, or when its time is over, and takes the device away. On Linux 6.12 the scan is
+# part of START_DEV, which waits for it.
 # kernels: 6.12 7
 # timeout: 150
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out

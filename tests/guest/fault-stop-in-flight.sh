@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A device goes while I/O is under way that will not end by itself: detach --force and a second signal
-# have it failed; a server that answers nothing is killed. Whoever waited gets an error; all that is
-# in time, and nothing hangs.
+# A device goes while I/O is under way that will not end by itself: detach --force and a second
+# signal have it failed; a server that answers nothing is killed. Whoever waited gets an error; all
+# that is in time, and nothing hangs.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 180

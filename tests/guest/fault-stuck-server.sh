@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A server that does not answer: a START that hangs undoes what was done, and a STOP that hangs does not hide
-# the other devices from list.
+# A server that does not answer: a START that hangs undoes what was done, and a STOP that hangs does
+# not hide the other devices from list.
 # kernels: 6.12 7
 # push: 7
 # timeout: 120

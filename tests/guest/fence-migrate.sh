@@ -56,7 +56,8 @@ silent() {
 	dd if="$DEV" of="$CELL/before" bs=1M iflag=direct status=none
 	move_behind --complete
 	# what lies in the frozen one's queue it would read when it thaws: no time ends that
-	until_then "$MOVER" $((SECONDS + 12)) && fail "STALE: moved, while the old server has a write unread"
+	until_then "$MOVER" $((SECONDS + 12)) &&
+		fail "STALE: moved, while the old server has a write unread"
 	kill -KILL "$old"
 	has_moved 60
 	dd if="$DEV" of="$CELL/after" bs=1M iflag=direct status=none
@@ -131,8 +132,8 @@ livelock() {
 }
 copies() { [ "$(phase_now)" = copying ] || gone "$MOVER"; }
 
-# source_with_range: a device whose server process died with A in flight; A was sent again and acknowledged, and the old
-# copy may land for 20 s
+# source_with_range: a device whose server process died with A in flight; A was sent again and
+# acknowledged, and the old copy may land for 20 s
 source_with_range() {
 	make_disk 1M
 	serve_disk old -U "$CELL/sock"
@@ -148,8 +149,8 @@ source_with_range() {
 	is_recovered
 }
 
-# left HOW: a lost connection may still write to the source of a migration. Who is told that the device has moved, or
-# that it is gone, may use the source
+# left HOW: a lost connection may still write to the source of a migration. Who is told that the
+# device has moved, or that it is gone, may use the source
 left() {
 	local began
 	source_with_range
@@ -161,18 +162,22 @@ left() {
 		kill -INT "$MOVER"
 		await 10 gone "$MOVER"
 		gone "$KEEPER" && fail "the device went with the verb"
-		"$UB" detach "$ID" 2>"$CELL/detach.err" || fail "detach ended with $?: $(cat "$CELL/detach.err")"
-		grep -q 'that is waited for' "$CELL/detach.err" || fail "detach says: $(cat "$CELL/detach.err")"
+		"$UB" detach "$ID" 2>"$CELL/detach.err" ||
+			fail "detach ended with $?: $(cat "$CELL/detach.err")"
+		grep -q 'that is waited for' "$CELL/detach.err" ||
+			fail "detach says: $(cat "$CELL/detach.err")"
 	else
 		has_moved 60
 	fi
-	[ $((SECONDS - began)) -ge 12 ] || fail "STALE: told after $((SECONDS - began)) s that the source is free"
+	[ $((SECONDS - began)) -ge 12 ] || fail \
+		"STALE: told after $((SECONDS - began)) s that the source is free"
 	[ "$1" = detach ] || detach
 	let_land old
 }
 
-# turned: our server dies in a cutover, right behind the fact. What a lost connection may still write at the source is
-# remembered as the source's: the move back to it does not end before that is over
+# turned: our server dies in a cutover, right behind the fact. What a lost connection may still
+# write at the source is remembered as the source's: the move back to it does not end before that is
+# over
 turned() {
 	local pid began
 	export UB_STEP=migrate-cut=kill UB_STEP_WHEN=$CELL/now
@@ -191,7 +196,8 @@ turned() {
 	stamp B
 	move_behind --fence-timeout 20s "nbd+unix:///?socket=$CELL/sock"
 	has_moved 60
-	[ $((SECONDS - began)) -ge 15 ] || fail "STALE: it is back after $((SECONDS - began)) s, and A may still land"
+	[ $((SECONDS - began)) -ge 15 ] || fail \
+		"STALE: it is back after $((SECONDS - began)) s, and A may still land"
 	let_land old
 	detach
 }

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# btrfs: files, fsync, scrub, btrfs check, remount, trim; and its copies of all data on two devices, one
-# of which loses everything.
+# btrfs: files, fsync, scrub, btrfs check, remount, trim; and its copies of all data on two devices,
+# one of which loses everything.
 # kernels: 6.12 7
 # push: 7
 # timeout: 180

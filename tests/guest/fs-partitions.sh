@@ -11,7 +11,10 @@
 require sfdisk partx mkfs.ext4 e2fsck
 BRIDGE=$UBT
 
-table() { printf 'label: gpt\nstart=2048, size=16384, name=one\nsize=32768, name=two\nsize=8192, name=three\n'; }
+table() {
+	printf 'label: gpt\nstart=2048, size=16384, name=one\n'
+	printf 'size=32768, name=two\nsize=8192, name=three\n'
+}
 
 note "they are there from the first moment"
 truncate -s 64M image
@@ -20,12 +23,16 @@ for options in "" ",delay=20"; do
 	for path in copy get-data user-copy; do
 		attach --backend "faulty:64M:file=$TEST_DIR/image$options" --data-path "$path"
 		for number in 1 2 3; do
-			[ -b "${DEV}p$number" ] || fail "no ${DEV}p$number when the device was announced ($path$options)"
+			[ -b "${DEV}p$number" ] ||
+				fail \
+				"no ${DEV}p$number when the device was announced ($path$options)"
 		done
 		[ ! -e "${DEV}p4" ] || fail "there is a ${DEV}p4"
-		assert_eq "$(size_of "${DEV}p2")" $((32768 * 512)) "the size of the second partition"
+		assert_eq "$(size_of "${DEV}p2")" $((32768 * 512)) \
+			"the size of the second partition"
 		detach
-		compgen -G "${DEV}p*" >/dev/null && fail "partitions are left: $(compgen -G "${DEV}p*")"
+		compgen -G "${DEV}p*" >/dev/null &&
+			fail "partitions are left: $(compgen -G "${DEV}p*")"
 	done
 done
 
@@ -36,7 +43,8 @@ table | sfdisk -q "$DEV"
 # Linux 6.12 does not scan a device that outlives its server, whoever asks
 ! kernel_at_least 7 || blockdev --rereadpt "$DEV"
 await 5 test -b "${DEV}p3"
-assert_eq "$(cat "/sys/block/${DEV#/dev/}/${DEV#/dev/}p2/start")" 18432 "the start of the second partition"
+assert_eq "$(cat "/sys/block/${DEV#/dev/}/${DEV#/dev/}p2/start")" 18432 \
+	"the start of the second partition"
 mkfs.ext4 -q "${DEV}p2"
 mkfs.ext4 -q "${DEV}p3"
 mount_at "${DEV}p2"

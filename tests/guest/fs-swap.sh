@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Swap on the device: a program that needs more memory than it may have gets its own bytes back, and the
-# device cannot be detached meanwhile.
+# Swap on the device: a program that needs more memory than it may have gets its own bytes back, and
+# the device cannot be detached meanwhile.
 # kernels: 6.12 7
 # push: 7
 # timeout: 180
@@ -33,7 +33,8 @@ for path in copy get-data; do
 	swapon "$DEV"
 	assert_fails 3 "busy: .*swap" "$UB" detach "$ID"
 	# from a pipe: a file it would read again
-	got=$(dd if=line bs=64k status=none | bash -c "echo \$\$ >$GROUP/cgroup.procs; exec tail -n 1" | sha256sum)
+	got=$(dd if=line bs=64k status=none |
+		bash -c "echo \$\$ >$GROUP/cgroup.procs; exec tail -n 1" | sha256sum)
 	assert_eq "$got" "$want" "what came back from swap"
 	swapoff "$DEV"
 	read -r _ _ sectors _ </sys/block/"${DEV#/dev/}"/stat

@@ -10,7 +10,8 @@
 require blockdev lsblk blkid wipefs mkfs.ext4
 
 attach --mem 24M
-assert_eq "$(blockdev --getsz --getss --getpbsz --getro "$DEV" | tr '\n' ' ')" "49152 512 4096 0 " "what blockdev says"
+assert_eq "$(blockdev --getsz --getss --getpbsz --getro "$DEV" | tr '\n' ' ')" "49152 512 4096 0 " \
+	"what blockdev says"
 assert_eq "$(lsblk -dnbro SIZE,TYPE,RO,ROTA "$DEV")" "25165824 disk 0 0" "what lsblk says"
 [ "$(lsblk -dnbro DISC-GRAN "$DEV")" -ge 512 ] || fail "lsblk sees no discards"
 run blkid -p "$DEV"
@@ -28,6 +29,7 @@ for way in "bs=64k oflag=direct" "bs=1M" "bs=3k oflag=direct,sync" "bs=4M oflag=
 	# shellcheck disable=SC2086 # several words
 	dd if=data of="$DEV" $way conv=notrunc,fsync status=none
 	cmp data "$DEV" || fail "what dd wrote, past the cache or not"
-	checksum "$DEV" | grep -qx "$(sha256sum <data | cut -d ' ' -f 1)" || fail "what the device has"
+	checksum "$DEV" | grep -qx "$(sha256sum <data | cut -d ' ' -f 1)" ||
+		fail "what the device has"
 done
 detach

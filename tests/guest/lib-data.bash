@@ -19,12 +19,14 @@ server_pid() {
 	printf '%s\n' "${link%%/*}"
 }
 
-# work_hard: keeps $DEV busy in the background until it fails; sets WORKER, and returns when it writes
+# work_hard: keeps $DEV busy in the background until it fails; sets WORKER, and returns when it
+# writes
 work_hard() {
 	local stat
 	# whoever looked for partitions may have flushed, and that counts as a write
 	read -ra stat <"/sys/block/${DEV#/dev/}/stat"
-	nice -n 10 fio --name=work --filename="$DEV" --rw=randrw --bs=4k --direct=1 --ioengine=libaio \
+	nice -n 10 fio --name=work --filename="$DEV" --rw=randrw --bs=4k --direct=1 \
+		--ioengine=libaio \
 		--iodepth=32 --time_based --runtime=300 >fio.out 2>&1 &
 	WORKER=$!
 	await 20 more_written "${stat[4]}"
@@ -56,7 +58,8 @@ blkmodel() {
 # find_tool NAME: sets TOOL to the program of tests/tools, built already or compiled here
 find_tool() {
 	local here=${BASH_SOURCE[0]%/*} candidate
-	for candidate in "${UB%/*}/$1" "${UB_BUILD_DIR:-/nowhere}/$1" "$here/../../build/$1" "$TEST_DIR/$1"; do
+	for candidate in "${UB%/*}/$1" "${UB_BUILD_DIR:-/nowhere}/$1" "$here/../../build/$1" \
+		"$TEST_DIR/$1"; do
 		if [ -x "$candidate" ]; then
 			TOOL=$candidate
 			return
@@ -69,20 +72,23 @@ find_tool() {
 
 # fio_verify NAME OPTIONS…: writes $DEV and reads it back with checksums; fails the test when fio
 # finds anything wrong. Two jobs, each bound to a CPU (and so to a queue) and a part of the device.
-# Overlapping writes wait for each other: in flight together, a server may execute them in any order.
-# (Not with its mmap engine: that finds zeroes where it wrote on a loop device just as well.)
+# Overlapping writes wait for each other: in flight together, a server may execute them in any
+# order. (Not with its mmap engine: that finds zeroes where it wrote on a loop device just as well.)
 fio_verify() {
 	local out=$TEST_DIR/fio.out
 	fio --name="$1" --filename="$DEV" --rw=randwrite --bsrange=512-1M --blockalign=512 \
-		--verify=crc32c --verify_fatal=1 --do_verify=1 --randrepeat=0 --numjobs=2 --cpus_allowed=0-1 \
+		--verify=crc32c --verify_fatal=1 --do_verify=1 --randrepeat=0 --numjobs=2 \
+		--cpus_allowed=0-1 \
 		--cpus_allowed_policy=split --size=12M --offset_increment=12M --iodepth=8 \
-		--serialize_overlap=1 --group_reporting --output-format=terse --output="$out" "${@:2}" >"$TEST_DIR/fio.err" 2>&1 ||
+		--serialize_overlap=1 --group_reporting --output-format=terse \
+		--output="$out" "${@:2}" >"$TEST_DIR/fio.err" 2>&1 ||
 		fail "fio $*: $(cat "$TEST_DIR/fio.err")"
 }
 
 # direct_write FROM-FILE OFFSET: its whole content in one write past the page cache
 direct_write() {
-	dd if="$1" of="$DEV" bs="$(stat -c %s "$1")" seek="$2" oflag=direct,seek_bytes conv=notrunc status=none
+	dd if="$1" of="$DEV" bs="$(stat -c %s "$1")" seek="$2" oflag=direct,seek_bytes \
+		conv=notrunc status=none
 }
 
 # direct_read OFFSET LENGTH: to stdout, past the page cache
@@ -128,8 +134,8 @@ check_tree() {
 	assert_eq "$(readlink "$1/d/soft")" e/4097 "the symbolic link"
 }
 
-# fs_round NAME OPTIONS-OF-MOUNT MKFS… -- CHECK…: makes a filesystem on $DEV, fills it, unmounts, checks
-# it, finds all again, trims, and checks once more
+# fs_round NAME OPTIONS-OF-MOUNT MKFS… -- CHECK…: makes a filesystem on $DEV, fills it, unmounts,
+# checks it, finds all again, trims, and checks once more
 fs_round() {
 	local name=$1 options=$2 mkfs=()
 	shift 2

@@ -3,8 +3,8 @@
 # Helpers of the cli-, life-, fault- and param- tests, sourced after lib.sh.
 # shellcheck disable=SC2120
 
-# run COMMAND…: as in lib.sh, but without a process for the time limit (an exec is dear in an emulated
-# guest, and these tests start hundreds): the test's own time limit ends what hangs
+# run COMMAND…: as in lib.sh, but without a process for the time limit (an exec is dear in an
+# emulated guest, and these tests start hundreds): the test's own time limit ends what hangs
 # shellcheck disable=SC2034 # for the tests
 run() {
 	STATUS=0
@@ -49,13 +49,15 @@ device_state() { "$UB" list --json | jq -r ".[] | select(.id == $1).state"; }
 server_of() { state_number "$1" server_pid; }
 keeper_of() { state_number "$1" keeper_pid; }
 state_number() {
-	[[ $(<"$UBLK_BRIDGE_RUNDIR/$1/state.json") =~ \"$2\":\ *([0-9]+) ]] && echo "${BASH_REMATCH[1]}"
+	[[ $(<"$UBLK_BRIDGE_RUNDIR/$1/state.json") =~ \"$2\":\ *([0-9]+) ]] &&
+		echo "${BASH_REMATCH[1]}"
 }
 
 # child_of PID: the first child of a process
 child_of() {
 	local children
-	read -r children _ <"/proc/$1/task/$1/children" || [ -n "$children" ] && printf '%s\n' "$children"
+	read -r children _ <"/proc/$1/task/$1/children" || [ -n "$children" ] &&
+		printf '%s\n' "$children"
 }
 
 # says FILE REGEX: FILE has a line that matches
@@ -73,7 +75,8 @@ ends_with() {
 # --- the steps of a device's life (tests/tools/steps.c) -----------------------------------------
 
 # those that the keeper takes, in their order; those of the server; those on the way down
-KEEPER_STEPS='features store command spawn add-dev added set-params rundir serve start-dev started settle'
+KEEPER_STEPS='features store command spawn add-dev added set-params rundir serve start-dev started'
+KEEPER_STEPS+=' settle'
 SERVER_STEPS='server-hello backend-open device-arena queue-thread queue-ring device-open queue-fetch
 	server-fetching server-live'
 DOWN_STEPS='stop-dev end-server del-dev remove-rundir'
@@ -82,10 +85,12 @@ DOWN_STEPS='stop-dev end-server del-dev remove-rundir'
 RECOVERY_STEPS='start-recovery take end-recovery recovered' ADOPT_STEPS='adopt'
 # when a device gets another version, and another size
 # shellcheck disable=SC2034 # for the tests
-UPGRADE_STEPS='handover upgrade' RESIZE_STEPS='resize server-resize server-resized size-updated update-size'
+UPGRADE_STEPS='handover upgrade' \
+	RESIZE_STEPS='resize server-resize server-resized size-updated update-size'
 # when it is moved: the keeper's, and the server's
 # shellcheck disable=SC2034 # for the tests
-MIGRATE_STEPS='migrate migrate-ready migrate-moved' MIGRATE_SERVER_STEPS='migrate-open migrate-cutover migrate-cut'
+MIGRATE_STEPS='migrate migrate-ready migrate-moved' \
+	MIGRATE_SERVER_STEPS='migrate-open migrate-cutover migrate-cut'
 # of a fence
 FENCE_STEPS='fence-command'
 # shellcheck disable=SC2034 # for the tests
@@ -123,8 +128,9 @@ detach_all() {
 	assert_sweep "$1"
 }
 
-# assert_sweep WHAT: as assert_nothing_left, less a run directory that nobody holds: that of a keeper
-# that was killed before it had a device or after it lost it; the next of that name takes it over
+# assert_sweep WHAT: as assert_nothing_left, less a run directory that nobody holds: that of a
+# keeper that was killed before it had a device or after it lost it; the next of that name takes it
+# over
 assert_sweep() {
 	local dir
 	wait_for 10 no_ublk || fail "$1: $(compgen -G '/dev/ublk[bc]*' | tr '\n' ' ') stay"
@@ -168,8 +174,10 @@ attach_hanging() {
 # start_fio ARGUMENTS…: random mixed I/O on DEV in the background; sets FIO
 # shellcheck disable=SC2034 # for the tests
 start_fio() {
-	fio --name=io --filename="$DEV" --direct=1 --ioengine=libaio --rw=randrw --bs=4k --iodepth=16 \
-		--time_based --runtime=300 --allow_file_create=0 --output=fio.out "$@" >/dev/null 2>&1 </dev/null &
+	fio --name=io --filename="$DEV" --direct=1 --ioengine=libaio --rw=randrw --bs=4k \
+		--iodepth=16 \
+		--time_based --runtime=300 --allow_file_create=0 --output=fio.out "$@" >/dev/null \
+		2>&1 </dev/null &
 	FIO=$!
 	await 60 served_more_than $(($(requests_done) + 50))
 }
@@ -179,7 +187,8 @@ start_readers() {
 	local i
 	READERS=()
 	for ((i = 0; i < $1; i++)); do
-		dd if="$DEV" of=/dev/null bs=4k count=1 skip=$i iflag=direct status=none 2>/dev/null </dev/null &
+		dd if="$DEV" of=/dev/null bs=4k count=1 skip=$i iflag=direct status=none \
+			2>/dev/null </dev/null &
 		READERS+=($!)
 	done
 	await 20 in_flight "$1"

@@ -8,7 +8,8 @@
 require ip
 
 OUTSIDE_DOWN=/run/exchange/export-down
-[ -s /run/exchange/export ] || skip "no NBD server outside this machine: this test wants a guest of its own"
+[ -s /run/exchange/export ] ||
+	skip "no NBD server outside this machine: this test wants a guest of its own"
 read -r OUTSIDE_HOST OUTSIDE_PORT </run/exchange/export
 # shellcheck disable=SC2034 # for the tests
 OUTSIDE_URI=nbd://$OUTSIDE_HOST:$OUTSIDE_PORT/
@@ -20,12 +21,13 @@ outside_reachable() {
 	await 10 test -e /sys/class/net/eth0
 	ip address replace "${OUTSIDE_HOST%.*}.15/24" dev eth0
 	ip link set eth0 up
-	# the emulated network waits for an ACK after each small segment, and the guest's may take 40 ms
+	# the emulated network waits for an ACK after each small segment, and the guest's may take
+	# 40 ms
 	ip route replace "${OUTSIDE_HOST%.*}.0/24" dev eth0 quickack 1
 }
 
-# outside_dies SECONDS: the server is killed, and comes back after that time by itself: while the machine has no
-# page to spare nobody in it may be counted on to start it again
+# outside_dies SECONDS: the server is killed, and comes back after that time by itself: while the
+# machine has no page to spare nobody in it may be counted on to start it again
 outside_dies() { echo "$1" >"$OUTSIDE_DOWN"; }
 
 # sectors_written: since the device was made
@@ -36,7 +38,8 @@ sectors_written() {
 }
 has_written() { [ "$(sectors_written)" -gt "$1" ]; }
 
-# --- write-back ---------------------------------------------------------------------------------------
+# --- write-back
+# ---------------------------------------------------------------------------------------
 
 DIRTY_MIB=8 # at least so much waits for the device at the outage
 # dirty_as_can_be: until the test ends
@@ -53,22 +56,26 @@ dirty_as_before() {
 	echo "${RATIOS[1]}" >/proc/sys/vm/dirty_background_ratio
 }
 
-# write_through OUTAGE…: twice the memory is written to a filesystem on the device and read back; in the middle the
-# command OUTAGE makes its server go away, which has to come back by itself
+# write_through OUTAGE…: twice the memory is written to a filesystem on the device and read back; in
+# the middle the command OUTAGE makes its server go away, which has to come back by itself
 write_through() {
 	local mount=$TEST_DIR/mnt total dirty writer
-	total=$(awk '/^MemTotal:/ { print $2 * 2 }' /proc/meminfo) # twice that, in sectors: half of what is written
+	# twice that, in sectors: half of what is written
+	total=$(awk '/^MemTotal:/ { print $2 * 2 }' /proc/meminfo)
 	[ "$total" -lt 600000 ] || fail "this machine has more memory than the test fills"
 	mkfs.ext4 -q -F -E lazy_itable_init=0,nodiscard "$DEV"
 	mkdir "$mount"
 	mount "$DEV" "$mount"
-	fio --name=w --directory="$mount" --rw=write --bs=256k --size=256M --numjobs=2 --ioengine=psync \
-		--fallocate=none --end_fsync=1 --verify=crc32c --verify_fatal=1 --do_verify=1 >fio.out 2>&1 &
+	fio --name=w --directory="$mount" --rw=write --bs=256k --size=256M --numjobs=2 \
+		--ioengine=psync \
+		--fallocate=none --end_fsync=1 --verify=crc32c --verify_fatal=1 --do_verify=1 \
+		>fio.out 2>&1 &
 	writer=$!
 	await 120 has_written $((total / 2))
 	"$@"
 	await 60 said "offline"
-	dirty=$(awk '/^(Dirty|Writeback):/ { sum += $2 } END { print int(sum / 1024) }' /proc/meminfo)
+	dirty=$(awk '/^(Dirty|Writeback):/ { sum += $2 } END { print int(sum / 1024) }' \
+		/proc/meminfo)
 	note "$dirty MiB are to be written"
 	[ "$dirty" -gt $DIRTY_MIB ] || fail "memory does not wait for the device"
 	await 400 gone $writer

@@ -23,7 +23,8 @@ make_image() {
 # serve ARGUMENTS…: nbdkit on $SOCK, in the background; SERVER is its pid
 serve() {
 	rm -f "$SOCK" "$TEST_DIR/nbd.pid"
-	nbdkit -U "$SOCK" -P "$TEST_DIR/nbd.pid" "$@" 2>>"$NBD_LOG" || fail "nbdkit $*: $(tail -n 3 "$NBD_LOG")"
+	nbdkit -U "$SOCK" -P "$TEST_DIR/nbd.pid" "$@" 2>>"$NBD_LOG" ||
+		fail "nbdkit $*: $(tail -n 3 "$NBD_LOG")"
 	await 10 test -s "$TEST_DIR/nbd.pid"
 	SERVER=$(<"$TEST_DIR/nbd.pid")
 }
@@ -37,12 +38,14 @@ unserve() {
 # health [ID]: what list says of the back end
 health() {
 	local line ours=no
-	# a key a line, read by the shell alone: this is polled, and in an emulated machine a jq takes a quarter second
+	# a key a line, read by the shell alone: this is polled, and in an emulated machine a jq
+	# takes a quarter second
 	while read -r line; do
 		case $line in
 		"\"device\": \"/dev/ublkb${1:-$ID}\","*) ours=yes ;;
 		'"health": '*)
-			[[ $ours = no || ! $line =~ :\ \"(.*)\" ]] || printf '%s' "${BASH_REMATCH[1]}"
+			[[ $ours = no || ! $line =~ :\ \"(.*)\" ]] ||
+				printf '%s' "${BASH_REMATCH[1]}"
 			ours=no
 			;;
 		esac
@@ -58,7 +61,8 @@ said() { grep -qE "$1" "$ATTACH_ERR"; }
 # same_bytes: what the device has is what the server's file has
 same_bytes() {
 	sync "$DEV"
-	[ "$(checksum "$DEV")" = "$(head -c "$(size_of "$DEV")" "$IMG" | sha256sum | cut -d ' ' -f 1)" ] ||
+	[ "$(checksum "$DEV")" = \
+		"$(head -c "$(size_of "$DEV")" "$IMG" | sha256sum | cut -d ' ' -f 1)" ] ||
 		fail "the device and the server's file differ"
 }
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # shellcheck shell=bash
-# A fault proxy (tests/tools/nbdproxy.c, where its rules are explained) between the device and qemu-nbd: nbdkit
-# 1.32 aborts when a connection ends within a request while others are in flight.
+# A fault proxy (tests/tools/nbdproxy.c, where its rules are explained) between the device and
+# qemu-nbd: nbdkit 1.32 aborts when a connection ends within a request while others are in flight.
 # Each rule is awaited twice: until it is armed, and until the fault has really happened.
 
 # shellcheck source=tests/guest/lib-nbd.bash
@@ -18,7 +18,8 @@ LOAD='' IN_FLIGHT=0 RULE=0
 # serve_image ARGUMENTS…: qemu-nbd on $SOCK
 serve_image() {
 	rm -f "$SOCK"
-	qemu-nbd -e 16 -t -k "$SOCK" -f raw --cache=writeback --discard=unmap "$@" "$IMG" 2>>"$NBD_LOG" &
+	qemu-nbd -e 16 -t -k "$SOCK" -f raw --cache=writeback --discard=unmap "$@" "$IMG" \
+		2>>"$NBD_LOG" &
 	SERVER=$!
 	await 10 test -S "$SOCK"
 }
@@ -29,7 +30,8 @@ proxy() {
 	find_tool nbdproxy
 	RULE=0
 	: >"$PROXY_LOG"
-	"$TOOL" --listen "unix:$PROXY_SOCK" --server "unix:$SOCK" --control "$PROXY_FIFO" --log "$PROXY_LOG" "$@" &
+	"$TOOL" --listen "unix:$PROXY_SOCK" --server "unix:$SOCK" --control "$PROXY_FIFO" \
+		--log "$PROXY_LOG" "$@" &
 	PROXY=$!
 	await 10 proxy_said 'listening*'
 }
@@ -59,7 +61,8 @@ proxy_tell() {
 arm() {
 	RULE=$((RULE + 1))
 	echo "$*" >"$PROXY_FIFO"
-	await 10 proxy_said "armed $RULE: *" || fail "the proxy knows no rule \"$*\": $(tail -n 1 "$PROXY_LOG")"
+	await 10 proxy_said "armed $RULE: *" ||
+		fail "the proxy knows no rule \"$*\": $(tail -n 1 "$PROXY_LOG")"
 }
 
 # shellcheck disable=SC2120 # its own argument may be left out
@@ -77,9 +80,12 @@ clear_rules() {
 load() {
 	IN_FLIGHT=$1
 	rm -f "$TEST_DIR/load.json"
-	fio --name=load --filename="$DEV" --rw=randwrite --bsrange=4k-64k --blockalign=4k --direct=1 --ioengine=libaio \
-		--iodepth="$1" --size="${LOAD_SIZE:-16M}" --verify=crc32c --verify_fatal=1 --verify_backlog=32 \
-		--time_based --runtime=600 --randrepeat=0 --output-format=json --output="$TEST_DIR/load.json" \
+	fio --name=load --filename="$DEV" --rw=randwrite --bsrange=4k-64k --blockalign=4k \
+		--direct=1 --ioengine=libaio \
+		--iodepth="$1" --size="${LOAD_SIZE:-16M}" --verify=crc32c --verify_fatal=1 \
+		--verify_backlog=32 \
+		--time_based --runtime=600 --randrepeat=0 --output-format=json \
+		--output="$TEST_DIR/load.json" \
 		>"$TEST_DIR/load.err" 2>&1 &
 	LOAD=$!
 	await 30 more_done 100
@@ -97,7 +103,8 @@ more_done() {
 load_goes_on() {
 	local stat
 	read -ra stat <"/sys/block/${DEV#/dev/}/stat"
-	wait_for "${1:-15}" more_done $((stat[0] + stat[4] + 2 * IN_FLIGHT)) && process_alive "$LOAD"
+	wait_for "${1:-15}" more_done $((stat[0] + stat[4] + 2 * IN_FLIGHT)) &&
+		process_alive "$LOAD"
 }
 
 # unload: it ends, and had neither an error nor wrong data
@@ -107,7 +114,8 @@ unload() {
 	wait "$LOAD" || true
 	# it says first that it was interrupted
 	sed -n '/^{/,$p' "$TEST_DIR/load.json" | jq -e '[.jobs[].error] | add == 0' >/dev/null ||
-		fail "the load had an error: $(cat "$TEST_DIR/load.err" "$TEST_DIR/load.json" | grep -E 'verify|error|err=' | head)"
+		fail "the load had an error: $(cat "$TEST_DIR/load.err" "$TEST_DIR/load.json" |
+			grep -E 'verify|error|err=' | head)"
 	LOAD=''
 }
 
@@ -129,7 +137,8 @@ survives_anew() {
 
 # broken RULE…: it did not go on
 broken() {
-	fail "after \"$*\": health $(health); fio: $(head -n 3 "$TEST_DIR/load.err"); $(tail -n 4 "$ATTACH_ERR"); $(tail -n 3 "$PROXY_LOG")"
+	fail "after \"$*\": health $(health); fio: $(head -n 3 "$TEST_DIR/load.err"); $(tail \
+		-n 4 "$ATTACH_ERR"); $(tail -n 3 "$PROXY_LOG")"
 }
 
 # read_block NUMBER: 4 KiB of the device, past the page cache, to nowhere

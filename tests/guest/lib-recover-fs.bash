@@ -46,8 +46,10 @@ fs_under_kills() {
 	mkdir mnt/p
 	keep_promising &
 	promises=$!
-	fio --name=w --directory=mnt --rw=randwrite --bsrange=1k-128k --size=48M --numjobs=2 --ioengine=psync \
-		--fallocate=none --fsync=64 --verify=crc32c --verify_fatal=1 --do_verify=1 --serialize_overlap=1 \
+	fio --name=w --directory=mnt --rw=randwrite --bsrange=1k-128k --size=48M --numjobs=2 \
+		--ioengine=psync \
+		--fallocate=none --fsync=64 --verify=crc32c --verify_fatal=1 --do_verify=1 \
+		--serialize_overlap=1 \
 		--loops=1000 --output=fio.out >/dev/null 2>&1 &
 	load=$!
 	for ((i = 0; i < rounds; i++)); do

@@ -6,7 +6,8 @@ NOW=/run/ub-step-now # the step is acted on when this is there, and once
 # shellcheck disable=SC2034 # for the tests
 SERVER_RECOVERY_STEPS='device-open queue-fetch server-fetching server-live'
 
-# attach_with STEP=ACTION ARGUMENTS…: as attach, with that in all its processes, whenever $NOW is there
+# attach_with STEP=ACTION ARGUMENTS…: as attach, with that in all its processes, whenever $NOW is
+# there
 attach_with() {
 	rm -f "$NOW" "$JOURNAL"
 	export UB_STEP=$1 UB_STEP_WHEN=$NOW
@@ -61,7 +62,8 @@ end_of() {
 	assert_sweep "$1"
 }
 
-# adopter_dies_at STEP WHO…: who recovers dies at that, with WHO of keeper and server dead; the next one does it
+# adopter_dies_at STEP WHO…: who recovers dies at that, with WHO of keeper and server dead; the next
+# one does it
 adopter_dies_at() {
 	local pid status=0 pids=()
 	attach_with none=0 --mem 8M
@@ -82,7 +84,8 @@ adopter_dies_at() {
 	end_of "who adopted killed at $1"
 }
 
-# both_die_at STEP: the keeper in mid-recovery, and the next server when another keeper has just come
+# both_die_at STEP: the keeper in mid-recovery, and the next server when another keeper has just
+# come
 both_die_at() {
 	local keeper standby verb
 	attach_with "$1=kill" --mem 8M
@@ -104,8 +107,8 @@ both_die_at() {
 	end_of "both killed at $1"
 }
 
-# half_fetched: the standby dies when it has fetched a part of its queues. Linux 6.12 cannot mend that: whoever waits gets an
-# error, and the device goes
+# half_fetched: the standby dies when it has fetched a part of its queues. Linux 6.12 cannot mend
+# that: whoever waits gets an error, and the device goes
 half_fetched() {
 	attach_with queue-fetch=kill --mem 8M --queues 2
 	start_stamp
@@ -125,7 +128,8 @@ half_fetched() {
 	fi
 	# shellcheck disable=SC2153 # of attach
 	await 60 gone "$KEEPER"
-	grep -q 'cannot be recovered.*a server died while it fetched' "$ATTACH_ERR" || fail "half fetched: $(cat "$ATTACH_ERR")"
+	grep -q 'cannot be recovered.*a server died while it fetched' "$ATTACH_ERR" ||
+		fail "half fetched: $(cat "$ATTACH_ERR")"
 	assert_sweep "half fetched"
 }
 # half_fetched_alone: likewise, and the keeper with it. Linux 6.12: whoever comes later must not try
@@ -141,7 +145,9 @@ half_fetched_alone() {
 		"$UBT" recover "$ID" || fail "half fetched, both killed: recover ended with $?"
 		"$UB" detach "$ID" || fail "half fetched, both killed: detach ended with $?"
 	else
-		for _ in 1 2; do assert_fails 1 'a server died while it fetched.*detach it with --force' "$UBT" recover "$ID"; done
+		for _ in 1 2; do assert_fails 1 \
+			'a server died while it fetched.*detach it with --force' "$UBT" recover \
+			"$ID"; done
 		"$UB" detach --force "$ID" || fail "half fetched, both killed: detach ended with $?"
 	fi
 	assert_sweep "half fetched, both killed"

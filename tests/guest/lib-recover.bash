@@ -28,5 +28,7 @@ kills() {
 # pauses: how long the keeper says that each recovery took, in milliseconds: median and maximum
 pauses() {
 	grep -oE 'recovered after [0-9]+\.[0-9]+ s' "$ATTACH_ERR" | grep -oE '[0-9.]+' | sort -n |
-		awk '{ all[NR] = $1 * 1000 } END { printf "%d recoveries, median %d ms, at most %d ms", NR, all[int((NR + 1) / 2)], all[NR] }'
+		awk '{ all[NR] = $1 * 1000 }
+			END { printf "%d recoveries, median %d ms, at most %d ms",
+			NR, all[int((NR + 1) / 2)], all[NR] }'
 }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # shellcheck shell=bash
-# For tests of a full run directory: a tmpfs of its own, small enough to be filled, until the test ends.
+# For tests of a full run directory: a tmpfs of its own, small enough to be filled, until the test
+# ends.
 export UBLK_BRIDGE_RUNDIR=$TEST_DIR/small
 mkdir "$UBLK_BRIDGE_RUNDIR"
 mount -t tmpfs -o size=256k,mode=700 none "$UBLK_BRIDGE_RUNDIR"

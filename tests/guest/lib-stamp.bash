@@ -13,7 +13,8 @@ STAMP=''
 # start_stamp [OPTIONS]: stamps $DEV in the background, until stop_stamp; returns when it works
 start_stamp() {
 	find_tool blkstamp
-	"$TOOL" --threads 8 --max-io 64 --journal "$JOURNAL" "$@" "$DEV" >"$TEST_DIR/stamp.out" 2>&1 &
+	"$TOOL" --threads 8 --max-io 64 --journal "$JOURNAL" "$@" "$DEV" >"$TEST_DIR/stamp.out" \
+		2>&1 &
 	STAMP=$!
 	await 60 stamp_filled
 	stamp_goes_on
@@ -40,7 +41,8 @@ stamp_alive() { process_alive "$STAMP" || fail "blkstamp: $(cat "$TEST_DIR/stamp
 said_more() { [ "$(times_said "$1")" -gt "$2" ]; }
 times_said() { grep -cE "$1" "$ATTACH_ERR" || true; }
 
-# stop_stamp: it found nothing, neither now nor when all is read once more, and the server's file is the same
+# stop_stamp: it found nothing, neither now nor when all is read once more, and the server's file is
+# the same
 stop_stamp() {
 	local status=0
 	kill -TERM "$STAMP" || fail "blkstamp: $(cat "$TEST_DIR/stamp.out")"
@@ -54,8 +56,8 @@ stop_stamp() {
 	[ ! -e "$IMG" ] || same_bytes
 }
 
-# restarts ROUNDS ARGUMENTS…: kills the server of these arguments that often, with some time before it is back,
-# and waits each time until writes are answered again
+# restarts ROUNDS ARGUMENTS…: kills the server of these arguments that often, with some time before
+# it is back, and waits each time until writes are answered again
 restarts() {
 	local rounds=$1 i
 	shift

@@ -55,7 +55,8 @@ require() {
 require_module() {
 	local module
 	for module; do
-		modprobe -q "$module" || [ -d "/sys/module/${module//-/_}" ] || skip "no kernel module $module"
+		modprobe -q "$module" || [ -d "/sys/module/${module//-/_}" ] ||
+			skip "no kernel module $module"
 	done
 }
 
@@ -97,7 +98,8 @@ await() { wait_for "$@" || fail "waited $1 s in vain for: ${*:2}"; }
 # shellcheck disable=SC2034 # for the tests
 run() {
 	STATUS=0
-	timeout -k 2 $((60 * SLOW)) "$@" >"$TEST_DIR/.out" 2>"$TEST_DIR/.err" </dev/null || STATUS=$?
+	timeout -k 2 $((60 * SLOW)) "$@" >"$TEST_DIR/.out" 2>"$TEST_DIR/.err" </dev/null ||
+		STATUS=$?
 	OUT=$(<"$TEST_DIR/.out") ERR=$(<"$TEST_DIR/.err")
 }
 
@@ -116,12 +118,14 @@ attach() {
 	try_attach "$@" || fail "attach $*: $(cat "$ATTACH_ERR")"
 }
 
-# quick_fence ARGUMENTS…: sets QUICK, the options of a short fence for an NBD device. By default what overlaps a change of a
-# dead connection waits for half a minute, and detach with it: that is for the tests of the fence
+# quick_fence ARGUMENTS…: sets QUICK, the options of a short fence for an NBD device. By default
+# what overlaps a change of a dead connection waits for half a minute, and detach with it: that is
+# for the tests of the fence
 quick_fence() {
 	QUICK=()
 	[[ " $* " != *' --fence'* ]] || return 0
-	[[ " $* " != *' nbd'*:* && " $* " != *' [ '* && " $* " != *' --unix '* && " $* " != *' --tcp '* ]] ||
+	[[ " $* " != *' nbd'*:* && " $* " != *' [ '* && " $* " != *' --unix '* &&
+		" $* " != *' --tcp '* ]] ||
 		QUICK=(--fence-timeout 2s)
 }
 
@@ -197,7 +201,8 @@ test_pids() {
 
 # state_of KEY: a number in the run directory's state.json
 state_of() {
-	[[ $(<"$UBLK_BRIDGE_RUNDIR/ublk$ID/state.json") =~ \"$1\":\ *([0-9]+) ]] && echo "${BASH_REMATCH[1]}"
+	[[ $(<"$UBLK_BRIDGE_RUNDIR/ublk$ID/state.json") =~ \"$1\":\ *([0-9]+) ]] &&
+		echo "${BASH_REMATCH[1]}"
 }
 
 # other_server PID: the device has another server by now

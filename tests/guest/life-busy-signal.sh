@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A signal to the keeper of a mounted device: it says who holds it, serves on, and ends by itself when
-# the device is free. A second signal insists, and the mounted filesystem gets errors.
+# A signal to the keeper of a mounted device: it says who holds it, serves on, and ends by itself
+# when the device is free. A second signal insists, and the mounted filesystem gets errors.
 # kernels: 6.12 7
 # push: 7
 # timeout: 90
@@ -16,7 +16,8 @@ attach --mem 32M
 mkfs.ext4 -q "$DEV"
 mount "$DEV" here
 kill -TERM "$KEEPER"
-await 20 says "$ATTACH_ERR" "/dev/ublkb0 stays: mounted on $TEST_DIR/here; it goes when it is free \(signal again"
+await 20 says "$ATTACH_ERR" \
+	"/dev/ublkb0 stays: mounted on $TEST_DIR/here; it goes when it is free \(signal again"
 echo one >here/file
 sync -f here/file
 assert_eq "$(device_state 0)" live "the state of a device that stays"
@@ -39,9 +40,11 @@ await 20 says "$ATTACH_ERR" ' stays: mounted on'
 kill -INT "$KEEPER"
 await 30 test ! -e "$DEV"
 ends_with 0
-assert_match "$(cat "$ATTACH_ERR")" 'somebody still has it open or mounted: its number stays taken' \
+assert_match "$(cat "$ATTACH_ERR")" \
+	'somebody still has it open or mounted: its number stays taken' \
 	"what a second signal says"
-touch here/other 2>/dev/null && sync -f here/other 2>/dev/null && fail "the filesystem still takes files"
+touch here/other 2>/dev/null && sync -f here/other 2>/dev/null &&
+	fail "the filesystem still takes files"
 umount here
 # the number comes free with the last holder
 await 20 no_device 0

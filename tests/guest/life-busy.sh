@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # A device that something holds is not torn away: detach says who holds it, with status 3, and it
-# serves on. Mounts (also in another mount namespace), swap, device mapper, a loop device, partitions,
-# open files.
+# serves on. Mounts (also in another mount namespace), swap, device mapper, a loop device,
+# partitions, open files.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 120
@@ -30,7 +30,8 @@ busy_with "mounted on $TEST_DIR/here"
 umount here
 
 # in a namespace that only another process has
-unshare -m --propagation private bash -c 'mount "$1" there && touch mounted && exec sleep 600' - "$DEV" &
+unshare -m --propagation private bash -c 'mount "$1" there && touch mounted && exec sleep 600' \
+	- "$DEV" &
 sleeper=$!
 await 10 test -e mounted
 busy_with "mounted on $TEST_DIR/there"
@@ -96,7 +97,8 @@ fi
 mkfs.ext4 -q "$DEV"
 mount "$DEV" here
 mkdir -p here/upper here/work over
-if mount -t overlay overlay -o "lowerdir=there,upperdir=here/upper,workdir=here/work" over 2>/dev/null; then
+if mount -t overlay overlay -o "lowerdir=there,upperdir=here/upper,workdir=here/work" over \
+	2>/dev/null; then
 	umount -l here
 	busy_with "perhaps it is below an overlay: .*$TEST_DIR/over"
 	umount over
@@ -105,7 +107,8 @@ else
 fi
 
 # two holders, and a partition
-printf 'label: dos\nstart=2048, size=16384, type=83\n' | sfdisk -q --no-reread --no-tell-kernel "$DEV" 2>/dev/null
+printf 'label: dos\nstart=2048, size=16384, type=83\n' |
+	sfdisk -q --no-reread --no-tell-kernel "$DEV" 2>/dev/null
 if kernel_at_least 7 || blockdev --rereadpt "$DEV"; then
 	await 10 eval 'blockdev --rereadpt "$DEV" && [ -b "${DEV}p1" ]'
 	exec 5<"${DEV}p1"

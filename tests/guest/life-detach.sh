@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# detach by number, path and name; twice, and twice at once; when it returns, device and processes are
-# gone and the number and the name are free. The keeper of a device that somebody took away ends with 0.
+# detach by number, path and name; twice, and twice at once; when it returns, device and processes
+# are gone and the number and the name are free. The keeper of a device that somebody took away ends
+# with 0.
 # kernels: 6.12 7
 # push: 7
 # timeout: 90
@@ -19,7 +20,8 @@ for device in 0 /dev/ublkb0 a-name; do
 	no_rundir || fail "there is $(ls "$UBLK_BRIDGE_RUNDIR") when detach has returned"
 	no_bridge || fail "there are processes when detach has returned"
 	ends_with 0
-	assert_match "$(cat "$ATTACH_ERR")" '/dev/ublkb0 was stopped by somebody else' "what the keeper says"
+	assert_match "$(cat "$ATTACH_ERR")" '/dev/ublkb0 was stopped by somebody else' \
+		"what the keeper says"
 	assert_fails 1 "there is no device 0|no device is named" "$UB" detach "$device"
 done
 
@@ -35,7 +37,8 @@ for round in 1 2 3; do
 	for i in 1 2 3; do
 		status=0
 		wait "${pids[i - 1]}" || status=$?
-		# one that came late finds none; one that finds another's exclusive probe is told busy
+		# one that came late finds none; one that finds another's exclusive probe is told
+		# busy
 		[[ $status == [013] ]] || fail "round $round: status $status: $(cat detach.$i)"
 		[ $status != 0 ] || nr_done=$((nr_done + 1))
 	done

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # detach --force takes a device away from whoever has it: mounted, open, as swap. The holder gets
-# errors, what it wrote before is written back first, and the number is free when the last one lets go.
+# errors, what it wrote before is written back first, and the number is free when the last one lets
+# go.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 90
@@ -32,7 +33,8 @@ attach --mem 32M
 exec 5<>"$DEV"
 "$UB" detach 0 --force
 ends_with 0
-dd of=/dev/fd/5 if=/dev/zero bs=4k count=1 conv=notrunc,fsync status=none 2>/dev/null && fail "a write to nothing succeeds"
+dd of=/dev/fd/5 if=/dev/zero bs=4k count=1 conv=notrunc,fsync status=none 2>/dev/null &&
+	fail "a write to nothing succeeds"
 exec 5>&-
 await 10 no_device 0
 assert_nothing_left

@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Other programs and our devices, we and theirs: their devices are listed and detached as well as ours,
-# served, dead or never served; a STOP or DEL of theirs to a device of ours ends its keeper with 0,
-# which then leaves alone whoever has that number by now.
+# Other programs and our devices, we and theirs: their devices are listed and detached as well as
+# ours, served, dead or never served; a STOP or DEL of theirs to a device of ours ends its keeper
+# with 0, which then leaves alone whoever has that number by now.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 90
@@ -23,7 +23,8 @@ serve_other() {
 }
 
 serve_other
-assert_eq "$("$UB" list --json | jq -r '.[0] | "\(.id) \(.state) \(.ours) \(.name) \(.keeper_pid)"')" \
+assert_eq "$("$UB" list --json |
+	jq -r '.[0] | "\(.id) \(.state) \(.ours) \(.name) \(.keeper_pid)"')" \
 	"5 live false null null" "what list says"
 "$UB" list | grep -q "^/dev/ublkb5 .*(another program's)" || fail "the table says $("$UB" list)"
 exec 5<"$DEV"
@@ -64,7 +65,8 @@ for verb in stop del; do
 	attach --mem 4M --id 5
 	other $verb 5
 	ends_with 0
-	assert_match "$(cat "$ATTACH_ERR")" '/dev/ublkb5 was stopped by somebody else' "what the keeper says"
+	assert_match "$(cat "$ATTACH_ERR")" '/dev/ublkb5 was stopped by somebody else' \
+		"what the keeper says"
 	assert_nothing_left "$verb by somebody else"
 done
 attach --mem 4M --id 5

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# SIGTERM for all processes at once, as a service manager, a shutdown and the end of a container send it: to keeper, server,
-# standby and the NBD server that the keeper has started. Nothing is lost and nothing hangs: mounted with dirty pages, idle,
-# under load, with and without --restart-command, and with a server that has its data in memory alone.
+# SIGTERM for all processes at once, as a service manager, a shutdown and the end of a container
+# send it: to keeper, server, standby and the NBD server that the keeper has started. Nothing is
+# lost and nothing hangs: mounted with dirty pages, idle, under load, with and without
+# --restart-command, and with a server that has its data in memory alone.
 # kernels: 6.12 7
 # push: 7
 # timeout: 150
@@ -57,7 +58,8 @@ mounted() {
 	ends
 	[ -z "${LOOKS:-}" ] || return 0
 	for file in first second third fourth; do
-		assert_eq "$(debugfs -R "cat $file" "$IMG" 2>/dev/null)" $file "a file in the image ($WHAT)"
+		assert_eq "$(debugfs -R "cat $file" "$IMG" 2>/dev/null)" $file \
+			"a file in the image ($WHAT)"
 	done
 }
 LOOKS='' SHIELD=''
@@ -92,13 +94,15 @@ nap 0.5
 term_all
 await 60 gone $load
 ends
-[ "$(head -c 67108864 "$IMG" | tr -d '\0' | wc -c)" -gt 60000000 ] || fail "$WHAT: the load did not reach its end"
+[ "$(head -c 67108864 "$IMG" | tr -d '\0' | wc -c)" -gt 60000000 ] ||
+	fail "$WHAT: the load did not reach its end"
 
 note "a SIGTERM for the command alone reaches it"
 attach [ nbdkit file "$IMG" ]
 pkill -TERM -x nbdkit
 nap 1.5
-dd if="$DEV" of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null & # nbdkit ends with what it is asked next
+# nbdkit ends with what it is asked next
+dd if="$DEV" of=/dev/null bs=4k count=1 iflag=direct 2>/dev/null &
 await 10 is_offline
 wait_for 10 no_nbdkit || fail "it runs still"
 said 'ended with status 0' || fail "nobody said it: $(cat "$ATTACH_ERR")"

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A name means the device that was made with it, not whoever has its number by now; a terminal's end is not
-# the device's under nohup; who holds a device is told by the name a person knows, blanks and all.
+# A name means the device that was made with it, not whoever has its number by now; a terminal's end
+# is not the device's under nohup; who holds a device is told by the name a person knows, blanks and
+# all.
 # kernels: 6.12 7
 # push: 7
 # timeout: 90

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# An attach that ends with 0 has made the block device that it names: a file, a link, a directory or another device in the
-# place of a node is found, and nothing is written to it. A node that is taken away or replaced while the device is in use
-# is no reason to forget who uses it, or what is still to be written back.
+# An attach that ends with 0 has made the block device that it names: a file, a link, a directory or
+# another device in the place of a node is found, and nothing is written to it. A node that is taken
+# away or replaced while the device is in use is no reason to forget who uses it, or what is still
+# to be written back.
 # kernels: 6.12 7
 # push: 7
 # timeout: 120
@@ -77,9 +78,11 @@ unserve
 note "a /dev without the kernel's nodes, as a container has"
 # shellcheck disable=SC2016 # the inner shell's
 run unshare -m --propagation private bash -c '
-	mkdir -p dev && mount -t tmpfs none dev && cp -a /dev/null /dev/zero /dev/urandom /dev/ublk-control dev/ &&
+	mkdir -p dev && mount -t tmpfs none dev &&
+		cp -a /dev/null /dev/zero /dev/urandom /dev/ublk-control dev/ &&
 	mount --move dev /dev && exec "$@"' - "$BRIDGE" attach --mem 16M
 assert_eq "$STATUS" 1 "the attach's status"
-assert_match "$ERR" "is not there, though the kernel has made .*devtmpfs.*-v /dev:/dev" "what it says"
+assert_match "$ERR" "is not there, though the kernel has made .*devtmpfs.*-v /dev:/dev" \
+	"what it says"
 assert_nothing_left
 no_d_state

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Keeper killed, server killed, both killed, run directory lost: what is left is told by list, serves
-# while it can, and goes by detach. A keeper whose server died takes the device away itself.
+# Keeper killed, server killed, both killed, run directory lost: what is left is told by list,
+# serves while it can, and goes by detach. A keeper whose server died takes the device away itself.
 # kernels: 6.12 7
 # push: 7
 # timeout: 90
@@ -22,7 +22,8 @@ assert_eq "$(remedy)" 'its keeper is gone: recover it' "the remedy"
 assert_eq "$(dd if="$DEV" bs=4k count=1 iflag=direct status=none | head -c 4)" kept "its content"
 # its name is not free for another while it lives, whatever the lock says
 run "$UB" --daemon --mem 1M --name orphan
-[ "$STATUS" = 3 ] || fail "a second device took the name of a live one (status $STATUS): $("$UB" list)"
+[ "$STATUS" = 3 ] || fail \
+	"a second device took the name of a live one (status $STATUS): $("$UB" list)"
 assert_match "$ERR" "the name 'orphan' is taken" "the message"
 "$UB" detach orphan
 assert_nothing_left "detach without a keeper"
@@ -46,7 +47,8 @@ fi
 attach --no-recovery --mem 8M
 kill -KILL "$(child_of "$KEEPER")"
 ends_with 1
-assert_match "$(cat "$ATTACH_ERR")" '/dev/ublkb0: the server was killed by signal 9 .*: the device is taken away'
+assert_match "$(cat "$ATTACH_ERR")" \
+	'/dev/ublkb0: the server was killed by signal 9 .*: the device is taken away'
 assert_nothing_left "a server that died"
 
 # both, the keeper first; then both, the server first

@@ -18,7 +18,8 @@ for signal in INT TERM; do
 	ends_with 0
 	assert_nothing_left "$signal"
 	gone "$server" || fail "the server is left"
-	assert_match "$(cat "$ATTACH_ERR")" '/dev/ublkb0 served .* [1-9][0-9]* writes' "what it tells"
+	assert_match "$(cat "$ATTACH_ERR")" '/dev/ublkb0 served .* [1-9][0-9]* writes' \
+		"what it tells"
 done
 
 attach --mem 8M

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The tag buffers of a memory device are hardly used, and what is used of them is given back: reads of
-# ranges that are partly there, and writes that end with ENOSPC, leave the server as small as it was.
+# The tag buffers of a memory device are hardly used, and what is used of them is given back: reads
+# of ranges that are partly there, and writes that end with ENOSPC, leave the server as small as it
+# was.
 # kernels: 6.12 7
 # push: 7
 # timeout: 180
@@ -16,7 +17,8 @@ for path in get-data user-copy; do
 	attach --mem 256M --data-path "$path" --depth 64
 	before=$(anon)
 	# a block in each MiB, so that every large read finds holes
-	fio --name=w --filename="$DEV" --direct=1 --ioengine=libaio --rw=write:1020k --bs=4k --size=64M \
+	fio --name=w --filename="$DEV" --direct=1 --ioengine=libaio --rw=write:1020k --bs=4k \
+		--size=64M \
 		--iodepth=16 --output=/dev/null
 	fio --name=r --filename="$DEV" --direct=1 --ioengine=libaio --rw=read --bs=1M --size=64M \
 		--iodepth=64 --output=/dev/null

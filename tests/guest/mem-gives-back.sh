@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# What is discarded is memory again: by blkdiscard, holes, and fstrim of a filesystem. Zeroes that must
-# stay allocated stay. Detaching gives back all.
+# What is discarded is memory again: by blkdiscard, holes, and fstrim of a filesystem. Zeroes that
+# must stay allocated stay. Detaching gives back all.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 180

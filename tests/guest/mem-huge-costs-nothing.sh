@@ -24,12 +24,14 @@ for size in 1T 20T; do
 
 	server=$(server_pid)
 	rss=$(rss_kib "$server") shmem=$(meminfo Shmem)
-	dd if="$DEV" of=/dev/null bs=1M count=1024 skip=$((${size%T} * 500000)) iflag=direct status=none
+	dd if="$DEV" of=/dev/null bs=1M count=1024 skip=$((${size%T} * 500000)) iflag=direct \
+		status=none
 	assert_le $(($(meminfo Shmem) - shmem)) 256 "KiB of memory files for reading nothing"
 	assert_le $(($(rss_kib "$server") - rss)) 2048 "KiB of the server for reading nothing"
 
 	# and one sector costs one page
-	dd if=/dev/urandom of="$DEV" bs=512 count=1 seek=2000000000 oflag=direct conv=notrunc status=none
+	dd if=/dev/urandom of="$DEV" bs=512 count=1 seek=2000000000 oflag=direct conv=notrunc \
+		status=none
 	assert_le $(($(meminfo Shmem) - shmem)) 256 "KiB of memory files for a sector"
 	detach
 done

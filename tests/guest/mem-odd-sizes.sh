@@ -20,9 +20,11 @@ for size in 512 1536 $((1048576 + 512)); do
 		is_zero 0 "$size" || fail "it does not start as zeroes"
 		blkmodel --ops 40
 		blkmodel --ops 40 --buffered
-		run dd if=/dev/zero of="$DEV" bs=512 seek=$((size / 512)) count=1 oflag=direct conv=notrunc
+		run dd if=/dev/zero of="$DEV" bs=512 seek=$((size / 512)) count=1 oflag=direct \
+			conv=notrunc
 		assert_eq "$STATUS" 1 "the status of a write behind the end"
-		assert_eq "$(dd if="$DEV" bs=512 skip=$((size / 512)) count=1 iflag=direct 2>/dev/null | wc -c)" 0 \
+		assert_eq "$(dd if="$DEV" bs=512 skip=$((size / 512)) count=1 iflag=direct \
+			2>/dev/null | wc -c)" 0 \
 			"what is read behind the end"
 		# so that the next one would find it
 		head -c "$size" /dev/zero | tr '\0' '\377' >ones

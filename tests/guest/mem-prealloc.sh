@@ -28,7 +28,8 @@ detach
 
 note "more than there is"
 want=$(($(meminfo MemTotal) / 1024 + 1000))M
-attach_fails 1 "--prealloc: .* are wanted and .* are to be had: choose a smaller size, or leave --prealloc out" \
+attach_fails 1 "--prealloc: .* are wanted and .* are to be had: $(
+	)choose a smaller size, or leave --prealloc out" \
 	--mem "$want" --prealloc
 attach_fails 1 "--prealloc: 20 TiB are wanted" --mem 20T --prealloc
 await 5 shmem_below $((shmem + 1024))

@@ -25,14 +25,16 @@ dd if=/dev/zero of="$DEV" bs=1M count=$((total / 1024)) conv=notrunc,fsync 2>sai
 assert_eq "$status" 1 "the writer's status"
 assert_match "$(cat said)" 'No space left on device|Input/output error' "what the writer is told"
 alive || fail "somebody died"
-[ "$(meminfo Shmem)" -gt $((total / 2)) ] || fail "it gave up with $(meminfo Shmem) KiB of $total KiB"
+[ "$(meminfo Shmem)" -gt $((total / 2)) ] || fail \
+	"it gave up with $(meminfo Shmem) KiB of $total KiB"
 
 note "direct"
 run dd if=/dev/zero of="$DEV" bs=1M seek=4096 oflag=direct conv=notrunc
 assert_eq "$STATUS" 1 "the writer's status"
 assert_match "$ERR" 'No space left on device' "what the writer is told"
 alive || fail "somebody died"
-[ "$(meminfo MemAvailable)" -gt 16384 ] || fail "only $(meminfo MemAvailable) KiB are left to others"
+[ "$(meminfo MemAvailable)" -gt 16384 ] || fail \
+	"only $(meminfo MemAvailable) KiB are left to others"
 assert_match "$(cat "$ATTACH_ERR")" 'memory is short' "the server's warning"
 
 note "what is there stays"

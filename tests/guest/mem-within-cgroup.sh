@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A daemon in a control group with a limit of memory: the store ends with ENOSPC before the limit does
-# harm, nobody is killed, and after a discard there is room.
+# A daemon in a control group with a limit of memory: the store ends with ENOSPC before the limit
+# does harm, nobody is killed, and after a discard there is room.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 180
@@ -33,7 +33,8 @@ BRIDGE=$TEST_DIR/limited
 nobody_killed() {
 	process_alive "$KEEPER" || fail "the keeper died"
 	process_alive "$SERVER" || fail "the server died"
-	grep -qx 'oom_kill 0' "$GROUP/memory.events" || fail "killed: $(tr '\n' ' ' <"$GROUP/memory.events")"
+	grep -qx 'oom_kill 0' "$GROUP/memory.events" ||
+		fail "killed: $(tr '\n' ' ' <"$GROUP/memory.events")"
 }
 
 for path in copy user-copy; do

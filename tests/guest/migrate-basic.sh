@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A mounted device under load moves from memory to a server, to another server, and back into memory: no error, every byte
-# is there, nothing of what the destination held before is left, and the old side is left alone.
+# A mounted device under load moves from memory to a server, to another server, and back into
+# memory: no error, every byte is there, nothing of what the destination held before is left, and
+# the old side is left alone.
 # kernels: 6.12 7
 # push: 7
 # timeout: 180
@@ -34,8 +35,10 @@ assert_eq "$(phase)" none "the phase of no migration"
 mkfs.ext4 -q "$DEV"
 mount_at "$DEV"
 fill_tree mnt
-fio --name=w --directory=mnt --rw=randwrite --bsrange=1k-64k --size=2M --numjobs=2 --ioengine=psync --fallocate=none \
-	--fsync=16 --verify=crc32c --verify_fatal=1 --do_verify=1 --serialize_overlap=1 --loops=1000 --output=fio.out \
+fio --name=w --directory=mnt --rw=randwrite --bsrange=1k-64k --size=2M --numjobs=2 \
+	--ioengine=psync --fallocate=none \
+	--fsync=16 --verify=crc32c --verify_fatal=1 --do_verify=1 --serialize_overlap=1 \
+	--loops=1000 --output=fio.out \
 	>/dev/null 2>&1 &
 FIO=$!
 await 20 more_written 100
@@ -44,8 +47,10 @@ note "memory to NBD"
 move "$(side_uri 1)"
 assert_match "$MOVED" "moved to nbd\\+unix:.*side1" "what migrate says"
 assert_eq "$(backend)" nbd "the back end"
-assert_eq "$("$UB" info "$ID" --json | jq -r '.migration, .last_migration.result' | tr '\n' ' ')" "null moved " "what info says"
-[ "$(jq -r .backend "$UBLK_BRIDGE_RUNDIR/ublk$ID/state.json")" = nbd ] || fail "state.json has the old back end"
+assert_eq "$("$UB" info "$ID" --json | jq -r '.migration, .last_migration.result' | tr '\n' ' ')" \
+	"null moved " "what info says"
+[ "$(jq -r .backend "$UBLK_BRIDGE_RUNDIR/ublk$ID/state.json")" = nbd ] ||
+	fail "state.json has the old back end"
 load_lives
 
 note "NBD to NBD"
@@ -77,6 +82,7 @@ same_as 1
 note "$(pauses_of_moves)"
 sum=$(checksum "$DEV")
 detach
-assert_eq "$(head -c 32M "$(side_image 1)" | sha256sum | cut -d ' ' -f 1)" "$sum" "the image after the end"
+assert_eq "$(head -c 32M "$(side_image 1)" | sha256sum | cut -d ' ' -f 1)" "$sum" \
+	"the image after the end"
 kill_side 1
 no_d_state

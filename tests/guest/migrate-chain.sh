@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Ten moves in a row under blkstamp, between memory and two servers: no sector is stale, torn or lost.
+# Ten moves in a row under blkstamp, between memory and two servers: no sector is stale, torn or
+# lost.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 240

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Fifty migrations in a row, from memory to a server and back, in each of which the server, the keeper or both are killed.
+# Fifty migrations in a row, from memory to a server and back, in each of which the server, the
+# keeper or both are killed.
 # kernels: 6.12 7
 # tier: all
 # timeout: 1500

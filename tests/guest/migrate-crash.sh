@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The server, the keeper or both are killed at some time of a migration, under blkstamp: the device goes on, each acknowledged
-# write is there, and the migration ends with the device moved. (migrate-crash-all does it fifty times.)
+# The server, the keeper or both are killed at some time of a migration, under blkstamp: the device
+# goes on, each acknowledged write is there, and the migration ends with the device moved.
+# (migrate-crash-all does it fifty times.)
 # kernels: 6.12 7
 # push: 7
 # timeout: 240

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Servers that die, freeze, fill up and err in the middle of a migration, under blkstamp: nobody sees an I/O error, a bad destination costs a
-# pause of the mirror timeout at the most, and the migration goes on, or fails with the reason.
+# Servers that die, freeze, fill up and err in the middle of a migration, under blkstamp: nobody
+# sees an I/O error, a bad destination costs a pause of the mirror timeout at the most, and the
+# migration goes on, or fails with the reason.
 # kernels: 6.12 7
 # push: 7
 # timeout: 420
@@ -22,7 +23,8 @@ end_stamp() {
 # serve_erring ERROR
 serve_erring() {
 	rm -f "$TRIGGER"
-	serve_side 3 --filter=error file "$(side_image 3)" error-pwrite="$1" error-pwrite-rate=100% error-pwrite-file="$TRIGGER" \
+	serve_side 3 --filter=error file "$(side_image 3)" error-pwrite="$1" \
+		error-pwrite-rate=100% error-pwrite-file="$TRIGGER" \
 		error-zero="$1" error-zero-rate=100% error-zero-file="$TRIGGER"
 }
 
@@ -57,7 +59,8 @@ moved
 stamp_goes_on
 
 note "it freezes, and dies, when both sides agree"
-"$UB" migrate "$ID" --wait-for-cutover --fence-timeout 2s "$(side_uri 2)" >move.out 2>move.err || fail "migrate: $(cat move.err)"
+"$UB" migrate "$ID" --wait-for-cutover --fence-timeout 2s "$(side_uri 2)" >move.out 2>move.err ||
+	fail "migrate: $(cat move.err)"
 for fault in freezes dies; do
 	if [ $fault = freezes ]; then signal_side 2 STOP; else kill_side 2; fi
 	await 20 in_phase paused
@@ -87,9 +90,11 @@ for error in ENOSPC EIO; do
 	assert_match "$(last_said why)" "$why" "why it failed"
 	note "$error when both sides agree"
 	rm "$TRIGGER"
-	# nbdkit 1.32 may have ended: the move that failed gave its connections up in the middle of requests
+	# nbdkit 1.32 may have ended: the move that failed gave its connections up in the middle of
+	# requests
 	process_alive "${SIDES[3]}" || serve_erring $error
-	"$UB" migrate "$ID" --wait-for-cutover --fence-timeout 2s "$(side_uri 3)" >move.out 2>move.err || fail "migrate: $(cat move.err)"
+	"$UB" migrate "$ID" --wait-for-cutover --fence-timeout 2s "$(side_uri 3)" >move.out \
+		2>move.err || fail "migrate: $(cat move.err)"
 	: >"$TRIGGER"
 	await 20 in_phase none
 	assert_match "$(last_said result) $(last_said why)" "failed .*($why)" "how it ended"

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A destination that forgets: qemu-nbd is killed with a part of a qcow2 file's tables in its memory, while the device is copied there.
-# What it had not flushed is copied again.
+# A destination that forgets: qemu-nbd is killed with a part of a qcow2 file's tables in its memory,
+# while the device is copied there. What it had not flushed is copied again.
 # kernels: 6.12 7
 # timeout: 90
 . "$(dirname "$0")/lib.sh"

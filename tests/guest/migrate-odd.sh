@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Migrations that are seldom: of a device without recovery, and of one that is read only; with a /run that is full; with two keepers that
-# want to go on with it, and an upgrade beside its end; at a byte a second; to where the device is; two at a time to one server.
+# Migrations that are seldom: of a device without recovery, and of one that is read only; with a
+# /run that is full; with two keepers that want to go on with it, and an upgrade beside its end; at
+# a byte a second; to where the device is; two at a time to one server.
 # kernels: 6.12 7
 # push: 7
 # sanitize: all
@@ -18,8 +19,10 @@ make_room() {
 }
 # is_written_down: state.json says what the keeper does, and of no migration
 is_written_down() {
-	[ "$(jq -r '"\(.backend) \(.server_pid) \(.migration)"' "$UBLK_BRIDGE_RUNDIR/ublk$ID/state.json")" = \
-		"$(backend) $(info_of server_pid) null" ] && [ ! -e "$UBLK_BRIDGE_RUNDIR/ublk$ID/side" ]
+	[ "$(jq -r '"\(.backend) \(.server_pid) \(.migration)"' \
+		"$UBLK_BRIDGE_RUNDIR/ublk$ID/state.json")" = \
+		"$(backend) $(info_of server_pid) null" ] &&
+		[ ! -e "$UBLK_BRIDGE_RUNDIR/ublk$ID/side" ]
 }
 keeper_dies() {
 	local pid
@@ -55,7 +58,8 @@ detach
 note "read only"
 is_as_it_was() {
 	assert_eq "$(blockdev --getro "$DEV")" 1 "whether it is read only"
-	! dd if=/dev/zero of="$DEV" bs=4k count=1 oflag=direct status=none 2>dd.err || fail "it was written"
+	! dd if=/dev/zero of="$DEV" bs=4k count=1 oflag=direct status=none 2>dd.err ||
+		fail "it was written"
 	cmp "$DEV" "$(side_image 1)" || fail "its bytes are others"
 }
 kill_side 1
@@ -130,7 +134,8 @@ await_copying
 signal_side 1 STOP
 "$UB" migrate "$ID" --cancel 2>cancel.err &
 cancel=$!
-is_to_be_cancelled() { [ "$(jq .migration.cancelled "$UBLK_BRIDGE_RUNDIR/ublk$ID/state.json")" = true ]; }
+is_to_be_cancelled() { [ "$(jq .migration.cancelled "$UBLK_BRIDGE_RUNDIR/ublk$ID/state.json")" = \
+	true ]; }
 await 10 is_to_be_cancelled
 keeper=$(info_of keeper_pid)
 kill -KILL "$keeper"

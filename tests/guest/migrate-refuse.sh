@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# What migrate refuses and why; --cancel and a signal in each phase that lasts; --wait-for-cutover, --complete, --status and
-# --rate-limit. Whatever ends a migration before its cutover leaves the device and its bytes where they are.
+# What migrate refuses and why; --cancel and a signal in each phase that lasts; --wait-for-cutover,
+# --complete, --status and --rate-limit. Whatever ends a migration before its cutover leaves the
+# device and its bytes where they are.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 240
@@ -63,14 +64,16 @@ for action in --complete --cancel '--rate-limit 1M'; do
 	[ -n "$ERR" ] || fail "$action says nothing"
 done
 assert_eq "$("$UB" migrate "$ID" --status)" "$DEV: no migration" "the status"
-assert_eq "$("$UB" migrate "$ID" --status --json | jq -c '[.name, .device, .backend, .migration, .last_migration]')" \
+assert_eq "$("$UB" migrate "$ID" --status --json |
+	jq -c '[.name, .device, .backend, .migration, .last_migration]')" \
 	"[\"ublk$ID\",\"$DEV\",\"mem\",null,null]" "the status in JSON"
 
 note "destinations that will not do"
 refused 'cannot connect|No such file' "$(side_uri 1)"
 assert_eq "$(last_said result)" failed "how it ended"
 assert_match "$(last_said why)" 'cannot connect|No such file' "why"
-assert_match "$("$UB" migrate "$ID" --status)" "^$DEV: no migration; the last one failed after .*: " "the status"
+assert_match "$("$UB" migrate "$ID" --status)" \
+	"^$DEV: no migration; the last one failed after .*: " "the status"
 refused 'nonesuch|127' [ nonesuch ]
 make_side 2 8M
 serve_side 2
@@ -80,7 +83,8 @@ kill_side 2
 serve_side 1 -r file "$(side_image 1)"
 refused 'read.only|not writable' "$(side_uri 1)"
 kill_side 1
-serve_side 1 --filter=blocksize-policy file "$(side_image 1)" blocksize-minimum=4096 blocksize-preferred=4096 \
+serve_side 1 --filter=blocksize-policy file "$(side_image 1)" blocksize-minimum=4096 \
+	blocksize-preferred=4096 \
 	blocksize-error-policy=error
 refused 'block' "$(side_uri 1)"
 kill_side 1
@@ -105,11 +109,14 @@ assert_fails 3 '' "$UB" detach "$ID"
 run "$UB" resize "$ID" 32M --force
 [ "$STATUS" != 0 ] || fail "it was resized during a migration"
 assert_eq "$(size_of "$DEV")" $((16 << 20)) "the size"
-assert_match "$("$UB" migrate "$ID" --status)" "^$DEV: to nbd.*: copying: [0-9]+ %, .* dirty, .* mirrored" "the status"
+assert_match "$("$UB" migrate "$ID" --status)" \
+	"^$DEV: to nbd.*: copying: [0-9]+ %, .* dirty, .* mirrored" "the status"
 "$UB" info "$ID" >table
-grep -q '^migration.phase *copying$' table || fail "the table of info has no migration: $(cat table)"
+grep -q '^migration.phase *copying$' table ||
+	fail "the table of info has no migration: $(cat table)"
 "$UB" stats "$ID" >table
-grep -q '^migration to nbd.*: copying: ' table || fail "the table of stats has no migration: $(cat table)"
+grep -q '^migration to nbd.*: copying: ' table ||
+	fail "the table of stats has no migration: $(cat table)"
 "$UB" migrate "$ID" --cancel || fail "--cancel ended with $?"
 not_moved cancelled
 untouched
@@ -128,7 +135,8 @@ start_move --rate-limit 1M/s "$(side_uri 1)"
 await_copying
 kill_side 1
 await 20 in_phase paused
-[ -n "$("$UB" info "$ID" --json | jq -r '.migration.why // empty')" ] || fail "it does not say why it pauses"
+[ -n "$("$UB" info "$ID" --json | jq -r '.migration.why // empty')" ] ||
+	fail "it does not say why it pauses"
 "$UB" migrate "$ID" --cancel || fail "--cancel ended with $?"
 not_moved cancelled
 untouched
@@ -145,7 +153,8 @@ move --mem 16M
 untouched
 
 note "in step: held, mirrored, cancelled, completed"
-"$UB" migrate "$ID" --wait-for-cutover --fence-timeout 2s "$(side_uri 1)" >out 2>err || fail "--wait-for-cutover ended with $?: $(cat err)"
+"$UB" migrate "$ID" --wait-for-cutover --fence-timeout 2s "$(side_uri 1)" >out 2>err ||
+	fail "--wait-for-cutover ended with $?: $(cat err)"
 assert_match "$(<out)" "^$DEV: both sides agree: .*--complete" "what it says"
 assert_match "$(<err)" 'in-step' "the lines of its progress"
 assert_eq "$(phase)" in-step "the phase"
@@ -157,7 +166,8 @@ look
 assert_eq "$(backend)" mem "the back end"
 "$UB" migrate "$ID" --cancel || fail "--cancel ended with $?"
 untouched
-"$UB" migrate "$ID" --wait-for-cutover --fence-timeout 2s "$(side_uri 1)" >out 2>err || fail "--wait-for-cutover ended with $?: $(cat err)"
+"$UB" migrate "$ID" --wait-for-cutover --fence-timeout 2s "$(side_uri 1)" >out 2>err ||
+	fail "--wait-for-cutover ended with $?: $(cat err)"
 assert_fails 3 '' "$UB" migrate "$ID" --mem 16M
 run "$UB" migrate "$ID" --complete
 assert_eq "$STATUS" 0 "the status of --complete"
@@ -165,7 +175,8 @@ assert_match "$OUT" "^$DEV: moved to nbd.*pause [0-9.]+ ms" "what --complete say
 assert_eq "$(phase) $(backend)" "none nbd" "phase and back end"
 assert_eq "$(checksum "$DEV")" "$SUM" "the device's bytes"
 same_as 1
-assert_match "$("$UB" migrate "$ID" --status)" "^$DEV: no migration; the last one moved to nbd" "the status"
+assert_match "$("$UB" migrate "$ID" --status)" "^$DEV: no migration; the last one moved to nbd" \
+	"the status"
 
 note "detach --force ends it"
 start_move --rate-limit 1M/s --mem 16M

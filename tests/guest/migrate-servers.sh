@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Moves to other servers: nbdkit that cannot do zeroes, qemu-nbd with a qcow2 file, which stays sparse, nbd-server, and one that
-# the keeper starts itself, and ends when the device has moved away.
+# Moves to other servers: nbdkit that cannot do zeroes, qemu-nbd with a qcow2 file, which stays
+# sparse, nbd-server, and one that the keeper starts itself, and ends when the device has moved
+# away.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 180
@@ -13,7 +14,8 @@ require nbdcopy qemu-nbd qemu-img nbd-server
 works() {
 	head -c 1M /dev/urandom >bytes
 	direct_write bytes $((5 << 20 | 12 << 10))
-	direct_read $((5 << 20 | 12 << 10)) $((1 << 20)) | cmp - bytes || fail "what was written is not what is read"
+	direct_read $((5 << 20 | 12 << 10)) $((1 << 20)) | cmp - bytes ||
+		fail "what was written is not what is read"
 	blkdiscard -z -o 9M -l 1M "$DEV"
 	sync "$DEV"
 }
@@ -26,12 +28,14 @@ scatter() {
 	local at
 	blkdiscard "$DEV"
 	for at in 0 7 21 22 31; do
-		dd if=/dev/urandom of="$DEV" bs=1M count=1 seek=$at oflag=direct iflag=fullblock status=none
+		dd if=/dev/urandom of="$DEV" bs=1M count=1 seek=$at oflag=direct iflag=fullblock \
+			status=none
 	done
 }
 
 serve_qcow2() {
-	qemu-nbd -t -e 4 -k "$(side_socket 2)" -f qcow2 --discard=unmap --detect-zeroes=unmap side2.qcow2 2>>"$NBD_LOG" &
+	qemu-nbd -t -e 4 -k "$(side_socket 2)" -f qcow2 --discard=unmap \
+		--detect-zeroes=unmap side2.qcow2 2>>"$NBD_LOG" &
 	SIDES[2]=$!
 	await 20 test -S "$(side_socket 2)"
 }
@@ -71,8 +75,18 @@ sum=$(checksum "$DEV")
 
 note "nbd-server"
 make_side 3 32M garbage
-printf '[generic]\nunixsock = %s\nlistenaddr = 127.0.0.1\nport = 10998\nallowlist = true\n[disk]\nexportname = %s\nflush = true\nfua = true\ntrim = true\n' \
-	"$(side_socket 3)" "$(side_image 3)" >nbd-server.conf
+cat >nbd-server.conf <<-END
+	[generic]
+	unixsock = $(side_socket 3)
+	listenaddr = 127.0.0.1
+	port = 10998
+	allowlist = true
+	[disk]
+	exportname = $(side_image 3)
+	flush = true
+	fua = true
+	trim = true
+END
 for ((try = 1; ; try++)); do
 	rm -f "$(side_socket 3)"
 	nbd-server -d -C "$TEST_DIR/nbd-server.conf" >/dev/null 2>&1 &
@@ -82,7 +96,8 @@ for ((try = 1; ; try++)); do
 	await 60 gone "$MIGRATE"
 	! wait "$MIGRATE" || break
 	# it never answers some of its clients, whoever they are
-	{ [ $try -lt 6 ] && grep -q 'did not negotiate' move.err; } || fail "migrate: $(tail -n 3 move.err)"
+	{ [ $try -lt 6 ] && grep -q 'did not negotiate' move.err; } ||
+		fail "migrate: $(tail -n 3 move.err)"
 	kill_side 3
 done
 assert_match "$(<move.out)" "^$DEV: moved to "

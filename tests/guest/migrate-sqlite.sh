@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# "Testing a migration" of the man page, line by line: a database that is written all the time moves to an NBD server, which is
-# killed on the way, and back into memory in two steps; no insert fails, and sqlite finds nothing wrong.
+# "Testing a migration" of the man page, line by line: a database that is written all the time moves
+# to an NBD server, which is killed on the way, and back into memory in two steps; no insert fails,
+# and sqlite finds nothing wrong.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 180
@@ -12,7 +13,8 @@ require sqlite3 mkfs.ext4 e2fsck
 # insert_all_the_time: until an insert fails
 insert_all_the_time() {
 	# rows() reads meanwhile
-	while sqlite3 -cmd '.timeout 10000' mnt/db 'insert into t (x) values (randomblob(5000))'; do :; done
+	while sqlite3 -cmd '.timeout 10000' mnt/db 'insert into t (x) values (randomblob(5000))'; \
+		do :; done
 }
 rows() { sqlite3 -cmd '.timeout 10000' mnt/db 'select count(*) from t'; }
 more_rows() { [ "$(rows)" -gt "$1" ]; }

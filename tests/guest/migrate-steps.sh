@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# At each step of a migration its process is killed: the keeper, and recover gives the device another one, or the server. The device
-# is on one side, with all that was acknowledged, and ends on the other.
+# At each step of a migration its process is killed: the keeper, and recover gives the device
+# another one, or the server. The device is on one side, with all that was acknowledged, and ends on
+# the other.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 240
@@ -37,7 +38,8 @@ dies_at() {
 	MIGRATE=$!
 	await 30 gone "$victim"
 	was_acted || fail "the $2 did not come to $1"
-	[ "$2" = server ] || "$UB" recover "$ID" >>recover.out 2>&1 || fail "$1: recover: $(tail -n 3 recover.out)"
+	[ "$2" = server ] || "$UB" recover "$ID" >>recover.out 2>&1 ||
+		fail "$1: recover: $(tail -n 3 recover.out)"
 	stamp_goes_on
 	await 60 move_on
 	kill "$MIGRATE" 2>/dev/null || true

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Another version takes the device over while it is copied, and while both sides agree: the migration starts again, and whoever
-# waits for its end waits on.
+# Another version takes the device over while it is copied, and while both sides agree: the
+# migration starts again, and whoever waits for its end waits on.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 180
@@ -35,7 +35,8 @@ is_moved nbd || fail "the phase is $(phase), the back end $(backend)"
 stamp_goes_on
 
 note "while both sides agree"
-"$UB" migrate "$ID" --wait-for-cutover --mem 16M >move.out 2>move.err || fail "migrate: $(cat move.err)"
+"$UB" migrate "$ID" --wait-for-cutover --mem 16M >move.out 2>move.err ||
+	fail "migrate: $(cat move.err)"
 upgraded
 await 60 in_phase in-step
 stamp_goes_on

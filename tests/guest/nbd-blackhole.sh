@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A network that swallows packets, and a server that stands still: longer than the stall timeout, both come
-# back, and no application sees an error.
+# A network that swallows packets, and a server that stands still: longer than the stall timeout,
+# both come back, and no application sees an error.
 # kernels: 6.12 7
 # push: 7
 # timeout: 180

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# An NBD server that the keeper starts itself: with a listening socket or over its stdin and stdout, started
-# again when asked for, ended after the last flush, and nothing of it left behind.
+# An NBD server that the keeper starts itself: with a listening socket or over its stdin and stdout,
+# started again when asked for, ended after the last flush, and nothing of it left behind.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 120
@@ -18,7 +18,8 @@ nothing_left() {
 make_image 32M
 note "[ COMMAND ]"
 attach [ nbdkit file "$IMG" ]
-assert_eq "$(<"/proc/$(pgrep -x nbdkit)/oom_score_adj")" "$(<"/proc/$$/oom_score_adj")" "its OOM score"
+assert_eq "$(<"/proc/$(pgrep -x nbdkit)/oom_score_adj")" "$(<"/proc/$$/oom_score_adj")" \
+	"its OOM score"
 [ "$(ps -o sid= -p "$(pgrep -x nbdkit)")" != "$(ps -o sid= -p $$)" ] || fail "it is in our session"
 dd if=/dev/urandom of="$DEV" bs=1M count=4 status=none
 sum=$(checksum "$DEV")
@@ -78,7 +79,8 @@ failed 'sh: the reason.*' sh -c 'printf "the reason" >&2; exit 3'
 assert_match "$ERR" 'sh ended with status 3 before' "how it ended"
 nothing_left "a daemon whose command failed"
 # and the daemon does not keep the caller's standard error by way of it
-out=$(timeout 30 "$BRIDGE" attach -d --fence-timeout 2s --name quiet [ nbdkit -v file "$IMG" ] 2>&1) || fail "the attach hangs: $out"
+out=$(timeout 30 "$BRIDGE" attach -d --fence-timeout 2s --name quiet [ nbdkit -v file "$IMG" ] \
+	2>&1) || fail "the attach hangs: $out"
 assert_match "$out" '/dev/ublkb' "what is printed"
 "$UB" detach quiet
 nothing_left "a daemon"
@@ -93,7 +95,8 @@ nothing_left "it never served"
 
 note "a command of many words is read back from the run directory"
 # shellcheck disable=SC2016 # the inner shell's
-attach --restart-command --name long [ sh -c 'exec nbdkit file "$0"' "$IMG" "$(head -c 100000 /dev/zero | tr '\0' x)" ]
+attach --restart-command --name long [ sh -c 'exec nbdkit file "$0"' "$IMG" \
+	"$(head -c 100000 /dev/zero | tr '\0' x)" ]
 "$UB" info long >/dev/null
 kill -KILL "$KEEPER"
 await 10 gone "$KEEPER"

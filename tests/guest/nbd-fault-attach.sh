@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Before the device is live nothing is waited for: whatever goes wrong fails the attach with its reason, and
-# nothing is left. (Everywhere: nbd-fault-attach-all.)
+# Before the device is live nothing is waited for: whatever goes wrong fails the attach with its
+# reason, and nothing is left. (Everywhere: nbd-fault-attach-all.)
 # kernels: 6.12 7
 # push: 7
 # timeout: 200

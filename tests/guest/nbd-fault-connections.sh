@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Four connections: one that fails alone is made again while the others do its work, and the device stays
-# online; when all fail at once it is an outage like any other.
+# Four connections: one that fails alone is made again while the others do its work, and the device
+# stays online; when all fail at once it is an outage like any other.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 200
@@ -35,19 +35,22 @@ attach -C 4 --stall-timeout 1s "$PROXY_URI"
 await 10 all_there
 load 32
 note "one alone"
-for rule in 'cut request:7' 'reset payload:mid' 'cut data:mid' short 'error err=108 cmd=write' 'stall reply:4'; do
+for rule in 'cut request:7' 'reset payload:mid' 'cut data:mid' short 'error err=108 cmd=write' \
+	'stall reply:4'; do
 	alone "$rule"
 done
-said 'connection [1-4] of 4 is lost: .*; the others go on' || fail "nobody said it: $(cat "$ATTACH_ERR")"
-await 15 said 'connection [1-4] of 4 gives no answer .*; the others go on' # it is noticed a second later
+said 'connection [1-4] of 4 is lost: .*; the others go on' ||
+	fail "nobody said it: $(cat "$ATTACH_ERR")"
+# it is noticed a second later
+await 15 said 'connection [1-4] of 4 gives no answer .*; the others go on'
 is_online || fail "its health is $(health)"
 
 note "all at once"
 for rule in 'cut data:mid all' 'freeze reply all'; do
 	survives "$rule"
 done
-# as faults one after the other they need not be an outage; this is. And what frozen connections have not read, which
-# newer writes may wait for, is nobody's then
+# as faults one after the other they need not be an outage; this is. And what frozen connections
+# have not read, which newer writes may wait for, is nobody's then
 unproxy
 await 10 said ': offline: '
 proxy

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The connection ends at every stage of the protocol, in every way, with 0, 1 and 32 requests in flight, with
-# one connection and with four: no error, no hang, no wrong byte.
+# The connection ends at every stage of the protocol, in every way, with 0, 1 and 32 requests in
+# flight, with one connection and with four: no error, no hang, no wrong byte.
 # kernels: 6.12 7
 # timeout: 600
 # tier: all
@@ -25,8 +25,10 @@ for connections in 1 4; do
 		note "$connections connections, $flight in flight"
 		load $flight
 		for how in cut reset half-close; do
-			for where in request request:13 request:end payload payload:mid payload:end \
-				reply reply:4 reply:last reply:end data data:mid data:last data:end; do
+			for where in request request:13 request:end payload payload:mid \
+				payload:end \
+				reply reply:4 reply:last reply:end data data:mid data:last \
+				data:end; do
 				survives "$how $where" flight=$((flight / 2 / connections))
 			done
 		done
@@ -36,7 +38,8 @@ for connections in 1 4; do
 	note "$connections connections, while they are connected anew"
 	load 32
 	for how in cut half-close; do
-		for where in accept greeting greeting:9 greeting:end flags:2 option option:8 option-body:mid option-reply \
+		for where in accept greeting greeting:9 greeting:end flags:2 option option:8 \
+			option-body:mid option-reply \
 			option-reply:19 option-data:1 ready; do
 			survives_anew "$how $where"
 		done

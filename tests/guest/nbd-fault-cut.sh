@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The connection ends in the middle of what can be on it, with 32 requests in flight: the application sees no
-# error, and no byte is another. (Everywhere, and otherwise: nbd-fault-cut-all.)
+# The connection ends in the middle of what can be on it, with 32 requests in flight: the
+# application sees no error, and no byte is another. (Everywhere, and otherwise: nbd-fault-cut-all.)
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 200

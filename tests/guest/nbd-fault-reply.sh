@@ -1,14 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A server that answers wrongly: an error is one request's, and what breaks the protocol ends the connection
-# and is sent again; wrong data never gets through, and the device goes on.
+# A server that answers wrongly: an error is one request's, and what breaks the protocol ends the
+# connection and is sent again; wrong data never gets through, and the device goes on.
 # kernels: 6.12 7
 # push: 7
 # timeout: 300
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-proxy.bash"
 
-# read_fails TEXT RULE…: one of 8 reads fails with this, and the others do not; over the same connection
+# read_fails TEXT RULE…: one of 8 reads fails with this, and the others do not; over the same
+# connection
 read_fails() {
 	local text=$1 i readers=() failed=0 before
 	shift
@@ -23,7 +24,8 @@ read_fails() {
 	done
 	fired || fail "\"$*\" did not happen"
 	assert_eq "$failed" 1 "reads that failed after \"$*\""
-	grep -q "$text" "$TEST_DIR"/read.? || fail "no read said \"$text\": $(cat "$TEST_DIR"/read.?)"
+	grep -q "$text" "$TEST_DIR"/read.? ||
+		fail "no read said \"$text\": $(cat "$TEST_DIR"/read.?)"
 	assert_eq "$(nr_connections)" "$before" "connections after \"$*\""
 }
 
@@ -61,15 +63,18 @@ for replies in structured simple; do
 	said 'offline: the server is shutting down' || fail "nobody said it: $(cat "$ATTACH_ERR")"
 
 	note "$replies: what is no answer"
-	wrong=(unknown 'duplicate cmd=read' 'duplicate cmd=write' 'corrupt reply:3' 'corrupt reply:15')
-	[ $replies = simple ] || wrong+=(short none outside twice simple 'corrupt reply:7 cmd=read' 'corrupt reply:16 cmd=read' \
+	wrong=(unknown 'duplicate cmd=read' 'duplicate cmd=write' 'corrupt reply:3' \
+		'corrupt reply:15')
+	[ $replies = simple ] || wrong+=(short none outside twice simple \
+		'corrupt reply:7 cmd=read' 'corrupt reply:16 cmd=read' \
 		'corrupt reply:19 xor=8 cmd=read' 'corrupt data:6 cmd=read')
 	for rule in "${wrong[@]}"; do
 		breaks "$rule" flight=8
 	done
 	if [ $replies = structured ]; then
 		note "what is wrong in the negotiation"
-		for rule in 'corrupt greeting' 'corrupt greeting:12' 'corrupt option-reply:3' 'corrupt option-reply:11' \
+		for rule in 'corrupt greeting' 'corrupt greeting:12' 'corrupt option-reply:3' \
+			'corrupt option-reply:11' \
 			'corrupt option-reply:16 opt=7'; do
 			survives_anew "$rule"
 		done

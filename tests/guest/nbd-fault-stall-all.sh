@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Nothing comes any more, at every stage, with 1 and 32 requests in flight, with one connection and with four,
-# and while the next one is made, too.
+# Nothing comes any more, at every stage, with 1 and 32 requests in flight, with one connection and
+# with four, and while the next one is made, too.
 # kernels: 6.12 7
 # timeout: 400
 # tier: all
@@ -16,13 +16,16 @@ for connections in 1 4; do
 	for flight in 1 32; do
 		note "$connections connections, $flight in flight"
 		load $flight
-		for rule in 'stall request' 'stall request:5' 'stall payload:mid' 'stall reply' 'stall reply:9' 'stall data:mid' \
+		for rule in 'stall request' 'stall request:5' 'stall payload:mid' 'stall reply' \
+			'stall reply:9' 'stall data:mid' \
 			'freeze data' 'freeze request:end'; do
 			before=$(nr_connections)
 			survives "$rule" flight=$((flight / 2 / connections))
-			wait_for 15 another_connection "$before" || fail "\"$rule\" brought no other connection"
+			wait_for 15 another_connection "$before" ||
+				fail "\"$rule\" brought no other connection"
 		done
-		for rule in 'stall request:20' 'stall payload:mid' 'stall reply:3' 'stall data:mid'; do
+		for rule in 'stall request:20' 'stall payload:mid' 'stall reply:3' \
+			'stall data:mid'; do
 			survives "$rule" for=300 flight=$((flight / 2 / connections))
 		done
 		unload

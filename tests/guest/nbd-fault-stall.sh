@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A connection on which nothing comes any more, in the middle of something: after the stall timeout another
-# one is made, and what was not answered goes over that. (Everywhere: nbd-fault-stall-all.)
+# A connection on which nothing comes any more, in the middle of something: after the stall timeout
+# another one is made, and what was not answered goes over that. (Everywhere: nbd-fault-stall-all.)
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 200

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Faults under TLS: in every way and at many places of the ciphertext, with 0, 1 and 32 requests in flight, with
-# one connection and with four.
+# Faults under TLS: in every way and at many places of the ciphertext, with 0, 1 and 32 requests in
+# flight, with one connection and with four.
 # kernels: 6.12 7
 # timeout: 600
 # tier: all
@@ -17,8 +17,10 @@ serve_image --object "tls-creds-psk,id=tls,endpoint=server,dir=$TEST_DIR" --tls-
 proxy
 TLS_URI="nbds+unix://alice@/?socket=$PROXY_SOCK&tls-psk-file=$TEST_DIR/keys.psk"
 
-for rule in 'cut option-reply:19 opt=5' 'corrupt option-reply:15 opt=5' 'cut raw-client:20' 'cut raw-server:60' 'corrupt raw-server:40' \
-	'corrupt raw-client:120' 'cut raw-server:300' 'half-close raw-server:100' 'reset raw-client:200'; do
+for rule in 'cut option-reply:19 opt=5' 'corrupt option-reply:15 opt=5' 'cut raw-client:20' \
+	'cut raw-server:60' 'corrupt raw-server:40' \
+	'corrupt raw-client:120' 'cut raw-server:300' 'half-close raw-server:100' \
+	'reset raw-client:200'; do
 	arm "$rule"
 	attach_fails 1 'cannot connect: ' "$TLS_URI"
 	fired || fail "\"$rule\" did not happen"
@@ -37,10 +39,12 @@ for connections in 1 4; do
 		note "$connections connections, $flight in flight"
 		load $flight
 		for how in cut reset half-close corrupt stall freeze; do
-			for where in raw-server:1 raw-server:100003 raw-client:2 raw-client:150001; do
+			for where in raw-server:1 raw-server:100003 raw-client:2 \
+				raw-client:150001; do
 				before=$(nr_connections)
 				survives "$how $where"
-				wait_for 15 another_connection "$before" || fail "\"$how $where\" did not end the connection"
+				wait_for 15 another_connection "$before" ||
+					fail "\"$how $where\" did not end the connection"
 			done
 		done
 		unload
@@ -48,8 +52,10 @@ for connections in 1 4; do
 	done
 	note "$connections connections, while they are connected anew"
 	load 32
-	for rule in 'cut option-reply:3 opt=5' 'corrupt option-reply:15 opt=5' 'cut raw-client:20' 'cut raw-server:60' \
-		'corrupt raw-server:40' 'corrupt raw-client:120' 'cut raw-server:300' 'stall raw-server:200 for=1500'; do
+	for rule in 'cut option-reply:3 opt=5' 'corrupt option-reply:15 opt=5' 'cut raw-client:20' \
+		'cut raw-server:60' \
+		'corrupt raw-server:40' 'corrupt raw-client:120' 'cut raw-server:300' \
+		'stall raw-server:200 for=1500'; do
 		survives_anew "$rule"
 	done
 	unload

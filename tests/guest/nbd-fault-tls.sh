@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Faults under TLS, at so many bytes of ciphertext; a byte that was changed is noticed wherever it is.
-# (In every way: nbd-fault-tls-all.)
+# Faults under TLS, at so many bytes of ciphertext; a byte that was changed is noticed wherever it
+# is. (In every way: nbd-fault-tls-all.)
 # kernels: 6.12 7
 # push: 7
 # timeout: 200
@@ -26,7 +26,8 @@ for rule in 'corrupt raw-server:40' 'cut raw-client:20'; do
 done
 attach --stall-timeout 1s "$TLS_URI"
 load 32
-for rule in 'cut raw-server:10000' 'half-close raw-client:20000' 'corrupt raw-server:30001' 'corrupt raw-client:15001' \
+for rule in 'cut raw-server:10000' 'half-close raw-client:20000' 'corrupt raw-server:30001' \
+	'corrupt raw-client:15001' \
 	'corrupt raw-server:2' 'stall raw-client:10007'; do
 	before=$(nr_connections)
 	survives "$rule"

@@ -1,15 +1,15 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A server that froze with writes in it goes on when another one has long taken its place: nothing of it
-# lands on newer data.
+# A server that froze with writes in it goes on when another one has long taken its place: nothing
+# of it lands on newer data.
 # kernels: 6.12 7
 # push: 7
 # timeout: 180
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-stamp.bash"
 
-# serve_with KIND: nbdkit, or qemu-nbd, which closes its side of a connection before it has done what it read
-# from there
+# serve_with KIND: nbdkit, or qemu-nbd, which closes its side of a connection before it has done
+# what it read from there
 serve_with() {
 	case $1 in
 	nbdkit) serve file "$IMG" ;;
@@ -22,7 +22,8 @@ serve_with() {
 	esac
 }
 
-# freeze KIND SECONDS: the old server stands still, and a new one is started; so much later the old one goes on
+# freeze KIND SECONDS: the old server stands still, and a new one is started; so much later the old
+# one goes on
 freeze() {
 	local old=$SERVER told
 	told=$(times_said 'it is read on')

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A server that stands still: it is not cut before another connection stands, and what it still holds
-# never lands on newer data.
+# A server that stands still: it is not cut before another connection stands, and what it still
+# holds never lands on newer data.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 120
@@ -10,7 +10,8 @@
 require jq
 
 # stamp BYTE: the first block is full of it
-stamp() { head -c 4096 /dev/zero | tr '\0' "$1" | dd of="$DEV" bs=4k count=1 oflag=direct status=none; }
+stamp() { head -c 4096 /dev/zero | tr '\0' "$1" |
+	dd of="$DEV" bs=4k count=1 oflag=direct status=none; }
 first_byte() { head -c 1 "$IMG"; }
 
 make_image 16M
@@ -36,8 +37,8 @@ stamp B &
 writer=$!
 nap 0.3
 serve file "$IMG"
-# It is given up, and sent again at once. What lies in the old server's queue is read when it thaws: no clock
-# runs before that.
+# It is given up, and sent again at once. What lies in the old server's queue is read when it thaws:
+# no clock runs before that.
 await 20 gone $writer
 wait $writer || fail "the write failed"
 stamp C &

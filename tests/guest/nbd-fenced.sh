@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A server that stands still has a write in hand, and another one has taken its place: that is shown, a
-# detach waits for it and not for ever, and a word, a person's or a command's, ends it at once.
+# A server that stands still has a write in hand, and another one has taken its place: that is
+# shown, a detach waits for it and not for ever, and a word, a person's or a command's, ends it at
+# once.
 # kernels: 6.12 7
 # push: 7
 # timeout: 240
@@ -13,8 +14,8 @@ ranges() { "$UB" info "$ID" --json | jq .fence.ranges; }
 has_ranges() { [ "$(ranges)" = "$1" ]; }
 knows_end() { [ "$("$UB" info "$ID" --json | jq .fence.deadline_ms)" != null ]; }
 
-# strand OPTIONS…: attaches, and one block is written to a server that has read it and stands still; the
-# next server has it by now. OLD is the one that stands still.
+# strand OPTIONS…: attaches, and one block is written to a server that has read it and stands still;
+# the next server has it by now. OLD is the one that stands still.
 strand() {
 	serve --filter=delay file "$IMG" wdelay=2
 	OLD=$SERVER
@@ -42,12 +43,16 @@ strand --fence-timeout 10m
 await 10 knows_end
 assert_eq "$("$UB" info "$ID" --json | jq -c '.fence | [.policy, .timeout_ms, .bytes, .waiting]')" \
 	'["time",600000,4096,0]' "the fence"
-assert_match "$("$UB" list)" '1 range of 4 KiB may still be written by lost connections, for [0-9.]+ s at the most'
+assert_match "$("$UB" list)" \
+	'1 range of 4 KiB may still be written by lost connections, for [0-9.]+ s at the most'
 assert_eq "$("$UB" list --json | jq '.[].fence.ranges')" 1 "ranges in list"
-assert_match "$("$UB" stats "$ID")" 'fence: 1 ranges of 4 KiB may still be written by lost connections'
-"$UB" metrics --openmetrics | awk -f "$(dirname "$0")/openmetrics.awk" >samples || fail "OpenMetrics that are none"
+assert_match "$("$UB" stats "$ID")" \
+	'fence: 1 ranges of 4 KiB may still be written by lost connections'
+"$UB" metrics --openmetrics | awk -f "$(dirname "$0")/openmetrics.awk" >samples ||
+	fail "OpenMetrics that are none"
 grep -q '^ublk_bridge_backend_fence_ranges{.*} 1$' samples || fail "no ranges in the metrics"
-grep -qE '^ublk_bridge_backend_fence_deadline_seconds\{.*\} [0-9]+\.[0-9]+$' samples || fail "no deadline"
+grep -qE '^ublk_bridge_backend_fence_deadline_seconds\{.*\} [0-9]+\.[0-9]+$' samples ||
+	fail "no deadline"
 
 note "a person's word"
 run "$UB" fenced "$ID"
@@ -63,7 +68,8 @@ SECONDS=0
 "$UB" detach "$ID" 2>detach.err || fail "detach: $(cat detach.err)"
 note "it took $SECONDS s"
 await 10 no_device "$ID"
-grep -qE '1 range of 4 KiB may .* s at the most: that is waited for \(--force does not wait\)' detach.err ||
+grep -qE '1 range of 4 KiB may .* s at the most: that is waited for \(--force does not wait\)' \
+	detach.err ||
 	[ "$SECONDS" -lt 3 ] || fail "it does not say so: $(cat detach.err)"
 bury
 
@@ -75,7 +81,8 @@ nap 1.5
 [ -e "$DEV" ] || fail "it did not wait"
 kill -TERM "$KEEPER"
 await 20 gone "$KEEPER"
-said '1 range, 4096 bytes of the old server may still be written' || fail "not a word: $(cat "$ATTACH_ERR")"
+said '1 range, 4096 bytes of the old server may still be written' ||
+	fail "not a word: $(cat "$ATTACH_ERR")"
 await 10 no_device "$ID"
 bury
 
@@ -99,7 +106,8 @@ serve file "$IMG"
 await 30 gone $writer
 await 10 has_ranges 1
 ! knows_end || fail "its time counts while the old server has not read it"
-assert_fails 3 "stays: 1 range of 4 KiB may still be written by lost connections: 'ublk-bridge fenced $ID'" \
+assert_fails 3 "stays: 1 range of 4 KiB may still be written by lost connections: $(
+	)'ublk-bridge fenced $ID'" \
 	"$UB" detach "$ID"
 [ -e "$DEV" ] || fail "it is gone"
 kill -CONT "$OLD"
@@ -109,7 +117,8 @@ bury
 
 note "a command's word"
 strand --fence-timeout 10m --fence-command \
-	"echo \"\$UBLK_BRIDGE_DEVICE \$UBLK_BRIDGE_NAME \$UBLK_BRIDGE_SERVER\"; [ -e '$TEST_DIR/off' ]"
+	"echo \"\$UBLK_BRIDGE_DEVICE \$UBLK_BRIDGE_NAME \$UBLK_BRIDGE_SERVER\"
+	[ -e '$TEST_DIR/off' ]"
 await 20 said "fence command: $DEV ublk$ID nbd\+unix:///"
 await 20 said 'the fence command ended with status 1'
 assert_eq "$(ranges)" 1 "ranges after a command that failed"

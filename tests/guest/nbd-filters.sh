@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Servers of many manners: without extents or zeroes, with FUA made up or missing, slow, with fewer connections
-# than were asked for, errors for some requests, and one that ends with its last connection.
+# Servers of many manners: without extents or zeroes, with FUA made up or missing, slow, with fewer
+# connections than were asked for, errors for some requests, and one that ends with its last
+# connection.
 # kernels: 6.12 7
 # tier: all
 # timeout: 180
@@ -13,9 +14,11 @@ make_image 32M
 
 # exercise NAME: every kind of I/O, and the server's bytes are the device's
 exercise() {
-	fio_verify "$1" --rw=randwrite --bsrange=4k-128k --size=4M --offset_increment=4M --iodepth=16 \
+	fio_verify "$1" --rw=randwrite --bsrange=4k-128k --size=4M --offset_increment=4M \
+		--iodepth=16 \
 		--ioengine=libaio --direct=1
-	dd if=/dev/urandom of="$DEV" bs=4k count=4 seek=100 oflag=direct,dsync conv=notrunc status=none
+	dd if=/dev/urandom of="$DEV" bs=4k count=4 seek=100 oflag=direct,dsync conv=notrunc \
+		status=none
 	blkdiscard -z -o 16M -l 1M "$DEV"
 	blkdiscard -o 20M -l 1M "$DEV"
 	same_bytes
@@ -54,7 +57,8 @@ serve --filter=error file "$IMG" error=EIO error-pread-rate=20% error-pwrite-rat
 attach -C 2 "$URI"
 errors=0
 for ((i = 0; i < 60; i++)); do
-	dd if="$DEV" of=/dev/null bs=4k count=1 skip=$i iflag=direct status=none 2>/dev/null || errors=$((errors + 1))
+	dd if="$DEV" of=/dev/null bs=4k count=1 skip=$i iflag=direct status=none 2>/dev/null ||
+		errors=$((errors + 1))
 done
 assert_match "$errors" '^([1-9]|[1-5][0-9])$' "of 60 reads, how many failed"
 is_online || fail "an answered error is no outage"

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A server that is there for a tenth of a second, again and again, and then stays: no error, no old data.
+# A server that is there for a tenth of a second, again and again, and then stays: no error, no old
+# data.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 180

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Filesystems on an NBD device whose server is killed and started again while they are worked on: files and
-# structure are whole.
+# Filesystems on an NBD device whose server is killed and started again while they are worked on:
+# files and structure are whole.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 200
@@ -20,7 +20,8 @@ for fs in ext4 xfs; do
 	mount "$DEV" "$TEST_DIR/mnt"
 	(
 		for ((i = 0; i < 60; i++)); do
-			dd if=/dev/urandom of="$TEST_DIR/mnt/file$i" bs=64k count=8 conv=fsync status=none || exit 1
+			dd if=/dev/urandom of="$TEST_DIR/mnt/file$i" bs=64k count=8 conv=fsync \
+				status=none || exit 1
 			sha256sum "$TEST_DIR/mnt/file$i" >>"$TEST_DIR/sums.$fs"
 		done
 	) &
@@ -39,7 +40,8 @@ for fs in ext4 xfs; do
 	if [ $fs = ext4 ]; then
 		e2fsck -fn "$DEV" >/dev/null || fail "e2fsck: $(e2fsck -fn "$DEV")"
 	else
-		xfs_repair -n "$DEV" 2>/dev/null >&2 || fail "xfs_repair: $(xfs_repair -n "$DEV" 2>&1)"
+		xfs_repair -n "$DEV" 2>/dev/null >&2 ||
+			fail "xfs_repair: $(xfs_repair -n "$DEV" 2>&1)"
 	fi
 	detach
 	unserve

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# What the server says of its export becomes the device's limits, and what cannot be made up for is refused
-# with its reason.
+# What the server says of its export becomes the device's limits, and what cannot be made up for is
+# refused with its reason.
 # kernels: 6.12 7
 # push: 7
 # timeout: 120
@@ -21,20 +21,24 @@ away() {
 attr() { cat "/sys/block/ublkb$ID/queue/$1"; }
 
 make_image 32M
-device --filter=blocksize-policy file "$IMG" blocksize-minimum=4096 blocksize-preferred=64k blocksize-maximum=256k \
+device --filter=blocksize-policy file "$IMG" blocksize-minimum=4096 blocksize-preferred=64k \
+	blocksize-maximum=256k \
 	blocksize-error-policy=error
 assert_eq "$(attr logical_block_size)" 4096 "logical block"
 assert_eq "$(attr physical_block_size)" 4096 "physical block"
 assert_eq "$(attr optimal_io_size)" 65536 "optimal I/O"
 assert_le "$(attr max_hw_sectors_kb)" 256 "largest I/O"
-fio_verify blocks --rw=randwrite --bsrange=4k-1M --blockalign=4k --iodepth=8 --ioengine=libaio --direct=1
+fio_verify blocks --rw=randwrite --bsrange=4k-1M --blockalign=4k --iodepth=8 --ioengine=libaio \
+	--direct=1
 blkdiscard -z -o 1M -l 8M "$DEV"
 same_bytes
 away
-serve --filter=blocksize-policy file "$IMG" blocksize-minimum=8192 blocksize-preferred=8192 blocksize-error-policy=error
+serve --filter=blocksize-policy file "$IMG" blocksize-minimum=8192 blocksize-preferred=8192 \
+	blocksize-error-policy=error
 attach_fails 1 'minimum block is 8192 bytes.*--filter=blocksize' "$URI"
 unserve
-serve --filter=blocksize-policy file "$IMG" blocksize-minimum=4096 blocksize-preferred=4096 blocksize-error-policy=error
+serve --filter=blocksize-policy file "$IMG" blocksize-minimum=4096 blocksize-preferred=4096 \
+	blocksize-error-policy=error
 attach_fails 1 'finer than the server' --block-size 512 "$URI"
 unserve
 
@@ -49,7 +53,8 @@ away
 
 note "a size that is no multiple of the block"
 truncate -s $((1048576 + 300)) "$TEST_DIR/odd.img"
-serve --filter=blocksize-policy file "$TEST_DIR/odd.img" blocksize-minimum=1 blocksize-preferred=4096
+serve --filter=blocksize-policy file "$TEST_DIR/odd.img" blocksize-minimum=1 \
+	blocksize-preferred=4096
 attach "$URI"
 assert_eq "$(size_of "$DEV")" 1048576 "size"
 said 'last 300 bytes are beyond the device' || fail "nobody said it: $(cat "$ATTACH_ERR")"

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Twice the machine's memory is written to a filesystem on an NBD device whose server is in the same machine, and
+# Twice the machine's memory is written to a filesystem on an NBD device whose server is in the same
+# machine, and
 # needs memory, too; in the middle it is killed, and the keeper starts it again.
 # kernels: 6.12 7
 # tier: all

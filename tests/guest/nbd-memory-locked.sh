@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The server of an NBD device needs no new page: all that it executes is locked, each thread is an I/O flusher,
-# and neither I/O nor an outage makes a thread of it fault, under TLS either.
+# The server of an NBD device needs no new page: all that it executes is locked, each thread is an
+# I/O flusher, and neither I/O nor an outage makes a thread of it fault, under TLS either.
 # kernels: 6.12 7
 # push: 7
 # timeout: 150
@@ -24,12 +24,13 @@ faults() {
 	done
 }
 
-# unlocked: what the server has in memory and not locked: but the device's and the statistics' shared pages, the
-# kernel's own, and the Unicode tables
+# unlocked: what the server has in memory and not locked: but the device's and the statistics'
+# shared pages, the kernel's own, and the Unicode tables
 unlocked() {
 	awk '/^[0-9a-f]+-[0-9a-f]+ / { perms = $2; name = $6 }
 		/^Pss:/ { pss = $2 } # what Locked counts by
-		/^Locked:/ && pss > $2 && perms ~ /p$/ && name !~ /icudata|^\[v/ { print name, perms, pss, $2 }' \
+		/^Locked:/ && pss > $2 && perms ~ /p$/ && name !~ /icudata|^\[v/ {
+			print name, perms, pss, $2 }' \
 		"/proc/$BRIDGE_SERVER/smaps"
 }
 
@@ -39,15 +40,18 @@ all_flushers() {
 		read -r stat <"$task/stat"
 		# shellcheck disable=SC2086 # words
 		set -- ${stat##*) }
-		[ $(($7 & 0x180000)) = $((0x180000)) ] || fail "$(<"$task/comm") is no I/O flusher: $7"
+		[ $(($7 & 0x180000)) = $((0x180000)) ] ||
+			fail "$(<"$task/comm") is no I/O flusher: $7"
 		nr=$((nr + 1))
 	done
 	[ $nr -ge 3 ] || fail "only $nr threads"
 }
 
 work() {
-	fio --name=w --filename="$DEV" --rw=randrw --bsrange=4k-256k --ioengine=libaio --iodepth=32 --direct=1 \
-		--fsync=16 --size=16M --io_size=24M --norandommap >fio.out 2>&1 || fail "fio: $(tail -n 5 fio.out)"
+	fio --name=w --filename="$DEV" --rw=randrw --bsrange=4k-256k --ioengine=libaio \
+		--iodepth=32 --direct=1 \
+		--fsync=16 --size=16M --io_size=24M --norandommap >fio.out 2>&1 ||
+		fail "fio: $(tail -n 5 fio.out)"
 }
 
 make_image 32M

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Swap on an NBD device: a program that needs more memory than the machine has gets its own bytes back, though the
-# server dies meanwhile and everything, the test included, may have to wait for a page.
+# Swap on an NBD device: a program that needs more memory than the machine has gets its own bytes
+# back, though the server dies meanwhile and everything, the test included, may have to wait for a
+# page.
 # kernels: 6.12 7
 # tier: all
 # memory: 256M

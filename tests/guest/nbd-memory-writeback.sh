@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Twice the machine's memory is written to a filesystem on an NBD device, so that pages are free only when it has
-# written some back; in the middle its server, outside the machine, dies and comes back.
+# Twice the machine's memory is written to a filesystem on an NBD device, so that pages are free
+# only when it has written some back; in the middle its server, outside the machine, dies and comes
+# back.
 # kernels: 6.12 7
 # tier: all
 # memory: 256M

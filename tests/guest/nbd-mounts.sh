@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# What the machine resolves, a device resolves, and what it connects to later it finds: host names by way of files that
-# are bind-mounted, before and after the attach; sockets and certificates on filesystems that were mounted after it;
-# in a container as well. And no mount is kept busy by that.
+# What the machine resolves, a device resolves, and what it connects to later it finds: host names
+# by way of files that are bind-mounted, before and after the attach; sockets and certificates on
+# filesystems that were mounted after it; in a container as well. And no mount is kept busy by that.
 # kernels: 6.12 7
 # push: 7
 # timeout: 180
@@ -29,7 +29,8 @@ serve_tcp() {
 	await 10 test -s "$TEST_DIR/nbd.pid"
 	SERVER=$(<"$TEST_DIR/nbd.pid")
 }
-read_one() { dd if="$DEV" of=/dev/null bs=4k count=1 skip=$((RANDOM % 100)) iflag=direct status=none; }
+read_one() { dd if="$DEV" of=/dev/null bs=4k count=1 skip=$((RANDOM % 100)) iflag=direct \
+	status=none; }
 # comes_back: the server dies and is started again, and the device is online after it
 comes_back() {
 	unserve
@@ -71,7 +72,8 @@ hosts '127.0.0.1 outside.test'
 serve_tcp
 # shellcheck disable=SC2016 # the inner shell's
 run unshare -m --propagation private bash -c '
-	sed "s/outside/inside/" /etc/hosts >hosts.inside && mount --bind hosts.inside /etc/hosts && exec "$@"' \
+	sed "s/outside/inside/" /etc/hosts >hosts.inside &&
+		mount --bind hosts.inside /etc/hosts && exec "$@"' \
 	- "$BRIDGE" attach -d --name inside nbd://inside.test/
 assert_eq "$STATUS" 0 "the attach: $ERR"
 DEV=$OUT ID=${OUT#/dev/ublkb}
@@ -85,7 +87,8 @@ attach --mem 16M
 mkdir -p late
 mount -t tmpfs none late
 psktool -u alice -p "$TEST_DIR/late/keys.psk" >/dev/null 2>&1
-SOCK=$TEST_DIR/late/nbd.sock URI="nbds+unix://alice@/?socket=$TEST_DIR/late/nbd.sock&tls-psk-file=$TEST_DIR/late/keys.psk"
+SOCK=$TEST_DIR/late/nbd.sock
+URI="nbds+unix://alice@/?socket=$SOCK&tls-psk-file=$TEST_DIR/late/keys.psk"
 serve_late() { serve --tls=require --tls-psk="$TEST_DIR/late/keys.psk" file "$IMG"; }
 serve_late
 "$UB" migrate "$ID" "$URI" >/dev/null 2>move.err || fail "migrate: $(cat move.err)"

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# While the server is away its name and the route to it may be unknown, too: that is an outage like another, and
-# ends when all is back.
+# While the server is away its name and the route to it may be unknown, too: that is an outage like
+# another, and ends when all is back.
 # kernels: 6.12 7
 # push: 7
 # timeout: 120
@@ -21,11 +21,13 @@ name_known() { (cat hosts.before; echo "192.0.2.9 store.test") >/etc/hosts; }
 name_unknown() { cat hosts.before >/etc/hosts; }
 tcp_serve() {
 	rm -f "$TEST_DIR/nbd.pid"
-	nbdkit -p 10809 -P "$TEST_DIR/nbd.pid" file "$IMG" 2>>"$NBD_LOG" || fail "nbdkit: $(tail -n 3 "$NBD_LOG")"
+	nbdkit -p 10809 -P "$TEST_DIR/nbd.pid" file "$IMG" 2>>"$NBD_LOG" ||
+		fail "nbdkit: $(tail -n 3 "$NBD_LOG")"
 	await 10 test -s "$TEST_DIR/nbd.pid"
 	SERVER=$(<"$TEST_DIR/nbd.pid")
 }
-read_one() { dd if="$DEV" of=/dev/null bs=4k count=1 skip=$((RANDOM % 100)) iflag=direct status=none; }
+read_one() { dd if="$DEV" of=/dev/null bs=4k count=1 skip=$((RANDOM % 100)) iflag=direct \
+	status=none; }
 
 make_image 16M
 name_known

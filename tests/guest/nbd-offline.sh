@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# While the server is away: I/O waits, or fails when a limit says so; detach and signals answer at once.
+# While the server is away: I/O waits, or fails when a limit says so; detach and signals answer at
+# once.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 120
@@ -14,7 +15,8 @@ seconds() {
 	"$@"
 	echo $((SECONDS - start))
 }
-read_one() { dd if="$DEV" of=/dev/null bs=4k count=1 skip=$((RANDOM % 100)) iflag=direct status=none; }
+read_one() { dd if="$DEV" of=/dev/null bs=4k count=1 skip=$((RANDOM % 100)) iflag=direct \
+	status=none; }
 
 make_image 16M
 note "a read waits"
@@ -28,16 +30,19 @@ nap 1
 process_alive $reader || fail "the read did not wait"
 # why it is away now: the last reason, how many tries, since when, beside how it began
 not_reached() { [[ $("$UB" info "$ID" --json | jq -r .health_why) =~ $1 ]]; }
-await 10 not_reached 'offline: .*; not reached for [0-9.]+ s, [0-9]+ (try|tries): .*Connection refused'
+await 10 not_reached \
+	'offline: .*; not reached for [0-9.]+ s, [0-9]+ (try|tries): .*Connection refused'
 rm "$SOCK"
 await 20 not_reached 'not reached for [0-9.]+ s, [0-9]+ tries: .*No such file'
 assert_match "$("$UB" list)" 'not reached for .* tries: .*No such file' "the list"
-assert_eq "$("$UB" info "$ID" --json | jq -r '.health + " " + .source')" "offline $URI" "what info says"
+assert_eq "$("$UB" info "$ID" --json | jq -r '.health + " " + .source')" "offline $URI" \
+	"what info says"
 serve file "$IMG"
 await 10 gone $reader
 wait $reader || fail "the read failed"
 await 5 is_online
-assert_eq "$("$UB" info "$ID" --json | jq -r '.health + " " + .source')" "online $URI" "what info says"
+assert_eq "$("$UB" info "$ID" --json | jq -r '.health + " " + .source')" "online $URI" \
+	"what info says"
 assert_match "$("$UB" list)" "  nbd\+unix:///.socket=$SOCK: online" "the list"
 
 note "detach while it is offline"

@@ -14,7 +14,8 @@ write_files() {
 	local i
 	for ((i = 0; ; i++)); do
 		[ ! -e "$TEST_DIR/enough" ] || break
-		dd if=/dev/urandom of="$TEST_DIR/mnt/file$((i % 40))" bs=64k count=8 conv=fsync status=none || exit 1
+		dd if=/dev/urandom of="$TEST_DIR/mnt/file$((i % 40))" bs=64k count=8 conv=fsync \
+			status=none || exit 1
 		sha256sum "$TEST_DIR/mnt/file$((i % 40))" >"$TEST_DIR/sum.$((i % 40))" || exit 1
 		echo $i >"$TEST_DIR/written.new"
 		mv "$TEST_DIR/written.new" "$TEST_DIR/written"

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The server is killed and started again under load: no application sees an error, and no byte is lost.
+# The server is killed and started again under load: no application sees an error, and no byte is
+# lost.
 # kernels: 6.12 7
 # timeout: 180
 # sanitize: yes

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# An NBD export that has grown: the device follows when it is told to, or by itself; not in an outage, and not downwards.
+# An NBD export that has grown: the device follows when it is told to, or by itself; not in an
+# outage, and not downwards.
 # kernels: 6.12 7
 # tier: all
 # timeout: 300
@@ -13,12 +14,15 @@
 M=$((1 << 20))
 
 # is_size MIB: the kernel and the keeper agree
-is_size() { [ "$(size_of "$DEV")" = $(($1 * M)) ] && [ "$("$UB" info "$ID" --json | jq .size_bytes)" = $(($1 * M)) ]; }
-assert_size() { is_size "$1" || fail "the kernel has $(size_of "$DEV") bytes, and $("$UB" info "$ID" --json | jq .size_bytes) are known"; }
+is_size() { [ "$(size_of "$DEV")" = $(($1 * M)) ] &&
+	[ "$("$UB" info "$ID" --json | jq .size_bytes)" = $(($1 * M)) ]; }
+assert_size() { is_size "$1" || fail "the kernel has $(size_of "$DEV") bytes, and $("$UB" info \
+	"$ID" --json | jq .size_bytes) are known"; }
 
 # tail_works MIB: the last MiB is read and written, and the server's file has it
 tail_works() {
-	dd if=/dev/urandom of="$DEV" bs=1M count=1 seek=$(($1 - 1)) oflag=direct iflag=fullblock status=none
+	dd if=/dev/urandom of="$DEV" bs=1M count=1 seek=$(($1 - 1)) oflag=direct iflag=fullblock \
+		status=none
 	cmp <(dd if="$DEV" bs=1M count=1 skip=$(($1 - 1)) iflag=direct status=none) \
 		<(dd if="$IMG" bs=1M count=1 skip=$(($1 - 1)) status=none)
 }
@@ -26,14 +30,17 @@ tail_works() {
 if ! kernel_at_least 6.16; then
 	make_image 16M
 	serve file "$IMG"
-	attach_fails 1 '--auto-resize: this kernel \(6\.12.*\) cannot change the size of a device: Linux 6\.16' --auto-resize "$URI"
+	attach_fails 1 \
+		'--auto-resize: this kernel \(6\.12.*\) cannot change .* of a device: Linux 6\.16' \
+		--auto-resize "$URI"
 	attach "$URI"
 	unserve
 	truncate -s 32M "$IMG"
 	serve file "$IMG"
 	await 20 said 'has grown from 16777216 to 33554432'
 	await 20 is_online
-	assert_fails 1 'this kernel \(6\.12.*\) cannot change the size of a device: Linux 6\.16' "$UB" resize "$ID"
+	assert_fails 1 'this kernel \(6\.12.*\) cannot change the size of a device: Linux 6\.16' \
+		"$UB" resize "$ID"
 	assert_size 16
 	same_bytes
 	detach

@@ -60,8 +60,18 @@ qemu-img convert -f qcow2 -O raw "$TEST_DIR/disk.qcow2" "$TEST_DIR/copy.img"
 assert_eq "$(sha256sum <"$TEST_DIR/copy.img" | cut -d ' ' -f 1)" "$sum" "the qcow2 file's bytes"
 
 note "nbd-server"
-printf '[generic]\nunixsock = %s\nlistenaddr = 127.0.0.1\nport = 10999\nallowlist = true\n[disk]\nexportname = %s\nflush = true\nfua = true\ntrim = true\n' \
-	"$SOCK" "$IMG" >"$TEST_DIR/nbd-server.conf"
+cat >"$TEST_DIR/nbd-server.conf" <<-END
+	[generic]
+	unixsock = $SOCK
+	listenaddr = 127.0.0.1
+	port = 10999
+	allowlist = true
+	[disk]
+	exportname = $IMG
+	flush = true
+	fua = true
+	trim = true
+END
 rm -f "$SOCK"
 nbd-server -d -C "$TEST_DIR/nbd-server.conf" >/dev/null 2>&1 &
 SERVER=$!
@@ -77,7 +87,8 @@ note "qemu-storage-daemon"
 if command -v qemu-storage-daemon >/dev/null; then
 	rm -f "$SOCK"
 	qemu-storage-daemon --blockdev file,node-name=disk,filename="$IMG" \
-		--nbd-server addr.type=unix,addr.path="$SOCK" --export nbd,id=e,node-name=disk,name=disk,writable=on &
+		--nbd-server addr.type=unix,addr.path="$SOCK" \
+		--export nbd,id=e,node-name=disk,name=disk,writable=on &
 	SERVER=$!
 	wait_socket
 	attach --unix "$SOCK" --export disk

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# stats and metrics of an NBD device: an outage of two seconds is one, and lasted so long; what was sent again, and how
-# long was waited.
+# stats and metrics of an NBD device: an outage of two seconds is one, and lasted so long; what was
+# sent again, and how long was waited.
 # kernels: 6.12 7
 # push: 7
 # timeout: 90
@@ -25,21 +25,25 @@ now_ms() {
 	read -r up _ </proc/uptime
 	printf '%s\n' $((10#${up/./} * 10))
 }
-metrics() { "$UB" metrics --openmetrics | awk -f "$(dirname "$0")/openmetrics.awk" >samples || fail "OpenMetrics that are none"; }
+metrics() { "$UB" metrics --openmetrics | awk -f "$(dirname "$0")/openmetrics.awk" >samples ||
+	fail "OpenMetrics that are none"; }
 # sample NAME: of the only device, a whole number
-sample() { awk -v want="ublk_bridge_backend_$1{" 'index($0, want) == 1 { printf "%d\n", $NF }' samples; }
+sample() { awk -v want="ublk_bridge_backend_$1{" 'index($0, want) == 1 { printf "%d\n", $NF }' \
+	samples; }
 
 make_image 16M
 serve --filter=log file "$IMG" logfile="$TEST_DIR/requests"
 attach "$URI" -C 2
 await 20 idle
 "$UB" stats "$ID" --json >before
-jq -e '.backend | .connections == 2 and .connections_online == 2 and .reconnects == 0 and .retries == 0 and
-	.outages == 0 and .outage_seconds == 0 and .failed_connects == 0 and .is_online' before >/dev/null ||
+jq -e '.backend | .connections == 2 and .connections_online == 2 and .reconnects == 0 and
+	.retries == 0 and .outages == 0 and .outage_seconds == 0 and .failed_connects == 0 and
+	.is_online' before >/dev/null ||
 	fail "at first: $(jq -c .backend before)"
 # each request was sent once, and the server has seen them all
 assert_eq "$(jq .backend.requests before)" "$(jq '[.operations[].ios] | add' before)" "requests"
-assert_eq "$(grep -cE ' (Read|Write|Flush|Trim|Zero) .*\.\.\.$' "$TEST_DIR/requests")" "$(jq .backend.requests before)" \
+assert_eq "$(grep -cE ' (Read|Write|Flush|Trim|Zero) .*\.\.\.$' "$TEST_DIR/requests")" \
+	"$(jq .backend.requests before)" \
 	"requests in the server's log"
 
 # --- three reads are in flight when the server dies
@@ -55,7 +59,8 @@ during=$(value .backend.outage_seconds)
 nap 2
 metrics
 assert_eq "$(sample up) $(sample connections)" "0 0" "up and connections"
-jq -ne "$(value .backend.outage_seconds) - $during >= 1.9" >/dev/null || fail "an outage that stands still"
+jq -ne "$(value .backend.outage_seconds) - $during >= 1.9" >/dev/null ||
+	fail "an outage that stands still"
 serve file "$IMG"
 for pid in "${READERS[@]}"; do
 	wait "$pid" || fail "a read has failed"
@@ -67,9 +72,11 @@ lasted=$(($(now_ms) - died))
 waited=$(($(now_ms) - began))
 
 "$UB" stats "$ID" --json >after
-jq -e '.backend | .reconnects == 2 and .outages == 1 and .is_online and .failed_connects >= 1' after \
+jq -e '.backend | .reconnects == 2 and .outages == 1 and .is_online and .failed_connects >= 1' \
+	after \
 	>/dev/null || fail "afterwards: $(jq -c .backend after)"
-# at least those three were sent again; one of them twice, if it met the other connection before that had ended, too
+# at least those three were sent again; one of them twice, if it met the other connection before
+# that had ended, too
 retries=$(jq .backend.retries after)
 assert_le 3 "$retries" "the least number of requests sent again"
 assert_le "$retries" 6 "requests sent again"
@@ -85,18 +92,23 @@ wait_ms=$(jq -n --slurpfile a after --slurpfile b before \
 assert_le 3000 "$wait_ms" "the least that three reads waited, in ms,"
 assert_le "$wait_ms" $((3 * (waited - outage + 200))) "the wait in ms"
 # … but the programs did: that is the latency
-assert_le 3000 "$(jq '.operations.read.latency.max_ns / 1000000 | floor' after)" "the least latency in ms"
-assert_le "$(jq '.operations.read.latency.max_ns / 1000000 | floor' after)" $((waited + 100)) "the latency in ms"
+assert_le 3000 "$(jq '.operations.read.latency.max_ns / 1000000 | floor' after)" \
+	"the least latency in ms"
+assert_le "$(jq '.operations.read.latency.max_ns / 1000000 | floor' after)" $((waited + 100)) \
+	"the latency in ms"
 
 # --- the same in metrics and in the table
 metrics
-assert_eq "$(sample up) $(sample connections) $(sample connections_wanted)" "1 2 2" "up and connections"
-assert_eq "$(sample reconnects_total) $(sample retries_total) $(sample outages_total)" "2 $retries 1" \
+assert_eq "$(sample up) $(sample connections) $(sample connections_wanted)" "1 2 2" \
+	"up and connections"
+assert_eq "$(sample reconnects_total) $(sample retries_total) $(sample outages_total)" \
+	"2 $retries 1" \
 	"reconnects, retries, outages"
 assert_eq "$(sample outage_seconds_total)" $((outage / 1000)) "the outage in s"
 "$UB" stats "$ID" >table
 assert_match "$(tail -n 1 table)" \
-	"^server: online, 2 of 2 connections, 2 reconnects, 1 outages \\([0-9.]+ s\\), [0-9]+ requests \\($retries sent again\\), "
+	"^server: online, 2 of 2 connections, 2 reconnects, 1 outages \\([0-9.]+ s\\), $(
+	)[0-9]+ requests \\($retries sent again\\), "
 
 # --- one that is silent, not gone, is an outage too, from when it fell silent
 detach
@@ -112,7 +124,8 @@ kill -CONT "$SERVER"
 await 10 is_online
 wait "${READERS[0]}" || fail "a read has failed"
 "$UB" stats "$ID" --json >after
-jq -e '.backend | .outages == 1 and .outage_seconds >= 1.9 and .outage_seconds < 10' after >/dev/null ||
+jq -e '.backend | .outages == 1 and .outage_seconds >= 1.9 and .outage_seconds < 10' after \
+	>/dev/null ||
 	fail "a stall: $(value .backend)"
 detach
 unserve TERM

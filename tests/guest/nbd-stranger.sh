@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# What comes back is compared with what the device was made from: not a byte goes to another export, what
-# differs is said, and when the right one is there work goes on.
+# What comes back is compared with what the device was made from: not a byte goes to another export,
+# what differs is said, and when the right one is there work goes on.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 120
@@ -46,20 +46,26 @@ writer=$!
 refused 'it is read only' -r file "$other"
 refused 'its minimum block is 4096' --filter=blocksize-policy file "$other" blocksize-minimum=4096 \
 	blocksize-error-policy=error
-refused "its description is 'wrong' and was 'right'" --filter=exportname file "$other" exportdesc=fixed:wrong
-refused 'it has no flush; it has no FUA; it has no trim' --filter=exportname sh "$lesser" exportdesc=fixed:right
-refused 'it has no write-zeroes' --filter=exportname --filter=nozero file "$other" exportdesc=fixed:right
-[ "$(sha256sum <"$other")" = "$(head -c 16M /dev/zero | sha256sum)" ] || fail "bytes went to another export"
+refused "its description is 'wrong' and was 'right'" --filter=exportname file "$other" \
+	exportdesc=fixed:wrong
+refused 'it has no flush; it has no FUA; it has no trim' --filter=exportname sh "$lesser" \
+	exportdesc=fixed:right
+refused 'it has no write-zeroes' --filter=exportname --filter=nozero file "$other" \
+	exportdesc=fixed:right
+[ "$(sha256sum <"$other")" = "$(head -c 16M /dev/zero | sha256sum)" ] ||
+	fail "bytes went to another export"
 process_alive $writer || fail "a write came to its end"
 
 note "a finer block, and larger, is no stranger"
 unserve
 truncate -s 20M "$IMG"
 serve --filter=exportname --filter=blocksize-policy file "$IMG" exportdesc=fixed:right \
-	blocksize-minimum=1 blocksize-preferred=4096 blocksize-maximum=64k blocksize-error-policy=error
+	blocksize-minimum=1 blocksize-preferred=4096 blocksize-maximum=64k \
+	blocksize-error-policy=error
 await 20 is_online
 wait $writer || fail "the write failed"
-said 'has grown from 16777216 to 20971520' || fail "nothing was said of the growth: $(cat "$ATTACH_ERR")"
+said 'has grown from 16777216 to 20971520' ||
+	fail "nothing was said of the growth: $(cat "$ATTACH_ERR")"
 note "a smaller maximum: requests are split"
 dd if=/dev/urandom of="$DEV" bs=1M count=8 oflag=direct status=none
 blkdiscard -z -o 8M -l 4M "$DEV"

@@ -15,11 +15,14 @@ make_image 32M
 certificate() {
 	local dir=$PKI/$1 ca=$PKI/$2
 	mkdir -p "$dir"
-	printf 'organization = "test"\ncn = "localhost"\ntls_www_server\nencryption_key\nsigning_key\n' >"$dir/info"
+	printf '%s\n' 'organization = "test"' 'cn = "localhost"' tls_www_server encryption_key \
+		signing_key >"$dir/info"
 	printf '%s\n' "${@:3}" >>"$dir/info"
 	certtool --generate-privkey --key-type=ecdsa --outfile "$dir/server-key.pem" 2>/dev/null
-	certtool --generate-certificate --load-privkey "$dir/server-key.pem" --load-ca-certificate "$ca/ca-cert.pem" \
-		--load-ca-privkey "$ca/ca-key.pem" --template "$dir/info" --outfile "$dir/server-cert.pem" 2>/dev/null ||
+	certtool --generate-certificate --load-privkey "$dir/server-key.pem" \
+		--load-ca-certificate "$ca/ca-cert.pem" \
+		--load-ca-privkey "$ca/ca-key.pem" --template "$dir/info" \
+		--outfile "$dir/server-cert.pem" 2>/dev/null ||
 		fail "certtool: $1"
 	cp "$ca/ca-cert.pem" "$dir/ca-cert.pem"
 }
@@ -27,7 +30,8 @@ authority() {
 	mkdir -p "$PKI/$1"
 	printf 'cn = "%s"\nca\ncert_signing_key\n' "$1" >"$PKI/$1/info"
 	certtool --generate-privkey --key-type=ecdsa --outfile "$PKI/$1/ca-key.pem" 2>/dev/null
-	certtool --generate-self-signed --load-privkey "$PKI/$1/ca-key.pem" --template "$PKI/$1/info" \
+	certtool --generate-self-signed --load-privkey "$PKI/$1/ca-key.pem" \
+		--template "$PKI/$1/info" \
 		--outfile "$PKI/$1/ca-cert.pem" 2>/dev/null || fail "certtool: $1"
 }
 authority ours
@@ -96,7 +100,8 @@ attach_fails 2 'cannot be verified' "nbds+unix:///?socket=$SOCK&tls-certificates
 attach_fails 2 'cannot be verified' "${CHECKED[@]}" [ "${STRANGER[@]}" ]
 attach_fails 2 'cannot be verified' "${CHECKED[@]}" --command "${STRANGER[@]}" -s
 attach_fails 2 'cannot be verified' "${CHECKED[@]}" --vsock 1 10809
-attach_fails 1 'tls-hostname|certificate|verif' "${CHECKED[@]}" --tls-hostname localhost --unix "$SOCK"
+attach_fails 1 'tls-hostname|certificate|verif' "${CHECKED[@]}" --tls-hostname localhost \
+	--unix "$SOCK"
 attach_fails 1 'tls-hostname|certificate|verif' \
 	"nbds+unix:///?socket=$SOCK&tls-certificates=$PKI/client&tls-hostname=localhost"
 attach "${CHECKED[@]}" --no-tls-verify --unix "$SOCK"
@@ -119,7 +124,8 @@ same_bytes
 detach
 attach "nbds://alice@localhost/?tls-psk-file=$PKI/keys.psk"
 detach
-attach_fails 1 'cannot connect' --tls-psk-file "$PKI/wrong.psk" --tls-username alice nbds://localhost
+attach_fails 1 'cannot connect' --tls-psk-file "$PKI/wrong.psk" \
+	--tls-username alice nbds://localhost
 note "a wrong key: $ERR"
 ! grep -q "$(cut -d : -f 2 "$PKI/keys.psk")" "$TEST_DIR"/attach.* || fail "a key was printed"
 unserve

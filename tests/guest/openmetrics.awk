@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Reads OpenMetrics text 1.0.0 strictly, as far as counters, gauges and histograms go: prints each sample as it came, and
-# ends with 1 and the reason if anything is wrong. Any awk.
+# Reads OpenMetrics text 1.0.0 strictly, as far as counters, gauges and histograms go: prints each
+# sample as it came, and ends with 1 and the reason if anything is wrong. Any awk.
 
 function bad(why) {
 	printf "line %d: %s: %s\n", NR, why, $0 >"/dev/stderr"
@@ -40,7 +40,8 @@ BEGIN { split("counter gauge histogram", list, " "); for (i in list) types[list[
 ended { bad("something behind # EOF") }
 $0 == "# EOF" { end_series(); ended = 1; next }
 /^#/ {
-	if (!match($0, /^# (TYPE|UNIT|HELP) [a-zA-Z_:][a-zA-Z0-9_:]* /)) bad("a comment that is none")
+	if (!match($0, /^# (TYPE|UNIT|HELP) [a-zA-Z_:][a-zA-Z0-9_:]* /))
+		bad("a comment that is none")
 	word = $2; name = $3; value = substr($0, RLENGTH + 1)
 	if (value == "") bad("nothing said")
 	if (name != family) {
@@ -56,7 +57,8 @@ $0 == "# EOF" { end_series(); ended = 1; next }
 		if (!(value in types)) bad("the type " value)
 		type = value
 	}
-	if (word == "UNIT" && substr(name, length(name) - length(value)) != "_" value) bad("the unit is not in the name")
+	if (word == "UNIT" && substr(name, length(name) - length(value)) != "_" value)
+		bad("the unit is not in the name")
 	if (word == "HELP" && value ~ /\\[^n\\"]/) bad("an escape in the help")
 	next
 }
@@ -65,7 +67,8 @@ $0 == "# EOF" { end_series(); ended = 1; next }
 	name = substr($0, 1, RLENGTH)
 	text = substr($0, RLENGTH + 1)
 	suffix = substr(name, length(family) + 1)
-	if (family == "" || substr(name, 1, length(family)) != family) bad("of no family that was announced")
+	if (family == "" || substr(name, 1, length(family)) != family)
+		bad("of no family that was announced")
 	if (!((family, "TYPE") in said) || !((family, "HELP") in said)) bad("no type or no help")
 	if (!match(text, /^\{.*\} /)) bad("no labels, or no value")
 	labels = substr(text, 2, RLENGTH - 3)
@@ -92,7 +95,8 @@ $0 == "# EOF" { end_series(); ended = 1; next }
 		last = number + 0
 		if (has_inf) total[rest] = number
 	}
-	if (suffix == "_count" && (!(rest in total) || total[rest] != number)) bad("not the number of +Inf")
+	if (suffix == "_count" && (!(rest in total) || total[rest] != number))
+		bad("not the number of +Inf")
 	print
 }
 END {

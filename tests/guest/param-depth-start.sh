@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A deep queue starts about as fast as a shallow one: nothing is done tag by tag that takes its time.
+# A deep queue starts about as fast as a shallow one: nothing is done tag by tag that takes its
+# time.
 # kernels: 6.12 7
 # tier: all
 # timeout: 90

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# This kernel's ublk has no feature that we have no name for: a bit that is new wants to be looked at.
+# This kernel's ublk has no feature that we have no name for: a bit that is new wants to be looked
+# at.
 # kernels: 7
 # timeout: 30
 # shellcheck disable=SC2016,SC2119 # text for eval and jq; functions whose arguments may be left out

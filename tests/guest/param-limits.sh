@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# What a device was asked to be, the kernel says in sysfs: block sizes, size, largest I/O, write cache,
-# FUA, discard and zeroes, read-only, depth and queues.
+# What a device was asked to be, the kernel says in sysfs: block sizes, size, largest I/O, write
+# cache, FUA, discard and zeroes, read-only, depth and queues.
 # kernels: 6.12 7
 # push: 7
 # timeout: 90
@@ -31,7 +31,8 @@ for block in 512 1024 2048 4096; do
 	assert_eq "$(blockdev --getro "$DEV")" 0 "whether it is read-only"
 	[ "$(queue_attr discard_max_bytes)" -gt 0 ] || fail "no discard"
 	[ "$(queue_attr write_zeroes_max_bytes)" -gt 0 ] || fail "no zeroes"
-	[ $((block)) -le "$(queue_attr discard_granularity)" ] || fail "discard granularity under a block"
+	[ $((block)) -le "$(queue_attr discard_granularity)" ] ||
+		fail "discard granularity under a block"
 	dd if=/dev/zero of="$DEV" bs=$block count=3 oflag=direct status=none
 	if [ $block -gt 512 ]; then
 		run dd if="$DEV" of=/dev/null bs=512 count=1 iflag=direct
@@ -42,7 +43,8 @@ done
 
 # read-only: the kernel knows, and so does everybody
 device --mem 8M --read-only
-assert_eq "$(blockdev --getro "$DEV") $(cat "/sys/block/${DEV#/dev/}/ro")" '1 1' "whether it is read-only"
+assert_eq "$(blockdev --getro "$DEV") $(cat "/sys/block/${DEV#/dev/}/ro")" '1 1' \
+	"whether it is read-only"
 run dd if=/dev/zero of="$DEV" bs=4k count=1 conv=fsync
 assert_eq "$STATUS" 1 "the status of a write"
 assert_match "$ERR" 'not permitted|Read-only' "the error of a write"
@@ -64,7 +66,8 @@ for path in copy get-data user-copy; do
 	done
 done
 device --backend null:8M --max-io 32M --depth 1
-[ "$(queue_attr max_hw_sectors_kb)" -ge 1024 ] || fail "max_hw_sectors_kb is $(queue_attr max_hw_sectors_kb)"
+[ "$(queue_attr max_hw_sectors_kb)" -ge 1024 ] ||
+	fail "max_hw_sectors_kb is $(queue_attr max_hw_sectors_kb)"
 detach
 
 # sizes
@@ -78,7 +81,8 @@ done
 cpus=$(nproc)
 for depth in 1 2 128 1024 4096; do
 	device --backend null:1M --depth $depth --max-io 4K --queues "$cpus"
-	assert_eq "$(find "/sys/block/${DEV#/dev/}/mq" -mindepth 1 -maxdepth 1 -type d | wc -l)" "$cpus" "the queues"
+	assert_eq "$(find "/sys/block/${DEV#/dev/}/mq" -mindepth 1 -maxdepth 1 -type d | wc -l)" \
+		"$cpus" "the queues"
 	assert_eq "$(queue_attr nr_requests)" $depth "the requests of a queue"
 	dd if="$DEV" of=/dev/null bs=64k count=16 iflag=direct status=none
 	detach

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # What the processes behind a device are to the machine: safe from the OOM killer, locked in memory,
-# deaf to nothing that they need, with no descriptor of whoever started them, in a mount namespace of
-# their own that holds no one's mounts; threads on the CPUs of their queues; small; and asleep when idle.
+# deaf to nothing that they need, with no descriptor of whoever started them, in a mount namespace
+# of their own that holds no one's mounts; threads on the CPUs of their queues; small; and asleep
+# when idle.
 # kernels: 6.12 7
 # push: 7
 # timeout: 90
@@ -26,16 +27,19 @@ arena=$((cpus * 64 * 64)) # KiB
 for pid in $KEEPER $server; do
 	assert_eq "$(<"/proc/$pid/oom_score_adj")" -1000 "oom_score_adj of $pid"
 	assert_eq "$(readlink "/proc/$pid/cwd")" / "the working directory of $pid"
-	[ "$(field "$pid" VmLck)" -gt 1000 ] || fail "process $pid has $(field "$pid" VmLck) KiB locked"
+	[ "$(field "$pid" VmLck)" -gt 1000 ] ||
+		fail "process $pid has $(field "$pid" VmLck) KiB locked"
 done
 # the buffers are locked, the store is not
 locked=$(field "$server" VmLck)
 [ "$locked" -ge $arena ] || fail "the server has $locked KiB locked, its buffers are $arena"
 dd if=/dev/zero of="$DEV" bs=1M count=48 oflag=direct status=none
-assert_le $(($(field "$server" VmLck) - locked)) 4096 "the growth of locked memory by writing, in KiB,"
+assert_le $(($(field "$server" VmLck) - locked)) 4096 \
+	"the growth of locked memory by writing, in KiB,"
 assert_eq "$(field "$server" THP_enabled)" "$(field $$ THP_enabled)" "THP"
 
-# PR_SET_IO_FLUSHER shows as a flag of each task: PF_MEMALLOC_NOIO (0x80000) and PF_LOCAL_THROTTLE (0x100000)
+# PR_SET_IO_FLUSHER shows as a flag of each task: PF_MEMALLOC_NOIO (0x80000) and PF_LOCAL_THROTTLE
+# (0x100000)
 nr=0
 for task in "/proc/$server/task"/* "/proc/$KEEPER/task/$KEEPER"; do
 	read -r stat <"$task/stat"
@@ -51,7 +55,8 @@ for ((q = 0; q < cpus; q++)); do
 	wanted=$(tr -d ' ' <"/sys/block/${DEV#/dev/}/mq/$q/cpu_list")
 	found=
 	for task in "/proc/$server/task"/*; do
-		[ "$(cat "$task/comm")" != ublk-q$q ] || found=$(awk '$1 == "Cpus_allowed_list:" { print $2 }' "$task/status")
+		[ "$(cat "$task/comm")" != ublk-q$q ] ||
+			found=$(awk '$1 == "Cpus_allowed_list:" { print $2 }' "$task/status")
 	done
 	assert_eq "$found" "$wanted" "the CPUs of queue $q"
 done
@@ -64,15 +69,18 @@ for link in "/proc/$server/fd"/*; do
 	*) fail "the server holds $target" ;;
 	esac
 done
-[ "$(find "/proc/$server/fd" -type l | wc -l)" -le $((16 + 3 * cpus)) ] || fail "the server holds $(ls -l "/proc/$server/fd")"
+[ "$(find "/proc/$server/fd" -type l | wc -l)" -le $((16 + 3 * cpus)) ] ||
+	fail "the server holds $(ls -l "/proc/$server/fd")"
 
 # mounts
-[ "$(readlink "/proc/$server/ns/mnt")" != "$(readlink /proc/self/ns/mnt)" ] || fail "the server shares the mount namespace"
+[ "$(readlink "/proc/$server/ns/mnt")" != "$(readlink /proc/self/ns/mnt)" ] ||
+	fail "the server shares the mount namespace"
 ! grep -q " $TEST_DIR/other " "/proc/$server/mountinfo" || fail "the server holds a mount of others"
 umount other
 trap - EXIT
 
-# small: without the store (untouched pages of it are mapped, written ones count as shmem) and the buffers
+# small: without the store (untouched pages of it are mapped, written ones count as shmem) and the
+# buffers
 rss=0
 for pid in $KEEPER $server; do
 	own=$(($(field "$pid" RssAnon) + $(field "$pid" RssFile)))
@@ -86,7 +94,8 @@ assert_le $((rss - arena)) 12288 "the resident memory of both, in KiB,"
 switches() {
 	local task
 	for task in "/proc/$server/task"/* "/proc/$KEEPER/task"/*; do
-		[[ $(<"$task/comm") == iou-wrk-* ]] || awk '/^voluntary_ctxt/ { print $2 }' "$task/status"
+		[[ $(<"$task/comm") == iou-wrk-* ]] ||
+			awk '/^voluntary_ctxt/ { print $2 }' "$task/status"
 	done | awk '{ n += $1 } END { print n }'
 }
 asleep() {

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The scheduler is none when the device is announced, or what was asked for, or the kernel's own choice
-# with "keep"; with one queue and with several.
+# The scheduler is none when the device is announced, or what was asked for, or the kernel's own
+# choice with "keep"; with one queue and with several.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 60

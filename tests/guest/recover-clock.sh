@@ -30,7 +30,8 @@ soon() {
 	until=$((UPTIME + 20 * SLOW))
 	until "${@:2}"; do
 		uptime_s
-		[ "$UPTIME" -lt $until ] || fail "$1: waited in vain for ${*:2}: $(tail -n 5 "$ATTACH_ERR")"
+		[ "$UPTIME" -lt $until ] || fail \
+			"$1: waited in vain for ${*:2}: $(tail -n 5 "$ATTACH_ERR")"
 		sleep 0.1
 	done
 }

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Devices whose NBD server the keeper has started, with [ COMMAND ] and --command, through the death of their own server, and
-# of the keeper, too: no byte is lost, and the command is ended with the device.
+# Devices whose NBD server the keeper has started, with [ COMMAND ] and --command, through the death
+# of their own server, and of the keeper, too: no byte is lost, and the command is ended with the
+# device.
 # kernels: 6.12 7
 # tier: all
 # timeout: 150
@@ -37,7 +38,8 @@ through() {
 	"$UB" detach "$ID"
 	await 10 no_device "$ID"
 	await 10 no_command
-	[ -z "$(find "$UBLK_BRIDGE_RUNDIR" -name '.nbd-*' 2>/dev/null)" ] || fail "its socket is left"
+	[ -z "$(find "$UBLK_BRIDGE_RUNDIR" -name '.nbd-*' 2>/dev/null)" ] ||
+		fail "its socket is left"
 }
 # nbdkit aborts, now and then, when a connection ends amid requests: see HACKING.md
 through [ qemu-nbd --persistent --shared=8 -f raw -x '' "$IMG" ]

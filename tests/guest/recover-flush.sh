@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# What was written and not synced is at the NBD server when detach says that it is done, also by force, and also when the
-# device's server dies just then. The kernel's own STOP of a device that can be recovered drops it, and says that all is well.
+# What was written and not synced is at the NBD server when detach says that it is done, also by
+# force, and also when the device's server dies just then. The kernel's own STOP of a device that
+# can be recovered drops it, and says that all is well.
 # kernels: 6.12 7
 # push: 7
 # timeout: 90
@@ -9,12 +10,14 @@
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-recover.bash"
 
-# dirty KEY: 8 MiB in the page cache alone; somebody holds the device open, for the last close would write them back
+# dirty KEY: 8 MiB in the page cache alone; somebody holds the device open, for the last close would
+# write them back
 dirty() {
 	exec {HOLD}<>"$DEV"
 	openssl enc -aes-128-ctr -K "$1" -iv 0 </dev/zero 2>/dev/null | head -c 8M >data || true
 	dd if=data of="$DEV" bs=64k conv=notrunc status=none
-	[ "$(awk '/^Dirty:/ { print $2 }' /proc/meminfo)" -gt 6000 ] || fail "nothing is dirty: $(cat /proc/meminfo)"
+	[ "$(awk '/^Dirty:/ { print $2 }' /proc/meminfo)" -gt 6000 ] ||
+		fail "nothing is dirty: $(cat /proc/meminfo)"
 }
 arrived() { cmp -s -n 8388608 data "$IMG"; }
 
@@ -22,7 +25,8 @@ arrived() { cmp -s -n 8388608 data "$IMG"; }
 for knob in dirty_writeback_centisecs dirty_expire_centisecs; do
 	echo 30000 >/proc/sys/vm/$knob
 done
-trap 'echo 500 >/proc/sys/vm/dirty_writeback_centisecs; echo 3000 >/proc/sys/vm/dirty_expire_centisecs' EXIT
+trap 'echo 500 >/proc/sys/vm/dirty_writeback_centisecs
+	echo 3000 >/proc/sys/vm/dirty_expire_centisecs' EXIT
 
 make_image 16M
 serve file "$IMG"
@@ -36,7 +40,8 @@ exec {HOLD}>&-
 await 20 no_device "$ID"
 ! arrived || fail "the kernel wrote it back: this test shows nothing"
 
-for how in 'verb' 'verb, its server just killed' 'two signals' 'two signals, its server just killed'; do
+for how in 'verb' 'verb, its server just killed' 'two signals' \
+	'two signals, its server just killed'; do
 	note "detach by $how"
 	attach "$URI"
 	await 20 has_standby

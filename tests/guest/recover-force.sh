@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Nobody recovers: detach refuses and names both ways out; by force the waiting I/O ends with errors, a mounted filesystem
-# is shut down, and no process stays in D state. With all dead, with a standby left, and with a keeper in mid-recovery.
+# Nobody recovers: detach refuses and names both ways out; by force the waiting I/O ends with
+# errors, a mounted filesystem is shut down, and no process stays in D state. With all dead, with a
+# standby left, and with a keeper in mid-recovery.
 # kernels: 6.12 7
 # push: 7
 # timeout: 150

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# ext4 and xfs through ten deaths of their server each, on memory and on an NBD export: see recover-fs.
+# ext4 and xfs through ten deaths of their server each, on memory and on an NBD export: see
+# recover-fs.
 # kernels: 6.12 7
 # tier: all
 # timeout: 600

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Mounted filesystems, at work, with dirty pages, while their server is killed again and again: no error reaches them, what
-# an fsync promised is there, and the checker finds nothing.
+# Mounted filesystems, at work, with dirty pages, while their server is killed again and again: no
+# error reaches them, what an fsync promised is there, and the checker finds nothing.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 120

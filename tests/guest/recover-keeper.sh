@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The keeper is killed, and recover gives the device another one, under load: the server serves on. Then keeper and
-# server together: the standby has the memory. Then all three: an NBD device comes back, one of memory is refused.
+# The keeper is killed, and recover gives the device another one, under load: the server serves on.
+# Then keeper and server together: the standby has the memory. Then all three: an NBD device comes
+# back, one of memory is refused.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 300
@@ -25,7 +26,8 @@ for ((round = 0; round < ROUNDS; round++)); do
 	orphan "$(state_of keeper_pid)"
 	nap 0.5
 	stamp_goes_on
-	[ "$("$UB" info "$ID" --json | jq -r .state)" = orphan ] || fail "it is no orphan: $("$UB" info "$ID")"
+	[ "$("$UB" info "$ID" --json | jq -r .state)" = orphan ] ||
+		fail "it is no orphan: $("$UB" info "$ID")"
 	"$UB" recover "$ID"
 	[ "$(state_of server_pid)" = "$server" ] || fail "it has another server"
 	stamp_goes_on
@@ -56,7 +58,8 @@ first=$!
 status=0
 "$UB" recover "$ID" 2>two.err || status=$?
 wait $first || status=$?
-[ $status = 0 ] || [ $status = 3 ] || fail "two recoveries at once ended with $status: $(cat one.err two.err)"
+[ $status = 0 ] || [ $status = 3 ] ||
+	fail "two recoveries at once ended with $status: $(cat one.err two.err)"
 stamp_goes_on
 stop_stamp
 "$UB" detach "$ID"

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A hundred recoveries: the keeper has as many descriptors afterwards and no more memory, nor has the server; no process, no
+# A hundred recoveries: the keeper has as many descriptors afterwards and no more memory, nor has
+# the server; no process, no
 # memory file and no connection is left over.
 # kernels: 6.12 7
 # tier: all
@@ -23,7 +24,8 @@ look() {
 	KEEPER_FDS=$(nr_fds "$KEEPER") KEEPER_KIB=$(rss_kib "$KEEPER")
 	SERVER_FDS=$(nr_fds "$SERVER_PID") SERVER_KIB=$(rss_kib "$SERVER_PID")
 	PROCESSES=$(nr_processes)
-	note "keeper: $KEEPER_FDS descriptors, $KEEPER_KIB KiB; server: $SERVER_FDS, $SERVER_KIB KiB; $PROCESSES processes"
+	note "keeper: $KEEPER_FDS descriptors, $KEEPER_KIB KiB; $(
+		)server: $SERVER_FDS, $SERVER_KIB KiB; $PROCESSES processes"
 }
 
 make_image 8M
@@ -31,9 +33,11 @@ serve file "$IMG"
 attach -C 2 "$URI"
 SOCKETS=$(ss -x 2>/dev/null | grep -c "$SOCK" || true)
 for ((i = 0; i < ROUNDS; i++)); do
-	[ $i != 5 ] || { look && first=("$KEEPER_FDS" "$KEEPER_KIB" "$SERVER_FDS" "$SERVER_KIB" "$PROCESSES"); }
+	[ $i != 5 ] || { look && first=("$KEEPER_FDS" "$KEEPER_KIB" "$SERVER_FDS" "$SERVER_KIB" \
+		"$PROCESSES"); }
 	kill_server
-	dd if=/dev/zero of="$DEV" bs=4k count=1 seek=$i oflag=direct status=none || fail "I/O fails after $i recoveries"
+	dd if=/dev/zero of="$DEV" bs=4k count=1 seek=$i oflag=direct status=none ||
+		fail "I/O fails after $i recoveries"
 	# one that lived so long did not die of what killed the one before it
 	nap 1.1
 done

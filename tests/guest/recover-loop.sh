@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A request that kills every server that takes it: deaths are counted, the pauses between them grow, and past the cap
-# I/O fails instead of hanging. Everything says so, a keeper that comes later too, and detach takes the device away.
+# A request that kills every server that takes it: deaths are counted, the pauses between them grow,
+# and past the cap I/O fails instead of hanging. Everything says so, a keeper that comes later too,
+# and detach takes the device away.
 # kernels: 6.12 7
 # push: 7
 # timeout: 120
@@ -30,8 +31,10 @@ note "it failed after $lasted s"
 [ $lasted -ge 10 ] || fail "the pauses do not grow: all was over after $lasted s"
 
 # each is either a recovery that did not last or one that failed
-[ $(($(times_said 'recovered after') + $(times_said 'trying again'))) -ge 10 ] || fail "it gave up early: $(cat "$ATTACH_ERR")"
-said '10 servers died one after the other: from now on all I/O fails' || fail "nobody said it: $(cat "$ATTACH_ERR")"
+[ $(($(times_said 'recovered after') + $(times_said 'trying again'))) -ge 10 ] ||
+	fail "it gave up early: $(cat "$ATTACH_ERR")"
+said '10 servers died one after the other: from now on all I/O fails' ||
+	fail "nobody said it: $(cat "$ATTACH_ERR")"
 assert_eq "$("$UB" info "$ID" --json | jq -r .state)" failed "the state"
 is_failed || fail "list says $(health)"
 fails_at_once dd if="$DEV" of=/dev/null bs=4k count=1 iflag=direct

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Fifty devices whose servers are all killed at once, then their keepers, then both: each is recovered, with its own data.
+# Fifty devices whose servers are all killed at once, then their keepers, then both: each is
+# recovered, with its own data.
 # kernels: 6.12 7
 # tier: all
 # timeout: 600
@@ -35,12 +36,14 @@ data_of() { printf 'this is device %d%4080s\n' "$1" x | head -c 4096; }
 check_data() {
 	local i
 	for ((i = 0; i < COUNT; i++)); do
-		dd if="/dev/ublkb$i" bs=4k count=1 iflag=direct status=none | cmp -s - "data.$i" || fail "$1: device $i has not its data"
+		dd if="/dev/ublkb$i" bs=4k count=1 iflag=direct status=none |
+			cmp -s - "data.$i" || fail "$1: device $i has not its data"
 	done
 }
 
 for ((i = 0; i < COUNT; i++)); do
-	"$UB" attach --daemon --mem 1M --depth 8 >/dev/null 2>>attach.err || fail "attach: $(tail -n 2 attach.err)"
+	"$UB" attach --daemon --mem 1M --depth 8 >/dev/null 2>>attach.err ||
+		fail "attach: $(tail -n 2 attach.err)"
 	data_of $i >data.$i
 	dd if=data.$i of="/dev/ublkb$i" bs=4k oflag=direct status=none
 done
@@ -60,7 +63,8 @@ note "all keepers"
 pids_of keeper_pid
 kill -KILL "${PIDS[@]}"
 for pid in "${PIDS[@]}"; do await 10 gone "$pid"; done
-"$UB" recover --all >>recover.out 2>&1 || fail "recover --all ended with $?: $(tail -n 3 recover.out)"
+"$UB" recover --all >>recover.out 2>&1 || fail \
+	"recover --all ended with $?: $(tail -n 3 recover.out)"
 check_data "all keepers"
 await 60 all_stand_by
 
@@ -71,7 +75,8 @@ pids_of server_pid
 kill -KILL "${keepers[@]}" "${PIDS[@]}"
 for pid in "${keepers[@]}" "${PIDS[@]}"; do await 10 gone "$pid"; done
 began=$SECONDS
-"$UB" recover --all >>recover.out 2>&1 || fail "recover --all ended with $?: $(tail -n 3 recover.out)"
+"$UB" recover --all >>recover.out 2>&1 || fail \
+	"recover --all ended with $?: $(tail -n 3 recover.out)"
 note "recover --all took $((SECONDS - began)) s"
 check_data "all keepers and servers"
 for ((i = 0; i < COUNT; i++)); do

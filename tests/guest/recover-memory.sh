@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The server of a memory device is killed again and again under load, on each data path: no error, and no sector is
-# stale, torn or lost.
+# The server of a memory device is killed again and again under load, on each data path: no error,
+# and no sector is stale, torn or lost.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 300

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The server of an NBD device is killed again and again under load; and so is the NBD server with it, first or last.
+# The server of an NBD device is killed again and again under load; and so is the NBD server with
+# it, first or last.
 # kernels: 6.12 7
 # push: 7
 # timeout: 400

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# What the idle tag is worth on Linux 6.12: as many requests as tags, as whoever sets nr_requests himself may have it, or as
-# a device of depth 4 and less has it, and a death is noticed only when a request has waited for 30 s. No error then, either.
+# What the idle tag is worth on Linux 6.12: as many requests as tags, as whoever sets nr_requests
+# himself may have it, or as a device of depth 4 and less has it, and a death is noticed only when a
+# request has waited for 30 s. No error then, either.
 # kernels: 6.12
 # tier: all
 # timeout: 240
@@ -21,7 +22,8 @@ hold_all --depth 8 --scheduler none
 assert_eq "$HELD" 8 "the requests in the server"
 die_holding
 note "as many requests as tags: recovered after $PAUSE_MS ms"
-[ "$PAUSE_MS" -gt 10000 ] || fail "it was noticed after $PAUSE_MS ms: the idle tag is of no use any more"
+[ "$PAUSE_MS" -gt 10000 ] ||
+	fail "it was noticed after $PAUSE_MS ms: the idle tag is of no use any more"
 let_go
 
 BEFORE_HOLDING=true

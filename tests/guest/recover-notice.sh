@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A server dies with every request in its hands: its death is noticed at once all the same, for a tag of each queue is
-# kept idle. (Linux 6.12 sees a death by what is idle, or after 30 s by its timer.)
+# A server dies with every request in its hands: its death is noticed at once all the same, for a
+# tag of each queue is kept idle. (Linux 6.12 sees a death by what is idle, or after 30 s by its
+# timer.)
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 90

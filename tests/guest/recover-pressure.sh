@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A root filesystem's worth of trouble: a machine of 256 MiB whose swap and whose files' dirty pages wait on one NBD device, and
-# the server of that is killed twenty times, in every other round again as soon as the next one can take over. Nothing hangs,
-# the programs find their own bytes in memory, and the files and the filesystem are right.
+# A root filesystem's worth of trouble: a machine of 256 MiB whose swap and whose files' dirty pages
+# wait on one NBD device, and the server of that is killed twenty times, in every other round again
+# as soon as the next one can take over. Nothing hangs, the programs find their own bytes in memory,
+# and the files and the filesystem are right.
 # kernels: 6.12 7
 # tier: all
 # memory: 256M
@@ -19,7 +20,8 @@ ROUNDS=${ROUNDS:-20}
 leave() { swapoff mnt/swap 2>/dev/null || true; }
 trap leave EXIT
 
-# hog MIB: uses so much memory, writes all of it again and again, and looks whether it is what was written
+# hog MIB: uses so much memory, writes all of it again and again, and looks whether it is what was
+# written
 hog() {
 	exec perl -e '
 		my ($n, $stop, $k, @block, @round) = (shift, 0, 0);
@@ -29,11 +31,15 @@ hog() {
 		open(my $fh, ">", "hog.ready"); close($fh);
 		while (!$stop) {
 			my $i = int(rand(4 * $n));
-			$block[$i] eq of($i, $round[$i]) or die "block $i is not what was written\n";
+			$block[$i] eq of($i, $round[$i])
+				or die "block $i is not what was written\n";
 			$block[$i] = of($i, ++$round[$i]);
 			$k++;
 		}
-		for my $i (0 .. 4 * $n - 1) { $block[$i] eq of($i, $round[$i]) or die "block $i is not what was written\n" }
+		for my $i (0 .. 4 * $n - 1) {
+			$block[$i] eq of($i, $round[$i])
+				or die "block $i is not what was written\n"
+		}
 		print "$k\n";' "$1"
 }
 
@@ -51,7 +57,8 @@ await 20 has_standby
 hog 150 >hog.out 2>hog.err &
 HOG=$!
 await 200 test -e hog.ready
-fio --name=w --directory=mnt --rw=randwrite --bs=16k --size=96M --ioengine=psync --fallocate=none --fsync=512 --verify=crc32c \
+fio --name=w --directory=mnt --rw=randwrite --bs=16k --size=96M --ioengine=psync --fallocate=none \
+	--fsync=512 --verify=crc32c \
 	--verify_fatal=1 --do_verify=1 --loops=1000 --output=fio.out >/dev/null 2>&1 &
 FIO=$!
 for ((i = 0; i < ROUNDS; i++)); do

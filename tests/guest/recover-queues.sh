@@ -26,7 +26,8 @@ unserve
 rm "$IMG"
 through --mem 4M --queues 2 --depth 16 --data-path copy
 if kernel_at_least 7; then
-	# Linux 6.12 sees the death of a server that has its only tag by its timer: recover-notice-all
+	# Linux 6.12 sees the death of a server that has its only tag by its timer:
+	# recover-notice-all
 	through --mem 4M --depth 1
 fi
 

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# attach, detach, recover, list and SIGKILL of whoever is there, from several shells at once, on the same names: nobody crashes,
-# nobody hangs, and when it is over everything can be taken away. (recover-races-all: for a minute.)
+# attach, detach, recover, list and SIGKILL of whoever is there, from several shells at once, on the
+# same names: nobody crashes, nobody hangs, and when it is over everything can be taken away.
+# (recover-races-all: for a minute.)
 # kernels: 6.12 7
 # push: 7
 # timeout: 150
@@ -23,17 +24,22 @@ racer() {
 		recover) "$UB" recover "$name" ;;
 		recover-all) "$UB" recover --all ;;
 		list) "$UB" list --json | jq -e . ;;
-		io) timeout 20 dd if=/dev/zero of=/dev/ublkb$((RANDOM % 3)) bs=4k count=16 oflag=direct conv=nocreat ;;
+		io) timeout 20 dd if=/dev/zero of=/dev/ublkb$((RANDOM % 3)) bs=4k count=16 \
+			oflag=direct conv=nocreat ;;
 		kill)
-			mapfile -t pids < <(grep -hoE '"(keeper|server|standby)_pid": [1-9][0-9]*' "$UBLK_BRIDGE_RUNDIR/$name/state.json" 2>/dev/null | grep -oE '[0-9]+$')
+			mapfile -t pids < <(grep -hoE '"(keeper|server|standby)_pid": [1-9][0-9]*' \
+				"$UBLK_BRIDGE_RUNDIR/$name/state.json" 2>/dev/null |
+				grep -oE '[0-9]+$')
 			[ ${#pids[@]} -eq 0 ] || kill -KILL "${pids[RANDOM % ${#pids[@]}]}"
 			nap 0.$((RANDOM % 5 + 1))
 			;;
 		esac >"race.$verb.out" 2>>"race.$verb.err" </dev/null || status=$?
-		# 126 and more: a signal that was not ours to send, but for the keeper as a daemon that is not yet ready
+		# 126 and more: a signal that was not ours to send, but for the keeper as a daemon
+		# that is not yet ready
 		echo "$status" >>"race.$verb.status"
 		case $verb:$status in
-		*:134 | *:139 | *:135 | *:136) fail "$verb crashed with $status: $(tail -n 3 "race.$verb.err")" ;;
+		*:134 | *:139 | *:135 | *:136) fail \
+			"$verb crashed with $status: $(tail -n 3 "race.$verb.err")" ;;
 		list:[!0]*) fail "list ended with $status: $(tail -n 3 race.list.err)" ;;
 		esac
 	done
@@ -49,8 +55,10 @@ for pid in "${racers[@]}"; do
 	wait "$pid" || fail "a racer failed"
 done
 for verb in attach detach force recover; do
-	note "$verb: $(sort "race.$verb.status" | uniq -c | awk '{ printf "%d times %d  ", $1, $2 }')"
-	grep -qx 0 "race.$verb.status" || fail "$verb never succeeded: $(tail -n 3 "race.$verb.err")"
+	note "$verb: $(sort "race.$verb.status" | uniq -c |
+		awk '{ printf "%d times %d  ", $1, $2 }')"
+	grep -qx 0 "race.$verb.status" || fail \
+		"$verb never succeeded: $(tail -n 3 "race.$verb.err")"
 done
 if grep -hE 'Assertion|assertion|double free' race.*.err; then fail "an assertion failed"; fi
 no_d_state

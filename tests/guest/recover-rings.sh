@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# On Linux 6.12 no work comes to a server's queue thread that is about to end (with what is cancelled meanwhile that is a null
-# pointer in the kernel, at times): keeper and standby hold the rings until the last thread has ended. Without that some half of
-# the kills here show it.
+# On Linux 6.12 no work comes to a server's queue thread that is about to end (with what is
+# cancelled meanwhile that is a null pointer in the kernel, at times): keeper and standby hold the
+# rings until the last thread has ended. Without that some half of the kills here show it.
 # kernels: 6.12
 # timeout: 150
 . "$(dirname "$0")/lib.sh"
@@ -11,9 +11,13 @@
 TRACE=/sys/kernel/tracing
 
 # has_rings WHO N: the keeper, or the standby, has that many
-has_rings() { [ "$(find "/proc/$(state_of "$1")/fd" -lname 'anon_inode:\[io_uring\]' 2>/dev/null | wc -l)" = "$2" ]; }
+has_rings() { \
+	[ \
+	"$(find "/proc/$(state_of "$1")/fd" -lname 'anon_inode:\[io_uring\]' 2>/dev/null | wc -l)" \
+	= "$2" ]; }
 # all_hold: beside the keeper's own ring and the standby's
-all_hold() { has_standby && has_rings keeper_pid $((1 + 2 * queues)) && has_rings standby_pid $((2 * queues)); }
+all_hold() { has_standby && has_rings keeper_pid $((1 + 2 * queues)) &&
+	has_rings standby_pid $((2 * queues)); }
 more_served() { await 20 served_more_than $(($(requests_done) + 50)); }
 
 [ -e $TRACE/trace ] || mount -t tracefs none $TRACE 2>/dev/null || skip "no tracefs on this kernel"

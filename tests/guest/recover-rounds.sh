@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A hundred times in a row each, under blkstamp: the server of a memory device is killed, that of an NBD device, the keeper (and
-# recover gives another one), and both. Nobody notices, and no process grows.
+# A hundred times in a row each, under blkstamp: the server of a memory device is killed, that of an
+# NBD device, the keeper (and recover gives another one), and both. Nobody notices, and no process
+# grows.
 # kernels: 6.12 7
 # tier: all
 # timeout: 1500

@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A /run that is full or read-only does not keep a device from being recovered, by its keeper or by another one that can
-# take its place, nor from being taken back when an upgrade fails; and a state.json that was cut off, is of another version
-# or is nonsense is refused by recover, which leaves the server alone: with the right one back, it is recovered.
+# A /run that is full or read-only does not keep a device from being recovered, by its keeper or by
+# another one that can take its place, nor from being taken back when an upgrade fails; and a
+# state.json that was cut off, is of another version or is nonsense is refused by recover, which
+# leaves the server alone: with the right one back, it is recovered.
 # kernels: 6.12 7
 # tier: all
 # timeout: 400
@@ -17,7 +18,8 @@ note "full"
 fill
 server_dies
 server_dies
-said 'cannot write state.json' || fail "nobody said that state.json cannot be written: $(cat "$ATTACH_ERR")"
+said 'cannot write state.json' ||
+	fail "nobody said that state.json cannot be written: $(cat "$ATTACH_ERR")"
 rm "$UBLK_BRIDGE_RUNDIR/fill"
 server_dies
 await 20 has_standby
@@ -81,11 +83,17 @@ for cut in 0 1 $((bytes / 4)) $((bytes / 2)) $((bytes - 2)); do
 	head -c "$cut" good.json | tee bad.json >"$dir/state.json"
 	refused "ublk$ID" "cut off at $cut"
 done
-for edit in '.version = 2' '.version = 0' 'del(.recipe)' '.recipe = 7' 'del(.recipe.limits)' '.recipe.limits.size_bytes = -1' \
-	'.recipe.limits.logical_block_bytes = 513' '.recipe.data_path = "auto"' '.recipe.data_path = "nonsense"' \
-	'.recipe.kind = 5' '.recipe.queues = "x"' '.cookie = "1"' '.id = 999' '.id = -1' '.name = "../x"' \
-	'.recipe.limits.nr_queues = "x"' '.recipe.caps = []' '.recipe.command = {}' '.recipe.command = {"words": [1]}' \
-	'.recipe.identity = null' '[.]' '.recipe.kind = "nonesuch"' '.backend = "nonesuch" | .recipe.kind = "nonesuch"' '.recipe.queues = -1' '.recipe.kind = ("x" * 900)'; do
+for edit in '.version = 2' '.version = 0' 'del(.recipe)' '.recipe = 7' 'del(.recipe.limits)' \
+	'.recipe.limits.size_bytes = -1' \
+	'.recipe.limits.logical_block_bytes = 513' '.recipe.data_path = "auto"' \
+	'.recipe.data_path = "nonsense"' \
+	'.recipe.kind = 5' '.recipe.queues = "x"' '.cookie = "1"' '.id = 999' '.id = -1' \
+	'.name = "../x"' \
+	'.recipe.limits.nr_queues = "x"' '.recipe.caps = []' '.recipe.command = {}' \
+	'.recipe.command = {"words": [1]}' \
+	'.recipe.identity = null' '[.]' '.recipe.kind = "nonesuch"' \
+	'.backend = "nonesuch" | .recipe.kind = "nonesuch"' '.recipe.queues = -1' \
+	'.recipe.kind = ("x" * 900)'; do
 	jq "$edit" good.json | tee bad.json >"$dir/state.json"
 	refused "ublk$ID" "$edit"
 done

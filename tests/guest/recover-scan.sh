@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# START of a device that can be recovered reads nothing: on Linux 6.12 it would scan partitions, holding the device's lock, and
-# a server that dies then would keep it for ever, for its reads are kept for the next one. The threads that fetch may not
-# administrate, and so the driver does not scan. Without recovery it does: the same test shows it.
+# START of a device that can be recovered reads nothing: on Linux 6.12 it would scan partitions,
+# holding the device's lock, and a server that dies then would keep it for ever, for its reads are
+# kept for the next one. The threads that fetch may not administrate, and so the driver does not
+# scan. Without recovery it does: the same test shows it.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 90
@@ -21,7 +22,8 @@ for when in settle start-dev; do
 	await 30 settling
 	if [ $when = settle ]; then
 		read -ra stat </sys/block/ublkb0/stat
-		assert_eq "${stat[0]} ${stat[8]}" "0 0" "the reads that were answered, and those in flight"
+		assert_eq "${stat[0]} ${stat[8]}" "0 0" \
+			"the reads that were answered, and those in flight"
 	fi
 	kill -KILL "$(child_of $KEEPER)"
 	kill -CONT $KEEPER

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# SIGKILL in the middle of a recovery: of the keeper, of the standby, of whoever adopts the device. The next one goes on
-# where it was, and no write is lost. (recover-steps-all has every step.)
+# SIGKILL in the middle of a recovery: of the keeper, of the standby, of whoever adopts the device.
+# The next one goes on where it was, and no write is lost. (recover-steps-all has every step.)
 # kernels: 6.12 7
 # push: 7
 # timeout: 120

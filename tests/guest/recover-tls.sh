@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The server of a device over TLS is killed, and the keeper with it: the next one has the keys, and no byte is lost.
+# The server of a device over TLS is killed, and the keeper with it: the next one has the keys, and
+# no byte is lost.
 # kernels: 6.12 7
 # push: 7
 # timeout: 90

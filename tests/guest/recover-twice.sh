@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Server and standby die together, and a server dies the moment it has taken over: the keeper makes the next one, and no write
-# is lost. Of memory, and of an NBD export while that is away.
+# Server and standby die together, and a server dies the moment it has taken over: the keeper makes
+# the next one, and no write is lost. Of memory, and of an NBD export while that is away.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 120

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A device that is worked hard is not torn away; by force it is, within seconds: the worker gets errors,
-# nothing hangs and nothing is left. On each data path, and with a back end that sits on its I/O.
+# A device that is worked hard is not torn away; by force it is, within seconds: the worker gets
+# errors, nothing hangs and nothing is left. On each data path, and with a back end that sits on its
+# I/O.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 180
@@ -11,7 +12,8 @@
 require fio
 BRIDGE=$UBT
 
-for spec in mem:16M=get-data=1 mem:16M=copy=2 mem:16M=user-copy=2 faulty:16M:delay=20,reorder=copy=2; do
+for spec in mem:16M=get-data=1 mem:16M=copy=2 mem:16M=user-copy=2 \
+	faulty:16M:delay=20,reorder=copy=2; do
 	backend=${spec%=*=*} queues=${spec##*=} path=${spec%=*} path=${path##*=}
 	for way in verb signal; do
 		note "$backend $path, by $way"

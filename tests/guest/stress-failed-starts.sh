@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Attach fails again and again about START_DEV, and the device that comes after has the first id, works,
-# and finds the machine as it was. (Each step once: fault-step-fails.)
+# Attach fails again and again about START_DEV, and the device that comes after has the first id,
+# works, and finds the machine as it was. (Each step once: fault-step-fails.)
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 180

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The server is killed under load, and then the keeper with it: the workers get errors, nobody hangs, and
-# the keeper, or else detach, takes everything away.
+# The server is killed under load, and then the keeper with it: the workers get errors, nobody
+# hangs, and the keeper, or else detach, takes everything away.
 # kernels: 6.12 7
 # push: 7
 # timeout: 180
@@ -22,7 +22,8 @@ for ((round = 1; round <= ${ROUNDS:=1}; round++)); do
 		status=0
 		wait "$KEEPER" || status=$?
 		assert_eq $status 1 "the keeper's status"
-		assert_match "$(cat "$ATTACH_ERR")" 'the server was killed by signal 9' "what the keeper says"
+		assert_match "$(cat "$ATTACH_ERR")" 'the server was killed by signal 9' \
+			"what the keeper says"
 		await 5 no_device "$ID"
 
 		note "round $round, $path: the keeper, then the server"
@@ -39,7 +40,8 @@ for ((round = 1; round <= ${ROUNDS:=1}; round++)); do
 		run "$UB" detach "$ID" --force
 		assert_eq "$STATUS" 0 "the status of detach: $ERR"
 		await 5 no_device "$ID"
-		[ -z "$(ls -A "$UBLK_BRIDGE_RUNDIR")" ] || fail "left: $(ls -A "$UBLK_BRIDGE_RUNDIR")"
+		[ -z "$(ls -A "$UBLK_BRIDGE_RUNDIR")" ] ||
+			fail "left: $(ls -A "$UBLK_BRIDGE_RUNDIR")"
 	done
 done
 no_d_state

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A keeper that lives long does not grow: in memory, descriptors or processes, however often it is asked,
-# probed, refused to detach and worked; nor does its server. An idle one makes no wake-ups.
+# A keeper that lives long does not grow: in memory, descriptors or processes, however often it is
+# asked, probed, refused to detach and worked; nor does its server. An idle one makes no wake-ups.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 180
@@ -14,7 +14,8 @@ SERVER=$(server_pid)
 
 fds() { find "/proc/$1/fd" -mindepth 1 | wc -l; }
 threads() { find "/proc/$1/task" -mindepth 1 -maxdepth 1 | wc -l; }
-census() { printf '%s ' "$(fds "$KEEPER")" "$(fds "$SERVER")" "$(threads "$KEEPER")" "$(threads "$SERVER")"; }
+census() { printf '%s ' "$(fds "$KEEPER")" "$(fds "$SERVER")" "$(threads "$KEEPER")" \
+	"$(threads "$SERVER")"; }
 switches() { awk '/ctxt_switches/ { n += $2 } END { print n }' "/proc/$1"/task/*/status; }
 
 exercise() {

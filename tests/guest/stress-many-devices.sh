@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Sixteen devices attached at the same time, each with data of its own, and detached at the same time.
+# Sixteen devices attached at the same time, each with data of its own, and detached at the same
+# time.
 # kernels: 6.12 7
 # tier: all
 # timeout: 180

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Attach and detach, round after round: by signal and by verb, in the foreground and as a daemon, with
-# and without data not yet written. Nothing is left each time, the same id comes again, and the kernel's
+# Attach and detach, round after round: by signal and by verb, in the foreground and as a daemon,
+# with and without data not yet written. Nothing is left each time, the same id comes again, and the
+# kernel's
 # memory does not grow.
 # kernels: 6.12 7
 # tier: all
@@ -35,4 +36,5 @@ for ((round = 1; round <= ${ROUNDS:=20}; round++)); do
 	# the first rounds fill caches
 	[ $round != 5 ] || slab=$(meminfo SUnreclaim)
 done
-assert_le $(($(meminfo SUnreclaim) - slab)) $((1024 + 40 * ROUNDS)) "KiB that the kernel has more after $ROUNDS rounds"
+assert_le $(($(meminfo SUnreclaim) - slab)) $((1024 + 40 * ROUNDS)) \
+	"KiB that the kernel has more after $ROUNDS rounds"

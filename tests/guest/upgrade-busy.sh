@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# An upgrade cuts nothing: while a request is in flight that takes long it is refused with status 3, and
-# the device goes on with the same server and the same connection; with patience it finds its moment.
-# Under load it needs none.
+# An upgrade cuts nothing: while a request is in flight that takes long it is refused with status 3,
+# and the device goes on with the same server and the same connection; with patience it finds its
+# moment. Under load it needs none.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 240
@@ -95,7 +95,8 @@ for size in 4k 256k; do
 	"$UB" upgrade "$ID" 2>upgrade.err || fail "upgrade under load: $(cat upgrade.err)"
 	note "$(grep -oE 'I/O stood still for .*' upgrade.err)"
 	process_alive "$FIO" || fail "fio: $(cat fio.out)"
-	assert_eq "$("$UB" info "$ID" --json | jq -c '[.losses.count, .fence.ranges]')" '[0,0]' "what it left"
+	assert_eq "$("$UB" info "$ID" --json | jq -c '[.losses.count, .fence.ranges]')" '[0,0]' \
+		"what it left"
 	kill -TERM "$FIO"
 	wait "$FIO" || true
 	! grep -q 'error=' fio.out || fail "fio: $(cat fio.out)"

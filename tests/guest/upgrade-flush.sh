@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A server says once that it could not write back. When it says so to the flush of an upgrade, the upgrade is refused,
-# also when it tries again, and the application's next fsync fails, also after a death of the server process.
+# A server says once that it could not write back. When it says so to the flush of an upgrade, the
+# upgrade is refused, also when it tries again, and the application's next fsync fails, also after a
+# death of the server process.
 # kernels: 6.12 7
 # push: 7
 # timeout: 120
@@ -17,11 +18,15 @@ export D
 nbdkit -U "$D/sock" -P "$D/pid" eval get_size='echo 16777216' \
 	pread='dd if=$D/image iflag=skip_bytes,count_bytes skip=$4 count=$3 status=none' \
 	can_write='exit 0' can_flush='exit 0' can_fua='echo none' \
-	flush='echo flush >>$D/log; if mv $D/slow $D/slept 2>/dev/null; then sleep 3.4; fi; if mv $D/broken $D/told 2>/dev/null; then echo "EIO lost" >&2; exit 1; fi' \
-	pwrite='echo write >>$D/log; dd of=$D/image bs=65536 seek=$4 oflag=seek_bytes conv=notrunc status=none' 2>"$D/err" ||
+	flush='echo flush >>$D/log; if mv $D/slow $D/slept 2>/dev/null; then sleep 3.4; fi
+		if mv $D/broken $D/told 2>/dev/null; then echo "EIO lost" >&2; exit 1; fi' \
+	pwrite='echo write >>$D/log
+		dd of=$D/image bs=65536 seek=$4 oflag=seek_bytes conv=notrunc status=none' \
+	2>"$D/err" ||
 	fail "$(cat "$D/err")"
 await 10 test -S "$D/sock"
-# breaks: something is acknowledged, and its write-back will fail; the server says so once, to the next flush
+# breaks: something is acknowledged, and its write-back will fail; the server says so once, to the
+# next flush
 breaks() {
 	rm -f "$D/told"
 	attach "nbd+unix:///?socket=$D/sock"
@@ -32,7 +37,8 @@ breaks() {
 # fsync_fails: the application hears of it, once
 fsync_fails() {
 	local status=0
-	dd if=/dev/zero of="$DEV" bs=4k count=1 seek=9 conv=fsync status=none 2>"$D/fsync.err" || status=$?
+	dd if=/dev/zero of="$DEV" bs=4k count=1 seek=9 conv=fsync status=none 2>"$D/fsync.err" ||
+		status=$?
 	test -e "$D/told" || fail "the server was not asked to flush"
 	[ $status != 0 ] || fail "LOST IN SILENCE after $1: fsync succeeds"
 	dd if=/dev/zero of="$DEV" bs=4k count=1 seek=9 conv=fsync status=none
@@ -72,7 +78,8 @@ assert_fails 3 'is busy' "$BRIDGE" detach "$ID"
 exec {held}<&-
 fsync_fails "a detach that was refused"
 
-# the flush before the pause takes so long that it is not waited for: what is acknowledged meanwhile is flushed in the pause
+# the flush before the pause takes so long that it is not waited for: what is acknowledged meanwhile
+# is flushed in the pause
 attach "nbd+unix:///?socket=$D/sock"
 await 20 has_standby
 dd if=/dev/urandom of="$DEV" bs=4k count=1 oflag=direct status=none
@@ -83,7 +90,8 @@ await 10 test -e "$D/slept"
 : >"$D/log"
 dd if=/dev/urandom of="$DEV" bs=4k count=1 seek=2 oflag=direct status=none
 wait $upgrade || fail "the upgrade ended with $?"
-assert_eq "$(tr '\n' ' ' <"$D/log")" 'write flush ' "what the server was asked after the slow flush had begun"
+assert_eq "$(tr '\n' ' ' <"$D/log")" 'write flush ' \
+	"what the server was asked after the slow flush had begun"
 await 20 is_online
 detach "$ID"
 kill "$(cat "$D/pid")"

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A device that is in use goes to another version's keeper and server, again and again, under load: no error, and no
-# sector is stale, torn or lost. A version that does not come up leaves it to the old one.
+# A device that is in use goes to another version's keeper and server, again and again, under load:
+# no error, and no sector is stale, torn or lost. A version that does not come up leaves it to the
+# old one.
 # kernels: 6.12 7
 # push: 6.12
 # timeout: 300
@@ -24,7 +25,9 @@ upgrades() {
 		stamp_goes_on
 	done
 	grep -oE 'stood still for [0-9]+ ms' upgrade.err | grep -oE '[0-9]+' | sort -n |
-		awk '{ all[NR] = $1 } END { printf "# %d upgrades, pause: median %d ms, at most %d ms\n", NR, all[int((NR + 1) / 2)], all[NR] }' >&2
+		awk '{ all[NR] = $1 } END {
+			printf "# %d upgrades, pause: median %d ms, at most %d ms\n",
+				NR, all[int((NR + 1) / 2)], all[NR] }' >&2
 	rm upgrade.err
 }
 

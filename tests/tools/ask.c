@@ -2,7 +2,8 @@
 /*
  * Speaks to a control socket, ublk-bridge-control(7).
  *   ask SOCKET LINE…             sends each line and prints the answer to it; 1 when there is none
- *   ask --flood SOCKET   until SIGTERM: connections, requests and nonsense as fast as they go; prints how many answers came
+ *   ask --flood SOCKET           until SIGTERM: connections, requests and nonsense as fast as they
+ *                                go; prints how many answers came
  */
 #include <errno.h>
 #include <poll.h>
@@ -60,7 +61,8 @@ static void ask_end(int signal)
 static int ask_flood(const char *path)
 {
 	static const char *const lines[] = {
-		"{\"version\":1,\"verb\":\"info\"}\n{\"version\":1,\"verb\":\"info\"}\n{\"version\":1,\"verb\":\"info\"}\n",
+		"{\"version\":1,\"verb\":\"info\"}\n{\"version\":1,\"verb\":\"info\"}\n{"
+		"\"version\":1,\"verb\":\"info\"}\n",
 		"{\"version\":1,\"verb\":\"set\",\"log_level\":\"notice\"}\n",
 		"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\n",
 		"{\"version\":1,\"verb\":\"in",
@@ -82,13 +84,15 @@ static int ask_flood(const char *path)
 			fds[at] = ask_connect(path);
 			nr_connections += fds[at] >= 0;
 			if (fds[at] >= 0)
-				setsockopt(fds[at], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+				setsockopt(fds[at], SOL_SOCKET, SO_RCVTIMEO, &patience,
+					   sizeof(patience));
 		}
 		if (fds[at] < 0)
 			continue;
 		n = send(fds[at], line, strlen(line), MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (n > 0)
-			n = recv(fds[at], answers, sizeof(answers), i % 7 ? MSG_DONTWAIT : 0); /* or as SO_RCVTIMEO says */
+			/* or as SO_RCVTIMEO says */
+			n = recv(fds[at], answers, sizeof(answers), i % 7 ? MSG_DONTWAIT : 0);
 		for (ssize_t byte = 0; byte < n; byte++)
 			nr_answers += answers[byte] == '\n';
 		if (n == 0 || (n < 0 && errno != EAGAIN) || i % 11 == 0) {

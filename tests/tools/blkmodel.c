@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Holds a block device against a model in memory: random reads, writes, discards and writes of zeroes of
- * every kind that Linux offers, each read compared byte for byte, everything compared at the end.
+ * Holds a block device against a model in memory: random reads, writes, discards and writes of
+ * zeroes of every kind that Linux offers, each read compared byte for byte, everything compared at
+ * the end.
  *
  *   blkmodel [--seed N] [--ops N] [--threads N] [--max-io BYTES] [--offset BYTES] [--span BYTES]
  *            [--discard page|keep|0xBYTE] [--buffered] [--sweep all|some] DEVICE
@@ -9,11 +10,14 @@
  *   --seed      printed, so that a failure can be had again (exactly so with one thread)
  *   --threads   each with a slice of its own; slices meet within pages
  *   --offset, --span   the part of the device that is used (default: all of it); it is overwritten
- *   --discard   what a discard leaves: whole pages read as zeroes and the rest keeps its data (page, what
- *               the memory back end does), everything keeps its data (keep), or bytes of this value
+ *   --discard   what a discard leaves: whole pages of zeroes, and the rest keeps its data (page,
+ *               what the memory back end does), everything keeps its data (keep), or bytes of this
+ *               value
  *   --buffered  through the page cache and a mapping too; one thread only
- *   --sweep all|some   first, every size from a block to max-io (or those to 64 KiB, some of the larger
- *               ones, and max-io) at a random place, written and read back with the blocks around it
+ *   --sweep all|some
+ *               first, every size from a block to max-io (or those to 64 KiB, some of the larger
+ *               ones, and max-io) at a random place, written and read back with the blocks around
+ *               it
  *
  * Exit status: 0 the device did what the model did, 1 it did not (what and where is said), 2 usage.
  */
@@ -84,7 +88,7 @@ struct worker {
 	uint64_t counts[NR_OPS];
 };
 
-/* ---- chance ------------------------------------------------------------------------------------------ */
+/* ---- chance -------------------------------------------------------------- */
 
 static uint64_t next_random(struct worker *w)
 {
@@ -111,7 +115,7 @@ static void fill(struct worker *w, uint8_t *buf, uint64_t at, uint64_t len)
 	}
 }
 
-/* ---- telling ------------------------------------------------------------------------------------------ */
+/* ---- telling ------------------------------------------------------------- */
 
 static void tell_history(const struct worker *w, uint64_t at)
 {
@@ -134,7 +138,8 @@ static _Noreturn void broken(const struct worker *w, uint64_t at, const char *wh
 			     unsigned got)
 {
 	fprintf(stderr,
-		"blkmodel: %s: %s: byte %llu is 0x%02x, the model has 0x%02x (seed %llu, thread %u, after %llu "
+		"blkmodel: %s: %s: byte %llu is 0x%02x, the model has 0x%02x (seed %llu, thread "
+		"%u, after %llu "
 		"operations); what touched it, the last first:\n",
 		g.path, what, (unsigned long long)(g.offset + at), got, want,
 		(unsigned long long)g.seed, w->index, (unsigned long long)w->nr_done);
@@ -145,7 +150,8 @@ static _Noreturn void broken(const struct worker *w, uint64_t at, const char *wh
 static _Noreturn void failed(const struct worker *w, const struct done *d, const char *call)
 {
 	fprintf(stderr,
-		"blkmodel: %s: %s %s (%s) at %llu, %llu bytes: %s (seed %llu, thread %u, operation %llu)\n",
+		"blkmodel: %s: %s %s (%s) at %llu, %llu bytes: %s (seed %llu, thread %u, operation "
+		"%llu)\n",
 		g.path, way_names[d->way], op_names[d->op], call,
 		(unsigned long long)(g.offset + d->at), (unsigned long long)d->len, strerror(errno),
 		(unsigned long long)g.seed, w->index, (unsigned long long)w->nr_done);
@@ -167,9 +173,12 @@ static void compare(const struct worker *w, const uint8_t *got, const struct don
 	}
 }
 
-/* ---- operations ----------------------------------------------------------------------------------------- */
+/* ---- operations ---------------------------------------------------------- */
 
-/* Before the device is looked at past the page cache: what is there is written back, then forgotten. */
+/*
+ * Before the device is looked at past the page cache: what is there is written back, then
+ * forgotten.
+ */
 static void settle(struct worker *w, const struct done *d)
 {
 	if (!w->dirty)
@@ -283,7 +292,8 @@ static bool unmap(struct worker *w, const struct done *d)
 	int ret;
 
 	w->dirty =
-		g.buffered; /* the kernel zeroes the cached part of a page, whatever the device did */
+		/* the kernel zeroes the cached part of a page, whatever the device did */
+		g.buffered;
 	settle(w, d);
 	w->dirty = g.buffered;
 	if (d->op == DISCARD || d->op == ZERO_KEEP) {
@@ -419,7 +429,7 @@ static void *work(void *arg)
 	return NULL;
 }
 
-/* ---- setting up --------------------------------------------------------------------------------------------- */
+/* ---- setting up ---------------------------------------------------------- */
 
 static _Noreturn void die(const char *what)
 {

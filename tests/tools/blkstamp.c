@@ -1,37 +1,39 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Holds a block device to its word: threads write sectors that say what they are, read them back while
- * others write, and the first sector that should not be there ends the run. A journal outlives the run.
+ * Holds a block device to its word: threads write sectors that say what they are, read them back
+ * while others write, and the first sector that should not be there ends the run. A journal
+ * outlives the run.
  *
  *   blkstamp --journal FILE [--size BYTES] [--threads N] [--seconds N | --ops N] [--max-io SECTORS]
  *            [--zeroes PERCENT] [--whole] [--no-direct] [--seed N] DEVICE
  *   blkstamp --journal FILE --verify [--whole] [--no-direct] DEVICE
  *
- *   --journal   what was submitted, acknowledged and seen of each sector: made when it is not there, and
- *               gone on with otherwise; what the device holds is then checked first
- *   --size      the part that is used, from 0 on (default: all of it, or the journal's); it is overwritten
+ *   --journal   what was submitted, acknowledged and seen of each sector: made if it is not there,
+ *               and gone on with otherwise; what the device holds is then checked first
+ *   --size      the part that is used, from 0 on (default: all of it, or the journal's); it is
+ *               overwritten
  *   --seconds   until then or SIGTERM or SIGINT; --ops N: so many operations of each thread
  *   --max-io    sectors of the largest one (default 64)
- *   --zeroes    so many of 100 writes are writes of zeroes (default 0). Discards promise nothing, and so
- *               there is nothing to be checked.
- *   --whole     a sector that is read while it is written must be the one or the other, not a mixture: so
- *               are disks, but not servers that copy from and to a file's page cache
- *   --verify    only checks: the device holds for each sector the newest acknowledged write, or one that was
- *               submitted after it
+ *   --zeroes    so many of 100 writes are writes of zeroes (default 0). Discards promise nothing,
+ *               and so there is nothing to be checked.
+ *   --whole     a sector that is read while it is written must be the one or the other, not a
+ *               mixture: so are disks, but not servers that copy from and to a file's page cache
+ *   --verify    only checks: the device holds for each sector the newest acknowledged write, or one
+ *               that was submitted after it
  *
- * A sector has one write in flight at the most: overlapping writes wait for each other, reads do not. So its
- * writes are numbered without a gap, 1, 2, …, and a sector is a register of one writer at a time and many
- * readers, whose history is right if each read returns a write that is
+ * A sector has one write in flight at the most: overlapping writes wait for each other, reads do
+ * not. So its writes are numbered without a gap, 1, 2, …, and a sector is a register of one writer
+ * at a time and many readers, whose history is right if each read returns a write that is
  *   - not older than the newest that was acknowledged before the read began,
  *   - not older than what another read had returned before this one began,
  *   - not newer than the newest that was submitted before the read ended.
- * Three numbers for each sector are enough to know. They are in shared memory with the journal's file, and so
- * right whenever the program is killed.
+ * Three numbers for each sector are enough to know. They are in shared memory with the journal's
+ * file, and so right whenever the program is killed.
  *
  * It says "filled" when each sector was written once and the threads begin with what they are for.
  *
- * Exit status: 0 all was right, and a line of totals; 1 it was not (what, where, expected and found are said),
- * 2 usage.
+ * Exit status: 0 all was right, and a line of totals; 1 it was not (what, where, expected and found
+ * are said), 2 usage.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -55,19 +57,19 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SECTOR_BYTES  512U
-#define STAMP_WORDS   (SECTOR_BYTES / 8)
-#define STAMP_MAGIC   0x706d6174736b6c62ULL /* "blkstamp" in a dump */
-#define JOURNAL_MAGIC 0x316c6e6a736b6c62ULL
+#define SECTOR_BYTES	   512U
+#define STAMP_WORDS	   (SECTOR_BYTES / 8)
+#define STAMP_MAGIC	   0x706d6174736b6c62ULL /* "blkstamp" in a dump */
+#define JOURNAL_MAGIC	   0x316c6e6a736b6c62ULL
 #define JOURNAL_HEAD_BYTES 4096U
-#define MAX_THREADS   64
-#define BUFFER_ALIGN  4096U
-#define SWEEP_SECTORS 512UL /* of one I/O where all is written or read */
-#define LOCK_SECTORS  64U
-#define HOT_SECTORS   2048U /* half of the operations meet there */
-#define FLUSH_EVERY   64
-#define DSYNC_EVERY   8
-#define TELL_MAX      8 /* by --verify */
+#define MAX_THREADS	   64
+#define BUFFER_ALIGN	   4096U
+#define SWEEP_SECTORS	   512UL /* of one I/O where all is written or read */
+#define LOCK_SECTORS	   64U
+#define HOT_SECTORS	   2048U /* half of the operations meet there */
+#define FLUSH_EVERY	   64
+#define DSYNC_EVERY	   8
+#define TELL_MAX	   8 /* by --verify */
 
 /* In memory that the journal's file is: one for each sector. Writes are numbered from 1. */
 struct record {
@@ -128,7 +130,7 @@ struct range {
 	uint64_t first, nr;
 };
 
-/* ---- chance ------------------------------------------------------------------------------------------ */
+/* ---- chance -------------------------------------------------------------- */
 
 static uint64_t below(struct worker *w, uint64_t limit)
 {
@@ -151,7 +153,7 @@ static uint64_t now_us(void)
 	return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
 }
 
-/* ---- stamps -------------------------------------------------------------------------------------------- */
+/* ---- stamps -------------------------------------------------------------- */
 
 static uint64_t stamp_checksum(const struct stamp *s)
 {
@@ -190,7 +192,10 @@ static bool stamp_is_zero(const struct stamp *got)
 	return memcmp(got, &zero, sizeof(zero)) == 0;
 }
 
-/* Whether each byte is of one of these writes: what a reader may see that looks on while they are copied. */
+/*
+ * Whether each byte is of one of these writes: what a reader may see that looks on while they are
+ * copied.
+ */
 static bool stamp_is_mixture(const struct stamp *got, uint64_t sector, uint32_t low, uint32_t high,
 			     bool zeroes)
 {
@@ -208,7 +213,7 @@ static bool stamp_is_mixture(const struct stamp *got, uint64_t sector, uint32_t 
 	return memchr(known, 0, SECTOR_BYTES) == NULL;
 }
 
-/* ---- telling ------------------------------------------------------------------------------------------ */
+/* ---- telling ------------------------------------------------------------- */
 
 /* What a sector holds, in words. */
 static void describe(char *text, size_t len, const struct stamp *got, uint64_t sector)
@@ -230,7 +235,8 @@ static void describe(char *text, size_t len, const struct stamp *got, uint64_t s
 	} else {
 		for (i = 0; i < last && (got->words[i] - base) >> 32 == got->seq; i++)
 			;
-		snprintf(text, len, "a torn sector: write %llu up to byte %u, write %llu at its end",
+		snprintf(text, len,
+			 "a torn sector: write %llu up to byte %u, write %llu at its end",
 			 (unsigned long long)got->seq, (i + 3) * 8,
 			 (unsigned long long)((got->words[last] - base) >> 32));
 	}
@@ -246,11 +252,13 @@ static void wrong(const struct stamp *got, uint64_t sector, uint32_t low, uint32
 	describe(found, sizeof(found), got, sector);
 	if (g.nr_told++ < TELL_MAX)
 		fprintf(stderr,
-			"blkstamp: %s: %s: the sector at %llu (0x%llx): expected write %u%s%.0u, found %s "
+			"blkstamp: %s: %s: the sector at %llu (0x%llx): expected write %u%s%.0u, "
+			"found %s "
 			"(now acknowledged %u, submitted %u, seen %u, zeroed %u)\n",
 			g.path,
 			got->magic == STAMP_MAGIC && got->checksum == stamp_checksum(got) &&
-					got->seq < low && got->offset_bytes == sector * SECTOR_BYTES ?
+					got->seq < low &&
+					got->offset_bytes == sector * SECTOR_BYTES ?
 				"stale" :
 				"wrong",
 			(unsigned long long)sector * SECTOR_BYTES,
@@ -268,7 +276,8 @@ static _Noreturn void io_failed(const struct worker *w, const char *what, const 
 	int error = errno;
 
 	pthread_mutex_lock(&g.tell_lock);
-	fprintf(stderr, "blkstamp: %s: %s of %llu bytes at %llu (thread %u): expected all of it, found ",
+	fprintf(stderr,
+		"blkstamp: %s: %s of %llu bytes at %llu (thread %u): expected all of it, found ",
 		g.path, what, (unsigned long long)(range->nr * SECTOR_BYTES),
 		(unsigned long long)(range->first * SECTOR_BYTES), w->index);
 	if (ret < 0)
@@ -278,7 +287,7 @@ static _Noreturn void io_failed(const struct worker *w, const char *what, const 
 	_exit(1);
 }
 
-/* ---- reads ---------------------------------------------------------------------------------------------- */
+/* ---- reads --------------------------------------------------------------- */
 
 static void record_seen(struct record *r, uint32_t seq)
 {
@@ -339,7 +348,7 @@ static void read_range(struct worker *w, const struct range *range)
 			     w->low[i]);
 }
 
-/* ---- writes --------------------------------------------------------------------------------------------- */
+/* ---- writes -------------------------------------------------------------- */
 
 static void lock_range(const struct range *range, bool lock)
 {
@@ -384,7 +393,8 @@ static void write_range(struct worker *w, const struct range *range, bool zeroes
 		if (zeroes)
 			r->zeroed = seq;
 		else
-			stamp_make((struct stamp *)(w->buf + i * SECTOR_BYTES), range->first + i, seq);
+			stamp_make((struct stamp *)(w->buf + i * SECTOR_BYTES), range->first + i,
+				   seq);
 		r->submitted = seq;
 	}
 	start = now_us();
@@ -415,7 +425,7 @@ static void flush(struct worker *w)
 	w->totals.flushes++;
 }
 
-/* ---- threads ---------------------------------------------------------------------------------------------- */
+/* ---- threads ------------------------------------------------------------- */
 
 /* Its part of what was never written, so that every sector is known. */
 static void fill(struct worker *w)
@@ -485,8 +495,11 @@ static void *work(void *arg)
 	if (!g.verify) {
 		pthread_barrier_wait(&g.filled);
 		fill(w);
-		/* One of them hears of it, by a value that is negative, whatever clang-tidy knows. */
-		if (pthread_barrier_wait(&g.filled) == PTHREAD_BARRIER_SERIAL_THREAD && /* NOLINT(bugprone-posix-return) */
+		/*
+		 * One of them hears of it, by a value that is negative, whatever clang-tidy knows.
+		 */
+		/* NOLINT(bugprone-posix-return) */
+		if (pthread_barrier_wait(&g.filled) == PTHREAD_BARRIER_SERIAL_THREAD &&
 		    !g.must_end) {
 			printf("filled\n");
 			fflush(stdout);
@@ -500,7 +513,7 @@ static void *work(void *arg)
 	return NULL;
 }
 
-/* ---- setting up --------------------------------------------------------------------------------------------- */
+/* ---- setting up ---------------------------------------------------------- */
 
 static _Noreturn void die(const char *path, const char *what)
 {
@@ -541,7 +554,8 @@ static void journal_begin(struct journal *journal)
 
 static void open_journal(void)
 {
-	int fd = open(g.journal_path, O_RDWR | O_CLOEXEC | (g.verify ? 0 : O_CREAT), 0644); /* NOLINT: not NULL */
+	/* NOLINT: not NULL */
+	int fd = open(g.journal_path, O_RDWR | O_CLOEXEC | (g.verify ? 0 : O_CREAT), 0644);
 	struct journal head = { 0 };
 	size_t len;
 
@@ -595,10 +609,10 @@ static uint64_t number_arg(const char *text)
 }
 
 static const struct option options[] = {
-	{ "journal", 1, NULL, 'j' }, { "size", 1, NULL, 'l' },	   { "threads", 1, NULL, 't' },
-	{ "seconds", 1, NULL, 's' }, { "ops", 1, NULL, 'n' },	   { "max-io", 1, NULL, 'm' },
-	{ "zeroes", 1, NULL, 'z' },  { "whole", 0, NULL, 'w' },	   { "no-direct", 0, NULL, 'd' },
-	{ "seed", 1, NULL, 'r' },    { "verify", 0, NULL, 'v' },   { 0 },
+	{ "journal", 1, NULL, 'j' }, { "size", 1, NULL, 'l' },	 { "threads", 1, NULL, 't' },
+	{ "seconds", 1, NULL, 's' }, { "ops", 1, NULL, 'n' },	 { "max-io", 1, NULL, 'm' },
+	{ "zeroes", 1, NULL, 'z' },  { "whole", 0, NULL, 'w' },	 { "no-direct", 0, NULL, 'd' },
+	{ "seed", 1, NULL, 'r' },    { "verify", 0, NULL, 'v' }, { 0 },
 };
 
 static bool parse_option(int c)
@@ -653,7 +667,8 @@ static void parse(int argc, char **argv)
 		is_good &= parse_option(c);
 	if (!is_good || optind + 1 != argc || !g.journal_path || g.nr_threads < 1 ||
 	    g.nr_threads > MAX_THREADS || !g.max_io) {
-		fprintf(stderr, "usage: blkstamp --journal FILE [OPTIONS] DEVICE (see its source)\n");
+		fprintf(stderr,
+			"usage: blkstamp --journal FILE [OPTIONS] DEVICE (see its source)\n");
 		exit(2);
 	}
 	g.path = argv[optind];
@@ -677,7 +692,8 @@ static struct worker *make_workers(void)
 
 		w->index = i;
 		w->rng = (g.seed + i + 1) * 0x9e3779b97f4a7c15ULL | 1;
-		w->buf_sectors = most + BUFFER_ALIGN / SECTOR_BYTES - most % (BUFFER_ALIGN / SECTOR_BYTES);
+		w->buf_sectors =
+			most + BUFFER_ALIGN / SECTOR_BYTES - most % (BUFFER_ALIGN / SECTOR_BYTES);
 		w->buf = aligned_alloc(BUFFER_ALIGN, w->buf_sectors * SECTOR_BYTES);
 		w->low = calloc(w->buf_sectors, sizeof(*w->low));
 		if (!w->buf || !w->low)
@@ -686,7 +702,10 @@ static struct worker *make_workers(void)
 	return workers;
 }
 
-/* Until the time is over, a signal comes, or all threads have ended. An I/O that waits is waited for. */
+/*
+ * Until the time is over, a signal comes, or all threads have ended. An I/O that waits is waited
+ * for.
+ */
 static void wait_for_end(const sigset_t *signals)
 {
 	struct timespec limit = { .tv_sec = (time_t)g.seconds };
@@ -698,11 +717,13 @@ static void wait_for_end(const sigset_t *signals)
 
 static void print_totals(const struct totals *t)
 {
-	printf("%s: %llu writes, %llu reads, %llu flushes, %llu writes of zeroes, longest pause %llu ms, "
+	printf("%s: %llu writes, %llu reads, %llu flushes, %llu writes of zeroes, longest pause "
+	       "%llu ms, "
 	       "%llu sectors read while they were written in part\n",
 	       g.verify ? "verified" : "stamped", (unsigned long long)t->writes,
-	       (unsigned long long)t->reads, (unsigned long long)t->flushes, (unsigned long long)t->zeroes,
-	       (unsigned long long)(t->longest_us / 1000), (unsigned long long)t->mixed);
+	       (unsigned long long)t->reads, (unsigned long long)t->flushes,
+	       (unsigned long long)t->zeroes, (unsigned long long)(t->longest_us / 1000),
+	       (unsigned long long)t->mixed);
 }
 
 int main(int argc, char **argv)

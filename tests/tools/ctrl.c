@@ -3,8 +3,8 @@
  * Another program that uses ublk, as far as tests need one: `ublk-bridge-test --ctrl VERB ID`.
  *
  *   add    makes a device and leaves it: nobody serves it
- *   serve  makes a device of zeroes, prints its path when it is live, serves it from one thread, and
- *          deletes it when it was stopped
+ *   serve  makes a device of zeroes, prints its path when it is live, serves it from one thread,
+ *          and deletes it when it was stopped
  *   stop   STOP_DEV
  *   del    DEL_DEV
  *
@@ -58,7 +58,8 @@ static int other_add(struct ub_ctrl *ctrl, uint32_t id, struct ub_err *err)
 	return ub_ctrl_set_params(ctrl, id, &params, err);
 }
 
-static int other_long(struct ub_ctrl *ctrl, uint32_t op, uint32_t id, uint64_t data, struct ub_err *err)
+static int other_long(struct ub_ctrl *ctrl, uint32_t op, uint32_t id, uint64_t data,
+		      struct ub_err *err)
 {
 	static struct ub_ctrl_cmd cmd;
 	struct ub_loop loop;

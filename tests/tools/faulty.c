@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A back end for tests: plain memory that delays, reorders, fails, completes late or from another thread,
- * and lacks what it is told to lack. `--backend faulty:SIZE:OPTION,OPTION…`
+ * A back end for tests: plain memory that delays, reorders, fails, completes late or from another
+ * thread, and lacks what it is told to lack. `--backend faulty:SIZE:OPTION,OPTION…`
  *
  *   delay=MS          each I/O is completed MS milliseconds after it came (the queue's timer)
  *   reorder           what came in one batch is completed last first
  *   foreign           a thread of the back end's own completes (woken by an eventfd)
- *   hang              READ and WRITE are held until cancel() or until the file /run/ub-faulty-go is there
+ *   hang              READ and WRITE are held until cancel(), or until /run/ub-faulty-go is there
  *   fail=OP:ERRNO     every OP (read, write, flush, discard, zero) fails with this number
  *   bad=SECTOR        READ and WRITE that touch this 512-byte sector fail with EIO
  *   short             a READ or WRITE claims half of its length
  *   die=N             the Nth WRITE kills the process
  *   lie               announces discard and zero though it has none: the core must make up for them
  *   no-flush no-fua no-trim no-zero    it cannot do that
- *   max-io=BYTES      READ and WRITE take no more than this (the core splits), and an assertion checks it
+ *   max-io=BYTES      READ and WRITE take no more than this (the core splits): an assertion
  *   file=FILE         the memory starts with what this file has (the rest is zeroes)
  *   log=FILE          one line an I/O: op, flags, offset, length; what the core really sent
  *
@@ -67,7 +67,7 @@ struct faulty_queue {
 	int cancel_error;
 };
 
-/* ---- options ------------------------------------------------------------------------------------- */
+/* ---- options ------------------------------------------------------------- */
 
 static int faulty_op(const char *name)
 {
@@ -173,7 +173,10 @@ static int faulty_open(struct ub_backend *be, const struct ub_backend_config *cf
 	return f->file_fd < 0 ? 0 : faulty_load(f, err);
 }
 
-/* What the device announces; with `lie` and `max-io` that is more than faulty_confess() admits later. */
+/*
+ * What the device announces; with `lie` and `max-io` that is more than faulty_confess() admits
+ * later.
+ */
 static int faulty_get_limits(struct ub_backend *be, struct ub_limits *limits, struct ub_err *err)
 {
 	const struct faulty *f = be->priv;
@@ -211,7 +214,7 @@ static void faulty_close(struct ub_backend *be)
 	be->priv = NULL;
 }
 
-/* ---- carrying out ----------------------------------------------------------------------------------- */
+/* ---- carrying out -------------------------------------------------------- */
 
 static bool faulty_touches(const struct ub_io *io, int64_t sector)
 {
@@ -337,9 +340,12 @@ static void faulty_expired(struct ub_timer *timer)
 		faulty_complete(fq->f, faulty_take_held(fq), 0);
 }
 
-/* ---- the contract ------------------------------------------------------------------------------------- */
+/* ---- the contract -------------------------------------------------------- */
 
-/* What the core obeys at run time: as if a back end that can do less had been put behind the device. */
+/*
+ * What the core obeys at run time: as if a back end that can do less had been put behind the
+ * device.
+ */
 static void faulty_confess(struct ub_backend *be)
 {
 	const struct faulty *f = be->priv;

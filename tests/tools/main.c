@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The program as tests run it: what ships, a back end that misbehaves on demand, and failing steps. */
+/*
+ * The program as tests run it: what ships, a back end that misbehaves on demand, and failing steps.
+ */
 #include <string.h>
 
 #include "backend/registry.h"
@@ -7,12 +9,8 @@
 #include "tools.h"
 
 const struct ub_backend_ops *const ub_backends[] = {
-	&ub_backend_error,
-	&ub_backend_mem,
-	&ub_backend_nbd,
-	&ub_backend_null,
-	&ub_backend_faulty,
-	NULL,
+	&ub_backend_error, &ub_backend_mem,    &ub_backend_nbd,
+	&ub_backend_null,  &ub_backend_faulty, NULL,
 };
 
 int main(int argc, char **argv)

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Stands between an NBD client and a real NBD server, knows where in the protocol each byte is, and does
- * what rules say at that place: it cuts, stalls, corrupts, or answers in the server's stead.
+ * Stands between an NBD client and a real NBD server, knows where in the protocol each byte is, and
+ * does what rules say at that place: it cuts, stalls, corrupts, or answers in the server's stead.
  *
  *   nbdproxy --listen WHERE --server WHERE [--control FIFO] [--log FILE] [--lie] [RULE…]
  *
- * WHERE is unix:PATH or tcp:PORT (of 127.0.0.1). A RULE is one argument, or one line written to FIFO:
+ * WHERE is unix:PATH or tcp:PORT (of 127.0.0.1). A RULE is one argument, or one line written to
+ * FIFO:
  *
  *   cut|reset|half-close|stall|freeze|corrupt STAGE[:BYTE] [KEY=VALUE…] [FLAG…]
  *   error|late-error|error-at|short|none|outside|twice|simple|refuse|unknown|duplicate [KEY=VALUE…]
@@ -13,21 +14,24 @@
  *
  *   STAGE   from the server: greeting, option-reply, option-data, reply, data, raw-server
  *           from the client: flags, option, option-body, request, payload, raw-client
- *           accept: a connection comes; ready: it is negotiated, and nothing was sent yet;
- *           now: at once, on the connections there are
- *           (raw: what is not understood, and that is all of it under TLS; BYTE counts them from when
- *           the rule was armed)
- *   BYTE    so many bytes of the stage are let through before that; also mid, last (all but one) and end
+ *           accept: a connection comes; ready: it is negotiated, and nothing was sent yet; now: at
+ *           once, on the connections there are
+ *           (raw: bytes that are not understood, and that is all of them under TLS; BYTE counts
+ *           them from when the rule was armed)
+ *   BYTE    so many bytes of the stage are let through before that; also mid, last (all but one)
+ *           and end
  *
  *   cut        the connection ends orderly; reset: with a RST where TCP is
- *   half-close nothing more comes from this side of it, and the receiver sees its end: one that is cut,
- *              but that the client may write to for as long as it likes, when the server's side is meant
+ *   half-close nothing more comes from this side of it, and the receiver sees its end: one that is
+ *              cut, but that the client may write to for as long as it likes, when the server's
+ *              side is meant
  *   stall      the rest of what comes from this side waits; freeze: of both sides
  *   corrupt    the byte is changed
  *   error      answers a request with an error: of a READ in a chunk where those were agreed on;
  *              error-at: with an offset; late-error: after all of its data
- *   short      answers a READ with half of it; none: with no data; outside: with data that it did not ask
- *              for; twice: with the first half, twice; simple: with a simple reply, whatever was agreed on
+ *   short      answers a READ with half of it; none: with no data; outside: with data that it did
+ *              not ask for; twice: with the first half, twice; simple: with a simple reply, no
+ *              matter what was agreed on
  *   refuse     says that the server does not know an option (opt=8: structured replies)
  *   unknown    a reply to nothing before the request's own; duplicate: a second one after it
  *
@@ -40,15 +44,16 @@
  *   all       ends or stalls all connections, not only the one where it happens
  *   dead      a stalled connection does not pass on that the client hangs up
  *
- * Each rule gets a number, said in the log: "armed 1: …", and "fired 1: …" when it was done, so that a
- * test knows of each fault that it did happen. What is malformed is passed on as it is, and said.
+ * Each rule gets a number, said in the log: "armed 1: …", and "fired 1: …" when it was done, so
+ * that a test knows of each fault that it did happen. What is malformed is passed on as it is, and
+ * said.
  *
- * A connection that a rule ends is seen by the client as ended only when the server has let go of it: as
- * when the server itself ends it, nothing that was sent over it is executed after that.
+ * A connection that a rule ends is seen by the client as ended only when the server has let go of
+ * it: as when the server itself ends it, nothing that was sent over it is executed after that.
  *
- * With --lie it is as other proxies are (a load balancer, stunnel, ssh): a client that ends its side, if only
- * by half, is closed at once, and so is one that a rule ends, while the server's side stays open for as long as
- * the server likes, with all that it still does.
+ * With --lie it is as other proxies are (a load balancer, stunnel, ssh): a client that ends its
+ * side, if only by half, is closed at once, and so is one that a rule ends, while the server's side
+ * stays open for as long as the server likes, with all that it still does.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -101,35 +106,63 @@ enum { CMD_READ, CMD_WRITE, CMD_DISC, CMD_FLUSH, CMD_TRIM, CMD_ZERO = 6 };
 enum { CHUNK_NONE, CHUNK_DATA, CHUNK_ERROR = 32769, CHUNK_ERROR_AT = 32770, CHUNK_DONE = 1 };
 
 enum stage {
-	GREETING, REPLY_OPTION, OPTION_DATA, REPLY, DATA, RAW_SERVER,
-	FLAGS, OPTION, OPTION_BODY, REQUEST, PAYLOAD, RAW_CLIENT,
-	ACCEPT, READY, NOW, NR_STAGES
+	GREETING,
+	REPLY_OPTION,
+	OPTION_DATA,
+	REPLY,
+	DATA,
+	RAW_SERVER,
+	FLAGS,
+	OPTION,
+	OPTION_BODY,
+	REQUEST,
+	PAYLOAD,
+	RAW_CLIENT,
+	ACCEPT,
+	READY,
+	NOW,
+	NR_STAGES
 };
 
 static const char *const stage_names[NR_STAGES] = {
-	"greeting", "option-reply", "option-data", "reply", "data", "raw-server",
-	"flags", "option", "option-body", "request", "payload", "raw-client",
-	"accept", "ready", "now",
+	"greeting",   "option-reply", "option-data", "reply",	    "data",
+	"raw-server", "flags",	      "option",	     "option-body", "request",
+	"payload",    "raw-client",   "accept",	     "ready",	    "now",
 };
 
 enum action {
-	CUT, RESET, HALF_CLOSE, STALL, FREEZE, CORRUPT,
-	ERROR, LATE_ERROR, ERROR_AT, SHORT, NONE, OUTSIDE, TWICE, SIMPLE, REFUSE, UNKNOWN, DUPLICATE,
+	CUT,
+	RESET,
+	HALF_CLOSE,
+	STALL,
+	FREEZE,
+	CORRUPT,
+	ERROR,
+	LATE_ERROR,
+	ERROR_AT,
+	SHORT,
+	NONE,
+	OUTSIDE,
+	TWICE,
+	SIMPLE,
+	REFUSE,
+	UNKNOWN,
+	DUPLICATE,
 	NR_ACTIONS
 };
 
 static const char *const action_names[NR_ACTIONS] = {
-	"cut", "reset", "half-close", "stall", "freeze", "corrupt",
-	"error", "late-error", "error-at", "short", "none", "outside", "twice", "simple", "refuse", "unknown",
-	"duplicate",
+	"cut",	 "reset",      "half-close", "stall",	"freeze",    "corrupt",
+	"error", "late-error", "error-at",   "short",	"none",	     "outside",
+	"twice", "simple",     "refuse",     "unknown", "duplicate",
 };
 
 static const struct {
 	const char *name;
 	int cmd;
 } cmd_names[] = {
-	{ "read", CMD_READ }, { "write", CMD_WRITE }, { "disc", CMD_DISC },
-	{ "flush", CMD_FLUSH }, { "trim", CMD_TRIM }, { "zero", CMD_ZERO },
+	{ "read", CMD_READ },	{ "write", CMD_WRITE }, { "disc", CMD_DISC },
+	{ "flush", CMD_FLUSH }, { "trim", CMD_TRIM },	{ "zero", CMD_ZERO },
 };
 
 enum where { FROM_START, MID, LAST, END };
@@ -173,7 +206,7 @@ struct way {
 	struct rule *rule; /* to be done in this stage, at `trigger` */
 	unsigned rule_id;
 	uint64_t trigger;
-	bool swallow; /* the request is answered here */
+	bool swallow;	    /* the request is answered here */
 	struct request req; /* of the unit: the request, or the one that is replied to */
 	uint32_t opt, rep;
 	bool is_last; /* the reply ends with this unit */
@@ -192,10 +225,11 @@ struct conn {
 	bool is_transmission, is_structured, no_zeroes;
 	struct request flight[MAX_FLIGHT];
 	unsigned nr_flight;
-	struct bytes injected; /* replies of ours, for the next place between two */
+	struct bytes injected;		/* replies of ours, for the next place between two */
 	bool ending, is_reset, lingers; /* it ends; and the client has been told */
 	bool stays;			/* … and is left alone with its side */
-	bool is_orphan;			/* --lie: the client is gone, and the server does not know */
+	/* --lie: the client is gone, and the server does not know */
+	bool is_orphan;
 	uint64_t deadline_ms;
 };
 
@@ -211,7 +245,7 @@ static struct {
 	size_t line_len;
 } g = { .listen_fd = -1, .control_fd = -1 };
 
-/* ---- small things ------------------------------------------------------------------------------------ */
+/* ---- small things -------------------------------------------------------- */
 
 static void die(const char *what)
 {
@@ -276,7 +310,7 @@ static void bytes_drop(struct bytes *b, size_t len)
 	b->len -= len;
 }
 
-/* ---- rules -------------------------------------------------------------------------------------------- */
+/* ---- rules --------------------------------------------------------------- */
 
 static int find_name(const char *const names[], int nr, const char *name)
 {
@@ -335,8 +369,9 @@ static bool parse_setting(struct rule *r, char *word)
 		const char *name;
 		uint64_t *value;
 	} numbers[] = {
-		{ "at", &r->at }, { "every", &r->every }, { "times", &r->times }, { "conn", &r->conn },
-		{ "flight", &r->flight }, { "err", &r->err }, { "xor", &r->xor }, { "for", &r->for_ms },
+		{ "at", &r->at },     { "every", &r->every },	{ "times", &r->times },
+		{ "conn", &r->conn }, { "flight", &r->flight }, { "err", &r->err },
+		{ "xor", &r->xor },   { "for", &r->for_ms },
 	};
 	char *value = strchr(word, '=');
 	uint64_t number;
@@ -345,7 +380,8 @@ static bool parse_setting(struct rule *r, char *word)
 		r->only_new |= strcmp(word, "new") == 0;
 		r->all |= strcmp(word, "all") == 0;
 		r->dead |= strcmp(word, "dead") == 0;
-		return strcmp(word, "new") == 0 || strcmp(word, "all") == 0 || strcmp(word, "dead") == 0;
+		return strcmp(word, "new") == 0 || strcmp(word, "all") == 0 ||
+		       strcmp(word, "dead") == 0;
 	}
 	*value++ = '\0';
 	if (strcmp(word, "cmd") == 0)
@@ -396,10 +432,11 @@ static bool rule_parse(struct rule *r, const char *text)
 	}
 	if (r->action >= LATE_ERROR && r->action <= SIMPLE)
 		r->cmd = CMD_READ;
-	return r->action != CORRUPT || (r->xor & 0xff);
+	return r->action != CORRUPT || (r->xor &0xff);
 }
 
-static bool rule_wants(const struct rule *r, const struct conn *conn, enum stage stage, int cmd, int opt)
+static bool rule_wants(const struct rule *r, const struct conn *conn, enum stage stage, int cmd,
+		       int opt)
 {
 	return r->id && r->stage == stage && (!r->conn || r->conn == conn->nr) &&
 	       (!r->only_new || conn->nr > r->after_conn) && (r->cmd < 0 || r->cmd == cmd) &&
@@ -424,9 +461,12 @@ static void rule_fired(struct rule *r, const struct conn *conn, uint64_t byte)
 		r->id = 0;
 }
 
-/* ---- connections: their end --------------------------------------------------------------------------- */
+/* ---- connections: their end ---------------------------------------------- */
 
-/* What was let through goes out yet; then the server's end is waited for, and then the client's goes. */
+/*
+ * What was let through goes out yet; then the server's end is waited for, and then the client's
+ * goes.
+ */
 static void conn_close_client(struct conn *conn)
 {
 	static const struct linger reset = { .l_onoff = 1, .l_linger = 0 };
@@ -503,7 +543,10 @@ static void conn_apply(struct conn *conn, struct way *w, const struct rule *r)
 	}
 }
 
-/* Does what a rule says, at byte `byte` of what it named. `rule_fired` may end the rule: take a copy. */
+/*
+ * Does what a rule says, at byte `byte` of what it named. `rule_fired` may end the rule: take a
+ * copy.
+ */
 static void rule_do(struct rule *rule, struct conn *conn, struct way *w, uint64_t byte)
 {
 	struct rule r = *rule;
@@ -534,7 +577,7 @@ static void conn_match(struct conn *conn, enum stage stage)
 	}
 }
 
-/* ---- requests in flight, and answers of our own -------------------------------------------------------- */
+/* ---- requests in flight, and answers of our own -------------------------- */
 
 static bool conn_add_request(struct conn *conn, const struct request *req)
 {
@@ -652,7 +695,8 @@ static void conn_inject(struct conn *conn)
 {
 	struct way *down = &conn->down;
 
-	if (!conn->injected.len || down->stage != REPLY || down->is_body || down->done || down->muted)
+	if (!conn->injected.len || down->stage != REPLY || down->is_body || down->done ||
+	    down->muted)
 		return;
 	bytes_add(&down->out, conn->injected.data, conn->injected.len);
 	conn->injected.len = 0;
@@ -666,7 +710,8 @@ static void conn_answer(struct conn *conn, struct way *w, struct rule *r)
 
 	rule_fired(r, conn, 0);
 	if (copy.action == REFUSE) {
-		add_refusal(&conn->down.out, w->opt); /* the client waits for it: there is nothing between */
+		/* the client waits for it: there is nothing between */
+		add_refusal(&conn->down.out, w->opt);
 		w->swallow = true;
 		return;
 	}
@@ -686,7 +731,7 @@ static void conn_answer(struct conn *conn, struct way *w, struct rule *r)
 	conn_inject(conn);
 }
 
-/* ---- ways: what a byte is -------------------------------------------------------------------------------- */
+/* ---- ways: what a byte is ------------------------------------------------ */
 
 static void way_header(struct way *w, enum stage stage, unsigned want)
 {
@@ -725,8 +770,8 @@ static uint64_t rule_byte(const struct rule *r, uint64_t len)
 static void way_match(struct way *w, uint64_t len)
 {
 	struct conn *conn = w->conn;
-	bool is_option = w->stage == OPTION || w->stage == OPTION_BODY || w->stage == REPLY_OPTION ||
-			 w->stage == OPTION_DATA;
+	bool is_option = w->stage == OPTION || w->stage == OPTION_BODY ||
+			 w->stage == REPLY_OPTION || w->stage == OPTION_DATA;
 	int cmd = is_option ? -1 : w->req.cmd, opt = is_option ? (int)w->opt : -1;
 
 	w->rule = NULL;
@@ -859,8 +904,10 @@ static bool way_parse_request(struct way *w)
 {
 	const uint8_t *h = w->header;
 
-	w->req = (struct request){ .cmd = (uint16_t)get_be(h + 6, 2), .cookie = get_be(h + 8, 8),
-				   .offset = get_be(h + 16, 8), .len = (uint32_t)get_be(h + 24, 4) };
+	w->req = (struct request){ .cmd = (uint16_t)get_be(h + 6, 2),
+				   .cookie = get_be(h + 8, 8),
+				   .offset = get_be(h + 16, 8),
+				   .len = (uint32_t)get_be(h + 24, 4) };
 	return get_be(h, 4) == REQUEST_MAGIC &&
 	       (w->req.cmd == CMD_DISC || conn_add_request(w->conn, &w->req));
 }
@@ -902,7 +949,7 @@ static bool way_parse(struct way *w)
 	}
 }
 
-/* ---- ways: passing on --------------------------------------------------------------------------------------- */
+/* ---- ways: passing on ---------------------------------------------------- */
 
 static void way_emit(struct way *w, const uint8_t *data, size_t len)
 {
@@ -952,7 +999,7 @@ static void way_pass_header(struct way *w)
 	if (!r)
 		return;
 	if (r->action == CORRUPT)
-		w->header[w->trigger] ^= (uint8_t)r->xor;
+		w->header[w->trigger] ^= (uint8_t)r->xor ;
 	rule_do(r, w->conn, w, w->trigger);
 }
 
@@ -974,7 +1021,7 @@ static void way_pass_body(struct way *w)
 			return; /* the byte has not come yet */
 		r = way_take_rule(w);
 		if (r && r->action == CORRUPT)
-			w->in[w->in_pos] ^= (uint8_t)r->xor;
+			w->in[w->in_pos] ^= (uint8_t)r->xor ;
 		if (r)
 			rule_do(r, w->conn, w, w->pos);
 	}
@@ -1006,7 +1053,7 @@ static void way_pass_raw(struct way *w)
 		return;
 	due->seen_bytes = 0;
 	if (due->action == CORRUPT)
-		w->in[w->in_pos] ^= (uint8_t)due->xor;
+		w->in[w->in_pos] ^= (uint8_t)due->xor ;
 	if (due->times != 1) { /* the byte itself must go, or it would be met again */
 		way_emit(w, w->in + w->in_pos, 1);
 		w->in_pos++;
@@ -1037,7 +1084,7 @@ static void way_pump(struct way *w)
 	}
 }
 
-/* ---- ways: sockets ---------------------------------------------------------------------------------------------- */
+/* ---- ways: sockets ------------------------------------------------------- */
 
 static int way_in_fd(const struct way *w)
 {
@@ -1111,7 +1158,10 @@ static void conn_check_stalls(struct conn *conn, short client_revents)
 	}
 }
 
-/* The client was told that it is over; what the server still does, it does. True: it has ended by itself. */
+/*
+ * The client was told that it is over; what the server still does, it does. True: it has ended by
+ * itself.
+ */
 static bool conn_continue_orphan(struct conn *conn)
 {
 	uint8_t scrap[IN_BYTES];
@@ -1190,7 +1240,7 @@ static void conn_turn(struct conn *conn, short client_revents, short server_reve
 		conn_close(conn);
 }
 
-/* ---- listening ------------------------------------------------------------------------------------------------------ */
+/* ---- listening ----------------------------------------------------------- */
 
 static socklen_t where_address(const char *where, struct sockaddr_storage *address)
 {
@@ -1204,7 +1254,8 @@ static socklen_t where_address(const char *where, struct sockaddr_storage *addre
 		memcpy(un->sun_path, where + 5, strlen(where + 5));
 		return sizeof(*un);
 	}
-	if (where && strncmp(where, "tcp:", 4) == 0 && parse_number(where + 4, &port) && port <= UINT16_MAX) {
+	if (where && strncmp(where, "tcp:", 4) == 0 && parse_number(where + 4, &port) &&
+	    port <= UINT16_MAX) {
 		in->sin_family = AF_INET;
 		in->sin_port = htons((uint16_t)port);
 		in->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -1240,7 +1291,6 @@ static int where_socket(const char *where, bool listens)
 	return fd;
 }
 
-
 static void accept_one(void)
 {
 	int fd = accept4(g.listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC), on = 1;
@@ -1273,7 +1323,7 @@ static void accept_one(void)
 		conn_end(conn, false);
 }
 
-/* ---- control ------------------------------------------------------------------------------------------------------------ */
+/* ---- control ------------------------------------------------------------- */
 
 static void rule_do_now(struct rule *r)
 {
@@ -1340,7 +1390,7 @@ static void control_read(void)
 	}
 }
 
-/* ---- the loop -------------------------------------------------------------------------------------------------------------- */
+/* ---- the loop ------------------------------------------------------------ */
 
 struct polls {
 	struct pollfd fds[2 + 2 * MAX_CONNS];
@@ -1358,8 +1408,8 @@ static void polls_until(struct polls *p, uint64_t ms)
 }
 
 /*
- * A side that has ended says so for ever: it is not asked any more. (poll() tells POLLHUP unasked, so the
- * descriptor itself is left out.)
+ * A side that has ended says so for ever: it is not asked any more. (poll() tells POLLHUP unasked,
+ * so the descriptor itself is left out.)
  */
 static void polls_add(struct polls *p, struct conn *conn)
 {
@@ -1371,9 +1421,12 @@ static void polls_add(struct polls *p, struct conn *conn)
 	*server = (struct pollfd){ .fd = conn->server_fd };
 	p->conns[p->nr_conns++] = conn;
 	if (conn->ending) {
-		polls_until(p, conn->lingers || conn->is_orphan || conn->up.eof_passed ? conn->deadline_ms : 0);
+		polls_until(p, conn->lingers || conn->is_orphan || conn->up.eof_passed ?
+				       conn->deadline_ms :
+				       0);
 		client->events = (short)(conn->lingers ? POLLIN : 0);
-		server->events = (short)((conn->lingers ? 0 : POLLIN) | (conn->up.out.len ? POLLOUT : 0));
+		server->events =
+			(short)((conn->lingers ? 0 : POLLIN) | (conn->up.out.len ? POLLOUT : 0));
 		if (!conn->lingers)
 			client->fd = -1;
 		if (conn->lingers)
@@ -1412,7 +1465,9 @@ static void serve_for_ever(void)
 			continue;
 		if (p.fds[1].revents)
 			control_read();
-		/* All of them, whatever happened: a turn closes no other connection than its own. */
+		/*
+		 * All of them, whatever happened: a turn closes no other connection than its own.
+		 */
 		for (unsigned i = 0; i < p.nr_conns; i++)
 			conn_turn(p.conns[i], p.fds[2 + 2 * i].revents, p.fds[3 + 2 * i].revents);
 		if (p.fds[0].revents)
@@ -1422,15 +1477,18 @@ static void serve_for_ever(void)
 
 static int usage(void)
 {
-	fprintf(stderr, "nbdproxy --listen WHERE --server WHERE [--control FIFO] [--log FILE] [--lie] [RULE…]\n");
+	fprintf(stderr, "nbdproxy --listen WHERE --server WHERE [--control FIFO] [--log FILE] "
+			"[--lie] [RULE…]\n");
 	return 2;
 }
 
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{ "listen", required_argument, NULL, 'l' },  { "server", required_argument, NULL, 's' },
-		{ "control", required_argument, NULL, 'c' }, { "log", required_argument, NULL, 'o' },
+		{ "listen", required_argument, NULL, 'l' },
+		{ "server", required_argument, NULL, 's' },
+		{ "control", required_argument, NULL, 'c' },
+		{ "log", required_argument, NULL, 'o' },
 		{ "lie", no_argument, NULL, 'i' },
 		{ NULL, 0, NULL, 0 },
 	};

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Writes and discards the same 64 KiB at the same time, from two threads, and looks whether what was
- * discarded comes back: overlap DEVICE ROUNDS. Either order is right, and each page may have its own; but
- * a page that reads as zeroes when both have ended is zeroes until somebody writes to it.
+ * Writes and discards the same 64 KiB at the same time, from two threads, and looks whether what
+ * was discarded comes back: overlap DEVICE ROUNDS. Either order is right, and each page may have
+ * its own; but a page that reads as zeroes when both have ended is zeroes until somebody writes to
+ * it.
  */
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -65,8 +66,8 @@ static int overlap_check(char *page)
 		if (!overlap_is_zero(page, PAGE_BYTES))
 			continue;
 		memset(page, 0x11, SECTOR_BYTES);
-		if (pwrite(overlap.fd, page, SECTOR_BYTES, (off_t)(at + PAGE_BYTES - SECTOR_BYTES)) !=
-		    SECTOR_BYTES)
+		if (pwrite(overlap.fd, page, SECTOR_BYTES,
+			   (off_t)(at + PAGE_BYTES - SECTOR_BYTES)) != SECTOR_BYTES)
 			overlap_die("write");
 		if (pread(overlap.fd, page, PAGE_BYTES, (off_t)at) != PAGE_BYTES)
 			overlap_die("read");
@@ -88,7 +89,8 @@ int main(int argc, char **argv)
 	overlap.fd = open(argv[1], O_RDWR | O_DIRECT | O_CLOEXEC);
 	if (overlap.fd < 0)
 		overlap_die(argv[1]);
-	if (posix_memalign(&data, PAGE_BYTES, RANGE_BYTES) || posix_memalign(&page, PAGE_BYTES, PAGE_BYTES))
+	if (posix_memalign(&data, PAGE_BYTES, RANGE_BYTES) ||
+	    posix_memalign(&page, PAGE_BYTES, PAGE_BYTES))
 		return 2;
 	memset(data, 0xaa, RANGE_BYTES);
 	pthread_barrier_init(&overlap.begin, NULL, 2);

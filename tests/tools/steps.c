@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Makes a step of the life cycle fail: UB_STEP=NAME=ACTION, where ACTION is a number (the errno that the
- * step fails with), `kill` (SIGKILL to this process), `stop` (SIGSTOP: another process is to be killed
- * meanwhile), `kill-keeper` (SIGKILL to the parent, the server going on) or `kill-both`.
- * With UB_STEP_WHEN=FILE it does so only when there is such a file, and removes it: once.
- * UB_STEP_LOG=FILE collects the names of the steps that are reached.
+ * Makes a step of the life cycle fail: UB_STEP=NAME=ACTION, where ACTION is a number (the errno
+ * that the step fails with), `kill` (SIGKILL to this process), `stop` (SIGSTOP: another process is
+ * to be killed meanwhile), `kill-keeper` (SIGKILL to the parent, the server going on) or
+ * `kill-both`. With UB_STEP_WHEN=FILE it does so only when there is such a file, and removes it:
+ * once. UB_STEP_LOG=FILE collects the names of the steps that are reached.
  */
 #include <fcntl.h>
 #include <signal.h>

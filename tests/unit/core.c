@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The core without a kernel. A queue is a thread that polls; the rest is as src/ublk/queue.c has it. */
+/*
+ * The core without a kernel. A queue is a thread that polls; the rest is as src/ublk/queue.c has
+ * it.
+ */
 #include "core.h"
 
 #include <assert.h>
@@ -72,7 +75,7 @@ static uint64_t core_now_ns(void)
 	return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
 }
 
-/* ---- what back ends get ------------------------------------------------------------------------- */
+/* ---- what back ends get -------------------------------------------------- */
 
 struct io_uring_sqe *ub_queue_sqe(struct ub_queue *q, struct ub_cqe_handler *handler)
 {
@@ -173,7 +176,8 @@ void ub_io_complete(struct ub_io *io, int32_t res)
 	head = atomic_load_explicit(&q->foreign_done, memory_order_relaxed);
 	do {
 		io->next = head;
-	} while (!atomic_compare_exchange_weak_explicit(&q->foreign_done, &head, io, memory_order_release,
+	} while (!atomic_compare_exchange_weak_explicit(&q->foreign_done, &head, io,
+							memory_order_release,
 							memory_order_relaxed));
 	if (!head)
 		queue_wake(q);
@@ -182,7 +186,8 @@ void ub_io_complete(struct ub_io *io, int32_t res)
 void ub_io_begin_internal(struct ub_io *io)
 {
 	assert(io->home == this_queue);
-	assert(io->slot >= this_queue->core->depth && io->slot < this_queue->core->depth + UB_INTERNAL_SLOTS);
+	assert(io->slot >= this_queue->core->depth &&
+	       io->slot < this_queue->core->depth + UB_INTERNAL_SLOTS);
 	io->is_completed = false;
 	io->home->nr_internal++;
 }
@@ -193,7 +198,7 @@ void ub_io_end_internal(struct ub_io *io)
 	io->home->nr_internal--;
 }
 
-/* ---- the loop ------------------------------------------------------------------------------------ */
+/* ---- the loop ------------------------------------------------------------ */
 
 static void order_is_done(struct order *order)
 {
@@ -288,7 +293,9 @@ static void queue_let_leave(struct ub_queue *q)
 	}
 }
 
-/* Milliseconds to the next timer, at most a second: a forgotten wake-up shall not look like a hang. */
+/*
+ * Milliseconds to the next timer, at most a second: a forgotten wake-up shall not look like a hang.
+ */
 static int queue_timeout_ms(const struct ub_queue *q)
 {
 	uint64_t now = core_now_ns(), next = now + NS_PER_S;
@@ -342,7 +349,8 @@ static void queue_turn(struct ub_queue *q)
 	eventfd_t ignored;
 
 	for (unsigned i = 0; i < nr; i++)
-		fds[i] = (struct pollfd){ .fd = q->watches[i].fd, .events = (short)q->watches[i].events };
+		fds[i] = (struct pollfd){ .fd = q->watches[i].fd,
+					  .events = (short)q->watches[i].events };
 	fds[nr] = (struct pollfd){ .fd = q->wake_fd, .events = POLLIN };
 	if (poll(fds, nr + 1, queue_timeout_ms(q)) < 0)
 		return;
@@ -373,7 +381,7 @@ static void *queue_main(void *arg)
 	return NULL;
 }
 
-/* ---- the test's side ------------------------------------------------------------------------------ */
+/* ---- the test's side ----------------------------------------------------- */
 
 static bool core_log(enum ub_log_level level, const char *line)
 {
@@ -395,7 +403,8 @@ void core_be_verbose(void)
 	ub_log_set_level(UB_LOG_DEBUG);
 }
 
-static int core_init_bq(struct core *c, struct ub_backend_queue *bq, struct ub_backend *be, unsigned qid, struct ub_err *err)
+static int core_init_bq(struct core *c, struct ub_backend_queue *bq, struct ub_backend *be,
+			unsigned qid, struct ub_err *err)
 {
 	*bq = (struct ub_backend_queue){
 		.backend = be,
@@ -421,7 +430,8 @@ static int core_make_queue(struct core *c, unsigned qid, struct ub_err *err)
 	return core_init_bq(c, q->bq, &c->backend, qid, err);
 }
 
-int core_open(struct core *c, const struct ub_backend_config *cfg, unsigned depth, struct ub_err *err)
+int core_open(struct core *c, const struct ub_backend_config *cfg, unsigned depth,
+	      struct ub_err *err)
 {
 	int ret;
 
@@ -607,7 +617,8 @@ void core_free_queues(struct core *c, struct ub_backend_queue *bqs)
 	free(bqs);
 }
 
-static void core_order(struct core *c, struct ub_backend_queue *bqs, void (*fn)(struct ub_msg *, struct ub_queue *))
+static void core_order(struct core *c, struct ub_backend_queue *bqs,
+		       void (*fn)(struct ub_msg *, struct ub_queue *))
 {
 	struct order orders[CORE_MAX_QUEUES] = { 0 };
 

@@ -85,9 +85,10 @@ static bool peer_send(struct peer *peer, uint8_t *msg, size_t len)
 	return peer->send ? peer->send(peer, msg, len) : peer_send_all(peer, msg, len);
 }
 
-/* ---- negotiation ---------------------------------------------------------------------------------- */
+/* ---- negotiation --------------------------------------------------------- */
 
-static bool peer_reply(struct peer *peer, uint32_t option, uint32_t type, const uint8_t *data, size_t len)
+static bool peer_reply(struct peer *peer, uint32_t option, uint32_t type, const uint8_t *data,
+		       size_t len)
 {
 	uint8_t msg[20 + 512];
 
@@ -121,7 +122,8 @@ static bool peer_reply_info(struct peer *peer, uint32_t option)
 	peer_put64(data + 2, e->size_bytes);
 	peer_put16(data + 10, e->flags);
 	if (!peer_reply(peer, option, PEER_REP_INFO, data, 12) ||
-	    !peer_reply_text(peer, option, 1, e->name) || !peer_reply_text(peer, option, 2, e->description))
+	    !peer_reply_text(peer, option, 1, e->name) ||
+	    !peer_reply_text(peer, option, 2, e->description))
 		return false;
 	if (e->min_block_bytes) {
 		peer_put16(data, 3);
@@ -140,7 +142,8 @@ bool peer_negotiate(struct peer *peer)
 
 	peer_put64(greeting + 8, PEER_OPTION_MAGIC);
 	peer_put16(greeting + 16, 3);
-	if (!peer_send(peer, greeting, sizeof(greeting)) || !peer_receive_all(peer, flags, sizeof(flags)))
+	if (!peer_send(peer, greeting, sizeof(greeting)) ||
+	    !peer_receive_all(peer, flags, sizeof(flags)))
 		return false;
 	for (;;) {
 		uint32_t type, len;
@@ -149,7 +152,8 @@ bool peer_negotiate(struct peer *peer)
 			return false;
 		type = (uint32_t)peer_get(option + 8, 4);
 		len = (uint32_t)peer_get(option + 12, 4);
-		if (len > sizeof(data) || !peer_receive_all(peer, data, len) || type == PEER_OPT_ABORT)
+		if (len > sizeof(data) || !peer_receive_all(peer, data, len) ||
+		    type == PEER_OPT_ABORT)
 			return false;
 		if (type == PEER_OPT_STRUCTURED && peer->export->has_structured_replies) {
 			peer->has_structured_replies = true;
@@ -166,7 +170,7 @@ bool peer_negotiate(struct peer *peer)
 	}
 }
 
-/* ---- transmission ----------------------------------------------------------------------------------- */
+/* ---- transmission -------------------------------------------------------- */
 
 bool peer_receive(struct peer *peer, struct peer_request *r, uint8_t *data)
 {
@@ -184,8 +188,8 @@ bool peer_receive(struct peer *peer, struct peer_request *r, uint8_t *data)
 	return r->type != PEER_WRITE || peer_receive_all(peer, data, r->len);
 }
 
-bool peer_send_simple(struct peer *peer, const struct peer_request *r, uint32_t error, const void *data,
-		      size_t len)
+bool peer_send_simple(struct peer *peer, const struct peer_request *r, uint32_t error,
+		      const void *data, size_t len)
 {
 	uint8_t msg[16 + PEER_MAX_BYTES];
 
@@ -217,12 +221,14 @@ bool peer_answer(struct peer *peer, const struct peer_request *r, uint32_t error
 	uint8_t payload[8 + PEER_MAX_BYTES] = { 0 };
 
 	if (r->type != PEER_READ || !peer->has_structured_replies)
-		return peer_send_simple(peer, r, error, data, r->type == PEER_READ && !error ? r->len : 0);
+		return peer_send_simple(peer, r, error, data,
+					r->type == PEER_READ && !error ? r->len : 0);
 	if (error) {
 		peer_put32(payload, error);
 		return peer_send_chunk(peer, r, PEER_CHUNK_DONE, PEER_CHUNK_ERROR, 6, payload, 6);
 	}
 	peer_put64(payload, r->offset);
 	memcpy(payload + 8, data, r->len);
-	return peer_send_chunk(peer, r, PEER_CHUNK_DONE, PEER_CHUNK_DATA, 8 + r->len, payload, 8 + r->len);
+	return peer_send_chunk(peer, r, PEER_CHUNK_DONE, PEER_CHUNK_DATA, 8 + r->len, payload,
+			       8 + r->len);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * An NBD server's side of one connection, for tests that need a server which does what no real one would.
- * A correct one by itself; a test changes what is sent through the `send` hook.
+ * An NBD server's side of one connection, for tests that need a server which does what no real one
+ * would. A correct one by itself; a test changes what is sent through the `send` hook.
  * Specification: the NBD protocol's doc/proto.md.
  */
 #ifndef UB_TESTS_PEER_H
@@ -31,7 +31,13 @@ enum {
 	PEER_ALL = PEER_HAS_FLAGS | PEER_CAN_FLUSH | PEER_CAN_FUA | PEER_CAN_TRIM | PEER_CAN_ZERO,
 };
 
-enum { PEER_CHUNK_NONE, PEER_CHUNK_DATA, PEER_CHUNK_HOLE, PEER_CHUNK_ERROR = 0x8001, PEER_CHUNK_ERROR_OFFSET };
+enum {
+	PEER_CHUNK_NONE,
+	PEER_CHUNK_DATA,
+	PEER_CHUNK_HOLE,
+	PEER_CHUNK_ERROR = 0x8001,
+	PEER_CHUNK_ERROR_OFFSET
+};
 enum { PEER_CHUNK_DONE = 1 };
 
 #define PEER_SIMPLE_MAGIC     0x67446698U
@@ -73,12 +79,15 @@ bool peer_receive_all(struct peer *peer, void *data, size_t len);
 /* Until the client is ready to send requests. */
 bool peer_negotiate(struct peer *peer);
 
-/* The next request, with a WRITE's data in `data` (of PEER_MAX_BYTES). False: the connection is over. */
+/*
+ * The next request, with a WRITE's data in `data` (of PEER_MAX_BYTES). False: the connection is
+ * over.
+ */
 bool peer_receive(struct peer *peer, struct peer_request *r, uint8_t *data);
 
 /* One message of a reply through the hook. len_field: the chunk's length as it is said to be. */
-bool peer_send_simple(struct peer *peer, const struct peer_request *r, uint32_t error, const void *data,
-		      size_t len);
+bool peer_send_simple(struct peer *peer, const struct peer_request *r, uint32_t error,
+		      const void *data, size_t len);
 bool peer_send_chunk(struct peer *peer, const struct peer_request *r, uint16_t flags, uint16_t type,
 		     uint32_t len_field, const void *payload, size_t len);
 

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# blkstamp on a plain file: it is content with what is right, and finds each kind of wrong that it is for.
+# blkstamp on a plain file: it is content with what is right, and finds each kind of wrong that it
+# is for.
 set -euo pipefail
 
 TOOL=$PWD/blkstamp
@@ -47,7 +48,8 @@ restore() {
 # bytes OFFSET: from stdin, into the file at OFFSET
 bytes() { dd of="$1" bs=1 seek="$2" conv=notrunc status=none; }
 # number COUNT: 32 bits, the lowest first
-number() { printf '%b' "$(printf '\\x%02x\\x%02x\\x%02x\\x%02x' $(($1 & 255)) $(($1 >> 8 & 255)) $(($1 >> 16 & 255)) 0)"; }
+number() { printf '%b' "$(printf '\\x%02x\\x%02x\\x%02x\\x%02x' $(($1 & 255)) $(($1 >> 8 & 255)) \
+	$(($1 >> 16 & 255)) 0)"; }
 # record SECTOR FIELD: acked, submitted, seen and zeroed are 0 to 3
 record() { od -An -tu4 -N 4 -j $((4096 + $1 * 16 + $2 * 4)) journal | tr -d ' '; }
 set_record() { number "$3" | bytes journal $((4096 + $1 * 16 + $2 * 4)); }
@@ -81,7 +83,8 @@ printf 'abc' | bytes disk $((at + 500))
 bad "wrong: the sector at $at .*torn"
 restore
 # another place's sector
-dd if=now of=disk bs=512 count=1 skip=$(((changed + 1) % SECTORS)) seek="$changed" conv=notrunc status=none
+dd if=now of=disk bs=512 count=1 skip=$(((changed + 1) % SECTORS)) seek="$changed" conv=notrunc \
+	status=none
 bad "wrong: the sector at $at .*of offset"
 restore
 # zeroes, and what was there before
@@ -149,7 +152,8 @@ some_run
 
 # zeroes, which have no number
 good --threads 4 --ops 150 --zeroes 20 --max-io 16
-grep -qE '^stamped: [1-9][0-9]* writes, [1-9][0-9]* reads, [1-9][0-9]* flushes, [1-9][0-9]* writes of zeroes' <<<"$OUT" ||
+some='[1-9][0-9]*'
+grep -qE "^stamped: $some writes, $some reads, $some flushes, $some writes of zeroes" <<<"$OUT" ||
 	fail "totals: $OUT"
 good --verify
 

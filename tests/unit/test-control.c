@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* control.sock: requests as they should be and as they should not, many clients, late answers; and the client's end. */
+/*
+ * control.sock: requests as they should be and as they should not, many clients, late answers; and
+ * the client's end.
+ */
 #include "unit.h"
 
 #include <errno.h>
@@ -13,7 +16,7 @@
 #include "keeper/settings.h"
 #include "keeper/verbs.h"
 
-#define NR_CLIENTS 20
+#define NR_CLIENTS  20
 #define FUZZ_ROUNDS 6000
 #define REPLY_BYTES 65536
 
@@ -56,8 +59,8 @@ static int keeper_setup(void **state)
 	keeper.server->version = UB_MESSAGE_VERSION;
 	server_fd = pair[1];
 	address.sun_family = AF_UNIX;
-	snprintf(address.sun_path, sizeof(address.sun_path), "%.70s/ub-control-%d.sock", tmp && *tmp ? tmp : "/tmp",
-		 getpid());
+	snprintf(address.sun_path, sizeof(address.sun_path), "%.70s/ub-control-%d.sock",
+		 tmp && *tmp ? tmp : "/tmp", getpid());
 	unlink(address.sun_path);
 	listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	assert_int_equal(bind(listen_fd, (struct sockaddr *)&address, sizeof(address)), 0);
@@ -161,11 +164,11 @@ static void assert_refused(int fd, const char *name, const char *part)
 	json_decref(reply);
 }
 
-#define INFO "{\"version\":1,\"verb\":\"info\"}\n"
+#define INFO	     "{\"version\":1,\"verb\":\"info\"}\n"
 #define SET(members) "{\"version\":1,\"verb\":\"set\"," members "}\n"
-#define DETACH "{\"version\":1,\"verb\":\"detach\"}\n"
+#define DETACH	     "{\"version\":1,\"verb\":\"detach\"}\n"
 
-/* ---- one request --------------------------------------------------------------------------------------------- */
+/* ---- one request --------------------------------------------------------- */
 
 static void a_request_is_answered(void **state)
 {
@@ -180,7 +183,8 @@ static void a_request_is_answered(void **state)
 	assert_string_equal(json_string_value(json_object_get(reply, "device")), "/dev/ublkb7");
 	assert_string_equal(json_string_value(json_object_get(reply, "state")), "live");
 	assert_true(json_is_null(json_object_get(reply, "outage_limit_ms")));
-	assert_int_equal(json_integer_value(json_object_get(reply, "stall_timeout_ms")), NBD_DEFAULT_STALL_MS);
+	assert_int_equal(json_integer_value(json_object_get(reply, "stall_timeout_ms")),
+			 NBD_DEFAULT_STALL_MS);
 	assert_string_equal(json_string_value(json_object_get(reply, "log_level")), "notice");
 	json_decref(reply);
 	/* Members that this version does not know are those of a newer client. */
@@ -239,19 +243,24 @@ static void what_is_no_request_is_refused_and_the_next_is_taken(void **state)
 	static const struct {
 		const char *line, *name, *says;
 	} cases[] = {
-		{ "{\"version\":2,\"verb\":\"info\"}\n", "EPROTONOSUPPORT", "version 1 of the protocol, not 2" },
+		{ "{\"version\":2,\"verb\":\"info\"}\n", "EPROTONOSUPPORT",
+		  "version 1 of the protocol, not 2" },
 		{ "{\"version\":\"1\",\"verb\":\"info\"}\n", "EPROTONOSUPPORT", "version 1" },
 		{ "{\"version\":1.0,\"verb\":\"info\"}\n", "EPROTONOSUPPORT", "version 1" },
 		{ "{\"verb\":\"info\"}\n", "EPROTONOSUPPORT", "version 1" },
-		{ "{\"version\":99999999999999999999,\"verb\":\"info\"}\n", "EBADMSG", "one JSON object" },
+		{ "{\"version\":99999999999999999999,\"verb\":\"info\"}\n", "EBADMSG",
+		  "one JSON object" },
 		{ "{\"version\":1}\n", "EBADMSG", "names no verb" },
 		{ "{\"version\":1,\"verb\":7}\n", "EBADMSG", "names no verb" },
-		{ "{\"version\":1,\"verb\":\"frobnicate\"}\n", "EOPNOTSUPP", "no verb 'frobnicate'" },
+		{ "{\"version\":1,\"verb\":\"frobnicate\"}\n", "EOPNOTSUPP",
+		  "no verb 'frobnicate'" },
 		{ "{\"version\":1,\"verb\":\"\"}\n", "EOPNOTSUPP", "no verb ''" },
 		/* Cut in the middle of a letter of two bytes. */
-		{ "{\"version\":1,\"verb\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\xc3\xa9\"}\n", "EOPNOTSUPP", "no verb" },
+		{ "{\"version\":1,\"verb\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\xc3\xa9\"}\n",
+		  "EOPNOTSUPP", "no verb" },
 		{ "{\"version\":1,\"verb\":\"a\\u000ab\\u001b[2J\"}\n", "EOPNOTSUPP", "no verb" },
-		{ "{\"version\":1,\"verb\":\"info\",\"verb\":\"set\"}\n", "EBADMSG", "one JSON object" },
+		{ "{\"version\":1,\"verb\":\"info\",\"verb\":\"set\"}\n", "EBADMSG",
+		  "one JSON object" },
 		{ "{\"version\":1,\"verb\":\"info\"} {}\n", "EBADMSG", "one JSON object" },
 		{ "{\"version\":1,\"verb\":\"info\"\n", "EBADMSG", "one JSON object" },
 		{ "{\"version\":1,\"verb\":\"i\\u0000\"}\n", "EBADMSG", "one JSON object" },
@@ -314,7 +323,8 @@ static void make_request(char *line, size_t len)
 	int n = snprintf(line, len, "{\"version\":1,\"verb\":\"info\",\"x\":\"");
 
 	memset(line + n, 'x', len - (size_t)n);
-	memcpy(line + len - 3, "\"}\n", 3); /* NOLINT(bugprone-not-null-terminated-result): a line ends with its newline */
+	/* NOLINT(bugprone-not-null-terminated-result): a line ends with its newline */
+	memcpy(line + len - 3, "\"}\n", 3);
 }
 
 static void a_line_has_a_longest_length(void **state)
@@ -356,7 +366,7 @@ static void a_request_without_its_end_is_none(void **state)
 	close(fd);
 }
 
-/* ---- how it comes ---------------------------------------------------------------------------------------------- */
+/* ---- how it comes -------------------------------------------------------- */
 
 static void many_requests_in_a_packet_are_answered_in_their_order(void **state)
 {
@@ -440,7 +450,7 @@ static void one_that_never_reads_is_let_go(void **state)
 	pump();
 }
 
-/* ---- late answers ------------------------------------------------------------------------------------------------ */
+/* ---- late answers -------------------------------------------------------- */
 
 static struct ub_msg_set server_take_set(void)
 {
@@ -604,7 +614,8 @@ static void what_is_no_size_is_refused_and_one_size_is_asked_for_at_a_time(void 
 	assert_refused(fd, "EOPNOTSUPP", "cannot change the size");
 	client_say(other, RESIZE(""));
 	assert_true(client_has_nothing(other));
-	assert_true(keeper.resize.is_asked && !keeper.resize.is_forced && keeper.resize.size_bytes == 0);
+	assert_true(keeper.resize.is_asked && !keeper.resize.is_forced &&
+		    keeper.resize.size_bytes == 0);
 	assert_true(client_has_nothing(server_fd));
 	close(fd);
 	close(other);
@@ -622,7 +633,8 @@ static void only_a_device_that_shall_follow_follows_its_export(void **state)
 	nbd.auto_resize = true;
 	assert_int_equal(ub_resize_check_options(&keeper, &err), 0);
 	ub_resize_export_grown(&keeper);
-	assert_true(keeper.resize.is_asked && !keeper.resize.has_caller && keeper.resize.size_bytes == 0);
+	assert_true(keeper.resize.is_asked && !keeper.resize.has_caller &&
+		    keeper.resize.size_bytes == 0);
 	keeper.resize.is_asked = false;
 	keeper.features = 0;
 	ub_resize_export_grown(&keeper);
@@ -698,7 +710,8 @@ static void one_that_goes_before_its_answer_is_not_missed(void **state)
 	for (unsigned i = 0; i < UB_CONTROL_MAX_CLIENTS; i++) {
 		other = client_new();
 		client_say(other, SET("\"stall_timeout_ms\":200"));
-		if (i == UB_CONTROL_MAX_CLIENTS - 1) /* the one that has gone is still to be answered */
+		/* the one that has gone is still to be answered */
+		if (i == UB_CONTROL_MAX_CLIENTS - 1)
 			assert_refused(other, "EBUSY", "try again");
 		else
 			assert_true(client_has_nothing(other));
@@ -779,7 +792,7 @@ static void all_who_detach_are_answered(void **state)
 	pump();
 }
 
-/* ---- what nobody thought of ------------------------------------------------------------------------------------- */
+/* ---- what nobody thought of ---------------------------------------------- */
 
 static size_t mutate(char *line, size_t len, uint64_t *seed)
 {
@@ -835,7 +848,8 @@ static void mutated_requests_are_answered_or_let_go(void **state)
 		/* NOLINTNEXTLINE(bugprone-suspicious-missing-comma): SET is one string */
 		SET("\"outage_limit_ms\":null,\"stall_timeout_ms\":1000,\"log_level\":\"warning\""),
 		"{\"version\":1,\"verb\":\"detach\",\"force\":true}\n",
-		"{\"version\":1,\"verb\":\"info\",\"a\":[1.5e3,{\"b\":[true,false,null,\"\\u00e9\\n\"]}]}\n",
+		"{\"version\":1,\"verb\":\"info\",\"a\":[1.5e3,{\"b\":[true,false,null,"
+		"\"\\u00e9\\n\"]}]}\n",
 	};
 	static char line[2 * UB_CONTROL_REQUEST_BYTES + 64];
 	uint64_t seed = 20250101;

@@ -26,8 +26,8 @@ static void death_may_come(memory_order order);
 #undef atomic_store_explicit
 #undef atomic_fetch_or_explicit
 #undef atomic_fetch_add_explicit
-#define atomic_store_explicit(p, v, order) (death_may_come(order), (void)(*(p) = (v)))
-#define atomic_fetch_or_explicit(p, v, order) (death_may_come(order), (void)(*(p) |= (v)))
+#define atomic_store_explicit(p, v, order)     (death_may_come(order), (void)(*(p) = (v)))
+#define atomic_fetch_or_explicit(p, v, order)  (death_may_come(order), (void)(*(p) |= (v)))
 #define atomic_fetch_add_explicit(p, v, order) (death_may_come(order), (*(p) += (v)) - (v))
 
 #include "base/fence.c" // NOLINT(bugprone-suspicious-include)
@@ -35,11 +35,11 @@ static void death_may_come(memory_order order);
 enum {
 	UNIT = 1024,
 	NR_UNITS = 64,
-	MAX_LEN = 12,	     /* of a request, in units */
-	MAX_BLOCK = 8,	     /* of a server, in units */
-	MAX_WRITES = 4096,   /* in a world's life */
-	MAX_REQUESTS = 16,   /* that the kernel has given out */
-	MAX_MERGED = 4,	     /* writes in one of them */
+	MAX_LEN = 12,	   /* of a request, in units */
+	MAX_BLOCK = 8,	   /* of a server, in units */
+	MAX_WRITES = 4096, /* in a world's life */
+	MAX_REQUESTS = 16, /* that the kernel has given out */
+	MAX_MERGED = 4,	   /* writes in one of them */
 	MAX_QUEUES = 3,
 	MAX_SLOTS = 6,
 	MAX_LINKS = 48,
@@ -48,7 +48,7 @@ enum {
 	MAX_OPEN = 3,
 	STEPS_OF_A_WORLD = 1500,
 	MANY_RANGES = 96, /* more than there will be: none are merged */
-	BOUND_MS = 24, /* so long a server takes, at most, for what it has in hand */
+	BOUND_MS = 24,	  /* so long a server takes, at most, for what it has in hand */
 	MAX_TIMEOUT_MS = 3 * BOUND_MS,
 };
 
@@ -107,11 +107,11 @@ struct link {
 	int32_t pid;
 	uint32_t id;
 	unsigned life;
-	bool is_closed;	 /* by the other end */
-	bool is_read;	 /* the other end has all of it, or has dropped it */
-	bool is_counted; /* an event of the ledger stands for it */
-	bool is_kept;	 /* by the keeper */
-	uint32_t reset;	 /* stamps */
+	bool is_closed;	   /* by the other end */
+	bool is_read;	   /* the other end has all of it, or has dropped it */
+	bool is_counted;   /* an event of the ledger stands for it */
+	bool is_kept;	   /* by the keeper */
+	uint32_t reset;	   /* stamps */
 	uint64_t proof_ms; /* 0: no sign of life yet that began after the reset */
 };
 
@@ -179,7 +179,7 @@ struct model {
 	struct link links[MAX_LINKS];
 	struct copy copies[MAX_COPIES];
 	struct life lives[MAX_LIVES];
-	unsigned life; /* the one that a new connection reaches */
+	unsigned life;	/* the one that a new connection reaches */
 	unsigned block; /* units */
 	uint16_t disk[NR_UNITS];
 	uint32_t newest[NR_UNITS]; /* when the newest acknowledged write of it was issued */
@@ -189,13 +189,13 @@ struct model {
 
 static struct model *the_model;
 
-#define tell(m, ...)                                                                               \
-	do {                                                                                       \
-		if ((m)->tells) {                                                                  \
-			fprintf(stderr, "%6" PRIu64 " ", (m)->now_ms);                             \
-			fprintf(stderr, __VA_ARGS__);                                              \
-			fputc('\n', stderr);                                                       \
-		}                                                                                  \
+#define tell(m, ...) \
+	do { \
+		if ((m)->tells) { \
+			fprintf(stderr, "%6" PRIu64 " ", (m)->now_ms); \
+			fprintf(stderr, __VA_ARGS__); \
+			fputc('\n', stderr); \
+		} \
 	} while (0)
 
 static void tell_page(struct model *m)
@@ -204,10 +204,11 @@ static void tell_page(struct model *m)
 		const struct ub_ledger_range *r = ub_ledger_range(m->page, m->side, i);
 
 		if (r->state != UB_RANGE_FREE)
-			tell(m, "range %u: %g+%g, op %u, conn %u, clock %" PRIu64 ", event %" PRIu64
-				", owner %u, flags %x, state %u", i, (double)r->start / UNIT,
-			     (double)(r->end - r->start) / UNIT, r->op, r->conn, r->clock_ms,
-			     r->event, r->owner, r->flags, r->state);
+			tell(m,
+			     "range %u: %g+%g, op %u, conn %u, clock %" PRIu64 ", event %" PRIu64
+			     ", owner %u, flags %x, state %u",
+			     i, (double)r->start / UNIT, (double)(r->end - r->start) / UNIT, r->op,
+			     r->conn, r->clock_ms, r->event, r->owner, r->flags, r->state);
 	}
 	for (unsigned i = 0; i < MAX_COPIES; i++) {
 		const struct copy *c = &m->copies[i];
@@ -253,7 +254,7 @@ static int pick(struct model *m, unsigned nr, bool (*is_fit)(const struct model 
 	return -1;
 }
 
-/* ---- deaths of ours ------------------------------------------------------------------------- */
+/* ---- deaths of ours ------------------------------------------------------ */
 
 /* Stores before the one that would have ordered them: each may have come, or not. */
 static void tear(struct model *m, void *memory, size_t len)
@@ -288,8 +289,8 @@ static void tear_page(struct model *m)
 		TEAR(m, r->flags);
 	}
 	for (unsigned i = 0; i < m->nr_queues * m->nr_slots; i++) {
-		struct ub_ledger_sent *s = ub_ledger_sent(m->page, m->side, i / m->nr_slots,
-							  i % m->nr_slots);
+		struct ub_ledger_sent *s =
+			ub_ledger_sent(m->page, m->side, i / m->nr_slots, i % m->nr_slots);
 
 		TEAR(m, s->start);
 		TEAR(m, s->end);
@@ -336,7 +337,7 @@ static void process_will_die(struct model *m, unsigned soon)
 	m->death_in = 1 + draw(m, soon);
 }
 
-/* ---- the disk ------------------------------------------------------------------------------- */
+/* ---- the disk ------------------------------------------------------------ */
 
 static unsigned block_floor(const struct model *m, unsigned unit)
 {
@@ -446,7 +447,7 @@ static void pass_time(struct model *m, uint64_t ms)
 	m->now_ms = until_ms;
 }
 
-/* ---- links ---------------------------------------------------------------------------------- */
+/* ---- links --------------------------------------------------------------- */
 
 static void link_drop_copies(struct model *m, unsigned link, unsigned one_in)
 {
@@ -519,8 +520,8 @@ static void links_forget(struct model *m)
 
 		if (!c->is_used)
 			continue;
-		if (m->is_alive && l->state == LINK_RESET && l->is_counted &&
-		    !copy_is_live(m, i) && !copy_has_range(m, c))
+		if (m->is_alive && l->state == LINK_RESET && l->is_counted && !copy_is_live(m, i) &&
+		    !copy_has_range(m, c))
 			c->is_used = false;
 		else
 			is_needed[c->link] = true;
@@ -550,8 +551,7 @@ static bool link_is_lost(const struct model *m, unsigned i)
 {
 	const struct link *l = &m->links[i];
 
-	return l->state == LINK_LOST && l->pid == m->pid &&
-	       (l->kind != UB_CONN_UNIX || l->is_read);
+	return l->state == LINK_LOST && l->pid == m->pid && (l->kind != UB_CONN_UNIX || l->is_read);
 }
 
 static bool link_is_unread(const struct model *m, unsigned i)
@@ -562,7 +562,7 @@ static bool link_is_unread(const struct model *m, unsigned i)
 	       !l->is_read && !m->lives[l->life].is_frozen;
 }
 
-/* ---- what lies above ------------------------------------------------------------------------ */
+/* ---- what lies above ----------------------------------------------------- */
 
 static bool request_is_free(const struct model *m, unsigned i)
 {
@@ -605,8 +605,9 @@ static void kernel_issue(struct model *m)
 	w->issued = ++m->stamp;
 	draw_write(m, w);
 	r = &m->requests[i];
-	*r = (struct request){ .is_used = true, .slot = -1, .op = w->op, .start = w->start,
-			       .len = w->len, .nr = 1 };
+	*r = (struct request){
+		.is_used = true, .slot = -1, .op = w->op, .start = w->start, .len = w->len, .nr = 1
+	};
 	r->writes[0] = (uint16_t)m->nr_writes++;
 	m->nr_requests++;
 	tell(m, "write %u: op %u, %u+%u", r->writes[0], w->op, w->start, w->len);
@@ -659,7 +660,7 @@ static void request_given_back(struct model *m, struct request *r, bool is_good)
 	m->nr_requests--;
 }
 
-/* ---- our process ---------------------------------------------------------------------------- */
+/* ---- our process --------------------------------------------------------- */
 
 static bool slot_is_free(const struct model *m, unsigned i)
 {
@@ -714,8 +715,9 @@ static bool request_is_beside_another(const struct model *m, const struct reques
 	for (unsigned i = 0; i < MAX_REQUESTS; i++) {
 		const struct request *o = &m->requests[i];
 
-		if (o->is_used && o != r && shares_blocks(m, r, (uint64_t)o->start * UNIT,
-							  (uint64_t)(o->start + o->len) * UNIT))
+		if (o->is_used && o != r &&
+		    shares_blocks(m, r, (uint64_t)o->start * UNIT,
+				  (uint64_t)(o->start + o->len) * UNIT))
 			return true;
 	}
 	return false;
@@ -769,9 +771,16 @@ static void slot_send(struct model *m, struct slot *s, unsigned link)
 	if (!c)
 		return;
 	/* It is there before it is sent: what has a record may not be sent any more. */
-	*c = (struct copy){ .is_used = true, .op = r->op, .start = r->start, .len = r->len,
-			    .link = (int)link, .slot = (int)(s - m->slots), .seq = m->fence.seq,
-			    .begun = ++m->stamp, .execute_ms = UNDECIDED, .is_dropped = true,
+	*c = (struct copy){ .is_used = true,
+			    .op = r->op,
+			    .start = r->start,
+			    .len = r->len,
+			    .link = (int)link,
+			    .slot = (int)(s - m->slots),
+			    .seq = m->fence.seq,
+			    .begun = ++m->stamp,
+			    .execute_ms = UNDECIDED,
+			    .is_dropped = true,
 			    .is_slow = is_one_in(m, 3) };
 	for (unsigned i = 0; i < r->nr; i++) {
 		for (unsigned k = 0; k < m->writes[r->writes[i]].len; k++)
@@ -787,8 +796,8 @@ static void slot_send(struct model *m, struct slot *s, unsigned link)
 	between();
 	c->is_dropped = l->is_closed || m->lives[l->life].is_dead;
 	l->is_read = false;
-	tell(m, "write %u is sent as copy %td over link %u (conn %d)", r->writes[0],
-	     c - m->copies, link, l->conn);
+	tell(m, "write %u is sent as copy %td over link %u (conn %d)", r->writes[0], c - m->copies,
+	     link, l->conn);
 	s->state = SLOT_SENT;
 	s->link = (int)link;
 }
@@ -947,7 +956,7 @@ static void step_cancel(struct model *m)
 		slot_complete(m, &m->slots[k], false);
 }
 
-/* ---- its connections ------------------------------------------------------------------------ */
+/* ---- its connections ----------------------------------------------------- */
 
 static void link_reset_by_process(struct model *m, unsigned link)
 {
@@ -1063,8 +1072,13 @@ static void connect_finish(struct model *m)
 	}
 	if (conn < 0)
 		return;
-	m->links[i] = (struct link){ .state = LINK_OPEN, .kind = kind, .conn = conn, .pid = m->pid,
-				     .id = m->next_id, .life = m->life, .is_read = true,
+	m->links[i] = (struct link){ .state = LINK_OPEN,
+				     .kind = kind,
+				     .conn = conn,
+				     .pid = m->pid,
+				     .id = m->next_id,
+				     .life = m->life,
+				     .is_read = true,
 				     .is_kept = m->has_keeper && !m->is_blind };
 	tell(m, "link %u (conn %d, kind %d) to life %u", i, conn, (int)kind, m->life);
 }
@@ -1140,7 +1154,7 @@ static void step_set_timeout(struct model *m)
 	ub_fence_set_timeout(&m->fence, m->timeout_ms);
 }
 
-/* ---- its deaths ----------------------------------------------------------------------------- */
+/* ---- its deaths ---------------------------------------------------------- */
 
 static void process_start(struct model *m, bool is_same)
 {
@@ -1153,8 +1167,8 @@ static void process_start(struct model *m, bool is_same)
 	m->fence.trusts_close = m->trusts_close;
 	for (unsigned i = 0; i < nr_all_slots(m); i++) {
 		m->slots[i] = (struct slot){ .owner = i + 1 };
-		m->slots[i].rec = ub_ledger_sent(m->page, m->side, i / m->nr_slots,
-						 i % m->nr_slots);
+		m->slots[i].rec =
+			ub_ledger_sent(m->page, m->side, i / m->nr_slots, i % m->nr_slots);
 	}
 	ub_fence_set_timeout(&m->fence, m->timeout_ms);
 	ub_fence_inherit(&m->fence, m->is_kernel, m->now_ms);
@@ -1284,7 +1298,7 @@ static void step_reopen(struct model *m)
 	process_start(m, true);
 }
 
-/* ---- the keeper ----------------------------------------------------------------------------- */
+/* ---- the keeper ---------------------------------------------------------- */
 
 static void step_keeper_dies(struct model *m)
 {
@@ -1349,7 +1363,7 @@ static void step_word(struct model *m)
 	}
 }
 
-/* ---- servers -------------------------------------------------------------------------------- */
+/* ---- servers ------------------------------------------------------------- */
 
 static bool copy_may_run(const struct model *m, unsigned i)
 {
@@ -1469,27 +1483,41 @@ static void step_cut_over(struct model *m)
 	}
 }
 
-/* ---- a world -------------------------------------------------------------------------------- */
+/* ---- a world ------------------------------------------------------------- */
 
 static const struct {
 	void (*fn)(struct model *);
 	unsigned weight;
 	bool is_trouble; /* there is less of it in some worlds */
 } steps[] = {
-	{ kernel_issue, 240, false },	  { step_arrive, 240, false },
-	{ step_try, 60, false },	  { step_execute, 300, false },
-	{ step_answer, 240, false },	  { step_answer_badly, 8, true },
-	{ step_cancel, 16, true },	  { step_lose, 40, true },
-	{ step_reset, 20, false },	  { step_close, 4, true },
-	{ step_connect, 80, false },	  { step_probe, 10, false },
-	{ step_look, 40, false },	  { step_set_timeout, 2, true },
-	{ step_die, 8, true },		  { step_start, 80, false },
-	{ step_reopen, 6, true },	  { step_keeper_dies, 2, true },
-	{ step_keeper_comes, 6, false },  { step_keeper_looks, 30, false },
-	{ step_word, 6, true },		  { step_read, 40, false },
-	{ step_freeze, 8, true },	  { step_thaw, 20, false },
-	{ step_server_closes, 10, true }, { step_fail_over, 6, true },
-	{ step_wait, 40, false },	  { step_cut_over, 2, false },
+	{ kernel_issue, 240, false },
+	{ step_arrive, 240, false },
+	{ step_try, 60, false },
+	{ step_execute, 300, false },
+	{ step_answer, 240, false },
+	{ step_answer_badly, 8, true },
+	{ step_cancel, 16, true },
+	{ step_lose, 40, true },
+	{ step_reset, 20, false },
+	{ step_close, 4, true },
+	{ step_connect, 80, false },
+	{ step_probe, 10, false },
+	{ step_look, 40, false },
+	{ step_set_timeout, 2, true },
+	{ step_die, 8, true },
+	{ step_start, 80, false },
+	{ step_reopen, 6, true },
+	{ step_keeper_dies, 2, true },
+	{ step_keeper_comes, 6, false },
+	{ step_keeper_looks, 30, false },
+	{ step_word, 6, true },
+	{ step_read, 40, false },
+	{ step_freeze, 8, true },
+	{ step_thaw, 20, false },
+	{ step_server_closes, 10, true },
+	{ step_fail_over, 6, true },
+	{ step_wait, 40, false },
+	{ step_cut_over, 2, false },
 	{ kernel_merge, 10, false },
 };
 

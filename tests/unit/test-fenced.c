@@ -145,7 +145,7 @@ static void await_end(void)
 	}
 }
 
-/* ---- the verb ----------------------------------------------------------------------- */
+/* ---- the verb ------------------------------------------------------------ */
 
 static int ask(json_t **reply, struct ub_err *err)
 {
@@ -237,7 +237,7 @@ static void the_next_server_is_told(void **state)
 	assert_told_nothing();
 }
 
-/* ---- the command ---------------------------------------------------------------------- */
+/* ---- the command --------------------------------------------------------- */
 
 static void a_command_is_run_and_believed(void **state)
 {
@@ -342,9 +342,9 @@ static void a_command_that_prints_a_lot_is_cut(void **state)
 	unsigned nr = 0;
 
 	(void)state;
-	set_command(
-		"i=0; while [ $i -lt 200 ]; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; i=$((i+1)); done;"
-		"printf '%5000s' x; printf '\\033[2Jend'");
+	set_command("i=0; while [ $i -lt 200 ]; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; "
+		    "i=$((i+1)); done;"
+		    "printf '%5000s' x; printf '\\033[2Jend'");
 	set_ranges(0, 1, 1);
 	ub_fenced_tend(&keeper);
 	await_end();
@@ -381,7 +381,7 @@ static void no_command_is_run_in_a_cutover(void **state)
 	assert_told(1 << 1, 9);
 }
 
-/* ---- where a server is ------------------------------------------------------------- */
+/* ---- where a server is --------------------------------------------------- */
 
 static void addresses_are_found(void **state)
 {

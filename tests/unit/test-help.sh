@@ -14,24 +14,29 @@ complain() {
 }
 
 # options_of VERB: long options as --help has them
-options_of() { "$bridge" "$1" --help | grep -oE '^ +(-[a-zA-Z], )?--[a-z-]+' | grep -oE -- '--[a-z-]+' | sort -u; }
+options_of() { "$bridge" "$1" --help | grep -oE '^ +(-[a-zA-Z], )?--[a-z-]+' |
+	grep -oE -- '--[a-z-]+' | sort -u; }
 
 # argp's own, of every program
 common='--help --usage --version'
 
-for verb in attach detach list info set resize migrate fenced recover upgrade stats metrics features; do
+for verb in attach detach list info set resize migrate fenced recover upgrade stats metrics \
+	features; do
 	[ -n "$(options_of "$verb")" ] || complain "$verb --help has no options"
 	for option in $(options_of "$verb"); do
 		[[ " $common " == *" $option "* ]] || grep -qF "B<$option>" "$man" ||
 			complain "the man page does not know $verb's $option"
 	done
 done
-all=$(for verb in attach detach list info set resize migrate fenced recover upgrade stats metrics features; do options_of "$verb"; done)
+all=$(for verb in attach detach list info set resize migrate fenced recover upgrade stats metrics \
+	features; do options_of "$verb"; done)
 while read -r option; do
-	grep -qxF -- "$option" <<<"$all" || complain "the man page has $option, and no verb's --help has"
+	grep -qxF -- "$option" <<<"$all" || complain \
+		"the man page has $option, and no verb's --help has"
 done < <(grep -oE '^=item .*B<--[a-z-]+' "$man" | grep -oE -- 'B<--[a-z-]+' | cut -c 3- | sort -u)
 # what the completion offers for an option that has a few values
-for values in 'log-level error warning notice debug' 'data-path auto copy get-data user-copy' 'tls off allow require' \
+for values in 'log-level error warning notice debug' 'data-path auto copy get-data user-copy' \
+	'tls off allow require' \
 	'fence time close'; do
 	read -r option words <<<"$values"
 	grep -qE -- "--$option=.*$words" "$srcdir/contrib/ublk-bridge.bash" ||
@@ -39,9 +44,11 @@ for values in 'log-level error warning notice debug' 'data-path auto copy get-da
 done
 # the verbs of the control socket, and what the page about it describes
 page=$srcdir/man/ublk-bridge-control.pod
-known=$(sed -n '/^} control_verbs/,/^};/s/^\t{ "\([a-z-]*\)".*/\1/p' "$srcdir/src/keeper/control.c" | sort)
+known=$(sed -n '/^} control_verbs/,/^};/s/^\t{ "\([a-z-]*\)".*/\1/p' \
+	"$srcdir/src/keeper/control.c" | sort)
 described=$(sed -n '/^=head1 VERBS/,/^=head1 EXAMPLES/s/^=head2 //p' "$page" | sort)
 [ -n "$known" ] || complain "the control socket has no verbs"
 [ "$known" = "$described" ] ||
-	complain "the control socket's verbs are ${known//$'\n'/ }, and its man page has ${described//$'\n'/ }"
+	complain "the control socket's verbs are ${known//$'\n'/ }, and its man page has $(
+		)${described//$'\n'/ }"
 exit $failed

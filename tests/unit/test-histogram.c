@@ -17,7 +17,10 @@ static int begin(void **state)
 	return 0;
 }
 
-/* What is said of a value that is the only one, with a larger one recorded so that the maximum does not help. */
+/*
+ * What is said of a value that is the only one, with a larger one recorded so that the maximum does
+ * not help.
+ */
 static uint64_t said_of(uint64_t ns)
 {
 	struct ub_histogram_copy one = { 0 };
@@ -34,7 +37,8 @@ static void assert_close(uint64_t said, uint64_t ns)
 	uint64_t off = said > ns ? said - ns : ns - said;
 
 	if (off > ns / 100 * 3 + ns % 100 * 3 / 100)
-		fail_msg("%llu is said to be %llu", (unsigned long long)ns, (unsigned long long)said);
+		fail_msg("%llu is said to be %llu", (unsigned long long)ns,
+			 (unsigned long long)said);
 }
 
 static void the_error_is_at_most_3_percent(void **state)
@@ -51,7 +55,8 @@ static void the_error_is_at_most_3_percent(void **state)
 		for (unsigned i = 0; i < 1000; i++) {
 			uint64_t ns = power + unit_random(&seed) % power;
 
-			assert_close(said_of(ns < NS_PER_HOUR ? ns : NS_PER_HOUR), ns < NS_PER_HOUR ? ns : NS_PER_HOUR);
+			assert_close(said_of(ns < NS_PER_HOUR ? ns : NS_PER_HOUR),
+				     ns < NS_PER_HOUR ? ns : NS_PER_HOUR);
 		}
 	}
 }
@@ -76,8 +81,10 @@ static void buckets_follow_each_other(void **state)
 		last = index;
 	}
 	for (unsigned bits = 20; bits < UB_HISTOGRAM_MAX_BITS; bits++)
-		assert_int_equal(ub_histogram_index(1ULL << bits), ub_histogram_index((1ULL << bits) - 1) + 1);
-	assert_int_equal(ub_histogram_index((1ULL << UB_HISTOGRAM_MAX_BITS) - 1), UB_HISTOGRAM_BUCKETS - 1);
+		assert_int_equal(ub_histogram_index(1ULL << bits),
+				 ub_histogram_index((1ULL << bits) - 1) + 1);
+	assert_int_equal(ub_histogram_index((1ULL << UB_HISTOGRAM_MAX_BITS) - 1),
+			 UB_HISTOGRAM_BUCKETS - 1);
 }
 
 static void what_is_too_long_counts_in_the_last_bucket(void **state)

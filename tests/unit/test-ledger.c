@@ -17,7 +17,7 @@
 
 enum { NR_QUEUES = 2, NR_SLOTS = 4, NR_RANGES = 8, NR_CONNS = 6 };
 
-/* ---- geometry ------------------------------------------------------------------------------- */
+/* ---- geometry ------------------------------------------------------------ */
 
 static struct ub_ledger *page_make(unsigned nr_queues, unsigned nr_slots, size_t *len_bytes)
 {
@@ -92,8 +92,7 @@ static void records_of_a_later_program_are_larger(void **state)
 	page.nr_conns *= 2;
 	page.nr_ranges *= 2;
 	page.side_bytes = page.head_bytes + (uint64_t)page.nr_conns * page.conn_bytes +
-			  (uint64_t)page.nr_ranges * page.range_bytes +
-			  20ULL * page.sent_bytes;
+			  (uint64_t)page.nr_ranges * page.range_bytes + 20ULL * page.sent_bytes;
 	page.side_bytes = (page.side_bytes + UB_LEDGER_HEAD_BYTES - 1) / UB_LEDGER_HEAD_BYTES *
 			  UB_LEDGER_HEAD_BYTES;
 	len = page.head_bytes + UB_LEDGER_SIDES * page.side_bytes;
@@ -112,18 +111,43 @@ static void a_hostile_head_is_refused(void **state)
 		uint32_t value;
 	} cases[] = {
 #define BAD(member, value) { offsetof(struct ub_ledger, member), (value) }
-		BAD(magic, 0), BAD(magic, 0x6467726c), BAD(version, 0), BAD(nr_queues, 0),
-		BAD(nr_queues, 3), BAD(nr_queues, UINT32_MAX), BAD(nr_slots, 0), BAD(nr_slots, 11),
-		BAD(nr_slots, UINT32_MAX), BAD(nr_ranges, 0), BAD(nr_ranges, 1),
-		BAD(nr_ranges, 100000), BAD(nr_ranges, (1U << 20) + 1),
-		BAD(nr_ranges, UINT32_MAX), BAD(nr_conns, 0), BAD(nr_conns, 10000),
-		BAD(nr_conns, UB_LEDGER_NO_CONN), BAD(nr_conns, UINT32_MAX), BAD(head_bytes, 0),
-		BAD(head_bytes, 64), BAD(head_bytes, 4095), BAD(head_bytes, 4097),
-		BAD(head_bytes, 1U << 16), BAD(head_bytes, UINT32_MAX - 63), BAD(conn_bytes, 0),
-		BAD(conn_bytes, 63), BAD(conn_bytes, 65), BAD(conn_bytes, 1U << 16),
-		BAD(conn_bytes, UINT32_MAX - 7), BAD(range_bytes, 0), BAD(range_bytes, 56),
-		BAD(range_bytes, 65), BAD(range_bytes, UINT32_MAX - 7), BAD(sent_bytes, 0),
-		BAD(sent_bytes, 24), BAD(sent_bytes, 33), BAD(sent_bytes, UINT32_MAX - 7),
+		BAD(magic, 0),
+		BAD(magic, 0x6467726c),
+		BAD(version, 0),
+		BAD(nr_queues, 0),
+		BAD(nr_queues, 3),
+		BAD(nr_queues, UINT32_MAX),
+		BAD(nr_slots, 0),
+		BAD(nr_slots, 11),
+		BAD(nr_slots, UINT32_MAX),
+		BAD(nr_ranges, 0),
+		BAD(nr_ranges, 1),
+		BAD(nr_ranges, 100000),
+		BAD(nr_ranges, (1U << 20) + 1),
+		BAD(nr_ranges, UINT32_MAX),
+		BAD(nr_conns, 0),
+		BAD(nr_conns, 10000),
+		BAD(nr_conns, UB_LEDGER_NO_CONN),
+		BAD(nr_conns, UINT32_MAX),
+		BAD(head_bytes, 0),
+		BAD(head_bytes, 64),
+		BAD(head_bytes, 4095),
+		BAD(head_bytes, 4097),
+		BAD(head_bytes, 1U << 16),
+		BAD(head_bytes, UINT32_MAX - 63),
+		BAD(conn_bytes, 0),
+		BAD(conn_bytes, 63),
+		BAD(conn_bytes, 65),
+		BAD(conn_bytes, 1U << 16),
+		BAD(conn_bytes, UINT32_MAX - 7),
+		BAD(range_bytes, 0),
+		BAD(range_bytes, 56),
+		BAD(range_bytes, 65),
+		BAD(range_bytes, UINT32_MAX - 7),
+		BAD(sent_bytes, 0),
+		BAD(sent_bytes, 24),
+		BAD(sent_bytes, 33),
+		BAD(sent_bytes, UINT32_MAX - 7),
 #undef BAD
 	};
 	struct ub_ledger good = { 0 };
@@ -144,9 +168,15 @@ static void a_hostile_head_is_refused(void **state)
 
 static void sides_that_overflow_are_refused(void **state)
 {
-	static const uint64_t sizes[] = { 0, 4096, UINT64_MAX, UINT64_MAX - 4095,
-					  UINT64_MAX / 2 + 1, UINT64_MAX / 2 - 2047,
-					  1ULL << 63, (1ULL << 63) - 2048, 1ULL << 62 };
+	static const uint64_t sizes[] = { 0,
+					  4096,
+					  UINT64_MAX,
+					  UINT64_MAX - 4095,
+					  UINT64_MAX / 2 + 1,
+					  UINT64_MAX / 2 - 2047,
+					  1ULL << 63,
+					  (1ULL << 63) - 2048,
+					  1ULL << 62 };
 	struct ub_ledger page = { 0 };
 	size_t len = ub_ledger_bytes(2, 10);
 
@@ -172,7 +202,7 @@ static void what_is_accepted_lies_within_the_page(void **state)
 	(void)state;
 	for (unsigned i = 0; i < 300000; i++) {
 		struct ub_ledger page = { 0 };
-		uint32_t *members[] = { &page.nr_ranges, &page.nr_conns, &page.head_bytes,
+		uint32_t *members[] = { &page.nr_ranges,  &page.nr_conns,    &page.head_bytes,
 					&page.conn_bytes, &page.range_bytes, &page.sent_bytes };
 
 		ub_ledger_init(&page, 2, 10);
@@ -184,8 +214,8 @@ static void what_is_accepted_lies_within_the_page(void **state)
 				*member = (uint32_t)unit_random(&seed);
 		}
 		if (unit_random(&seed) % 8 == 0)
-			page.side_bytes = unit_random(&seed) % 4 ? page.side_bytes - 4096
-								  : unit_random(&seed);
+			page.side_bytes = unit_random(&seed) % 4 ? page.side_bytes - 4096 :
+								   unit_random(&seed);
 		if (ub_ledger_check(&page, len, 2, 10) < 0)
 			continue;
 		nr_good++;
@@ -197,7 +227,7 @@ static void what_is_accepted_lies_within_the_page(void **state)
 	assert_true(nr_good > 1000);
 }
 
-/* ---- a fence over a small ledger ------------------------------------------------------------ */
+/* ---- a fence over a small ledger ----------------------------------------- */
 
 struct small {
 	struct ub_ledger *page;
@@ -309,7 +339,7 @@ static const struct ub_ledger_range *the_range(const struct small *s)
 	return ub_ledger_range(s->page, 0, the);
 }
 
-/* ---- who waits ------------------------------------------------------------------------------ */
+/* ---- who waits ----------------------------------------------------------- */
 
 static void without_a_range_nobody_waits(void **state)
 {
@@ -419,7 +449,7 @@ static void after_it_is_done_nobody_of_its_own_passes(void **state)
 	assert_int_equal(s->f.nr_live, 1);
 }
 
-/* ---- the clock ------------------------------------------------------------------------------ */
+/* ---- the clock ----------------------------------------------------------- */
 
 static void time_counts_from_the_sign_of_life_after_the_reset(void **state)
 {
@@ -555,7 +585,7 @@ static void who_waited_until_time_was_over_is_told(void **state)
 	assert_int_equal(late.end, 9 * BLOCK);
 }
 
-/* ---- a close, and the word ------------------------------------------------------------------ */
+/* ---- a close, and the word ----------------------------------------------- */
 
 static void a_close_that_is_trusted_leaves_no_range(void **state)
 {
@@ -614,7 +644,7 @@ static void a_death_is_an_event_of_its_own(void **state)
 	assert_false(is_newer_let_pass(s, 8 * BLOCK, BLOCK));
 }
 
-/* ---- a full table --------------------------------------------------------------------------- */
+/* ---- a full table -------------------------------------------------------- */
 
 static void fill_table(struct small *s, int conn)
 {
@@ -643,7 +673,10 @@ static void a_full_table_makes_one_of_the_two_nearest(void **state)
 	assert_false(is_newer_let_pass(s, 707 * BLOCK, BLOCK));
 }
 
-/* The deepest queue, full, lost again and again with other changes: under a lock that all queues take. */
+/*
+ * The deepest queue, full, lost again and again with other changes: under a lock that all queues
+ * take.
+ */
 static void losses_of_many_changes_do_not_take_long(void **state)
 {
 	enum { DEPTH = 8192, LOSSES = 4 };
@@ -660,15 +693,16 @@ static void losses_of_many_changes_do_not_take_long(void **state)
 		int conn = ub_fence_open(&f, UB_CONN_TCP, loss + 1);
 
 		for (unsigned i = 0; i < DEPTH; i++)
-			ub_fence_send(ub_ledger_sent(page, 0, 0, i), conn, UB_OP_WRITE, unit_random(&seed) % (1U << 28) * BLOCK,
-				      BLOCK);
+			ub_fence_send(ub_ledger_sent(page, 0, 0, i), conn, UB_OP_WRITE,
+				      unit_random(&seed) % (1U << 28) * BLOCK, BLOCK);
 		ub_fence_lose(&f, conn, false);
 		for (unsigned i = 0; i < DEPTH; i++)
 			ub_fence_give_up(&f, ub_ledger_sent(page, 0, 0, i), i + 1);
 		ub_fence_reset(&f, conn, 1 + loss);
 	}
 	assert_int_equal(f.nr_live, UB_LEDGER_MAX_RANGES); /* it was full */
-	assert_true(ub_now_ms() - began < 20000); /* a second, on a machine that has nothing else to do */
+	/* a second, on a machine that has nothing else to do */
+	assert_true(ub_now_ms() - began < 20000);
 	free(page);
 }
 
@@ -752,7 +786,7 @@ static void the_word_before_one_of_them_does_not_end_what_is_merged(void **state
 	assert_int_equal(ub_fence_word(&s->f, 2), 1);
 }
 
-/* ---- deaths of ours ------------------------------------------------------------------------- */
+/* ---- deaths of ours ------------------------------------------------------ */
 
 static void what_a_dead_process_had_in_flight_becomes_ranges(void **state)
 {
@@ -982,7 +1016,7 @@ static void a_range_of_a_connection_that_we_do_not_know_ends(void **state)
 	assert_int_equal(nr_conns_in_use(s), 0);
 }
 
-/* ---- what may not be ------------------------------------------------------------------------ */
+/* ---- what may not be ----------------------------------------------------- */
 
 static void lose_twice(void *arg)
 {

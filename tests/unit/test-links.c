@@ -112,7 +112,7 @@ static void await_none(void)
 	assert_int_equal(links.nr, 0);
 }
 
-/* ---- TCP ------------------------------------------------------------------------------------- */
+/* ---- TCP ----------------------------------------------------------------- */
 
 static void what_is_on_its_way_over_tcp_is_purged(void **state)
 {
@@ -187,7 +187,7 @@ static void of_one_that_was_given_up_nothing_new_is_found(void **state)
 	assert_reset(local, false);
 }
 
-/* ---- unix sockets ---------------------------------------------------------------------------- */
+/* ---- unix sockets -------------------------------------------------------- */
 
 static void a_unix_socket_that_was_read_is_over_at_once(void **state)
 {
@@ -262,7 +262,7 @@ static void a_unix_socket_that_the_other_end_closed_is_noted(void **state)
 	assert_reset(conn, true);
 }
 
-/* ---- who is meant ---------------------------------------------------------------------------- */
+/* ---- who is meant -------------------------------------------------------- */
 
 static void only_the_dead_ones_are_reset_and_on_both_sides(void **state)
 {

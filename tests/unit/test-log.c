@@ -238,7 +238,7 @@ static void lines_that_a_sink_refused_are_counted(void **state)
 
 #define SINK_TEST(f) cmocka_unit_test_setup_teardown(f, sink_setup, sink_teardown)
 
-/* ---- whose line it is, and how many ---------------------------------------------------------------------------- */
+/* ---- whose line it is, and how many -------------------------------------- */
 
 /* In a child: the device stays set. */
 static void log_of_a_device(void)
@@ -268,11 +268,11 @@ static void lines_that_do_not_name_their_device_begin_with_it(void **state)
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	capture_end(&c);
 	assert_string_equal(c.text, "ublk-bridge: too early\n"
-				  "ublk-bridge: /dev/ublkb1: nbd://host: offline\n"
-				  "ublk-bridge: /dev/ublkb1: served\n"
-				  "ublk-bridge: STOP of /dev/ublkb1\n"
-				  "ublk-bridge: /dev/ublkb1: like /dev/ublkb12 it is\n"
-				  "ublk-bridge: neither /dev/ublkb12 nor /dev/ublkb1\n");
+				    "ublk-bridge: /dev/ublkb1: nbd://host: offline\n"
+				    "ublk-bridge: /dev/ublkb1: served\n"
+				    "ublk-bridge: STOP of /dev/ublkb1\n"
+				    "ublk-bridge: /dev/ublkb1: like /dev/ublkb12 it is\n"
+				    "ublk-bridge: neither /dev/ublkb12 nor /dev/ublkb1\n");
 }
 
 static void too_many_lines_are_dropped_and_counted(void **state)
@@ -288,7 +288,8 @@ static void too_many_lines_are_dropped_and_counted(void **state)
 		assert_false(is_first);
 	}
 	for (unsigned i = 0; i < 7; i++) {
-		assert_false(ub_log_limit_pass(&limit, 1000 + UB_LOG_LIMIT_MS - 1, &dropped, &is_first));
+		assert_false(
+			ub_log_limit_pass(&limit, 1000 + UB_LOG_LIMIT_MS - 1, &dropped, &is_first));
 		assert_int_equal(dropped, 0);
 		assert_true(is_first == (i == 0));
 	}
@@ -319,12 +320,14 @@ static void stderr_is_the_journals_only_if_it_is_the_one_named(void **state)
 
 	(void)state;
 	assert_int_equal(fstat(STDERR_FILENO, &st), 0);
-	snprintf(text, sizeof(text), "%llu:%llu", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino);
+	snprintf(text, sizeof(text), "%llu:%llu", (unsigned long long)st.st_dev,
+		 (unsigned long long)st.st_ino);
 	unsetenv("JOURNAL_STREAM");
 	assert_false(ub_journal_is_stderr());
 	setenv("JOURNAL_STREAM", text, 1);
 	assert_true(ub_journal_is_stderr());
-	snprintf(text, sizeof(text), "%llu:%llu", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino + 1);
+	snprintf(text, sizeof(text), "%llu:%llu", (unsigned long long)st.st_dev,
+		 (unsigned long long)st.st_ino + 1);
 	setenv("JOURNAL_STREAM", text, 1);
 	assert_false(ub_journal_is_stderr()); /* inherited, and redirected since */
 	setenv("JOURNAL_STREAM", "nonsense", 1);
@@ -340,7 +343,8 @@ int main(void)
 		SINK_TEST(the_sink_gets_level_and_text),
 		SINK_TEST(long_lines_are_cut),
 		cmocka_unit_test(without_a_thread_lines_go_out_at_once),
-		cmocka_unit_test(lines_that_do_not_name_their_device_begin_with_it), /* a child, so without a thread, too */
+		/* a child, so without a thread, too */
+		cmocka_unit_test(lines_that_do_not_name_their_device_begin_with_it),
 		cmocka_unit_test(the_thread_writes_lines_in_order),
 		cmocka_unit_test(a_stuck_reader_drops_lines_and_blocks_nobody),
 		cmocka_unit_test(lines_that_a_sink_refused_are_counted),

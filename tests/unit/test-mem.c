@@ -541,7 +541,8 @@ static void a_terabyte_costs_nothing_while_untouched(void **state)
 	assert_reads(&d, size - (1 << 20), 1 << 20, 0);
 	for (uint64_t at = 0; at < size; at += 128ULL << 20) /* what mkfs does first */
 		assert_int_equal(disk_io(&d, UB_OP_DISCARD, at, 128U << 20, NULL), 128 << 20);
-	assert_in_range(disk_taken_bytes(&d), 0, 32 << 20); /* its bitmap, which was looked through */
+	/* its bitmap, which was looked through */
+	assert_in_range(disk_taken_bytes(&d), 0, 32 << 20);
 	assert_in_range(unit_resident_bytes(), 0, before + (64 << 20));
 	disk_fill(&d, size - SECTOR, SECTOR, 'z');
 	assert_reads(&d, size - SECTOR, SECTOR, 'z');
@@ -714,8 +715,7 @@ static void a_store_that_is_too_small_is_refused(void **state)
 	unit_assert_says(err.text, "store");
 	ub_backend_close(&be);
 	close(cfg.fd);
-	cfg.fd =
-		open("/dev/zero", O_RDWR | O_CLOEXEC); /* it can be mapped, and is no store */
+	cfg.fd = open("/dev/zero", O_RDWR | O_CLOEXEC); /* it can be mapped, and is no store */
 	assert_true(cfg.fd >= 0);
 	assert_int_equal(ub_backend_open(&be, &cfg, &err), -EINVAL);
 	ub_backend_close(&be);
@@ -743,7 +743,8 @@ static void growing_keeps_what_is_there_and_adds_zeroes(void **state)
 
 	(void)state;
 	for (unsigned i = 0; i < 2; i++) {
-		uint64_t small = 37 * page + odd_sectors[i] * SECTOR, large = 200 * page + 5 * SECTOR;
+		uint64_t small = 37 * page + odd_sectors[i] * SECTOR,
+			 large = 200 * page + 5 * SECTOR;
 		struct disk d;
 
 		disk_open(&d, small);
@@ -774,9 +775,14 @@ static void shrinking_gives_memory_back_and_growing_again_shows_zeroes(void **st
 		if (i < 2) {
 			disk_resize(&d, small);
 			if (pages_can_be_counted())
-				assert_int_equal(disk_taken_bytes(&d), (5 + (odd_sectors[i] != 0)) * page);
+				assert_int_equal(disk_taken_bytes(&d),
+						 (5 + (odd_sectors[i] != 0)) * page);
 		} else {
-			d.size = small; /* the server died before it gave anything back, and the next one knows the new size */
+			/*
+			 * the server died before it gave anything back, and the next one knows the
+			 * new size
+			 */
+			d.size = small;
 			disk_reopen(&d);
 		}
 		assert_reads(&d, 0, (uint32_t)small, 'a');
@@ -828,7 +834,9 @@ static void a_size_that_cannot_be_leaves_it_as_it_was(void **state)
 	disk_fill(&d, 0, 1 << 20, 'a');
 	assert_int_equal(d.be.ops->resize(&d.be, 1ULL << 60, 0, &err), -EFBIG);
 	unit_assert_says(err.text, "are the most");
-	assert_int_equal(d.be.ops->resize(&d.be, (1ULL << 44) + (1 << 20), UB_RESIZE_PREALLOC, &err), -ENOMEM);
+	assert_int_equal(d.be.ops->resize(&d.be, (1ULL << 44) + (1 << 20), UB_RESIZE_PREALLOC,
+					  &err),
+			 -ENOMEM);
 	unit_assert_says(err.text, "16 TiB are wanted");
 	assert_reads(&d, 0, 1 << 20, 'a');
 	assert_int_equal(d.be.ops->resize(&d.be, 8 << 20, UB_RESIZE_PREALLOC, &err), 0);

@@ -177,7 +177,7 @@ static void another_frame_is_refused(void **state)
 	assert_refused_without_a_leak(*state, &header, sizeof(header), 1, -EPROTO);
 }
 
-/* ---- versions -------------------------------------------------------------------------------- */
+/* ---- versions ------------------------------------------------------------ */
 
 /* Sends a HELLO that is bytes long and says this version; what is to be spoken then. */
 static unsigned version_after_hello(struct pair *p, size_t bytes, uint32_t version)
@@ -396,8 +396,10 @@ static void too_many_descriptors_are_refused(void **state)
 {
 	struct ub_msg_header header = { UB_MSG_HELLO, UB_MESSAGE_FRAME, sizeof(header) };
 
-	assert_refused_without_a_leak(*state, &header, sizeof(header), UB_MESSAGE_MAX_FDS + 1, -EPROTO);
-	assert_refused_without_a_leak(*state, &header, sizeof(header), UB_MESSAGE_MAX_FDS + 4, -EPROTO);
+	assert_refused_without_a_leak(*state, &header, sizeof(header), UB_MESSAGE_MAX_FDS + 1,
+				      -EPROTO);
+	assert_refused_without_a_leak(*state, &header, sizeof(header), UB_MESSAGE_MAX_FDS + 4,
+				      -EPROTO);
 }
 
 static void an_empty_datagram_leaks_nothing(void **state)

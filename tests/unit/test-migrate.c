@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A migration as the keeper sees it: what is said to the server, what is written down, and who dies when. */
+/*
+ * A migration as the keeper sees it: what is said to the server, what is written down, and who dies
+ * when.
+ */
 #include "unit.h"
 
 #include <errno.h>
@@ -15,10 +18,12 @@
 #include "keeper/verbs.h"
 
 #define SIZE (1ULL << 20)
-#define MEM "\"destination\":{\"kind\":\"mem\"}"
-#define NBD "\"destination\":{\"kind\":\"nbd\",\"nbd\":\"{\\\"transport\\\":\\\"uri\\\",\\\"uri\\\":\\\"nbd://there/x\\\"}\"}"
+#define MEM  "\"destination\":{\"kind\":\"mem\"}"
+#define NBD \
+	"\"destination\":{\"kind\":\"nbd\",\"nbd\":\"{\\\"transport\\\":\\\"uri\\\",\\\"uri\\\":" \
+	"\\\"nbd://there/x\\\"}\"}"
 #define MIGRATE(members) "{\"version\":1,\"verb\":\"migrate\"," members "}\n"
-#define VERB(name) "{\"version\":1,\"verb\":\"" name "\"}\n"
+#define VERB(name)	 "{\"version\":1,\"verb\":\"" name "\"}\n"
 
 static char base_dir[512];
 static struct nbd_options nbd;
@@ -65,7 +70,9 @@ static int keeper_setup(void **state)
 	nbd.transport = NBD_TCP;
 	nbd.host = strdup("here");
 	nbd.port = strdup("10809");
-	opts = (struct ub_attach_options){ .kind = "nbd", .options = "", .nbd = &nbd, .scheduler = "none", .timeout_s = 5 };
+	opts = (struct ub_attach_options){
+		.kind = "nbd", .options = "", .nbd = &nbd, .scheduler = "none", .timeout_s = 5
+	};
 	keeper = (struct ub_keeper){ .opts = &opts,
 				     .rundir = UB_RUNDIR_NONE,
 				     .control = UB_CONTROL_NONE,
@@ -84,7 +91,9 @@ static int keeper_setup(void **state)
 	keeper.info.nr_hw_queues = 1;
 	keeper.data_path = UB_DATA_PATH_COPY;
 	keeper.identity = strdup("the source");
-	keeper.limits = (struct ub_limits){ .size_bytes = SIZE, .logical_block_bytes = 4096, .physical_block_bytes = 4096,
+	keeper.limits = (struct ub_limits){ .size_bytes = SIZE,
+					    .logical_block_bytes = 4096,
+					    .physical_block_bytes = 4096,
 					    .max_io_bytes = 65536 };
 	ub_loop_init(&keeper.loop);
 	page = aligned_alloc(64, (ub_stats_bytes(1) + 63) & ~(size_t)63);
@@ -93,7 +102,8 @@ static int keeper_setup(void **state)
 	keeper.stats = page;
 	give_server(&keeper);
 	assert_int_equal(ub_rundir_create(&keeper.rundir, "seven", &err), 0);
-	ub_control_open(&keeper.control, &keeper, &keeper.loop, ub_steal_fd(&keeper.rundir.control_fd));
+	ub_control_open(&keeper.control, &keeper, &keeper.loop,
+			ub_steal_fd(&keeper.rundir.control_fd));
 	client_fd = ub_rundir_connect_control("seven");
 	assert_true(client_fd >= 0);
 	assert_int_equal(ub_keeper_write_state(&keeper, &err), 0);
@@ -142,7 +152,7 @@ static void pump_until_cleared(void)
 	assert_false(keeper.migration.has_leftovers);
 }
 
-/* ---- the client, and the server -------------------------------------------------------------------------------- */
+/* ---- the client, and the server ------------------------------------------ */
 
 static void client_say(const char *text)
 {
@@ -180,7 +190,8 @@ static void assert_refused(const char *name, const char *part)
 
 	assert_non_null(reply);
 	if (!code || strcmp(code, name) != 0)
-		fail_msg("%s, not %s: %s", code ? code : "done", name, json_string_value(json_object_get(reply, "error")));
+		fail_msg("%s, not %s: %s", code ? code : "done", name,
+			 json_string_value(json_object_get(reply, "error")));
 	unit_assert_says(json_string_value(json_object_get(reply, "error")), part);
 	json_decref(reply);
 }
@@ -242,7 +253,8 @@ static void server_hears_control(uint32_t what)
 	assert_int_equal(msg->id, keeper.migration.id);
 }
 
-static void server_says_as(uint32_t id, enum ub_migration_phase phase, uint32_t code, const char *text, const char *identity)
+static void server_says_as(uint32_t id, enum ub_migration_phase phase, uint32_t code,
+			   const char *text, const char *identity)
 {
 	size_t len = sizeof(struct ub_msg_migration) + strlen(identity) + 1;
 	struct ub_msg_migration *msg = calloc(1, len);
@@ -254,8 +266,11 @@ static void server_says_as(uint32_t id, enum ub_migration_phase phase, uint32_t 
 	msg->phase = phase;
 	msg->code = code;
 	msg->caps = 5;
-	msg->limits = (struct ub_limits){ .size_bytes = 2 * SIZE, .logical_block_bytes = 512, .physical_block_bytes = 512,
-					  .max_io_bytes = 4096, .can_flush = 1 };
+	msg->limits = (struct ub_limits){ .size_bytes = 2 * SIZE,
+					  .logical_block_bytes = 512,
+					  .physical_block_bytes = 512,
+					  .max_io_bytes = 4096,
+					  .can_flush = 1 };
 	msg->pause_us = 1500;
 	snprintf(msg->text, sizeof(msg->text), "%s", text);
 	strcpy(msg->identity, identity);
@@ -271,7 +286,9 @@ static void server_says(enum ub_migration_phase phase, uint32_t code, const char
 
 static void server_links(enum ub_message_type type, uint32_t id, bool is_destination)
 {
-	struct ub_msg_link msg = { .header = { .type = type, .len_bytes = sizeof(msg) }, .id = id, .is_destination = is_destination };
+	struct ub_msg_link msg = { .header = { .type = type, .len_bytes = sizeof(msg) },
+				   .id = id,
+				   .is_destination = is_destination };
 	int pair[2];
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
@@ -281,7 +298,7 @@ static void server_links(enum ub_message_type type, uint32_t id, bool is_destina
 	pump();
 }
 
-/* ---- what is written down --------------------------------------------------------------------------------------- */
+/* ---- what is written down ------------------------------------------------ */
 
 static uint64_t side(void)
 {
@@ -295,7 +312,9 @@ static bool side_is_there(void)
 	return fstatat(keeper.rundir.dir_fd, "side", &st, 0) == 0;
 }
 
-/* What state.json has at a path such as "migration.destination.kind"; NULL: nothing. The caller's. */
+/*
+ * What state.json has at a path such as "migration.destination.kind"; NULL: nothing. The caller's.
+ */
 static json_t *noted(const char *path)
 {
 	char copy[128], *rest = copy, *key;
@@ -359,7 +378,7 @@ static uint64_t begin_copying(const char *request)
 	return cookie;
 }
 
-/* ---- as it should be ---------------------------------------------------------------------------------------------- */
+/* ---- as it should be ----------------------------------------------------- */
 
 static void a_device_is_moved_to_memory(void **state)
 {
@@ -376,7 +395,8 @@ static void a_device_is_moved_to_memory(void **state)
 	assert_true(cookie != 0);
 	assert_string_equal(msg->kind, "mem");
 	assert_string_equal(msg->options, "");
-	assert_true(msg->size_bytes == SIZE && msg->rate_bytes == 1000 && msg->mirror_timeout_ms == 2000);
+	assert_true(msg->size_bytes == SIZE && msg->rate_bytes == 1000 &&
+		    msg->mirror_timeout_ms == 2000);
 	assert_int_equal(msg->flags, UB_MIGRATE_WAIT);
 	for (unsigned i = 0; i < UB_NR_MIGRATE_FDS; i++)
 		assert_true(got_fds[i] >= 0);
@@ -419,7 +439,8 @@ static void a_device_is_moved_to_memory(void **state)
 	assert_true(keeper.store_fd >= 0 && keeper.caps == 5);
 	assert_string_equal(keeper.identity, "the destination");
 	assert_true(keeper.limits.size_bytes == SIZE && keeper.limits.logical_block_bytes == 4096);
-	assert_true(keeper.limits.physical_block_bytes == 4096 && keeper.limits.max_io_bytes == 4096);
+	assert_true(keeper.limits.physical_block_bytes == 4096 &&
+		    keeper.limits.max_io_bytes == 4096);
 	assert_noted("migration", NULL);
 	assert_noted("recipe.kind", "mem");
 	assert_noted("backend", "mem");
@@ -453,7 +474,7 @@ static void and_back_again(void **state)
 	}
 }
 
-/* ---- as it should not ------------------------------------------------------------------------------------------------ */
+/* ---- as it should not ---------------------------------------------------- */
 
 static void what_cannot_be_is_refused(void **state)
 {
@@ -462,16 +483,25 @@ static void what_cannot_be_is_refused(void **state)
 	} cases[] = {
 		{ MIGRATE("\"wait\":true"), "EINVAL", "kind is mem or nbd" },
 		{ MIGRATE("\"destination\":{\"kind\":\"null\"}"), "EINVAL", "kind is mem or nbd" },
-		{ MIGRATE("\"destination\":{\"kind\":\"mem\",\"size_bytes\":4096}"), "ERANGE", "smaller than the device" },
-		{ MIGRATE("\"destination\":{\"kind\":\"mem\",\"size_bytes\":1049088}"), "EINVAL", "block size 4096" },
-		{ MIGRATE("\"destination\":{\"kind\":\"mem\",\"size_bytes\":\"1G\"}"), "EINVAL", "number" },
+		{ MIGRATE("\"destination\":{\"kind\":\"mem\",\"size_bytes\":4096}"), "ERANGE",
+		  "smaller than the device" },
+		{ MIGRATE("\"destination\":{\"kind\":\"mem\",\"size_bytes\":1049088}"), "EINVAL",
+		  "block size 4096" },
+		{ MIGRATE("\"destination\":{\"kind\":\"mem\",\"size_bytes\":\"1G\"}"), "EINVAL",
+		  "number" },
 		{ MIGRATE("\"destination\":{\"kind\":\"nbd\"}"), "EINVAL", "which NBD export" },
-		{ MIGRATE("\"destination\":{\"kind\":\"nbd\",\"nbd\":\"{}\"}"), "EINVAL", "which server" },
-		{ MIGRATE("\"destination\":{\"kind\":\"nbd\",\"nbd\":\"{\\\"transport\\\":\\\"tcp\\\"}\"}"), "EINVAL", "which server" },
-		{ MIGRATE("\"destination\":{\"kind\":\"nbd\",\"nbd\":\"{\\\"transport\\\":\\\"socket\\\"}\"}"), "EOPNOTSUPP",
-		  "ready made" },
-		{ MIGRATE("\"destination\":{\"kind\":\"nbd\",\"nbd\":\"{}\",\"command_hex\":[]}"), "EINVAL", "command_hex" },
-		{ MIGRATE("\"destination\":{\"kind\":\"nbd\",\"nbd\":\"{}\",\"command_hex\":[\"zz\"],\"dir_hex\":\"2f\"}"),
+		{ MIGRATE("\"destination\":{\"kind\":\"nbd\",\"nbd\":\"{}\"}"), "EINVAL",
+		  "which server" },
+		{ MIGRATE("\"destination\":{\"kind\":\"nbd\",\"nbd\":\"{\\\"transport\\\":"
+			  "\\\"tcp\\\"}\"}"),
+		  "EINVAL", "which server" },
+		{ MIGRATE("\"destination\":{\"kind\":\"nbd\",\"nbd\":\"{\\\"transport\\\":"
+			  "\\\"socket\\\"}\"}"),
+		  "EOPNOTSUPP", "ready made" },
+		{ MIGRATE("\"destination\":{\"kind\":\"nbd\",\"nbd\":\"{}\",\"command_hex\":[]}"),
+		  "EINVAL", "command_hex" },
+		{ MIGRATE("\"destination\":{\"kind\":\"nbd\",\"nbd\":\"{}\",\"command_hex\":["
+			  "\"zz\"],\"dir_hex\":\"2f\"}"),
 		  "EINVAL", "command_hex" },
 		{ MIGRATE(MEM ",\"wait\":1"), "EINVAL", "wait" },
 		{ MIGRATE(MEM ",\"rate_bytes\":-1"), "ERANGE", "rate_bytes" },
@@ -587,7 +617,7 @@ static void a_signal_ends_it_before_the_device_goes(void **state)
 	assert_true(ub_migrate_give_up(&keeper));
 }
 
-/* ---- a /run that is full ---------------------------------------------------------------------------------------------- */
+/* ---- a /run that is full ------------------------------------------------- */
 
 static void what_cannot_be_written_down_does_not_begin(void **state)
 {
@@ -638,7 +668,7 @@ static void a_full_run_directory_after_the_cutover(void **state)
 	assert_string_equal(read.backend, "mem");
 }
 
-/* ---- deaths -------------------------------------------------------------------------------------------------------------- */
+/* ---- deaths -------------------------------------------------------------- */
 
 static void server_dies(void)
 {
@@ -792,11 +822,12 @@ static void the_next_attempt_is_sent_at_once(void **state)
 	drop_fds();
 }
 
-/* ---- [ COMMAND ] ------------------------------------------------------------------------------------------------------------ */
+/* ---- [ COMMAND ] --------------------------------------------------------- */
 
 /* sleep 1000, in / */
 #define COMMAND \
-	"\"destination\":{\"kind\":\"nbd\",\"nbd\":\"{\\\"label\\\":\\\"[ sleep ]\\\"}\",\"command_hex\":[\"736c656570\",\"31303030\"]," \
+	"\"destination\":{\"kind\":\"nbd\",\"nbd\":\"{\\\"label\\\":\\\"[ sleep " \
+	"]\\\"}\",\"command_hex\":[\"736c656570\",\"31303030\"]," \
 	"\"dir_hex\":\"2f\"}"
 
 static bool runs(pid_t pid)
@@ -823,7 +854,9 @@ static void a_command_is_the_devices_once_it_has_moved(void **state)
 	server_says(UB_MIGRATION_MOVED, 0, "");
 	assert_int_equal(keeper.command->pid, first);
 	assert_noted("recipe.command.socket", path);
-	/* Then the next one has a socket of its own, and this one ends when the device has left it. */
+	/*
+	 * Then the next one has a socket of its own, and this one ends when the device has left it.
+	 */
 	cookie = begin_copying(MIGRATE(COMMAND));
 	second = keeper.next_command->pid;
 	assert_true(runs(first) && runs(second) && second != first);
@@ -873,7 +906,7 @@ static void a_command_that_died_is_started_for_the_next_attempt(void **state)
 	assert_true(runs(keeper.next_command->pid) && keeper.next_command->pid != pid);
 }
 
-/* ---- another keeper --------------------------------------------------------------------------------------------------------------- */
+/* ---- another keeper ------------------------------------------------------ */
 
 /* What a keeper that comes later makes of state.json. */
 static void adopt(struct ub_keeper *k)
@@ -882,7 +915,9 @@ static void adopt(struct ub_keeper *k)
 	struct ub_state state;
 	json_t *json;
 
-	*k = (struct ub_keeper){ .opts = &opts, .rundir = keeper.rundir, .control = UB_CONTROL_NONE,
+	*k = (struct ub_keeper){ .opts = &opts,
+				 .rundir = keeper.rundir,
+				 .control = UB_CONTROL_NONE,
 				 .migration = UB_KEEPER_MIGRATION_NONE };
 	k->commands[0] = k->commands[1] = (struct ub_command)UB_COMMAND_NONE_YET;
 	k->command = &k->commands[0];

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The layer of a migration between two sides that do as they are told: late, out of order, from another thread, with
- * errors. What the application may read is held against a model; in step, both sides are the same.
+ * The layer of a migration between two sides that do as they are told: late, out of order, from
+ * another thread, with errors. What the application may read is held against a model; in step, both
+ * sides are the same.
  *
- * UB_MIRROR_SEED and UB_MIRROR_SECONDS: another random load, and for how long; UB_MIRROR_TEST: these tests alone (a glob).
+ * UB_MIRROR_SEED and UB_MIRROR_SECONDS: another random load, and for how long; UB_MIRROR_TEST:
+ * these tests alone (a glob).
  */
 #include "unit.h"
 
@@ -67,7 +69,7 @@ struct side {
 	unsigned nr_back;    /* WRITEs that went far back */
 	unsigned most_pending;
 	uint32_t longest_bytes; /* of READs */
-	char wrong[128];     /* what it was asked for that nobody may ask for */
+	char wrong[128];	/* what it was asked for that nobody may ask for */
 };
 
 struct world {
@@ -102,7 +104,7 @@ static unsigned below(uint64_t *seed, unsigned n)
 	return (unsigned)(unit_random(seed) >> 33) % n;
 }
 
-/* ---- a side: under its lock --------------------------------------------------------------------------------------- */
+/* ---- a side: under its lock ---------------------------------------------- */
 
 static bool is_zero(const char *data, uint64_t len)
 {
@@ -374,9 +376,8 @@ static void side_close(struct ub_backend *be)
 		.name = (ops_name), .caps = (ops_caps), .open = side_open, \
 		.get_limits = side_get_limits, .queue_init = side_queue_init, \
 		.queue_destroy = side_queue_destroy, .close = side_close, .reset = side_reset, \
-		.has_settled = side_has_settled, .nr_losses = side_nr_losses, .submit = side_submit, \
-		.cancel = side_cancel, \
-		.queue_stop = side_queue_stop, \
+		.has_settled = side_has_settled, .nr_losses = side_nr_losses, \
+		.submit = side_submit, .cancel = side_cancel, .queue_stop = side_queue_stop, \
 	}
 
 static const struct ub_backend_ops ops_plain = SIDE_OPS("plain", 0);
@@ -457,7 +458,7 @@ static void side_await_count(struct side *s, enum ub_op op, unsigned nr)
 	}
 }
 
-/* ---- two sides, and the mirror between them --------------------------------------------------------------------------- */
+/* ---- two sides, and the mirror between them ------------------------------ */
 
 static void world_init(uint64_t size_bytes)
 {
@@ -609,7 +610,7 @@ static void world_end(void)
 	world_take_out();
 }
 
-/* ---- single I/Os ---------------------------------------------------------------------------------------------------------- */
+/* ---- single I/Os --------------------------------------------------------- */
 
 static void io_start(struct core_io *cio, enum ub_op op, unsigned slot, uint64_t offset,
 		     uint32_t len, void *buf)
@@ -639,9 +640,12 @@ static void assert_write(uint64_t offset, uint32_t len, char byte)
 	assert_int_equal(io_run(UB_OP_WRITE, offset, len, buf), len);
 }
 
-/* ---- what the application may read ----------------------------------------------------------------------------------------- */
+/* ---- what the application may read --------------------------------------- */
 
-/* A tick for each beginning and each end. A sector has what a write stamped it with: its id and where it is. */
+/*
+ * A tick for each beginning and each end. A sector has what a write stamped it with: its id and
+ * where it is.
+ */
 struct model {
 	pthread_mutex_t lock;
 	uint64_t tick;
@@ -732,7 +736,7 @@ static void model_check_source(void)
 		fail_msg("%s", model.wrong);
 }
 
-/* ---- load -------------------------------------------------------------------------------------------------------------------- */
+/* ---- load ---------------------------------------------------------------- */
 
 struct load_io {
 	struct core_io cio;
@@ -942,7 +946,7 @@ static void load_stop(void)
 		fail_msg("%s", model.wrong);
 }
 
-/* ---- random load -------------------------------------------------------------------------------------------------------------- */
+/* ---- random load --------------------------------------------------------- */
 
 static void choose_side(struct side *s, uint64_t *seed)
 {
@@ -964,12 +968,8 @@ static void choose_side(struct side *s, uint64_t *seed)
 
 static void choose_world(uint64_t *seed)
 {
-	static const uint64_t sizes[] = { SECTOR,
-					  9ULL * SECTOR,
-					  (64 << 10) + SECTOR,
-					  1 << 20,
-					  (1 << 20) + 3 * SECTOR,
-					  (5 << 20) + SECTOR };
+	static const uint64_t sizes[] = { SECTOR,  9ULL * SECTOR,	   (64 << 10) + SECTOR,
+					  1 << 20, (1 << 20) + 3 * SECTOR, (5 << 20) + SECTOR };
 
 	world_init(sizes[below(seed, UB_ARRAY_SIZE(sizes))]);
 	w.nr_queues = below(seed, MAX_QUEUES) + 1;
@@ -1076,7 +1076,7 @@ static void it_gets_in_step_while_everything_is_overwritten_all_the_time(void **
 	model_end();
 }
 
-/* ---- out of step ---------------------------------------------------------------------------------------------------------------- */
+/* ---- out of step --------------------------------------------------------- */
 
 static void an_outage_of_the_destination_is_not_the_application_s(void **state)
 {
@@ -1160,8 +1160,7 @@ static void a_write_ends_when_the_destination_is_too_late(void **state)
 }
 
 /* The copier's own piece is what the destination is late with, and the write waits for that. */
-static void
-a_write_that_waits_for_the_copier_ends_too_when_the_destination_is_too_late(void **state)
+static void a_write_behind_the_copier_ends_when_the_destination_is_too_late(void **state)
 {
 	static char buf[4096];
 	struct core_io cio;
@@ -1196,7 +1195,7 @@ static void the_copier_alone_has_time(void **state)
 	world_end();
 }
 
-/* ---- errors -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- errors -------------------------------------------------------------- */
 
 static void fail_at(struct side *s, enum ub_op op, unsigned at, int code)
 {
@@ -1241,8 +1240,7 @@ static void a_source_that_cannot_be_read_ends_it(void **state)
 	world_end();
 }
 
-static void
-a_write_that_the_source_refuses_is_the_application_s_error_and_copied_again(void **state)
+static void a_write_that_the_source_refuses_fails_and_is_copied_again(void **state)
 {
 	static char buf[128 << 10];
 
@@ -1273,7 +1271,7 @@ static void one_that_refuses_both_looks_is_read(void **state)
 	}
 }
 
-/* ---- the end ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the end ------------------------------------------------------------- */
 
 static void it_stops_in_the_midst_of_everything(void **state)
 {
@@ -1361,7 +1359,7 @@ static void all_ends_when_it_is_cancelled(void **state)
 	}
 }
 
-/* ---- flush ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- flush --------------------------------------------------------------- */
 
 static int flush(void)
 {
@@ -1467,7 +1465,7 @@ static void the_application_s_flush_is_the_source_s(void **state)
 	world_end();
 }
 
-/* ---- zeroes --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- zeroes -------------------------------------------------------------- */
 
 static void what_is_zero_on_both_sides_is_left_alone(void **state)
 {
@@ -1549,7 +1547,7 @@ static void extents_are_copied_in_their_order(void **state)
 	world_end();
 }
 
-/* ---- the rate -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the rate ------------------------------------------------------------ */
 
 static void the_rate_is_kept_to(void **state)
 {
@@ -1596,7 +1594,7 @@ static void a_higher_rate_counts_at_once(void **state)
 	world_end();
 }
 
-/* ---- beside an application --------------------------------------------------------------------------------------------------------------- */
+/* ---- beside an application ----------------------------------------------- */
 
 /* It asks for nothing, for it waits for all that it has asked for. */
 static void it_is_gentle_while_the_application_waits(void **state)
@@ -1641,14 +1639,12 @@ int main(void)
 		cmocka_unit_test(the_application_s_flush_is_the_source_s),
 		cmocka_unit_test(a_full_destination_ends_it_and_the_application_does_not_notice),
 		cmocka_unit_test(a_source_that_cannot_be_read_ends_it),
-		cmocka_unit_test(
-			a_write_that_the_source_refuses_is_the_application_s_error_and_copied_again),
+		cmocka_unit_test(a_write_that_the_source_refuses_fails_and_is_copied_again),
 		cmocka_unit_test(one_that_refuses_both_looks_is_read),
 		cmocka_unit_test(what_is_missed_after_being_in_step_is_copied),
 		cmocka_unit_test(what_has_not_settled_is_waited_for),
 		cmocka_unit_test(a_write_ends_when_the_destination_is_too_late),
-		cmocka_unit_test(
-			a_write_that_waits_for_the_copier_ends_too_when_the_destination_is_too_late),
+		cmocka_unit_test(a_write_behind_the_copier_ends_when_the_destination_is_too_late),
 		cmocka_unit_test(the_copier_alone_has_time),
 		cmocka_unit_test(an_outage_of_the_destination_is_not_the_application_s),
 		cmocka_unit_test(it_stops_in_the_midst_of_everything),

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The NBD back end's engine and connector, on a core without a kernel: against nbdkit, and against servers
- * that do by script what no real one can be made to do.
+ * The NBD back end's engine and connector, on a core without a kernel: against nbdkit, and against
+ * servers that do by script what no real one can be made to do.
  */
 #include "unit.h"
 
@@ -36,7 +36,7 @@ void __wrap_nbd_library_lock(void)
 static char dir[] = "/tmp/test-nbd-engine.XXXXXX";
 static char socket_path[64], disk_path[64];
 
-/* ---- nbdkit -------------------------------------------------------------------------------------- */
+/* ---- nbdkit -------------------------------------------------------------- */
 
 static pid_t server_pid;
 
@@ -88,14 +88,15 @@ static void server_kill(void)
 	server_pid = 0;
 }
 
-/* ---- the device's side ------------------------------------------------------------------------------ */
+/* ---- the device's side --------------------------------------------------- */
 
 static struct core core;
 static struct core_io ios[NR_IOS];
 static uint8_t bufs[NR_IOS][IO_BYTES], model[DISK_BYTES];
 static struct nbd_options options;
 static bool is_moved_there; /* the device is only being moved to that server */
-static char *identity; /* of the server process that the next device_open() comes after; NULL: it is the first */
+/* of the server process that the next device_open() comes after; NULL: it is the first */
+static char *identity;
 
 static int test_setup(void **state)
 {
@@ -123,9 +124,12 @@ static int test_teardown(void **state)
 static void device_open(unsigned nr_queues, int fd)
 {
 	char *json = nbd_options_to_json(&options);
-	const struct ub_backend_config cfg = {
-		.kind = "nbd", .options = json, .nr_queues = nr_queues, .fd = fd, .cancel_fd = -1, .identity = identity
-	};
+	const struct ub_backend_config cfg = { .kind = "nbd",
+					       .options = json,
+					       .nr_queues = nr_queues,
+					       .fd = fd,
+					       .cancel_fd = -1,
+					       .identity = identity };
 	struct ub_err err = { 0 };
 
 	if (core_open(&core, &cfg, NR_IOS, &err) != 0)
@@ -184,7 +188,8 @@ static void run_batch(uint64_t *seed, unsigned nr)
 			break;
 		case 3:
 			memset(model + offset, 0, len);
-			io_start(i, UB_OP_WRITE_ZEROES, offset, len, unit_random(seed) % 2 ? UB_NOUNMAP : UB_FUA);
+			io_start(i, UB_OP_WRITE_ZEROES, offset, len,
+				 unit_random(seed) % 2 ? UB_NOUNMAP : UB_FUA);
 			break;
 		case 4:
 			io_start(i, UB_OP_FLUSH, 0, 0, 0);
@@ -209,7 +214,8 @@ static uint64_t stat_sum(size_t offset)
 	uint64_t sum = 0;
 
 	for (unsigned i = 0; i < core.nr_queues; i++)
-		sum += ub_stat_read((_Atomic uint64_t *)(void *)((char *)&core.queue_stats[i] + offset));
+		sum += ub_stat_read(
+			(_Atomic uint64_t *)(void *)((char *)&core.queue_stats[i] + offset));
 	return sum;
 }
 
@@ -225,7 +231,7 @@ static void assert_disk_is_model(void)
 	assert_memory_equal(disk, model, sizeof(disk));
 }
 
-/* ---- nbdkit: data ---------------------------------------------------------------------------------------- */
+/* ---- nbdkit: data -------------------------------------------------------- */
 
 static void io_matches_a_model(void **state)
 {
@@ -252,9 +258,11 @@ static void io_matches_a_model(void **state)
 
 static void io_is_split_where_the_server_wants_less(void **state)
 {
-	static const char *const small[] = { "--filter=blocksize-policy", "blocksize-minimum=512",
-					     "blocksize-preferred=512", "blocksize-maximum=1024",
-					     "blocksize-error-policy=error", NULL };
+	static const char *const small[] = {
+		"--filter=blocksize-policy",	"blocksize-minimum=512",
+		"blocksize-preferred=512",	"blocksize-maximum=1024",
+		"blocksize-error-policy=error", NULL
+	};
 	uint64_t seed = 2;
 
 	(void)state;
@@ -282,7 +290,7 @@ static void more_queues_than_connections_share_them(void **state)
 	assert_disk_is_model();
 }
 
-/* ---- nbdkit: outages --------------------------------------------------------------------------------------- */
+/* ---- nbdkit: outages ----------------------------------------------------- */
 
 static const char *const slow[] = { "--filter=delay", "rdelay=20ms", "wdelay=20ms", NULL };
 
@@ -293,7 +301,8 @@ static void a_killed_server_costs_no_io(void **state)
 	(void)state;
 	server_start(slow);
 	options.nr_connections = 3;
-	options.fence_policy = NBD_FENCE_CLOSE; /* what dies here is a server of this machine's own files */
+	/* what dies here is a server of this machine's own files */
+	options.fence_policy = NBD_FENCE_CLOSE;
 	device_open(2, -1);
 	for (unsigned round = 0; round < 3; round++) {
 		for (unsigned i = 0; i < NR_IOS; i++) {
@@ -306,8 +315,12 @@ static void a_killed_server_costs_no_io(void **state)
 		server_start(slow);
 		for (unsigned i = 0; i < NR_IOS; i++)
 			assert_int_equal(io_result(i), IO_BYTES);
-		/* Each was answered once: what was sent more often was sent again, over one that died, too, perhaps. */
-		assert_int_equal(STAT_SUM(requests), (uint64_t)(round + 1) * NR_IOS + STAT_SUM(retries));
+		/*
+		 * Each was answered once: what was sent more often was sent again, over one that
+		 * died, too, perhaps.
+		 */
+		assert_int_equal(STAT_SUM(requests),
+				 (uint64_t)(round + 1) * NR_IOS + STAT_SUM(retries));
 		assert_in_range(STAT_SUM(retries), 1, (uint64_t)(round + 1) * 3 * NR_IOS);
 		assert_in_range(STAT_SUM(reconnects), round + 1, (uint64_t)(round + 1) * 3);
 	}
@@ -330,13 +343,17 @@ static int slowly_connect_unix(struct nbd_handle *handle, const char *path)
 	return real_connect_unix(handle, path);
 }
 
-/* A name server does not answer, and the device moves away meanwhile: who waits for the answer frees what is left. */
+/*
+ * A name server does not answer, and the device moves away meanwhile: who waits for the answer
+ * frees what is left.
+ */
 static void a_look_up_that_outlives_the_back_end_touches_nothing_of_it(void **state)
 {
 	(void)state;
 	server_start(NULL);
 	real_connect_unix = nbd.aio_connect_unix;
-	nbd.aio_connect_unix = slowly_connect_unix; /* for good: nobody says when the last connector is over */
+	/* for good: nobody says when the last connector is over */
+	nbd.aio_connect_unix = slowly_connect_unix;
 	device_open(1, -1);
 	atomic_store(&slow_connect, 1);
 	server_kill();
@@ -349,11 +366,12 @@ static void a_look_up_that_outlives_the_back_end_touches_nothing_of_it(void **st
 }
 
 static int failing_writes; /* as many pwrites of libnbd's fail for want of memory */
-static int64_t (*real_pwrite)(struct nbd_handle *, const void *, size_t, uint64_t, nbd_completion_callback, uint32_t);
+static int64_t (*real_pwrite)(struct nbd_handle *, const void *, size_t, uint64_t,
+			      nbd_completion_callback, uint32_t);
 static int (*real_get_errno)(void);
 
-static int64_t failing_pwrite(struct nbd_handle *handle, const void *buf, size_t count, uint64_t offset,
-			      nbd_completion_callback done, uint32_t flags)
+static int64_t failing_pwrite(struct nbd_handle *handle, const void *buf, size_t count,
+			      uint64_t offset, nbd_completion_callback done, uint32_t flags)
 {
 	if (!failing_writes)
 		return real_pwrite(handle, buf, count, offset, done, flags);
@@ -469,7 +487,7 @@ static void an_outage_limit_set_in_an_outage_counts_from_its_beginning(void **st
 	core_close(&core);
 }
 
-/* ---- servers by script --------------------------------------------------------------------------------------- */
+/* ---- servers by script --------------------------------------------------- */
 
 static struct peer_export export;
 static int listen_fd;
@@ -554,8 +572,10 @@ static void stall_a_write(struct peer *old, struct peer *new)
 /* With the default nothing would be tried for half a minute. */
 static void a_stall_timeout_set_while_a_request_is_unanswered_holds_for_it(void **state)
 {
-	const struct ub_settings too_short = { .which = UB_SET_STALL_TIMEOUT, .stall_timeout_ms = 99 };
-	const struct ub_settings settings = { .which = UB_SET_STALL_TIMEOUT, .stall_timeout_ms = 100 };
+	const struct ub_settings too_short = { .which = UB_SET_STALL_TIMEOUT,
+					       .stall_timeout_ms = 99 };
+	const struct ub_settings settings = { .which = UB_SET_STALL_TIMEOUT,
+					      .stall_timeout_ms = 100 };
 	struct ub_err err = { 0 };
 	struct peer old, new;
 	struct peer_request r;
@@ -595,7 +615,8 @@ static void answer_a_write(struct peer *peer, unsigned i)
 	assert_int_equal(io_result(i), r.len);
 }
 
-static void answer_in_pieces(struct peer *peer, const struct peer_request *r, uint32_t unit, const int *order);
+static void answer_in_pieces(struct peer *peer, const struct peer_request *r, uint32_t unit,
+			     const int *order);
 
 /* Only reads that ask for a sign of life. */
 static void assert_no_write(struct peer *peer, uint64_t ms)
@@ -611,7 +632,10 @@ static void assert_no_write(struct peer *peer, uint64_t ms)
 	}
 }
 
-/* How many times a server gets a request that is not answered for so long, on however many connections. */
+/*
+ * How many times a server gets a request that is not answered for so long, on however many
+ * connections.
+ */
 struct patient {
 	struct peer peers[64];
 	struct peer_request requests[64];
@@ -634,7 +658,8 @@ static void patient_turn(struct patient *p, uint64_t takes_ms)
 			p->sent_ms[i] = ub_now_ms();
 			p->nr_sent++;
 		}
-		if (p->sent_ms[i] && !p->is_answered[i] && ub_now_ms() - p->sent_ms[i] >= takes_ms) {
+		if (p->sent_ms[i] && !p->is_answered[i] &&
+		    ub_now_ms() - p->sent_ms[i] >= takes_ms) {
 			p->is_answered[i] = true;
 			p->nr_answered++;
 			peer_answer(&p->peers[i], &p->requests[i], 0, NULL);
@@ -674,7 +699,7 @@ static void so_it_does_where_several_connections_are_safe(void **state)
 	assert_takes_long(PEER_MULTI_CONN);
 }
 
-/* ---- the fence --------------------------------------------------------------------------------------------- */
+/* ---- the fence ----------------------------------------------------------- */
 
 static void a_stalled_connection_keeps_its_write_and_is_read_on(void **state)
 {
@@ -861,9 +886,12 @@ static void our_own_cut_is_no_close(void **state)
 	close(new.fd);
 }
 
-/* ---- after a death of ours --------------------------------------------------------------------------------------- */
+/* ---- after a death of ours ----------------------------------------------- */
 
-/* A server process has died with these blocks unanswered, each in a write of its own; the next one serves. */
+/*
+ * A server process has died with these blocks unanswered, each in a write of its own; the next one
+ * serves.
+ */
 static void die_with_writes(struct peer *peer, unsigned first, unsigned nr)
 {
 	const unsigned nr_slots = NR_IOS + UB_INTERNAL_SLOTS;
@@ -879,7 +907,8 @@ static void die_with_writes(struct peer *peer, unsigned first, unsigned nr)
 	ub_ledger_conn(core_ledger, 0, 0)->pid = 1;
 	atomic_store(&ub_ledger_conn(core_ledger, 0, 0)->state, UB_CONN_OPEN);
 	for (unsigned i = first; i < first + nr; i++)
-		ub_fence_send(ub_ledger_sent(core_ledger, 0, 0, i), 0, UB_OP_WRITE, i * 4096ULL, 4096);
+		ub_fence_send(ub_ledger_sent(core_ledger, 0, 0, i), 0, UB_OP_WRITE, i * 4096ULL,
+			      4096);
 	peer_open_device(peer);
 }
 
@@ -895,7 +924,9 @@ static void end_after_death(struct peer *peer)
 
 static void give_back(unsigned slot, uint64_t offset, uint32_t len)
 {
-	const struct ub_io io = { .op = UB_OP_WRITE, .slot = (uint16_t)slot, .offset_bytes = offset, .len_bytes = len };
+	const struct ub_io io = {
+		.op = UB_OP_WRITE, .slot = (uint16_t)slot, .offset_bytes = offset, .len_bytes = len
+	};
 
 	core_give_back(&core, 0, &io);
 }
@@ -904,12 +935,20 @@ static void give_back(unsigned slot, uint64_t offset, uint32_t len)
 static void start_part(unsigned i, uint64_t offset, uint32_t rest)
 {
 	memset(&ios[i], 0, sizeof(ios[i]));
-	ios[i].io = (struct ub_io){ .op = UB_OP_WRITE, .flags = UB_PART, .slot = (uint16_t)i, .offset_bytes = offset,
-				    .len_bytes = 4096, .rest_bytes = rest, .buf = bufs[i] };
+	ios[i].io = (struct ub_io){ .op = UB_OP_WRITE,
+				    .flags = UB_PART,
+				    .slot = (uint16_t)i,
+				    .offset_bytes = offset,
+				    .len_bytes = 4096,
+				    .rest_bytes = rest,
+				    .buf = bufs[i] };
 	core_start_io(&core, 0, &ios[i]);
 }
 
-/* What is refused before it is sent was perhaps what the dead process had sent: no newer change may take its place. */
+/*
+ * What is refused before it is sent was perhaps what the dead process had sent: no newer change may
+ * take its place.
+ */
 static void what_is_refused_when_it_comes_again_lets_no_newer_change_pass(void **state)
 {
 	struct peer peer;
@@ -940,7 +979,8 @@ static void each_part_of_what_comes_again_goes_at_once(void **state)
 		answer_a_write(&peer, 0);
 	}
 	assert_true(ub_now_ms() - began < WAIT_MS / 2);
-	io_start(1, UB_OP_WRITE, 8192, 4096, 0); /* the kernel does not send that before it has the first one back */
+	/* the kernel does not send that before it has the first one back */
+	io_start(1, UB_OP_WRITE, 8192, 4096, 0);
 	assert_no_write(&peer, 300);
 	give_back(0, 0, 12288);
 	core.backend.ops->fenced(&core.backend, UINT64_MAX);
@@ -961,7 +1001,8 @@ static void parts_that_never_come_let_no_newer_change_pass(void **state)
 	start_part(0, 0, 8192);
 	do {
 		assert_true(peer_receive(&peer, &r, data));
-		assert_true(peer_answer(&peer, &r, r.type == PEER_READ ? 0 : 28 /* ENOSPC */, data));
+		assert_true(
+			peer_answer(&peer, &r, r.type == PEER_READ ? 0 : 28 /* ENOSPC */, data));
 	} while (r.type == PEER_READ);
 	assert_int_equal(io_result(0), -ENOSPC);
 	give_back(0, 0, 12288);
@@ -971,7 +1012,10 @@ static void parts_that_never_come_let_no_newer_change_pass(void **state)
 	end_after_death(&peer);
 }
 
-/* Its first part was answered, then its server was lost: it begins anew, and what it had in hand is its own. */
+/*
+ * Its first part was answered, then its server was lost: it begins anew, and what it had in hand is
+ * its own.
+ */
 static void a_change_in_parts_that_begins_anew_goes_at_once(void **state)
 {
 	struct peer_request r;
@@ -1000,7 +1044,7 @@ static void a_change_in_parts_that_begins_anew_goes_at_once(void **state)
 	close(peer.fd);
 }
 
-/* ---- losses ---------------------------------------------------------------------------------------------------- */
+/* ---- losses -------------------------------------------------------------- */
 
 static void a_part_is_sent_again_when_its_server_is_lost(void **state)
 {
@@ -1068,15 +1112,16 @@ static void a_flush_goes_to_every_connection_that_has_answered_changes(void **st
 	/* All is flushed: one is enough. */
 	io_start(2, UB_OP_FLUSH, 0, 0, 0);
 	peer_expect(peer_has_request(&peers[0], 500) ? &peers[0] : &peers[1], &r, PEER_FLUSH);
-	assert_true(peer_answer(peer_has_request(&peers[0], 0) ? &peers[1] : &peers[0], &r, 0, NULL) ||
-		    true);
+	assert_true(
+		peer_answer(peer_has_request(&peers[0], 0) ? &peers[1] : &peers[0], &r, 0, NULL) ||
+		true);
 	core_cancel(&core, -EIO);
 	core_close(&core);
 	close(peers[0].fd);
 	close(peers[1].fd);
 }
 
-/* ---- clocks and loops --------------------------------------------------------------------------------------------- */
+/* ---- clocks and loops ---------------------------------------------------- */
 
 static void an_outage_is_one_when_no_connection_works(void **state)
 {
@@ -1104,7 +1149,7 @@ static void an_outage_is_one_when_no_connection_works(void **state)
 	peer_expect(zero, &r, PEER_READ);
 	assert_true(peer_answer(zero, &r, 0, bufs[2]));
 	assert_int_equal(io_result(0), 512);
-	close(one->fd); /* and is never made again */
+	close(one->fd);	 /* and is never made again */
 	usleep(1500000); /* longer than the limit */
 	io_start(1, UB_OP_READ, 0, 512, 0);
 	peer_expect(zero, &r, PEER_READ);
@@ -1257,9 +1302,11 @@ static void a_server_that_is_quicker_than_we_are_is_no_silent_one(void **state)
 	close(peer.fd);
 }
 
-/* ---- nothing to be read ----------------------------------------------------------------------------------------- */
+/* ---- nothing to be read -------------------------------------------------- */
 
-/* Over a socket pair: of what the client sends so many bytes fit, or as many as the kernel likes. */
+/*
+ * Over a socket pair: of what the client sends so many bytes fit, or as many as the kernel likes.
+ */
 static void peer_open_device_on_pair(struct peer *peer, int bytes)
 {
 	pthread_t thread;
@@ -1268,7 +1315,8 @@ static void peer_open_device_on_pair(struct peer *peer, int bytes)
 	*peer = (struct peer){ .export = &export, .patience_ms = WAIT_MS };
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
 	if (bytes)
-		assert_int_equal(setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)), 0);
+		assert_int_equal(setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)),
+				 0);
 	peer->fd = fds[1];
 	options.transport = NBD_SOCKET;
 	pthread_create(&thread, NULL, socket_negotiate, peer);
@@ -1356,7 +1404,10 @@ static void a_request_behind_a_waking_for_nothing_is_sent_at_once(void **state)
 	close(peer.fd);
 }
 
-/* An answer that comes byte by byte while a request is sent half, and wakings for nothing between its bytes. */
+/*
+ * An answer that comes byte by byte while a request is sent half, and wakings for nothing between
+ * its bytes.
+ */
 static void an_answer_in_single_bytes_beside_a_request_that_is_sent_half(void **state)
 {
 	struct peer_request r;
@@ -1398,7 +1449,10 @@ static void send_held(struct peer *peer)
 	assert_true(peer_send_all(peer, recorded.data, recorded.len));
 }
 
-/* Five answers of twenty bytes are not six of sixteen: the request that comes then is sent, though more are in flight. */
+/*
+ * Five answers of twenty bytes are not six of sixteen: the request that comes then is sent, though
+ * more are in flight.
+ */
 static void long_answers_are_not_taken_for_more_than_they_are(void **state)
 {
 	static const uint8_t error[6 + 40] = { 0, 0, 0, EIO, 0, 40 };
@@ -1415,9 +1469,11 @@ static void long_answers_are_not_taken_for_more_than_they_are(void **state)
 		recorded.len = 0;
 		peer.send = hold;
 		for (unsigned i = 0; i < 5; i++)
-			assert_true(kind ? peer_send_chunk(&peer, &rs[i], PEER_CHUNK_DONE, PEER_CHUNK_ERROR,
-							   sizeof(error), error, sizeof(error)) :
-					   peer_send_chunk(&peer, &rs[i], PEER_CHUNK_DONE, PEER_CHUNK_NONE, 0, NULL, 0));
+			assert_true(kind ? peer_send_chunk(&peer, &rs[i], PEER_CHUNK_DONE,
+							   PEER_CHUNK_ERROR, sizeof(error), error,
+							   sizeof(error)) :
+					   peer_send_chunk(&peer, &rs[i], PEER_CHUNK_DONE,
+							   PEER_CHUNK_NONE, 0, NULL, 0));
 		send_held(&peer);
 		for (unsigned i = 0; i < 5; i++)
 			assert_int_equal(io_result(i), kind ? -EIO : 0);
@@ -1434,7 +1490,7 @@ static void long_answers_are_not_taken_for_more_than_they_are(void **state)
 	close(peer.fd);
 }
 
-/* ---- a read's pieces ------------------------------------------------------------------------------------------ */
+/* ---- a read's pieces ----------------------------------------------------- */
 
 static uint8_t pattern(uint64_t offset)
 {
@@ -1442,7 +1498,8 @@ static uint8_t pattern(uint64_t offset)
 }
 
 /* Answers with pieces of `unit` bytes in this order; -1 ends it. */
-static void answer_in_pieces(struct peer *peer, const struct peer_request *r, uint32_t unit, const int *order)
+static void answer_in_pieces(struct peer *peer, const struct peer_request *r, uint32_t unit,
+			     const int *order)
 {
 	uint8_t payload[8 + 4096];
 
@@ -1452,8 +1509,8 @@ static void answer_in_pieces(struct peer *peer, const struct peer_request *r, ui
 		peer_put64(payload, offset);
 		for (uint32_t i = 0; i < unit; i++)
 			payload[8 + i] = pattern(offset + i);
-		assert_true(peer_send_chunk(peer, r, order[1] < 0 ? PEER_CHUNK_DONE : 0, PEER_CHUNK_DATA, 8 + unit,
-					    payload, 8 + unit));
+		assert_true(peer_send_chunk(peer, r, order[1] < 0 ? PEER_CHUNK_DONE : 0,
+					    PEER_CHUNK_DATA, 8 + unit, payload, 8 + unit));
 	}
 }
 
@@ -1466,8 +1523,10 @@ static void assert_read_is_whole(uint64_t offset, uint32_t len)
 
 static void pieces_of_a_read_come_in_any_order(void **state)
 {
-	static const int orders[][9] = { { 0, 1, 2, 3, 4, 5, 6, 7, -1 }, { 7, 6, 5, 4, 3, 2, 1, 0, -1 },
-					 { 0, 2, 4, 6, 1, 3, 5, 7, -1 }, { 7, 1, 5, 3, 0, 2, 6, 4, -1 },
+	static const int orders[][9] = { { 0, 1, 2, 3, 4, 5, 6, 7, -1 },
+					 { 7, 6, 5, 4, 3, 2, 1, 0, -1 },
+					 { 0, 2, 4, 6, 1, 3, 5, 7, -1 },
+					 { 7, 1, 5, 3, 0, 2, 6, 4, -1 },
 					 { 3, 4, 0, 7, 1, 6, 2, 5, -1 } };
 	struct peer_request r;
 	struct peer peer;
@@ -1489,7 +1548,9 @@ static void pieces_of_a_read_come_in_any_order(void **state)
 static void a_read_with_a_piece_missing_is_sent_again(void **state)
 {
 	static const int all[] = { 0, 1, 2, 3, -1 };
-	static const int wrong[][9] = { { 0, 1, 0, 1, -1 }, { 0, 1, 2, -1 }, { 1, 2, 3, 3, -1 }, { 3, 0, 1, 0, -1 } };
+	static const int wrong[][9] = {
+		{ 0, 1, 0, 1, -1 }, { 0, 1, 2, -1 }, { 1, 2, 3, 3, -1 }, { 3, 0, 1, 0, -1 }
+	};
 	struct peer_request r;
 	struct peer peer;
 
@@ -1510,7 +1571,7 @@ static void a_read_with_a_piece_missing_is_sent_again(void **state)
 	close(peer.fd);
 }
 
-/* ---- flushes, and innocent neighbours ---------------------------------------------------------------------------- */
+/* ---- flushes, and innocent neighbours ------------------------------------ */
 
 /* Opens two connections, one a queue, to what may be two servers. */
 static void open_two(struct peer peers[2])
@@ -1548,10 +1609,14 @@ static void a_flush_whose_connection_ends_is_sent_again(void **state)
 	assert_true(peer_answer(zero, &r, 0, NULL));
 	peer_expect(one, &r, PEER_FLUSH);
 	assert_false(atomic_load(&ios[2].is_done));
-	close(one->fd); /* the connection; behind it is a server that lives, and has flushed nothing */
+	/* the connection; behind it is a server that lives, and has flushed nothing */
+	close(one->fd);
 	assert_non_null(peer_accept(&again));
-	if (core_wait_io(&core, &ios[2], 300) && !peer_has_request(&again, 0) && !peer_has_request(zero, 0))
-		fail_msg("FLUSH is answered with %d: no FLUSH was sent to where the change of queue 1 is", ios[2].io.len_bytes);
+	if (core_wait_io(&core, &ios[2], 300) && !peer_has_request(&again, 0) &&
+	    !peer_has_request(zero, 0))
+		fail_msg("FLUSH is answered with %d: no FLUSH was sent to where the change of "
+			 "queue 1 is",
+			 ios[2].io.len_bytes);
 	core_cancel(&core, -EIO);
 	core_close(&core);
 	close(zero->fd);
@@ -1578,13 +1643,14 @@ static void what_is_sent_again_never_waits(void **state)
 
 			do {
 				if (!peer_receive(&peer, &r, data))
-					fail_msg("round %u: write %u of %u does not come", round, i, nr);
+					fail_msg("round %u: write %u of %u does not come", round, i,
+						 nr);
 				if (r.type == PEER_READ)
 					assert_true(peer_answer(&peer, &r, 0, data));
 			} while (r.type == PEER_READ);
 			if (ub_now_ms() - began > 3000)
-				fail_msg("round %u: write %u of %u was held for %llu ms", round, i, nr,
-					 (unsigned long long)(ub_now_ms() - began));
+				fail_msg("round %u: write %u of %u was held for %llu ms", round, i,
+					 nr, (unsigned long long)(ub_now_ms() - began));
 		}
 		close(peer.fd);
 		assert_non_null(peer_accept(&peer));
@@ -1632,7 +1698,10 @@ static void a_wrong_answer_fails_nobody_else(void **state)
 }
 
 /* the server says once that what it had answered is lost. */
-/* A sign of life was asked for on a connection that then stalls. It answers the write, and is flushed before it ends. */
+/*
+ * A sign of life was asked for on a connection that then stalls. It answers the write, and is
+ * flushed before it ends.
+ */
 static void one_command_of_our_own_is_in_flight_on_a_link(void **state)
 {
 	static uint8_t data[PEER_MAX_BYTES];
@@ -1668,7 +1737,10 @@ static void one_command_of_our_own_is_in_flight_on_a_link(void **state)
 	close(three.fd);
 }
 
-/* A connection has stalled, and answers late: it is flushed by ourselves, and the server says that something is lost. */
+/*
+ * A connection has stalled, and answers late: it is flushed by ourselves, and the server says that
+ * something is lost.
+ */
 static void fail_our_own_flush(struct peer *old, struct peer *new)
 {
 	static uint8_t data[PEER_MAX_BYTES];

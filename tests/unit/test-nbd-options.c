@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* How an NBD export is named: the command line, JSON there and back, what is refused, files, words. */
+/*
+ * How an NBD export is named: the command line, JSON there and back, what is refused, files, words.
+ */
 #include "unit.h"
 
 #include <errno.h>
@@ -9,7 +11,7 @@
 #include "base/cleanup.h"
 #include "cli/nbd-options.h"
 
-/* ---- JSON ------------------------------------------------------------------------------------------ */
+/* ---- JSON ---------------------------------------------------------------- */
 
 static void assert_reads_back(const struct nbd_options *o)
 {
@@ -141,7 +143,10 @@ static void what_is_not_understood_is_refused(void **state)
 	}
 }
 
-/* What older programs read of state.json has no member that they would refuse, and together it is everything. */
+/*
+ * What older programs read of state.json has no member that they would refuse, and together it is
+ * everything.
+ */
 static void other_versions_read_what_they_know(void **state)
 {
 	struct nbd_options o, again;
@@ -162,7 +167,8 @@ static void other_versions_read_what_they_know(void **state)
 	o.fence_timeout_ms = 5000;
 	o.fence_command = strdup("true");
 	assert_int_equal(nbd_options_to_two_json(&o, &needed, &more), 0);
-	assert_string_equal(needed, "{\"host\":\"host\",\"port\":\"10809\",\"transport\":\"tcp\",\"fence-timeout-ms\":5000}");
+	assert_string_equal(needed, "{\"host\":\"host\",\"port\":\"10809\",\"transport\":\"tcp\","
+				    "\"fence-timeout-ms\":5000}");
 	assert_string_equal(more, "{\"fence-command\":\"true\",\"fence\":\"close\"}");
 	assert_int_equal(nbd_options_from_json(&again, needed, &err), 0);
 	assert_int_equal(again.fence_policy, NBD_FENCE_TIME);
@@ -172,7 +178,8 @@ static void other_versions_read_what_they_know(void **state)
 	twice = nbd_options_to_json(&again);
 	assert_string_equal(all, twice);
 	/* A later version's are left out, and what is known must be right all the same. */
-	assert_int_equal(nbd_options_add_json(&again, "{\"colour\":[1],\"fence\":\"time\"}", &err), 0);
+	assert_int_equal(nbd_options_add_json(&again, "{\"colour\":[1],\"fence\":\"time\"}", &err),
+			 0);
 	assert_int_equal(again.fence_policy, NBD_FENCE_TIME);
 	assert_int_equal(nbd_options_add_json(&again, "{\"fence\":\"colour\"}", &err), -EINVAL);
 	unit_assert_says(err.text, "'fence'");
@@ -187,9 +194,10 @@ static void other_versions_read_what_they_know(void **state)
 /* Whatever bytes come: understood and said again the same, or refused with words. */
 static void mutated_json_is_refused_or_understood(void **state)
 {
-	static const char whole[] = "{\"transport\":\"uri\",\"uri\":\"nbd://h\\u00e9/e\",\"tls\":\"require\","
-				    "\"connections\":4,\"outage-limit-ms\":-1,\"tls-verify\":false,\"wait-ms\":50,"
-				    "\"fence\":\"close\",\"fence-command\":\"true\"}";
+	static const char whole[] =
+		"{\"transport\":\"uri\",\"uri\":\"nbd://h\\u00e9/e\",\"tls\":\"require\","
+		"\"connections\":4,\"outage-limit-ms\":-1,\"tls-verify\":false,\"wait-ms\":50,"
+		"\"fence\":\"close\",\"fence-command\":\"true\"}";
 	uint64_t seed = 11;
 	unsigned nr_understood = 0;
 
@@ -214,12 +222,15 @@ static void mutated_json_is_refused_or_understood(void **state)
 	assert_true(nr_understood > 100);
 }
 
-/* ---- the command line ----------------------------------------------------------------------------------- */
+/* ---- the command line ---------------------------------------------------- */
 
-/* Reads these words as a verb's child does; the result is ub_cli_nbd_check()'s, or the parser's error. */
+/*
+ * Reads these words as a verb's child does; the result is ub_cli_nbd_check()'s, or the parser's
+ * error.
+ */
 static int parse(struct ub_cli_nbd *n, struct ub_err *err, const char *const words[])
 {
-	char *argv[24] = { (char *)(uintptr_t)"ublk-bridge" };
+	char *argv[24] = { (char *)(uintptr_t) "ublk-bridge" };
 	int argc = 1, ret;
 
 	memset(n, 0, sizeof(*n));
@@ -231,7 +242,8 @@ static int parse(struct ub_cli_nbd *n, struct ub_err *err, const char *const wor
 		argv[argc++] = (char *)(uintptr_t)*words++;
 	ret = ub_cli_nbd_take_command(n, &argc, argv);
 	if (ret == 0)
-		ret = -argp_parse(&ub_cli_nbd_argp, argc, argv, ARGP_NO_EXIT | ARGP_NO_ERRS | ARGP_IN_ORDER, NULL, n);
+		ret = -argp_parse(&ub_cli_nbd_argp, argc, argv,
+				  ARGP_NO_EXIT | ARGP_NO_ERRS | ARGP_IN_ORDER, NULL, n);
 	return ret ? ret : ub_cli_nbd_check(n);
 }
 
@@ -265,14 +277,16 @@ static void servers_are_named_in_each_way(void **state)
 	assert_taken(&n, WORDS("--tcp", "host", "10809", "--export", "e", "-C", "4"));
 	assert_int_equal(n.options.transport, NBD_TCP);
 	assert_int_equal(n.options.nr_connections, 4);
-	assert_string_equal(nbd_options_describe(&n.options, buf, sizeof(buf)), "nbd://host:10809/e");
+	assert_string_equal(nbd_options_describe(&n.options, buf, sizeof(buf)),
+			    "nbd://host:10809/e");
 	nbd_options_destroy(&n.options);
 	assert_taken(&n, WORDS("--tcp", "::1", "nbd"));
 	assert_string_equal(nbd_options_describe(&n.options, buf, sizeof(buf)), "nbd://[::1]:nbd/");
 	nbd_options_destroy(&n.options);
-	assert_taken(&n, WORDS("--unix", "/run/s", "--outage-limit", "1.5", "--stall-timeout", "200ms",
-			       "--fence-timeout", "0", "--wait", "2m"));
-	assert_string_equal(nbd_options_describe(&n.options, buf, sizeof(buf)), "nbd+unix:///?socket=/run/s");
+	assert_taken(&n, WORDS("--unix", "/run/s", "--outage-limit", "1.5", "--stall-timeout",
+			       "200ms", "--fence-timeout", "0", "--wait", "2m"));
+	assert_string_equal(nbd_options_describe(&n.options, buf, sizeof(buf)),
+			    "nbd+unix:///?socket=/run/s");
 	assert_int_equal(n.options.outage_limit_ms, 1500);
 	assert_int_equal(n.options.stall_timeout_ms, 200);
 	assert_int_equal(n.options.fence_timeout_ms, 0);
@@ -288,7 +302,8 @@ static void servers_are_named_in_each_way(void **state)
 	assert_int_equal(n.options.fence_policy, NBD_FENCE_TIME);
 	nbd_options_destroy(&n.options);
 	assert_taken(&n, WORDS("--vsock", "2", "10809"));
-	assert_string_equal(nbd_options_describe(&n.options, buf, sizeof(buf)), "nbd+vsock://2:10809/");
+	assert_string_equal(nbd_options_describe(&n.options, buf, sizeof(buf)),
+			    "nbd+vsock://2:10809/");
 	nbd_options_destroy(&n.options);
 	assert_taken(&n, WORDS("--restart-command", "--command", "nbdkit", "-s", "memory", "1M"));
 	assert_int_equal(n.kind, UB_COMMAND_CONNECTED);
@@ -305,7 +320,8 @@ static void no_password_is_described(void **state)
 	} cases[] = {
 		{ "nbds://alice@host/e", "nbds://alice@host/e" },
 		{ "nbds://alice:secret@host/e", "nbds://alice:***@host/e" },
-		{ "nbd+unix://alice:s@e:t@/e?socket=/run/s@x", "nbd+unix://alice:***@/e?socket=/run/s@x" },
+		{ "nbd+unix://alice:s@e:t@/e?socket=/run/s@x",
+		  "nbd+unix://alice:***@/e?socket=/run/s@x" },
 		{ "nbd://[::1]:10809/a:b@c", "nbd://[::1]:10809/a:b@c" },
 	};
 
@@ -321,7 +337,8 @@ static void no_password_is_described(void **state)
 
 static void one_export_is_known_in_the_same_words(void **state)
 {
-	char text[] = "nbd+unix:///?socket=/run/s", socket[] = "/run/s", another[] = "/run/t", label[] = "[ nbdkit ]", export[] = "e";
+	char text[] = "nbd+unix:///?socket=/run/s", socket[] = "/run/s", another[] = "/run/t",
+	     label[] = "[ nbdkit ]", export[] = "e";
 	struct nbd_options uri = { .transport = NBD_URI, .uri = text };
 	struct nbd_options path = { .transport = NBD_UNIX, .path = socket }, other = path;
 
@@ -345,7 +362,8 @@ static void a_command_in_brackets_is_taken_out(void **state)
 	struct ub_cli_nbd n;
 
 	(void)state;
-	assert_taken(&n, WORDS("--export", "e", "[", "nbdkit", "[", "--tcp", "]", "]", "--wait", "1"));
+	assert_taken(&n,
+		     WORDS("--export", "e", "[", "nbdkit", "[", "--tcp", "]", "]", "--wait", "1"));
 	assert_int_equal(n.kind, UB_COMMAND_ACTIVATED);
 	assert_int_equal(n.options.transport, NBD_UNIX);
 	assert_string_equal(n.command[0], "nbdkit");
@@ -396,10 +414,12 @@ static void bad_options_are_refused_with_a_reason(void **state)
 	assert_refused("cannot verify", WORDS("--unix", "/s", "--tls", "allow"));
 	assert_refused("configured and not used", WORDS("--unix", "/s", "--tls-username", "me"));
 	assert_refused("configured and not used", WORDS("--unix", "/s", "--no-tls-verify"));
-	assert_refused("No such file", WORDS("--unix", "/s", "--tls", "require", "--tls-psk-file", "/none"));
-	assert_refused("is a directory", WORDS("--unix", "/s", "--tls", "require", "--tls-psk-file", "/"));
-	assert_refused("no directory",
-		       WORDS("--unix", "/s", "--tls", "require", "--tls-certificates", "/dev/null"));
+	assert_refused("No such file",
+		       WORDS("--unix", "/s", "--tls", "require", "--tls-psk-file", "/none"));
+	assert_refused("is a directory",
+		       WORDS("--unix", "/s", "--tls", "require", "--tls-psk-file", "/"));
+	assert_refused("no directory", WORDS("--unix", "/s", "--tls", "require",
+					     "--tls-certificates", "/dev/null"));
 }
 
 static void a_port_goes_from_1_to_65535(void **state)
@@ -453,7 +473,8 @@ static void what_cannot_be_verified_is_refused(void **state)
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
 	snprintf(word, sizeof(word), "%d", fds[0]);
 	assert_refused("cannot be verified", WORDS("--unix", "/s", "--tls", "require"));
-	assert_refused("cannot be verified", WORDS("--vsock", "2", "10809", "--tls", "require", "--tls-certificates", "/"));
+	assert_refused("cannot be verified", WORDS("--vsock", "2", "10809", "--tls", "require",
+						   "--tls-certificates", "/"));
 	assert_refused("cannot be verified", WORDS("--fd", word, "--tls", "require"));
 	assert_refused("cannot be verified", WORDS("--tls", "require", "--command", "nbdkit"));
 	assert_refused("cannot be verified", WORDS("--tls", "require", "[", "nbdkit", "]"));
@@ -463,9 +484,15 @@ static void what_cannot_be_verified_is_refused(void **state)
 	assert_int_equal(check_uri_word("nbds+unix:///?socket=/s&tls-hostname=h", NULL), 0);
 	assert_int_equal(check_uri_word("nbds://host/", NULL), 0);
 	/* a name that only looks like a parameter */
-	assert_int_equal(check_uri_word("nbds+unix:///tls-psk-file=x?socket=/s", "cannot be verified"), -EINVAL);
-	assert_int_equal(check_uri_word("nbds+unix:///?socket=/s&not-tls-psk-file=/k", "cannot be verified"), -EINVAL);
-	assert_int_equal(check_uri_word("nbds+unix:///?socket=/s&tls-verify-peer=falsehood", "cannot be verified"), -EINVAL);
+	assert_int_equal(check_uri_word("nbds+unix:///tls-psk-file=x?socket=/s",
+					"cannot be verified"),
+			 -EINVAL);
+	assert_int_equal(check_uri_word("nbds+unix:///?socket=/s&not-tls-psk-file=/k",
+					"cannot be verified"),
+			 -EINVAL);
+	assert_int_equal(check_uri_word("nbds+unix:///?socket=/s&tls-verify-peer=falsehood",
+					"cannot be verified"),
+			 -EINVAL);
 	assert_taken(&n, WORDS("--unix", "/s", "--tls", "require", "--no-tls-verify"));
 	ub_cli_nbd_destroy(&n);
 	assert_taken(&n, WORDS("--unix", "/s", "--tls", "require", "--tls-psk-file", "/dev/null"));
@@ -499,7 +526,7 @@ static void a_descriptor_must_be_a_connected_stream(void **state)
 	}
 }
 
-/* ---- URIs and files ------------------------------------------------------------------------------------- */
+/* ---- URIs and files ------------------------------------------------------ */
 
 static int check_uri(const char *uri, const char *export, enum nbd_tls tls, struct ub_err *err)
 {
@@ -525,7 +552,9 @@ static void uris_are_checked(void **state)
 	assert_int_equal(check_uri("nbd://host", NULL, NBD_TLS_UNSET, &err), 0);
 	assert_int_equal(check_uri("nbds://host", NULL, NBD_TLS_UNSET, &err), 0);
 	assert_int_equal(check_uri("nbd+unix:///e?socket=/s", NULL, NBD_TLS_UNSET, &err), 0);
-	assert_int_equal(check_uri("nbds+vsock://2/?tls-verify-peer=false", NULL, NBD_TLS_REQUIRE, &err), 0);
+	assert_int_equal(check_uri("nbds+vsock://2/?tls-verify-peer=false", NULL, NBD_TLS_REQUIRE,
+				   &err),
+			 0);
 	assert_int_equal(check_uri("http://host", NULL, NBD_TLS_UNSET, &err), -EINVAL);
 	unit_assert_says(err.text, "not an NBD URI");
 	assert_int_equal(check_uri("nbd+unix:///e", NULL, NBD_TLS_UNSET, &err), -EINVAL);
@@ -545,7 +574,8 @@ static void the_files_that_are_named_are_found(void **state)
 	(void)state;
 	setenv("HOME", "/home/me", 1);
 	nbd_options_init(&o);
-	o.uri = strdup("nbds+unix:///e?socket=/run/a%20b&tls-certificates=/c&tls-psk-file=/k%2&other=/x#socket=/y");
+	o.uri = strdup("nbds+unix:///e?socket=/run/a%20b&tls-certificates=/c&tls-psk-file=/"
+		       "k%2&other=/x#socket=/y");
 	o.path = strdup("/p");
 	o.tls_certificates = strdup("/d");
 	nr = nbd_options_paths(&o, paths, 16);

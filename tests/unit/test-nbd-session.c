@@ -147,7 +147,7 @@ static void abilities_are_the_servers(void **state)
 	assert_false(l.can_trim || l.can_zero);
 }
 
-/* ---- another export -------------------------------------------------------------------------------- */
+/* ---- another export ------------------------------------------------------ */
 
 static struct nbd_export first, now;
 static unsigned nr_connections;

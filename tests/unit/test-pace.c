@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * How fast a copier goes: over links of a rate and a latency that exist as arithmetic alone. Pieces go over the link one
- * after the other, and all at once over its latency.
+ * How fast a copier goes: over links of a rate and a latency that exist as arithmetic alone. Pieces
+ * go over the link one after the other, and all at once over its latency.
  */
 #include "unit.h"
 
@@ -22,14 +22,17 @@ struct link {
 
 	uint64_t now_ns, free_ns; /* the link is free then */
 	uint64_t began_ns[MAX_WINDOW], ends_ns[MAX_WINDOW];
-	unsigned nr;		  /* in flight: the first ends first */
-	unsigned most;		  /* were at a time */
+	unsigned nr;		   /* in flight: the first ends first */
+	unsigned most;		   /* were at a time */
 	uint64_t bytes, waited_ns; /* sent; for the longest, behind others */
 };
 
 static void link_make(struct link *l, uint64_t rate_bytes, uint64_t latency_ns)
 {
-	*l = (struct link){ .rate_bytes = rate_bytes, .latency_ns = latency_ns, .piece_bytes = WHOLE, .now_ns = S,
+	*l = (struct link){ .rate_bytes = rate_bytes,
+			    .latency_ns = latency_ns,
+			    .piece_bytes = WHOLE,
+			    .now_ns = S,
 			    .seed = 88172645463325252ULL };
 	ub_pace_init(&l->pace, MAX_WINDOW);
 	ub_pace_set_latency(&l->pace, latency_ns);
@@ -44,7 +47,8 @@ static void link_begin(struct link *l)
 	if (from - l->now_ns > l->waited_ns)
 		l->waited_ns = from - l->now_ns;
 	l->free_ns = from + l->piece_bytes * S / l->rate_bytes;
-	ends = l->free_ns + l->latency_ns + (l->jitter_ns ? unit_random(&l->seed) % l->jitter_ns : 0);
+	ends = l->free_ns + l->latency_ns +
+	       (l->jitter_ns ? unit_random(&l->seed) % l->jitter_ns : 0);
 	for (; at && l->ends_ns[at - 1] > ends; at--) {
 		l->began_ns[at] = l->began_ns[at - 1];
 		l->ends_ns[at] = l->ends_ns[at - 1];
@@ -104,8 +108,8 @@ static void link_be_busy(struct link *l, bool is_busy)
 static void assert_between(uint64_t value, uint64_t least, uint64_t most)
 {
 	if (value < least || value > most)
-		fail_msg("%llu is not from %llu to %llu", (unsigned long long)value, (unsigned long long)least,
-			 (unsigned long long)most);
+		fail_msg("%llu is not from %llu to %llu", (unsigned long long)value,
+			 (unsigned long long)least, (unsigned long long)most);
 }
 
 static void alone_a_link_is_full(void **state)
@@ -117,7 +121,8 @@ static void alone_a_link_is_full(void **state)
 	for (size_t i = 0; i < sizeof(rates) / sizeof(rates[0]); i++) {
 		link_make(&l, rates[i], MS / 5);
 		link_run(&l, S);
-		assert_between(link_run(&l, 10 * S), rates[i] / 100 * 90, rates[i] + rates[i] / 100);
+		assert_between(link_run(&l, 10 * S), rates[i] / 100 * 90,
+			       rates[i] + rates[i] / 100);
 	}
 }
 
@@ -184,7 +189,8 @@ static void beside_an_application_a_part_of_the_time_is_taken(void **state)
 	link_make(&l, 100000000, 0);
 	link_be_busy(&l, true);
 	rate = link_run(&l, 10 * S);
-	assert_between(rate, 100000000 / UB_PACE_SHARE * 9 / 10, 100000000 / UB_PACE_SHARE * 11 / 10);
+	assert_between(rate, 100000000 / UB_PACE_SHARE * 9 / 10,
+		       100000000 / UB_PACE_SHARE * 11 / 10);
 	assert_int_equal(l.most, 1);
 }
 
@@ -217,7 +223,8 @@ static void a_busy_application_does_not_stop_the_copy(void **state)
 	link_be_busy(&l, true);
 	link_run(&l, S); /* 0.16 ms a piece */
 	l.jitter_ns = 40 * MS;
-	assert_between(link_run(&l, 4 * S), 650000, 1100000); /* one in 20 ms; it would be one in 80 */
+	/* one in 20 ms; it would be one in 80 */
+	assert_between(link_run(&l, 4 * S), 650000, 1100000);
 }
 
 static void a_stall_puts_off_no_more_than_a_moment(void **state)
@@ -237,10 +244,12 @@ static void a_stall_puts_off_no_more_than_a_moment(void **state)
 	ub_pace_begin(&l.pace, l.now_ns, true, SMALL);
 	assert_false(ub_pace_may_begin(&l.pace, l.now_ns, 0, true, &wait_ns));
 	assert_between(wait_ns, 1, UB_PACE_MAX_WAIT_NS);
-	assert_true(ub_pace_may_begin(&l.pace, l.now_ns, 0, false, &wait_ns)); /* alone, nobody is in the way */
+	/* alone, nobody is in the way */
+	assert_true(ub_pace_may_begin(&l.pace, l.now_ns, 0, false, &wait_ns));
 	l.now_ns += UB_PACE_MAX_WAIT_NS;
 	link_run(&l, 5 * S);
-	assert_between(link_run(&l, 10 * S), 100000000 / UB_PACE_SHARE * 9 / 10, 100000000 / UB_PACE_SHARE * 11 / 10);
+	assert_between(link_run(&l, 10 * S), 100000000 / UB_PACE_SHARE * 9 / 10,
+		       100000000 / UB_PACE_SHARE * 11 / 10);
 }
 
 static void alone_again_it_begins_with_little(void **state)
@@ -278,9 +287,11 @@ static void a_rate_is_kept(void **state)
 			link_run(&l, 60 * S);
 			link_empty(&l);
 			/* What is in flight is paid for, and one piece is begun on credit. */
-			assert_true(l.bytes <= rates[i] * ((l.now_ns - now) / MS + 100) / 1000 + l.piece_bytes * 2);
+			assert_true(l.bytes <= rates[i] * ((l.now_ns - now) / MS + 100) / 1000 +
+						       l.piece_bytes * 2);
 			if (rates[i] > 1)
-				assert_true(l.bytes + l.piece_bytes * 2 >= rates[i] * 59 / 100 * 98);
+				assert_true(l.bytes + l.piece_bytes * 2 >=
+					    rates[i] * 59 / 100 * 98);
 		}
 	}
 }

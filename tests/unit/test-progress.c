@@ -8,11 +8,13 @@
 
 #define MIB (1ULL << 20)
 
-static json_t *migration(const char *phase, uint64_t total, uint64_t dirty, uint64_t copied, uint64_t zeroed)
+static json_t *migration(const char *phase, uint64_t total, uint64_t dirty, uint64_t copied,
+			 uint64_t zeroed)
 {
-	return json_pack("{s:s, s:s, s:n, s:I, s:I, s:I, s:I, s:I}", "phase", phase, "destination", "nbd://host/x", "why",
-			 "total_bytes", (json_int_t)total, "dirty_bytes", (json_int_t)dirty, "copied_bytes",
-			 (json_int_t)copied, "zeroed_bytes", (json_int_t)zeroed, "mirrored_bytes", (json_int_t)(3 * MIB));
+	return json_pack("{s:s, s:s, s:n, s:I, s:I, s:I, s:I, s:I}", "phase", phase, "destination",
+			 "nbd://host/x", "why", "total_bytes", (json_int_t)total, "dirty_bytes",
+			 (json_int_t)dirty, "copied_bytes", (json_int_t)copied, "zeroed_bytes",
+			 (json_int_t)zeroed, "mirrored_bytes", (json_int_t)(3 * MIB));
 }
 
 /* A look at it, after so long. */
@@ -97,7 +99,8 @@ static void phases_are_told(void **state)
 	m = migration("copying", 100 * MIB, 65 * MIB, MIB, 0);
 	assert_string_equal(ub_progress_text(&p, m, text, sizeof(text)),
 			    "copying: 35 %, 1 MiB/s, 1:05 left, 65 MiB dirty, 3 MiB mirrored");
-	assert_string_equal(ub_progress_text(NULL, m, text, sizeof(text)), "copying: 35 %, 65 MiB dirty, 3 MiB mirrored");
+	assert_string_equal(ub_progress_text(NULL, m, text, sizeof(text)),
+			    "copying: 35 %, 65 MiB dirty, 3 MiB mirrored");
 	json_object_set_new(m, "dirty_bytes", json_integer(7384 * (json_int_t)MIB));
 	json_object_set_new(m, "total_bytes", json_integer(7384 * (json_int_t)MIB));
 	unit_assert_says(ub_progress_text(&p, m, text, sizeof(text)), "2:03:04 left");
@@ -107,9 +110,11 @@ static void phases_are_told(void **state)
 	m = migration("paused", 100 * MIB, 65 * MIB, MIB, 0);
 	json_object_set_new(m, "why", json_string("the server closed the connection"));
 	assert_string_equal(ub_progress_text(&p, m, text, sizeof(text)),
-			    "paused: 35 %, 65 MiB dirty, 3 MiB mirrored: the server closed the connection");
+			    "paused: 35 %, 65 MiB dirty, 3 MiB mirrored: the server closed the "
+			    "connection");
 	json_object_set_new(m, "phase", json_string("connecting"));
-	assert_string_equal(ub_progress_text(&p, m, text, sizeof(text)), "connecting: the server closed the connection");
+	assert_string_equal(ub_progress_text(&p, m, text, sizeof(text)),
+			    "connecting: the server closed the connection");
 	json_decref(m);
 
 	m = json_object();
@@ -125,7 +130,8 @@ static void a_bar_fits_its_terminal(void **state)
 
 	(void)state;
 	assert_string_equal(ub_progress_bar(NULL, m, 200, bar, sizeof(bar)),
-			    "[====================....................] 50 %, 50 MiB dirty, 3 MiB mirrored");
+			    "[====================....................] 50 %, 50 MiB dirty, 3 MiB "
+			    "mirrored");
 	assert_string_equal(ub_progress_bar(NULL, m, 79, bar, sizeof(bar)),
 			    "[======.......] 50 %, 50 MiB dirty, 3 MiB mirrored");
 	json_object_set_new(m, "why", json_string("\xe2\x80\xa6\xe2\x80\xa6\xe2\x80\xa6"));
@@ -138,31 +144,37 @@ static void a_bar_fits_its_terminal(void **state)
 		for (size_t i = 0; i < len; i++)
 			width += ((unsigned char)bar[i] & 0xc0) != 0x80;
 		assert_in_range(width, 0, columns);
-		assert_true(len == 0 || (unsigned char)bar[len - 1] < 0x80 || strcmp(bar + len - 3, "\xe2\x80\xa6") == 0);
+		assert_true(len == 0 || (unsigned char)bar[len - 1] < 0x80 ||
+			    strcmp(bar + len - 3, "\xe2\x80\xa6") == 0);
 	}
 	json_decref(m);
 }
 
 static void ends_are_told(void **state)
 {
-	json_t *last = json_pack("{s:s, s:s, s:n, s:f, s:f, s:I, s:I, s:I}", "result", "moved", "destination", "mem", "why",
-				 "seconds", 3.44, "pause_ms", 5.06, "copied_bytes", (json_int_t)(32 * MIB), "zeroed_bytes",
+	json_t *last = json_pack("{s:s, s:s, s:n, s:f, s:f, s:I, s:I, s:I}", "result", "moved",
+				 "destination", "mem", "why", "seconds", 3.44, "pause_ms", 5.06,
+				 "copied_bytes", (json_int_t)(32 * MIB), "zeroed_bytes",
 				 (json_int_t)(480 * MIB), "mirrored_bytes", (json_int_t)0);
 	char text[256];
 
 	(void)state;
 	assert_string_equal(ub_progress_result(last, text, sizeof(text)),
-			    "moved to mem in 3.4 s, pause 5.1 ms, 32 MiB copied, 480 MiB zeroed, 0 B mirrored");
+			    "moved to mem in 3.4 s, pause 5.1 ms, 32 MiB copied, 480 MiB zeroed, 0 "
+			    "B mirrored");
 	json_object_set_new(last, "pause_ms", json_integer(5)); /* a whole number is one, too */
 	unit_assert_says(ub_progress_result(last, text, sizeof(text)), "pause 5.0 ms");
 	json_object_set_new(last, "pause_ms", json_null());
-	unit_assert_says(ub_progress_result(last, text, sizeof(text)), "in 3.4 s, pause not known, 32 MiB copied");
+	unit_assert_says(ub_progress_result(last, text, sizeof(text)),
+			 "in 3.4 s, pause not known, 32 MiB copied");
 	json_object_set_new(last, "result", json_string("failed"));
 	json_object_set_new(last, "why", json_string("No space left on device"));
-	assert_string_equal(ub_progress_result(last, text, sizeof(text)), "failed after 3.4 s: No space left on device");
+	assert_string_equal(ub_progress_result(last, text, sizeof(text)),
+			    "failed after 3.4 s: No space left on device");
 	json_object_set_new(last, "result", json_string("cancelled"));
 	json_object_set_new(last, "why", json_null());
-	assert_string_equal(ub_progress_result(last, text, sizeof(text)), "was cancelled after 3.4 s");
+	assert_string_equal(ub_progress_result(last, text, sizeof(text)),
+			    "was cancelled after 3.4 s");
 	json_decref(last);
 }
 

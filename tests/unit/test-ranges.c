@@ -72,13 +72,15 @@ static void ranges_are_counted_with_their_clocks(void **state)
 	ub_ranges_read(ledger, 0, SIZE, NOW, &r);
 	assert_true(r.nr == 1 && r.bytes == 4096 && r.oldest_ms == 20000 && r.left_ms == 10000);
 	assert_string_equal(ub_ranges_describe(&r, text, sizeof(text)), "1 range of 4 KiB");
-	assert_string_equal(ub_ranges_describe_end(&r, text, sizeof(text)), "for 10.0 s at the most");
+	assert_string_equal(ub_ranges_describe_end(&r, text, sizeof(text)),
+			    "for 10.0 s at the most");
 	add_range(0, 17, 8192, 8704, NOW - 1500);
 	ub_ledger_range(ledger, 0, 17)->state = UB_RANGE_DONE;
 	ub_ranges_read(ledger, 0, SIZE, NOW, &r);
 	assert_true(r.nr == 2 && r.nr_no_clock == 0 && r.bytes == 4096 + 512);
 	assert_true(r.oldest_ms == 20000 && r.left_ms == 28500);
-	assert_string_equal(ub_ranges_describe(&r, text, sizeof(text)), "2 ranges of 4.5 KiB together");
+	assert_string_equal(ub_ranges_describe(&r, text, sizeof(text)),
+			    "2 ranges of 4.5 KiB together");
 	/* One that is over by now, and is still to be taken out. */
 	add_range(0, 3, 0, 512, NOW - TIMEOUT - 5);
 	ub_ranges_read(ledger, 0, SIZE, NOW, &r);
@@ -149,7 +151,8 @@ static void a_detach_waits_and_not_for_ever(void **state)
 	assert_int_equal(ub_ranges_wait(&w, &r, 4602), UB_RANGES_OVER);
 	r.nr_no_clock = 0;
 	assert_string_equal(ub_ranges_describe_wait(&r, text, sizeof(text)),
-			    "2 ranges of 8 KiB together may still be written by lost connections, for 0.5 s at "
+			    "2 ranges of 8 KiB together may still be written by lost connections, "
+			    "for 0.5 s at "
 			    "the most");
 }
 
@@ -191,21 +194,34 @@ static void json_has_null_where_nothing_is_known(void **state)
 	nbd_options_init(&o);
 	assert_json(NULL, &o, "{\"fence\":null,\"unflushed_bytes\":null,\"losses\":null}");
 	assert_json(&r, &o,
-		    "{\"fence\":{\"policy\":\"time\",\"timeout_ms\":30000,\"command\":null,\"ranges\":0,\"bytes\":0,"
-		    "\"waiting\":0,\"late\":0,\"oldest_ms\":null,\"deadline_ms\":null},\"unflushed_bytes\":0,"
+		    "{\"fence\":{\"policy\":\"time\",\"timeout_ms\":30000,\"command\":null,"
+		    "\"ranges\":0,\"bytes\":0,"
+		    "\"waiting\":0,\"late\":0,\"oldest_ms\":null,\"deadline_ms\":null},\"unflushed_"
+		    "bytes\":0,"
 		    "\"losses\":{\"count\":0,\"bytes\":0,\"last_unix\":null}}");
 	r.timeout_ms = 5;
 	assert_json(&r, NULL,
-		    "{\"fence\":{\"timeout_ms\":5,\"ranges\":0,\"bytes\":0,\"waiting\":0,\"late\":0,"
+		    "{\"fence\":{\"timeout_ms\":5,\"ranges\":0,\"bytes\":0,\"waiting\":0,\"late\":"
+		    "0,"
 		    "\"oldest_ms\":null,\"deadline_ms\":null},\"unflushed_bytes\":0,"
 		    "\"losses\":{\"count\":0,\"bytes\":0,\"last_unix\":null}}");
 	o.fence_policy = NBD_FENCE_CLOSE;
 	o.fence_command = strdup("off");
-	r = (struct ub_ranges){ .nr = 2, .bytes = 8192, .oldest_ms = 100, .left_ms = 29900, .nr_waiting = 1, .nr_late = 3,
-				.unflushed_bytes = 5, .nr_losses = 1, .lost_bytes = 6, .last_loss_unix_s = 7 };
+	r = (struct ub_ranges){ .nr = 2,
+				.bytes = 8192,
+				.oldest_ms = 100,
+				.left_ms = 29900,
+				.nr_waiting = 1,
+				.nr_late = 3,
+				.unflushed_bytes = 5,
+				.nr_losses = 1,
+				.lost_bytes = 6,
+				.last_loss_unix_s = 7 };
 	assert_json(&r, &o,
-		    "{\"fence\":{\"policy\":\"close\",\"timeout_ms\":30000,\"command\":\"off\",\"ranges\":2,\"bytes\":8192,"
-		    "\"waiting\":1,\"late\":3,\"oldest_ms\":100,\"deadline_ms\":29900},\"unflushed_bytes\":5,"
+		    "{\"fence\":{\"policy\":\"close\",\"timeout_ms\":30000,\"command\":\"off\","
+		    "\"ranges\":2,\"bytes\":8192,"
+		    "\"waiting\":1,\"late\":3,\"oldest_ms\":100,\"deadline_ms\":29900},\"unflushed_"
+		    "bytes\":5,"
 		    "\"losses\":{\"count\":1,\"bytes\":6,\"last_unix\":7}}");
 	/* One without a clock: when all are over, nobody knows. */
 	r.nr_no_clock = 1;
@@ -214,12 +230,14 @@ static void json_has_null_where_nothing_is_known(void **state)
 	o.fence_command = NULL;
 	r.nr_losses = 0;
 	assert_json(&r, &o,
-		    "{\"fence\":{\"policy\":\"time\",\"timeout_ms\":30000,\"command\":null,\"ranges\":2,\"bytes\":8192,"
-		    "\"waiting\":1,\"late\":3,\"oldest_ms\":100,\"deadline_ms\":null},\"unflushed_bytes\":5,"
+		    "{\"fence\":{\"policy\":\"time\",\"timeout_ms\":30000,\"command\":null,"
+		    "\"ranges\":2,\"bytes\":8192,"
+		    "\"waiting\":1,\"late\":3,\"oldest_ms\":100,\"deadline_ms\":null},\"unflushed_"
+		    "bytes\":5,"
 		    "\"losses\":{\"count\":0,\"bytes\":6,\"last_unix\":7}}");
 }
 
-/* ---- another process's: here this one ------------------------------------------------------------- */
+/* ---- another process's: here this one ------------------------------------ */
 
 static int make_memfd(const char *name, size_t len, const void *bytes, size_t nr)
 {
@@ -253,7 +271,8 @@ static void the_ledger_of_a_keeper_is_found(void **state)
 	assert_int_equal(r.nr, 0);
 	add_range(1, 0, 0, 4096, ub_ledger_side(ledger, 1)->timeout_ms);
 	ledger_fd = make_memfd(UB_LEDGER_MEMFD, len, ledger, len);
-	assert_int_equal(ub_ledger_view_open(&s, &view), -ENOENT); /* without the page that names the side */
+	/* without the page that names the side */
+	assert_int_equal(ub_ledger_view_open(&s, &view), -ENOENT);
 	stats_fd = make_memfd(UB_STATS_MEMFD, ub_stats_bytes(1), &page, sizeof(page));
 	assert_int_equal(ub_ledger_view_open(&s, &view), 0);
 	ub_ledger_view_read(&view, SIZE, &r);

@@ -61,9 +61,7 @@ static int told_setup(void **state)
 	return 0;
 }
 
-static const struct ub_backend_config told_config = { .kind = "told",
-						      .options = "",
-						      .fd = -1 };
+static const struct ub_backend_config told_config = { .kind = "told", .options = "", .fd = -1 };
 
 static void back_ends_are_found_by_name(void **state)
 {

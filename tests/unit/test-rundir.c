@@ -115,8 +115,10 @@ static void good_names_are_accepted(void **state)
 
 static void bad_names_are_refused(void **state)
 {
-	static const char *const bad[] = { "",	".",   "..",  "../x", "a/b", "/a", ".hidden", "-x",
-					   "0", "123", "a b", "a\n",  "a:b", "ä",  "a\\b",    "a*" };
+	static const char *const bad[] = {
+		"",  ".",   "..",  "../x", "a/b", "/a", ".hidden", "-x",
+		"0", "123", "a b", "a\n",  "a:b", "ä",	"a\\b",	   "a*"
+	};
 	char longer[UB_NAME_BYTES + 1];
 	struct ub_err err = { 0 };
 
@@ -418,7 +420,8 @@ static void the_side_decides_of_which_migration_it_is(void **state)
 	struct ub_err err = { 0 };
 	struct ub_rundir dir;
 	json_t *recipe = json_pack("{s:s}", "kind", "mem"), *json;
-	json_t *migration = json_pack("{s:s, s:{s:s, s:i}}", "cookie", "fedcba9876543210", "recipe", "kind", "nbd", "store", 12);
+	json_t *migration = json_pack("{s:s, s:{s:s, s:i}}", "cookie", "fedcba9876543210", "recipe",
+				      "kind", "nbd", "store", 12);
 	int fd;
 
 	(void)state;
@@ -436,7 +439,8 @@ static void the_side_decides_of_which_migration_it_is(void **state)
 	assert_int_equal(ub_state_read_all("disk", &got, &json), 0);
 	assert_true(!got.is_migrating && got.has_moved && got.store == 12);
 	assert_string_equal(got.backend, "nbd");
-	assert_string_equal(json_string_value(json_object_get(ub_state_recipe(json, &got), "kind")), "nbd");
+	assert_string_equal(json_string_value(json_object_get(ub_state_recipe(json, &got), "kind")),
+			    "nbd");
 	json_decref(json);
 	/* Another attempt's file: what is written to the old one has no effect. */
 	close(ub_rundir_make_side(&dir, &err));
@@ -569,7 +573,9 @@ static void a_long_recipe_is_read_back(void **state)
 	assert_non_null(recipe);
 	assert_int_equal(ub_rundir_write_state(&dir, &s, recipe, NULL, &err), 0);
 	assert_int_equal(ub_state_read_all("disk", &got, &json), 0);
-	assert_string_equal(json_string_value(json_object_get(json_object_get(json, "recipe"), "command")), words);
+	assert_string_equal(json_string_value(
+				    json_object_get(json_object_get(json, "recipe"), "command")),
+			    words);
 	json_decref(json);
 	json_object_set_new(recipe, "more", json_string(words));
 	assert_int_equal(ub_rundir_write_state(&dir, &s, recipe, NULL, &err), -E2BIG);

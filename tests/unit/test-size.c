@@ -228,7 +228,7 @@ static void what_is_written_reads_back(void **state)
 	}
 }
 
-/* ---- durations --------------------------------------------------------------------------------------- */
+/* ---- durations ----------------------------------------------------------- */
 
 static void assert_duration(const char *text, uint64_t want)
 {
@@ -259,9 +259,26 @@ static void durations_are_read_with_and_without_unit(void **state)
 
 static void what_is_no_duration_is_refused(void **state)
 {
-	static const char *const bad[] = { "",     "s",	  "-1",	 "+1",	 " 1",	  "1 ", "1 s",	  "1.",	  ".5",
-					   "1.2.3", "1d", "1S",	 "1sec", "1e3",	  "0x1", "none", "1.2345", "1ss",
-					   "99999999999999999999999", "18446744073709551617ms" };
+	static const char *const bad[] = { "",
+					   "s",
+					   "-1",
+					   "+1",
+					   " 1",
+					   "1 ",
+					   "1 s",
+					   "1.",
+					   ".5",
+					   "1.2.3",
+					   "1d",
+					   "1S",
+					   "1sec",
+					   "1e3",
+					   "0x1",
+					   "none",
+					   "1.2345",
+					   "1ss",
+					   "99999999999999999999999",
+					   "18446744073709551617ms" };
 	struct ub_err err;
 	uint64_t ms;
 

@@ -5,8 +5,8 @@
 #include "base/histogram.h"
 #include "keeper/stats.h"
 
-#define NR_QUEUES    64
-#define NS_PER_S     1000000000ULL
+#define NR_QUEUES   64
+#define NS_PER_S    1000000000ULL
 #define REPLY_BYTES (400 << 10) /* what control.sock holds for a client */
 
 static struct ub_stats_page *page;
@@ -89,7 +89,8 @@ static void queues_are_added_up(void **state)
 	assert_int_equal(integer(json, "operations.write.bytes"), 4096 * NR_QUEUES);
 	assert_int_equal(integer(json, "operations.write.errors"), 2 * NR_QUEUES);
 	assert_int_equal(integer(json, "operations.write.latency.count"), NR_QUEUES);
-	assert_int_equal(integer(json, "operations.write.latency.sum_ns"), 1000 * NR_QUEUES + NR_QUEUES * (NR_QUEUES - 1) / 2);
+	assert_int_equal(integer(json, "operations.write.latency.sum_ns"),
+			 1000 * NR_QUEUES + NR_QUEUES * (NR_QUEUES - 1) / 2);
 	assert_int_equal(integer(json, "operations.write.latency.max_ns"), 1000 + NR_QUEUES - 1);
 	assert_in_range(integer(json, "operations.write.latency.p50_ns"), 1001, 1062);
 	assert_null(json_object_get(get(json, "operations.write.latency"), "buckets"));
@@ -142,9 +143,12 @@ static void coarse_buckets_are_cumulative(void **state)
 	ub_histogram_record(&page->queues[3].latency[UB_OP_READ], 3600 * NS_PER_S);
 	json = ub_stats_to_json(page, NR_QUEUES, 20 * NS_PER_S, true);
 	buckets = get(json, "operations.read.latency.buckets");
-	assert_int_equal(json_array_size(buckets), UB_STATS_LAST_BUCKET_BITS - UB_STATS_FIRST_BUCKET_BITS + 1);
-	json_array_foreach(buckets, i, pair) {
-		assert_int_equal(json_integer_value(json_array_get(pair, 0)), 1LL << (UB_STATS_FIRST_BUCKET_BITS + i));
+	assert_int_equal(json_array_size(buckets),
+			 UB_STATS_LAST_BUCKET_BITS - UB_STATS_FIRST_BUCKET_BITS + 1);
+	json_array_foreach(buckets, i, pair)
+	{
+		assert_int_equal(json_integer_value(json_array_get(pair, 0)),
+				 1LL << (UB_STATS_FIRST_BUCKET_BITS + i));
 		assert_int_equal(json_integer_value(json_array_get(pair, 1)), i == 0 ? 1 : 3);
 	}
 	json_decref(json);
@@ -156,7 +160,8 @@ static void the_largest_answer_fits(void **state)
 	char *text;
 
 	(void)state;
-	memset(page, 0xbf, ub_stats_bytes(NR_QUEUES)); /* many digits, sums that overflow, as many queues as there can be */
+	/* many digits, sums that overflow, as many queues as there can be */
+	memset(page, 0xbf, ub_stats_bytes(NR_QUEUES));
 	json = ub_stats_to_json(page, NR_QUEUES, UINT64_MAX / 4, true);
 	text = json_dumps(json, JSON_COMPACT);
 	assert_non_null(text);
@@ -169,8 +174,10 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(queues_are_added_up, page_make, page_free),
-		cmocka_unit_test_setup_teardown(an_outage_grows_while_it_lasts, page_make, page_free),
-		cmocka_unit_test_setup_teardown(coarse_buckets_are_cumulative, page_make, page_free),
+		cmocka_unit_test_setup_teardown(an_outage_grows_while_it_lasts, page_make,
+						page_free),
+		cmocka_unit_test_setup_teardown(coarse_buckets_are_cumulative, page_make,
+						page_free),
 		cmocka_unit_test_setup_teardown(the_largest_answer_fits, page_make, page_free),
 	};
 

@@ -18,7 +18,8 @@ static void what_can_be_shown_stays(void **state)
 	(void)state;
 	assert_cleaned("", "");
 	assert_cleaned("nbd://host/export ~!", "nbd://host/export ~!");
-	assert_cleaned("\xc3\xbc \xe2\x82\xac \xf0\x9f\x92\xbe", "\xc3\xbc \xe2\x82\xac \xf0\x9f\x92\xbe");
+	assert_cleaned("\xc3\xbc \xe2\x82\xac \xf0\x9f\x92\xbe",
+		       "\xc3\xbc \xe2\x82\xac \xf0\x9f\x92\xbe");
 }
 
 static void control_characters_go(void **state)
@@ -35,8 +36,8 @@ static void what_is_no_utf8_goes(void **state)
 	assert_cleaned("\x80\xff", "??");
 	assert_cleaned("cut \xe2\x82", "cut ??");
 	assert_cleaned("\xc0\xaf\xe0\x80\xaf", "?????"); /* longer than need be */
-	assert_cleaned("\xed\xa0\x80", "???"); /* half of a pair */
-	assert_cleaned("\xf4\x90\x80\x80", "????"); /* beyond the last one */
+	assert_cleaned("\xed\xa0\x80", "???");		 /* half of a pair */
+	assert_cleaned("\xf4\x90\x80\x80", "????");	 /* beyond the last one */
 }
 
 static void bytes_survive_as_digits(void **state)

@@ -71,8 +71,9 @@ static inline uint64_t unit_resident_bytes(void)
 }
 
 /*
- * Skips the test where reading memory that was never written takes memory, as some kernels made for small
- * virtual machines have it (they have no page of zeroes to share): what it looks for cannot be seen there.
+ * Skips the test where reading memory that was never written takes memory, as some kernels made for
+ * small virtual machines have it (they have no page of zeroes to share): what it looks for cannot
+ * be seen there.
  */
 static inline void unit_need_zero_page(void)
 {
@@ -87,7 +88,8 @@ static inline void unit_need_zero_page(void)
 	after = unit_resident_bytes();
 	munmap(map, bytes);
 	if (after > before + bytes / 2) {
-		print_message("skipped: this kernel gives a page to whoever reads memory that was never written\n");
+		print_message("skipped: this kernel gives a page to whoever reads memory that was "
+			      "never written\n");
 		skip();
 	}
 }

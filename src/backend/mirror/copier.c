@@ -7,23 +7,31 @@
 
 #include "base/cleanup.h"
 
-#define COPIER_LOOK_BYTES      (128U << 20) /* about so much is asked at once what it has */
-#define COPIER_MIN_DATA	       (1U << 20)   /* where there is data, so much is read without another look */
-#define COPIER_ZERO_BYTES      (16U << 20)  /* of zeroes, in one piece: writes there wait for it */
-/* While the application is at work, in small pieces: what it asks for waits behind one on either side. */
+#define COPIER_LOOK_BYTES (128U << 20) /* about so much is asked at once what it has */
+/* where there is data, so much is read without another look */
+#define COPIER_MIN_DATA	  (1U << 20)
+#define COPIER_ZERO_BYTES (16U << 20) /* of zeroes, in one piece: writes there wait for it */
+/*
+ * While the application is at work, in small pieces: what it asks for waits behind one on either
+ * side.
+ */
 #define COPIER_BUSY_BYTES      (16U << 10)
 #define COPIER_BUSY_ZERO_BYTES (1U << 20)
 #define COPIER_MAX_TURN	       (2 * MIRROR_NR_SLOTS)
-#define COPIER_BUSY_MS	       100   /* it is at work for so long after its last I/O */
-#define COPIER_PROBE_MS	       200   /* a destination that is out of step */
-#define COPIER_SYNC_MS	       10000 /* so often the destination is flushed: as much may have to be copied again */
+#define COPIER_BUSY_MS	       100 /* it is at work for so long after its last I/O */
+#define COPIER_PROBE_MS	       200 /* a destination that is out of step */
+/* so often the destination is flushed: as much may have to be copied again */
+#define COPIER_SYNC_MS 10000
 
 static void copy_granted(struct mirror_range *range);
 static void copier_begin_flush(struct mirror *m);
 static void flush_submit(struct ub_backend *be, struct ub_backend_queue *bq, struct ub_io *io,
 			 void (*done)(struct ub_io *, int32_t));
 
-/* Whether the application is at work. One that waits for all that it asked for asks for nothing new. */
+/*
+ * Whether the application is at work. One that waits for all that it asked for asks for nothing
+ * new.
+ */
 static bool copier_is_busy(const struct mirror *m)
 {
 	if (ub_now_ms() - atomic_load_explicit(&m->busy_ms, memory_order_relaxed) < COPIER_BUSY_MS)
@@ -51,7 +59,8 @@ void mirror_copier_kick(struct mirror *m)
 	ub_queue_post(m->queues[0].source->queue, &m->kick_msg);
 }
 
-static void copy_submit(struct mirror_copy *c, enum mirror_step step, uint8_t op, bool to_dest, void *buf, uint32_t len)
+static void copy_submit(struct mirror_copy *c, enum mirror_step step, uint8_t op, bool to_dest,
+			void *buf, uint32_t len)
 {
 	struct mirror *m = c->m;
 	const struct ub_backend *be = to_dest ? m->config.dest : m->config.source;
@@ -142,7 +151,8 @@ static void copy_zero(struct mirror_copy *c)
 {
 	struct mirror *m = c->m;
 	const struct ub_limits *l = &m->config.dest->limits;
-	uint32_t most = l->max_zeroes_bytes < COPIER_ZERO_BYTES ? l->max_zeroes_bytes : COPIER_ZERO_BYTES;
+	uint32_t most =
+		l->max_zeroes_bytes < COPIER_ZERO_BYTES ? l->max_zeroes_bytes : COPIER_ZERO_BYTES;
 	uint32_t most_written = m->chunk_bytes;
 	bool can_zero = l->can_zero && !atomic_load_explicit(&m->cannot_zero, memory_order_relaxed);
 
@@ -182,7 +192,10 @@ static void copy_found_data(struct mirror_copy *c, uint32_t len)
 {
 	struct mirror *m = c->m;
 
-	/* Where data and holes take turns in small parts, looking costs more than reading what is zero. */
+	/*
+	 * Where data and holes take turns in small parts, looking costs more than reading what is
+	 * zero.
+	 */
 	m->data_start = c->range.start;
 	m->data_end = c->range.start + (len > COPIER_MIN_DATA ? len : COPIER_MIN_DATA);
 	m->cursor = c->range.start >> m->cluster_shift;
@@ -190,7 +203,10 @@ static void copy_found_data(struct mirror_copy *c, uint32_t len)
 	copy_end(c);
 }
 
-/* What a look at the source has told. False: nothing more is to be done. Else *len bytes read as zeroes. */
+/*
+ * What a look at the source has told. False: nothing more is to be done. Else *len bytes read as
+ * zeroes.
+ */
 static bool copy_take_look(struct mirror_copy *c, int32_t res, uint32_t *len)
 {
 	struct mirror *m = c->m;
@@ -208,7 +224,9 @@ static bool copy_take_look(struct mirror_copy *c, int32_t res, uint32_t *len)
 	return false;
 }
 
-/* A first look, which nobody waits for. Zeroes are looked at again, while nobody may change them. */
+/*
+ * A first look, which nobody waits for. Zeroes are looked at again, while nobody may change them.
+ */
 static void copy_peeked(struct mirror_copy *c, int32_t res)
 {
 	struct mirror *m = c->m;
@@ -349,8 +367,10 @@ static bool copier_may_begin(struct mirror *m, bool is_busy)
 {
 	uint64_t now_ns = ub_now_ns(), wait_ns;
 
-	ub_pace_set_latency(&m->pace, side_latency(m->config.source) + side_latency(m->config.dest));
-	ub_pace_set_rate(&m->pace, now_ns, atomic_load_explicit(&m->rate_bytes, memory_order_relaxed));
+	ub_pace_set_latency(&m->pace,
+			    side_latency(m->config.source) + side_latency(m->config.dest));
+	ub_pace_set_rate(&m->pace, now_ns,
+			 atomic_load_explicit(&m->rate_bytes, memory_order_relaxed));
 	m->due_ns = 0;
 	if (ub_pace_may_begin(&m->pace, now_ns, m->nr_copies, is_busy, &wait_ns))
 		return true;
@@ -510,13 +530,14 @@ bool mirror_copier_is_late(struct mirror *m, uint64_t now_ms)
 	for (unsigned i = 0; i < MIRROR_NR_SLOTS && !is_late; i++) {
 		const struct mirror_copy *c = &m->copies[i];
 
-		is_late = c->sent_ms && now_ms - c->sent_ms >= m->config.late_ms && mirror_ranges_overlap(&m->waiting, &c->range, NULL);
+		is_late = c->sent_ms && now_ms - c->sent_ms >= m->config.late_ms &&
+			  mirror_ranges_overlap(&m->waiting, &c->range, NULL);
 	}
 	pthread_mutex_unlock(&m->lock);
 	return is_late;
 }
 
-/* ---- is it back? ---------------------------------------------------------------------------------------------------- */
+/* ---- is it back? --------------------------------------------------------- */
 
 static void probe_done(struct ub_io *io, int32_t res)
 {
@@ -547,7 +568,7 @@ static void probe_is_due(struct ub_timer *timer)
 	m->config.dest->ops->submit(m->queues[0].dest, &m->probe_io);
 }
 
-/* ---- flushing both sides -------------------------------------------------------------------------------------------- */
+/* ---- flushing both sides ------------------------------------------------- */
 
 static void flush_done(struct mirror *m)
 {
@@ -646,7 +667,7 @@ int ub_mirror_flushed(const struct ub_backend *be)
 	return atomic_load_explicit(&m->flushed, memory_order_acquire);
 }
 
-/* ---- its beginning ---------------------------------------------------------------------------------------------------- */
+/* ---- its beginning ------------------------------------------------------- */
 
 static void copier_init_io(struct mirror *m, struct ub_io *io, unsigned index)
 {
@@ -684,7 +705,10 @@ void mirror_copier_start(struct mirror *m)
 	m->paced = (struct ub_timer){ .queue = q, .expired = copier_paced };
 	m->probe_due = (struct ub_timer){ .queue = q, .expired = probe_is_due };
 	m->has_begun = true;
-	/* What an earlier attempt has sent may still land: nothing goes there before that is over, and nobody waits for it. */
+	/*
+	 * What an earlier attempt has sent may still land: nothing goes there before that is over,
+	 * and nobody waits for it.
+	 */
 	if (m->config.dest->ops->has_settled && !m->config.dest->ops->has_settled(m->config.dest))
 		mirror_dest_failed(m, -ENOLINK);
 	mirror_copier_run(m);
@@ -694,6 +718,6 @@ bool mirror_copier_stop(struct mirror *m)
 {
 	ub_timer_stop(&m->paced);
 	ub_timer_stop(&m->probe_due);
-	return !m->paced.armed_ns && !m->probe_due.armed_ns && !m->nr_copies && !m->nr_flushing && !m->is_syncing &&
-	       !m->is_probing && !atomic_load(&m->is_kicked);
+	return !m->paced.armed_ns && !m->probe_due.armed_ns && !m->nr_copies && !m->nr_flushing &&
+	       !m->is_syncing && !m->is_probing && !atomic_load(&m->is_kicked);
 }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The layer of a migration, inside: mirror.c, copier.c, map.c, range.c share these. mirror.h is for others. */
+/*
+ * The layer of a migration, inside: mirror.c, copier.c, map.c, range.c share these. mirror.h is for
+ * others.
+ */
 #ifndef UB_BACKEND_MIRROR_INTERNAL_H
 #define UB_BACKEND_MIRROR_INTERNAL_H
 
@@ -11,9 +14,13 @@
 #include "base/bitmap.h"
 #include "base/loop.h"
 
-#define MIRROR_NR_SLOTS (UB_INTERNAL_SLOTS - 2) /* copies in flight: all internal slots but a probe's and a flush's */
+/* copies in flight: all internal slots but a probe's and a flush's */
+#define MIRROR_NR_SLOTS (UB_INTERNAL_SLOTS - 2)
 
-/* What somebody changes: nobody else does at the same time. Under the lock, but for the two offsets of one that is held. */
+/*
+ * What somebody changes: nobody else does at the same time. Under the lock, but for the two offsets
+ * of one that is held.
+ */
 struct mirror_range {
 	uint64_t start, end;
 	bool is_held;
@@ -41,11 +48,19 @@ struct mirror_slot {
 	unsigned nr_pending;
 	bool is_mirrored; /* the destination has, or had, its part */
 	uint64_t sent_ms;
-	uint64_t losses; /* mirror_losses() before that */
+	uint64_t losses;		 /* mirror_losses() before that */
 	struct mirror_slot *prev, *next; /* in the queue's list of those that the destination has */
 };
 
-enum mirror_step { COPY_IDLE, COPY_PEEK, COPY_LOOK, COPY_LOOK_DEST, COPY_READ, COPY_WRITE, COPY_ZERO };
+enum mirror_step {
+	COPY_IDLE,
+	COPY_PEEK,
+	COPY_LOOK,
+	COPY_LOOK_DEST,
+	COPY_READ,
+	COPY_WRITE,
+	COPY_ZERO
+};
 
 /* A piece that is being brought over. Queue 0's. */
 struct mirror_copy {
@@ -87,7 +102,8 @@ struct mirror {
 	struct mirror_ranges held, waiting;
 	struct ub_bitmap dirty; /* a bit a cluster */
 	uint64_t nr_dirty;
-	struct mirror_unsafe unsafe;  /* the destination has them, and may forget them: not flushed yet */
+	/* the destination has them, and may forget them: not flushed yet */
+	struct mirror_unsafe unsafe;
 	struct mirror_unsafe pending; /* likewise: they are being flushed */
 	uint64_t losses;	      /* of the destination: as many are dealt with */
 	uint64_t nr_clusters;
@@ -102,10 +118,14 @@ struct mirror {
 
 	/* The copier: queue 0's. */
 	struct mirror_copy copies[MIRROR_NR_SLOTS];
-	uint64_t cursor;    /* the next cluster to look at */
+	uint64_t cursor;	       /* the next cluster to look at */
 	uint64_t data_start, data_end; /* there is data, as it was when it was looked at */
 	struct ub_pace pace;
-	uint64_t due_ns; /* the next piece is due then, perhaps in a turn of the application's; 0: when something ends */
+	/*
+	 * the next piece is due then, perhaps in a turn of the application's; 0: when something
+	 * ends
+	 */
+	uint64_t due_ns;
 	struct ub_timer paced, probe_due;
 	struct ub_msg start_msg, kick_msg, flush_msg;
 	char *bufs; /* of all copies, chunk_bytes each */
@@ -116,7 +136,8 @@ struct mirror {
 
 	struct ub_io flush_source, flush_dest;
 	struct ub_io sync_io; /* the copier's own flush of the destination */
-	uint64_t synced_ms, flush_losses; /* when the last flush of the destination began, and `losses` then */
+	/* when the last flush of the destination began, and `losses` then */
+	uint64_t synced_ms, flush_losses;
 	unsigned nr_flushing;
 	_Atomic int flushed; /* 0: not yet, 1: done, or a negative errno */
 
@@ -125,7 +146,7 @@ struct mirror {
 	bool has_begun, is_running, is_probing, is_syncing, flush_waits;
 };
 
-/* ---- mirror.c: the state -------------------------------------------------------------------------------------------- */
+/* ---- mirror.c: the state ------------------------------------------------- */
 
 static inline int mirror_get_state(const struct mirror *m)
 {
@@ -141,7 +162,10 @@ static inline bool mirror_is_mirroring(const struct mirror *m)
 }
 
 void mirror_tell(struct mirror *m);
-/* There is something to copy (again). False, of the first: it was in another state, and still is; under the lock. */
+/*
+ * There is something to copy (again). False, of the first: it was in another state, and still is;
+ * under the lock.
+ */
 bool mirror_resume_locked(struct mirror *m, enum ub_mirror_state from);
 void mirror_resume(struct mirror *m, enum ub_mirror_state from);
 void mirror_fail(struct mirror *m, int32_t res, bool is_source);
@@ -150,42 +174,56 @@ void mirror_dest_failed(struct mirror *m, int32_t res);
 /* Somebody has sent the destination something: whether it answers is looked at from now on. */
 void mirror_queue_tick(struct mirror_queue *mq);
 
-/* ---- range.c ---------------------------------------------------------------------------------------------------------- */
+/* ---- range.c ------------------------------------------------------------- */
 
-/* True: it is held. Else granted() follows, on the range's queue. Those that come first are first. */
+/*
+ * True: it is held. Else granted() follows, on the range's queue. Those that come first are first.
+ */
 bool mirror_range_take(struct mirror *m, struct mirror_range *r);
 void mirror_range_give_back(struct mirror *m, struct mirror_range *r);
 /* Keeps its first bytes only. */
 void mirror_range_shrink(struct mirror *m, struct mirror_range *r, uint64_t end);
 /* Under the lock: whether one of those before `until` (NULL: any) overlaps with it. */
-bool mirror_ranges_overlap(const struct mirror_ranges *list, const struct mirror_range *r, const struct mirror_range *until);
+bool mirror_ranges_overlap(const struct mirror_ranges *list, const struct mirror_range *r,
+			   const struct mirror_range *until);
 /* A queue's grant_msg: those of its ranges that are held by now. */
 void mirror_take_granted(struct ub_msg *msg, struct ub_queue *q);
-/* Those that wait for a range, of one queue, and with this granted(): they will never have it. By next_granted. */
-struct mirror_range *mirror_take_waiting(struct mirror *m, const struct mirror_queue *mq, void (*granted)(struct mirror_range *));
+/*
+ * Those that wait for a range, of one queue, and with this granted(): they will never have it. By
+ * next_granted.
+ */
+struct mirror_range *mirror_take_waiting(struct mirror *m, const struct mirror_queue *mq,
+					 void (*granted)(struct mirror_range *));
 
-/* ---- map.c: takes the lock itself --------------------------------------------------------------------------------------- */
+/* ---- map.c: takes the lock itself ---------------------------------------- */
 
 /* Counts whenever a server of the destination may have died. Any thread, without the lock. */
 uint64_t mirror_losses(const struct mirror *m);
 /* Every cluster that the range touches. */
 void mirror_dirty_set(struct mirror *m, uint64_t start, uint64_t end);
 /*
- * Every cluster that lies within the range, or reaches over the device's end: the destination has it. False: since it was
- * sent there (`losses`), a server has been lost, and perhaps that, too; nothing is cleared.
+ * Every cluster that lies within the range, or reaches over the device's end: the destination has
+ * it. False: since it was sent there (`losses`), a server has been lost, and perhaps that, too;
+ * nothing is cleared.
  */
 bool mirror_dirty_clear(struct mirror *m, uint64_t start, uint64_t end, uint64_t losses);
-/* The next dirty clusters, or some of them, from the cursor on and then from the beginning. False: there are none. */
+/*
+ * The next dirty clusters, or some of them, from the cursor on and then from the beginning. False:
+ * there are none.
+ */
 bool mirror_dirty_find(struct mirror *m, uint64_t *first, uint64_t *count);
 /* Tells the statistics. */
 void mirror_dirty_note(struct mirror *m);
-/* The destination has lost a server since: what that one had not flushed is copied again. Queue 0, as all that follow. */
+/*
+ * The destination has lost a server since: what that one had not flushed is copied again. Queue 0,
+ * as all that follow.
+ */
 void mirror_look_for_losses(struct mirror *m);
 /* Around a flush of the destination: what it has by now is what is safe afterwards. */
 void mirror_flush_begins(struct mirror *m);
 void mirror_flush_ends(struct mirror *m, int32_t res);
 
-/* ---- copier.c: queue 0, but for the first two ----------------------------------------------------------------------------- */
+/* ---- copier.c: queue 0, but for the first two ---------------------------- */
 
 void mirror_copier_init(struct mirror *m); /* when it is made */
 void mirror_copier_kick(struct mirror *m); /* any thread: there may be something to do */
@@ -195,7 +233,10 @@ void mirror_copier_start(struct mirror *m);
 bool mirror_copier_stop(struct mirror *m);
 /* Any queue: something of it is at the destination. */
 bool mirror_copier_has_sent(const struct mirror *m);
-/* The copier itself has time: it counts when the application waits for what the destination has of it. */
+/*
+ * The copier itself has time: it counts when the application waits for what the destination has of
+ * it.
+ */
 bool mirror_copier_is_late(struct mirror *m, uint64_t now_ms);
 
 #endif

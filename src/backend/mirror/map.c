@@ -4,11 +4,11 @@
 
 #define MAP_MAX_RUN 32768U /* clusters: how long a run of dirty ones is matters no more then */
 
-/* ---- what the destination may forget ------------------------------------------------------------------------------ */
+/* ---- what the destination may forget ------------------------------------- */
 
 /*
- * A server that dies, and is started again, has what it was told to flush, and of the rest what it likes. This counts
- * whenever one may have died.
+ * A server that dies, and is started again, has what it was told to flush, and of the rest what it
+ * likes. This counts whenever one may have died.
  */
 uint64_t mirror_losses(const struct mirror *m)
 {
@@ -47,7 +47,7 @@ static void unsafe_clear(struct mirror_unsafe *u)
 	u->first = u->end = 0;
 }
 
-/* ---- dirty clusters ----------------------------------------------------------------------------------------------- */
+/* ---- dirty clusters ------------------------------------------------------ */
 
 /* Under the lock. */
 static uint64_t dirty_count(const struct mirror *m, uint64_t first, uint64_t count)
@@ -94,7 +94,8 @@ void mirror_dirty_note(struct mirror *m)
 
 void mirror_dirty_set(struct mirror *m, uint64_t start, uint64_t end)
 {
-	uint64_t first = start >> m->cluster_shift, count = ((end - 1) >> m->cluster_shift) + 1 - first;
+	uint64_t first = start >> m->cluster_shift,
+		 count = ((end - 1) >> m->cluster_shift) + 1 - first;
 
 	pthread_mutex_lock(&m->lock);
 	dirty_add(m, first, count);
@@ -108,13 +109,15 @@ bool mirror_dirty_clear(struct mirror *m, uint64_t start, uint64_t end, uint64_t
 {
 	uint64_t cluster = 1ULL << m->cluster_shift;
 	uint64_t first = (start + cluster - 1) >> m->cluster_shift;
-	uint64_t last = end >= m->backend->limits.size_bytes ? m->nr_clusters : end >> m->cluster_shift;
+	uint64_t last =
+		end >= m->backend->limits.size_bytes ? m->nr_clusters : end >> m->cluster_shift;
 	bool is_there;
 
 	pthread_mutex_lock(&m->lock);
 	is_there = losses == mirror_losses(m);
 	if (is_there)
-		unsafe_add(&m->unsafe, start >> m->cluster_shift, ((end - 1) >> m->cluster_shift) + 1);
+		unsafe_add(&m->unsafe, start >> m->cluster_shift,
+			   ((end - 1) >> m->cluster_shift) + 1);
 	if (is_there && first < last) {
 		m->nr_dirty -= dirty_count(m, first, last - first);
 		ub_bitmap_clear(&m->dirty, first, last - first);
@@ -151,7 +154,9 @@ bool mirror_dirty_find(struct mirror *m, uint64_t *first, uint64_t *count)
 		while (at < m->nr_clusters && !found) {
 			bool is_dirty;
 			uint64_t left = m->nr_clusters - at;
-			uint64_t run = ub_bitmap_run(&m->dirty, at, left < MAP_MAX_RUN ? left : MAP_MAX_RUN, &is_dirty);
+			uint64_t run =
+				ub_bitmap_run(&m->dirty, at,
+					      left < MAP_MAX_RUN ? left : MAP_MAX_RUN, &is_dirty);
 
 			found = is_dirty;
 			*first = at;
@@ -163,7 +168,7 @@ bool mirror_dirty_find(struct mirror *m, uint64_t *first, uint64_t *count)
 	return found;
 }
 
-/* ---- the destination is flushed ------------------------------------------------------------------------------------- */
+/* ---- the destination is flushed ------------------------------------------ */
 
 void mirror_flush_begins(struct mirror *m)
 {

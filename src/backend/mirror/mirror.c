@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The layer of a migration: what the application asks for, and the contract. Queues' threads, but for what is marked. */
+/*
+ * The layer of a migration: what the application asks for, and the contract. Queues' threads, but
+ * for what is marked.
+ */
 #include "backend/mirror/internal.h"
 
 #include <errno.h>
@@ -9,12 +12,12 @@
 
 #include "base/cleanup.h"
 
-#define MIRROR_CHUNK_BYTES   (256U << 10) /* of data, in one piece of the copier's */
-#define MIRROR_LATE_TICKS    4
-#define MIRROR_MAX_CLUSTERS  (256ULL << 20) /* bits of a bitmap: 32 MiB */
-#define MIRROR_MIN_CLUSTER   14 /* 16 KiB, as a shift */
+#define MIRROR_CHUNK_BYTES  (256U << 10) /* of data, in one piece of the copier's */
+#define MIRROR_LATE_TICKS   4
+#define MIRROR_MAX_CLUSTERS (256ULL << 20) /* bits of a bitmap: 32 MiB */
+#define MIRROR_MIN_CLUSTER  14		   /* 16 KiB, as a shift */
 
-/* ---- the state ------------------------------------------------------------------------------------------------- */
+/* ---- the state ----------------------------------------------------------- */
 
 void mirror_tell(struct mirror *m)
 {
@@ -75,7 +78,7 @@ void mirror_dest_failed(struct mirror *m, int32_t res)
 	}
 }
 
-/* ---- what the application asks for ------------------------------------------------------------------------------ */
+/* ---- what the application asks for --------------------------------------- */
 
 void mirror_queue_tick(struct mirror_queue *mq)
 {
@@ -138,7 +141,8 @@ static void slot_finish(struct mirror_slot *slot)
 	bool differs = !slot->is_mirrored || dest_res < 0 || res < 0;
 
 	/* Before the source's answer is passed on. */
-	differs = differs || !mirror_dirty_clear(m, slot->range.start, slot->range.end, slot->losses);
+	differs =
+		differs || !mirror_dirty_clear(m, slot->range.start, slot->range.end, slot->losses);
 	if (differs && mirror_get_state(m) < UB_MIRROR_FAILED)
 		mirror_dirty_set(m, slot->range.start, slot->range.end);
 	if (slot->is_mirrored && dest_res == -EOPNOTSUPP && slot->parent->op == UB_OP_WRITE_ZEROES)
@@ -171,7 +175,8 @@ static void slot_dest_done(struct ub_io *io, int32_t res)
 		slot_finish(slot);
 }
 
-static void slot_copy_io(const struct mirror_slot *slot, struct ub_io *io, void (*done)(struct ub_io *, int32_t))
+static void slot_copy_io(const struct mirror_slot *slot, struct ub_io *io,
+			 void (*done)(struct ub_io *, int32_t))
 {
 	*io = *slot->parent;
 	io->done = done;
@@ -188,8 +193,10 @@ static bool slot_is_for_dest(const struct mirror_slot *slot)
 	if (slot->range.mq->is_stopped || !mirror_is_mirroring(m))
 		return false;
 	if (slot->parent->op == UB_OP_WRITE_ZEROES)
-		return m->config.dest->limits.can_zero && !atomic_load_explicit(&m->cannot_zero, memory_order_relaxed);
-	return slot->parent->op == UB_OP_WRITE; /* what is discarded reads as anybody likes: as the source does, then */
+		return m->config.dest->limits.can_zero &&
+		       !atomic_load_explicit(&m->cannot_zero, memory_order_relaxed);
+	/* what is discarded reads as anybody likes: as the source does, then */
+	return slot->parent->op == UB_OP_WRITE;
 }
 
 static void slot_start(struct mirror_slot *slot)
@@ -202,8 +209,11 @@ static void slot_start(struct mirror_slot *slot)
 	slot_copy_io(slot, &slot->source, slot_source_done);
 	if (slot->is_mirrored) {
 		slot_copy_io(slot, &slot->dest, slot_dest_done);
-		/* What counts is the source, until the cutover flushes both; and give_back() is for the source alone. */
-		slot->dest.flags &= (uint8_t)~(UB_FUA | UB_PART);
+		/*
+		 * What counts is the source, until the cutover flushes both; and give_back() is for
+		 * the source alone.
+		 */
+		slot->dest.flags &= (uint8_t) ~(UB_FUA | UB_PART);
 		sent_add(mq, slot);
 		slot->losses = mirror_losses(m);
 		m->config.dest->ops->submit(mq->dest, &slot->dest);
@@ -278,7 +288,7 @@ static void mirror_submit_end(struct ub_backend_queue *bq)
 		c->dest->ops->submit_end(mq->dest);
 }
 
-/* ---- the end ------------------------------------------------------------------------------------------------------------ */
+/* ---- the end ------------------------------------------------------------- */
 
 static void queue_stop(struct mirror_queue *mq)
 {
@@ -345,7 +355,8 @@ static void mirror_cancel(struct ub_backend_queue *bq, int err)
 
 	mirror_set_state(m, UB_MIRROR_STOPPED);
 	mq->cancel_error = err;
-	for (struct mirror_range *r = mirror_take_waiting(m, mq, slot_granted), *next; r; r = next) {
+	for (struct mirror_range *r = mirror_take_waiting(m, mq, slot_granted), *next; r;
+	     r = next) {
 		next = r->next_granted;
 		slot_refuse(ub_container_of(r, struct mirror_slot, range), err);
 	}
@@ -356,7 +367,7 @@ static void mirror_cancel(struct ub_backend_queue *bq, int err)
 	mq->is_stopped = true;
 }
 
-/* ---- the contract --------------------------------------------------------------------------------------------------- */
+/* ---- the contract -------------------------------------------------------- */
 
 static int mirror_queue_init(struct ub_backend_queue *bq, unsigned nr_slots, struct ub_err *err)
 {
@@ -433,7 +444,8 @@ static const struct ub_backend_ops mirror_ops = {
 };
 
 /* What both sides take; what only one of them can is made up for here. */
-static void mirror_limits(struct ub_limits *l, const struct ub_limits *source, const struct ub_limits *dest)
+static void mirror_limits(struct ub_limits *l, const struct ub_limits *source,
+			  const struct ub_limits *dest)
 {
 	*l = *source;
 	if (dest->max_io_bytes < l->max_io_bytes)
@@ -453,7 +465,9 @@ static int mirror_make_bitmap(struct mirror *m, struct ub_err *err)
 	while (size >> m->cluster_shift > MIRROR_MAX_CLUSTERS && m->cluster_shift < most)
 		m->cluster_shift++;
 	if (size >> m->cluster_shift > MIRROR_MAX_CLUSTERS)
-		return ub_err_set(err, EFBIG, "a device of %llu bytes is too large to be moved with I/O of at most %u bytes",
+		return ub_err_set(err, EFBIG,
+				  "a device of %llu bytes is too large to be moved with I/O of at "
+				  "most %u bytes",
 				  (unsigned long long)size, m->backend->limits.max_io_bytes);
 	m->nr_clusters = (size + (1ULL << m->cluster_shift) - 1) >> m->cluster_shift;
 	ret = ub_bitmap_init(&m->dirty, m->nr_clusters, -1, 0);
@@ -465,15 +479,17 @@ static int mirror_make_bitmap(struct mirror *m, struct ub_err *err)
 		return ub_err_errno(err, -ret, "the migration's bitmap");
 	ub_bitmap_set(&m->dirty, 0, m->nr_clusters);
 	m->nr_dirty = m->nr_clusters;
-	m->chunk_bytes = m->backend->limits.max_io_bytes < MIRROR_CHUNK_BYTES ? m->backend->limits.max_io_bytes :
-										MIRROR_CHUNK_BYTES;
+	m->chunk_bytes = m->backend->limits.max_io_bytes < MIRROR_CHUNK_BYTES ?
+				 m->backend->limits.max_io_bytes :
+				 MIRROR_CHUNK_BYTES;
 	m->chunk_bytes &= ~((1U << m->cluster_shift) - 1);
 	if (m->chunk_bytes < 1U << m->cluster_shift)
 		m->chunk_bytes = 1U << m->cluster_shift;
 	return 0;
 }
 
-int ub_mirror_create(struct ub_backend *be, const struct ub_mirror_config *config, struct ub_err *err)
+int ub_mirror_create(struct ub_backend *be, const struct ub_mirror_config *config,
+		     struct ub_err *err)
 {
 	struct mirror *m = calloc(1, sizeof(*m));
 	size_t bytes;
@@ -498,7 +514,8 @@ int ub_mirror_create(struct ub_backend *be, const struct ub_mirror_config *confi
 	if (ret)
 		return ret;
 	bytes = (size_t)MIRROR_NR_SLOTS * m->chunk_bytes;
-	m->bufs = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	m->bufs = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (m->bufs == MAP_FAILED) {
 		m->bufs = NULL;
 		return ub_err_errno(err, errno, "a migration's buffers of %zu bytes", bytes);

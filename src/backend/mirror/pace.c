@@ -15,7 +15,7 @@ void ub_pace_init(struct ub_pace *p, unsigned max_window)
 	pace_start_anew(p);
 }
 
-/* ---- beside an application ---------------------------------------------------------------------------------------- */
+/* ---- beside an application ----------------------------------------------- */
 
 void ub_pace_set_latency(struct ub_pace *p, uint64_t latency_ns)
 {
@@ -78,13 +78,15 @@ static void pace_end_beside(struct ub_pace *p, uint64_t began_ns, uint64_t now_n
 	pace_put_off(p, began_ns + cost * UB_PACE_SHARE);
 }
 
-/* ---- alone -------------------------------------------------------------------------------------------------------- */
+/* ---- alone --------------------------------------------------------------- */
 
 static void pace_end_alone(struct ub_pace *p, uint64_t began_ns, uint64_t now_ns)
 {
 	uint64_t trip = now_ns - began_ns, most;
 
-	/* What the shortest trip is without a queue is only seen with a small window, now and then. */
+	/*
+	 * What the shortest trip is without a queue is only seen with a small window, now and then.
+	 */
 	if (pace_look_at_epoch(&p->alone, now_ns)) {
 		pace_start_anew(p);
 		p->changed_ns = now_ns;
@@ -93,7 +95,8 @@ static void pace_end_alone(struct ub_pace *p, uint64_t began_ns, uint64_t now_ns
 		return;
 	most = pace_shortest(&p->alone, trip);
 	most += most / 2 + UB_PACE_TARGET_NS;
-	p->is_steady |= trip > most - UB_PACE_TARGET_NS / 2; /* what is on its way yet will have waited longer */
+	/* what is on its way yet will have waited longer */
+	p->is_steady |= trip > most - UB_PACE_TARGET_NS / 2;
 	if (trip > most) {
 		if (p->window <= UB_PACE_MIN_WINDOW)
 			return;
@@ -106,9 +109,10 @@ static void pace_end_alone(struct ub_pace *p, uint64_t began_ns, uint64_t now_ns
 	}
 }
 
-/* ---- both --------------------------------------------------------------------------------------------------------- */
+/* ---- both ---------------------------------------------------------------- */
 
-bool ub_pace_may_begin(struct ub_pace *p, uint64_t now_ns, unsigned nr_in_flight, bool is_busy, uint64_t *wait_ns)
+bool ub_pace_may_begin(struct ub_pace *p, uint64_t now_ns, unsigned nr_in_flight, bool is_busy,
+		       uint64_t *wait_ns)
 {
 	unsigned window = is_busy ? pace_busy_window(p) : p->window;
 	uint64_t until_ns = is_busy && p->way_ns > p->rate_ns ? p->way_ns : p->rate_ns;

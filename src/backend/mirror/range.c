@@ -27,7 +27,8 @@ static void ranges_remove(struct mirror_ranges *list, struct mirror_range *r)
 		list->last = r->prev;
 }
 
-bool mirror_ranges_overlap(const struct mirror_ranges *list, const struct mirror_range *r, const struct mirror_range *until)
+bool mirror_ranges_overlap(const struct mirror_ranges *list, const struct mirror_range *r,
+			   const struct mirror_range *until)
 {
 	for (const struct mirror_range *at = list->first; at && at != until; at = at->next) {
 		if (at->start < r->end && r->start < at->end)
@@ -41,7 +42,8 @@ bool mirror_range_take(struct mirror *m, struct mirror_range *r)
 	bool is_held;
 
 	pthread_mutex_lock(&m->lock);
-	is_held = !mirror_ranges_overlap(&m->held, r, NULL) && !mirror_ranges_overlap(&m->waiting, r, NULL);
+	is_held = !mirror_ranges_overlap(&m->held, r, NULL) &&
+		  !mirror_ranges_overlap(&m->waiting, r, NULL);
 	r->is_held = is_held;
 	ranges_add(is_held ? &m->held : &m->waiting, r);
 	pthread_mutex_unlock(&m->lock);
@@ -55,7 +57,8 @@ static void ranges_grant(struct mirror *m)
 
 	for (struct mirror_range *r = m->waiting.first; r; r = next) {
 		next = r->next;
-		if (mirror_ranges_overlap(&m->held, r, NULL) || mirror_ranges_overlap(&m->waiting, r, r))
+		if (mirror_ranges_overlap(&m->held, r, NULL) ||
+		    mirror_ranges_overlap(&m->waiting, r, r))
 			continue;
 		ranges_remove(&m->waiting, r);
 		r->is_held = true;
@@ -112,7 +115,8 @@ void mirror_take_granted(struct ub_msg *msg, struct ub_queue *q)
 	}
 }
 
-struct mirror_range *mirror_take_waiting(struct mirror *m, const struct mirror_queue *mq, void (*granted)(struct mirror_range *))
+struct mirror_range *mirror_take_waiting(struct mirror *m, const struct mirror_queue *mq,
+					 void (*granted)(struct mirror_range *))
 {
 	struct mirror_range *taken = NULL, *next;
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The connector: one thread a back end that makes connections, compares what answers with the export that
- * the device was made from, hands ready ones to their queues, and frees those that ended. It also tells the
- * operator. What blocks here (a look-up of a name, a certificate's file) delays no I/O: whoever waits for a range
- * looks by itself whether that has ended.
+ * The connector: one thread a back end that makes connections, compares what answers with the
+ * export that the device was made from, hands ready ones to their queues, and frees those that
+ * ended. It also tells the operator. What blocks here (a look-up of a name, a certificate's file)
+ * delays no I/O: whoever waits for a range looks by itself whether that has ended.
  */
 #include <errno.h>
 #include <poll.h>
@@ -30,16 +30,17 @@
 #define PR_SET_IO_FLUSHER 57
 #endif
 
-#define CONNECTOR_STACK_BYTES	(512U << 10)
-#define CONNECTOR_ATTEMPT_MS	15000 /* to connect and to negotiate */
-#define NS_PER_MS		1000000ULL
-#define CONNECTOR_MIN_DELAY_MS	100
-#define CONNECTOR_MAX_DELAY_MS	5000
-#define CONNECTOR_SHORT_LIFE_MS	1000 /* of a connection that was lost without having been of any use */
+#define CONNECTOR_STACK_BYTES  (512U << 10)
+#define CONNECTOR_ATTEMPT_MS   15000 /* to connect and to negotiate */
+#define NS_PER_MS	       1000000ULL
+#define CONNECTOR_MIN_DELAY_MS 100
+#define CONNECTOR_MAX_DELAY_MS 5000
+/* of a connection that was lost without having been of any use */
+#define CONNECTOR_SHORT_LIFE_MS 1000
 #define CONNECTOR_KNOCK_MS	2000 /* without a greeting, after a connection that we have reset */
-#define CONNECTOR_END_TRIES	50 /* of 10 ms: a look-up of a name cannot be interrupted */
+#define CONNECTOR_END_TRIES	50   /* of 10 ms: a look-up of a name cannot be interrupted */
 
-/* ---- links -------------------------------------------------------------------------------------------- */
+/* ---- links --------------------------------------------------------------- */
 
 static uint64_t connector_stall_ms(const struct nbd_backend *be)
 {
@@ -75,7 +76,8 @@ struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handl
 		ub_socket_get_ends(fd, &link->ends);
 	nbd_session_tune(fd, connector_stall_ms(conn->be), conn->be->send_bytes);
 	link->held_id = ub_backend_hold_socket(conn->be->backend, fd);
-	atomic_store_explicit(&conn->be->latency_ns, nbd_session_latency_ns(fd), memory_order_relaxed);
+	atomic_store_explicit(&conn->be->latency_ns, nbd_session_latency_ns(fd),
+			      memory_order_relaxed);
 	return link;
 }
 
@@ -103,7 +105,7 @@ static void connector_back_off(struct nbd_conn *conn)
 	a->not_before_ms = ub_now_ms() + connector_jitter(conn->be, a->delay_ms);
 }
 
-/* ---- what the operator is told ------------------------------------------------------------------------- */
+/* ---- what the operator is told ------------------------------------------- */
 
 static unsigned connector_nr_given(const struct nbd_backend *be)
 {
@@ -167,8 +169,9 @@ void nbd_connector_describe_outage(struct nbd_backend *be, char *buf, size_t len
 	if (be->nr_tries) {
 		uint64_t ms = ub_now_ms() - be->tried_since_ms;
 
-		snprintf(buf, len, "not reached for %llu.%llu s, %u %s: %s", (unsigned long long)ms / 1000,
-			 (unsigned long long)ms % 1000 / 100, be->nr_tries, be->nr_tries == 1 ? "try" : "tries", be->last_why);
+		snprintf(buf, len, "not reached for %llu.%llu s, %u %s: %s",
+			 (unsigned long long)ms / 1000, (unsigned long long)ms % 1000 / 100,
+			 be->nr_tries, be->nr_tries == 1 ? "try" : "tries", be->last_why);
 	}
 	pthread_mutex_unlock(&be->outage_lock);
 }
@@ -179,7 +182,8 @@ static void connector_say_lost(struct nbd_backend *be, const struct nbd_link *li
 
 	if (connector_nr_given(be) > 0) {
 		ub_log(UB_LOG_NOTICE,
-		       "%s: connection %u of %u is lost: %s; the others go on, and it is made again",
+		       "%s: connection %u of %u is lost: %s; the others go on, and it is made "
+		       "again",
 		       be->server, link->conn->index + 1, be->nr_conns, link->why);
 		return;
 	}
@@ -199,8 +203,9 @@ static void connector_say_online(struct nbd_backend *be)
 	be->offline_since_ms = 0;
 	ub_stat_outage_ends(be->backend->stats, ub_now_ms() * NS_PER_MS);
 	connector_forget_why(be);
-	snprintf(text, sizeof(text), "%s: online again after %llu.%llu s; %u requests were sent again",
-		 be->server, (unsigned long long)(ms / 1000), (unsigned long long)(ms % 1000 / 100),
+	snprintf(text, sizeof(text),
+		 "%s: online again after %llu.%llu s; %u requests were sent again", be->server,
+		 (unsigned long long)(ms / 1000), (unsigned long long)(ms % 1000 / 100),
 		 be->nr_again);
 	if (be->lost_bytes)
 		snprintf(text + strlen(text), sizeof(text) - strlen(text),
@@ -226,17 +231,19 @@ static void connector_say_stalled(struct nbd_backend *be)
 	}
 	if (nr_stalled && nr_online && !be->said_slow)
 		ub_log(UB_LOG_NOTICE,
-		       "%s: connection %u of %u gives no answer for %llu s; the others go on, and it is made again",
+		       "%s: connection %u of %u gives no answer for %llu s; the others go on, and "
+		       "it is made again",
 		       be->server, which + 1, be->nr_conns,
 		       (unsigned long long)connector_stall_ms(be) / 1000);
 	be->said_slow = nr_stalled;
 	/* While one of them works it is no outage. */
 	stalled = nr_stalled && !nr_online;
 	if (stalled && !be->said_stalled) {
-		snprintf(text, sizeof(text), "%s: stalled: no answer for %llu s; %s",
-			 be->server, (unsigned long long)connector_stall_ms(be) / 1000,
-			 be->first.multi_conn ? "another connection is tried" :
-						"after as long again it is given up, and made anew");
+		snprintf(text, sizeof(text), "%s: stalled: no answer for %llu s; %s", be->server,
+			 (unsigned long long)connector_stall_ms(be) / 1000,
+			 be->first.multi_conn ?
+				 "another connection is tried" :
+				 "after as long again it is given up, and made anew");
 		connector_is_offline(be, ub_now_ms() - connector_stall_ms(be));
 		ub_backend_report(be->backend, UB_HEALTH_OFFLINE, text);
 	}
@@ -245,9 +252,12 @@ static void connector_say_stalled(struct nbd_backend *be)
 	be->said_stalled = stalled;
 }
 
-/* ---- connections that ended --------------------------------------------------------------------------------- */
+/* ---- connections that ended ---------------------------------------------- */
 
-/* Connections ended with answered changes that were not flushed. Nobody hears of it from the server. */
+/*
+ * Connections ended with answered changes that were not flushed. Nobody hears of it from the
+ * server.
+ */
 static void connector_say_losses(struct nbd_backend *be)
 {
 	uint64_t bytes = atomic_exchange(&be->unsaid_lost_bytes, 0);
@@ -256,7 +266,8 @@ static void connector_say_losses(struct nbd_backend *be)
 		return;
 	be->lost_bytes += bytes;
 	ub_log(UB_LOG_WARNING,
-	       "%s: a connection ended with %llu bytes answered and not flushed: if the server died with it, it may have lost "
+	       "%s: a connection ended with %llu bytes answered and not flushed: if the server "
+	       "died with it, it may have lost "
 	       "them, and says nothing of it",
 	       be->server, (unsigned long long)bytes);
 }
@@ -281,19 +292,25 @@ static void connector_lost(struct nbd_backend *be, const struct nbd_link *link)
 	struct nbd_attempt *a = &link->conn->attempt;
 	int phase = NBD_ATTACHING;
 
-	/* At once; but a server that greets, and then fails on whatever it is asked, is not to be hammered. */
-	a->was_useless = (!link->has_answered && ub_now_ms() - link->made_ms < CONNECTOR_SHORT_LIFE_MS) ||
-			 (link->nr_got_again && !link->nr_done_again);
+	/*
+	 * At once; but a server that greets, and then fails on whatever it is asked, is not to be
+	 * hammered.
+	 */
+	a->was_useless =
+		(!link->has_answered && ub_now_ms() - link->made_ms < CONNECTOR_SHORT_LIFE_MS) ||
+		(link->nr_got_again && !link->nr_done_again);
 	if (a->was_useless)
 		connector_back_off(link->conn);
 	else
 		a->not_before_ms = a->delay_ms = 0;
-	if (atomic_load_explicit(&be->has_failed, memory_order_acquire) || atomic_load(&be->is_leaving))
+	if (atomic_load_explicit(&be->has_failed, memory_order_acquire) ||
+	    atomic_load(&be->is_leaving))
 		return;
 	if (atomic_compare_exchange_strong(&be->phase, &phase, NBD_LOST) || phase == NBD_LOST)
 		connector_fail(be, link->why);
 	else if (be->options.transport == NBD_SOCKET && !be->options.restarts)
-		connector_fail(be, "its connection was handed over ready made, and cannot be made again");
+		connector_fail(be, "its connection was handed over ready made, and cannot be made "
+				   "again");
 	else
 		connector_say_lost(be, link);
 }
@@ -356,17 +373,20 @@ static void connector_free_ended(struct nbd_backend *be)
 	}
 }
 
-/* A name server or a file may have kept the thread for so long that all that it worked for has gone, `backend` too. */
+/*
+ * A name server or a file may have kept the thread for so long that all that it worked for has
+ * gone, `backend` too.
+ */
 static bool connector_must_end(const struct nbd_backend *be)
 {
 	return atomic_load_explicit(&be->must_end, memory_order_acquire);
 }
 
-/* ---- new connections ------------------------------------------------------------------------------------------ */
+/* ---- new connections ----------------------------------------------------- */
 
 /*
- * A server with one place for clients that has not heard of the last connection's end accepts no other, though its kernel
- * does.
+ * A server with one place for clients that has not heard of the last connection's end accepts no
+ * other, though its kernel does.
  */
 static void connector_look_whether_to_knock(struct nbd_conn *conn)
 {
@@ -379,8 +399,9 @@ static void connector_look_whether_to_knock(struct nbd_conn *conn)
 		return;
 	ub_close(&conn->knock_fd);
 	conn->knock_fd = ub_socket_knock(&conn->old);
-	ub_log(UB_LOG_DEBUG, "%s: it greets nobody: perhaps it has not heard of the last connection's end (%d)", conn->be->server,
-	       conn->knock_fd);
+	ub_log(UB_LOG_DEBUG,
+	       "%s: it greets nobody: perhaps it has not heard of the last connection's end (%d)",
+	       conn->be->server, conn->knock_fd);
 }
 
 static void connector_attempt_failed(struct nbd_conn *conn, const char *why)
@@ -393,7 +414,9 @@ static void connector_attempt_failed(struct nbd_conn *conn, const char *why)
 		nbd.close(a->handle);
 	a->handle = NULL;
 	ub_stat_add(&be->backend->stats->failed_attempts, 1);
-	/* One that was given up because it was silent may have died since, which nobody has seen. */
+	/*
+	 * One that was given up because it was silent may have died since, which nobody has seen.
+	 */
 	if (connector_nr_given(be) == 0 && atomic_load(&be->backend->is_destination))
 		atomic_fetch_add_explicit(&be->nr_losses, 1, memory_order_acq_rel);
 	if (connector_nr_given(be) == 0)
@@ -405,14 +428,19 @@ static void connector_attempt_failed(struct nbd_conn *conn, const char *why)
 
 static void connector_say_grown(struct nbd_backend *be, const struct nbd_export *now)
 {
-	uint64_t size_bytes = atomic_load_explicit(&be->size_bytes, memory_order_acquire), block = be->limits.logical_block_bytes;
+	uint64_t size_bytes = atomic_load_explicit(&be->size_bytes, memory_order_acquire),
+		 block = be->limits.logical_block_bytes;
 
 	if (now->size_bytes / block * block <= size_bytes)
 		return;
 	if (now->size_bytes != be->said_grown_bytes)
-		ub_log(UB_LOG_NOTICE, "%s: the export has grown from %llu to %llu bytes: the device %s", be->server,
-		       (unsigned long long)size_bytes, (unsigned long long)now->size_bytes,
-		       be->options.auto_resize ? "follows" : "keeps its size (ublk-bridge resize makes it larger)");
+		ub_log(UB_LOG_NOTICE,
+		       "%s: the export has grown from %llu to %llu bytes: the device %s",
+		       be->server, (unsigned long long)size_bytes,
+		       (unsigned long long)now->size_bytes,
+		       be->options.auto_resize ?
+			       "follows" :
+			       "keeps its size (ublk-bridge resize makes it larger)");
 	be->said_grown_bytes = now->size_bytes;
 	ub_backend_report_grown(be->backend);
 }
@@ -474,7 +502,8 @@ static void connector_attempt_continue(struct nbd_conn *conn, short revents)
 	if (connector_must_end(conn->be))
 		return;
 	if (ret == 0 && ub_now_ms() >= conn->attempt.deadline_ms)
-		ret = ub_err_set(&err, ETIMEDOUT, "cannot connect: the server did not negotiate within %d s",
+		ret = ub_err_set(&err, ETIMEDOUT,
+				 "cannot connect: the server did not negotiate within %d s",
 				 CONNECTOR_ATTEMPT_MS / 1000);
 	if (ret < 0)
 		connector_attempt_failed(conn, err.text);
@@ -503,7 +532,8 @@ static void connector_attempt_start(struct nbd_conn *conn)
 	if (connector_must_end(be))
 		return;
 	if (a->handle)
-		connector_attempt_continue(conn, 0); /* a quick server's is ready already: no event follows */
+		/* a quick server's is ready already: no event follows */
+		connector_attempt_continue(conn, 0);
 	else
 		connector_attempt_failed(conn, err.text);
 }
@@ -520,9 +550,14 @@ static bool conn_wants_link(const struct nbd_conn *conn)
 		return true;
 	if (conn->given->replaced)
 		return false;
-	/* One that is not safe for several connections has no other while this one may still be at work. */
-	return (atomic_load_explicit(&conn->is_stalled, memory_order_acquire) && conn->be->first.multi_conn) ||
-	       conn->given->size_bytes < atomic_load_explicit(&conn->be->wanted_bytes, memory_order_acquire);
+	/*
+	 * One that is not safe for several connections has no other while this one may still be at
+	 * work.
+	 */
+	return (atomic_load_explicit(&conn->is_stalled, memory_order_acquire) &&
+		conn->be->first.multi_conn) ||
+	       conn->given->size_bytes <
+		       atomic_load_explicit(&conn->be->wanted_bytes, memory_order_acquire);
 }
 
 /* Whether every queue's thread runs. */
@@ -540,17 +575,20 @@ static void connector_say_recovered(struct nbd_backend *be)
 
 	be->has_said_recovered = true;
 	connector_is_offline(be, ub_now_ms());
-	snprintf(text, sizeof(text), "%s: offline: this server process is new; I/O waits, connecting", be->server);
+	snprintf(text, sizeof(text),
+		 "%s: offline: this server process is new; I/O waits, connecting", be->server);
 	ub_backend_report(be->backend, UB_HEALTH_OFFLINE, text);
 	if (be->options.transport == NBD_SOCKET && !be->options.restarts)
-		connector_fail(be, "its connection was handed over ready made, and cannot be made again");
+		connector_fail(be, "its connection was handed over ready made, and cannot be made "
+				   "again");
 }
 
 static void connector_start_attempts(struct nbd_backend *be)
 {
 	uint64_t now = ub_now_ms();
 
-	if (!connector_has_queues(be) || atomic_load_explicit(&be->has_failed, memory_order_acquire))
+	if (!connector_has_queues(be) ||
+	    atomic_load_explicit(&be->has_failed, memory_order_acquire))
 		return;
 	if (be->is_recovered && !be->has_said_recovered)
 		connector_say_recovered(be);
@@ -566,7 +604,7 @@ static void connector_start_attempts(struct nbd_backend *be)
 	}
 }
 
-/* ---- the thread -------------------------------------------------------------------------------------------------- */
+/* ---- the thread ---------------------------------------------------------- */
 
 struct connector_polls {
 	struct pollfd fds[1 + NBD_MAX_CONNECTIONS];
@@ -595,7 +633,8 @@ static void connector_collect(struct nbd_backend *be, struct connector_polls *p)
 		struct nbd_conn *conn = &be->conns[i];
 
 		if (conn->attempt.handle) {
-			p->fds[p->nr].fd = nbd_session_events(conn->attempt.handle, &p->fds[p->nr].events);
+			p->fds[p->nr].fd =
+				nbd_session_events(conn->attempt.handle, &p->fds[p->nr].events);
 			p->fds[p->nr++].revents = 0;
 			p->conns[p->nr_conns++] = conn;
 			polls_until(p, conn->attempt.deadline_ms);
@@ -616,7 +655,7 @@ static void connector_wait(struct nbd_backend *be, struct connector_polls *p)
 	int timeout = -1;
 
 	if (p->until_ms != UINT64_MAX && connector_has_queues(be))
-		timeout = p->until_ms <= now	       ? 0 :
+		timeout = p->until_ms <= now		? 0 :
 			  p->until_ms - now > INT32_MAX ? INT32_MAX :
 							  (int)(p->until_ms - now);
 	if (poll(p->fds, p->nr, timeout) < 0)
@@ -634,8 +673,13 @@ int nbd_thread_use_reserve(bool use)
 {
 	struct sched_param param = { .sched_priority = use ? sched_get_priority_min(SCHED_RR) : 0 };
 
-	/* The page allocator stops all others at a watermark, and a real-time thread at half of it. */
-	return sched_setscheduler(0, use ? SCHED_RR | SCHED_RESET_ON_FORK : SCHED_OTHER, &param) < 0 ? -errno : 0;
+	/*
+	 * The page allocator stops all others at a watermark, and a real-time thread at half of it.
+	 */
+	return sched_setscheduler(0, use ? SCHED_RR | SCHED_RESET_ON_FORK : SCHED_OTHER, &param) <
+			       0 ?
+		       -errno :
+		       0;
 }
 
 /* What this thread needs while memory is short must be there by then: all of its stack. */
@@ -695,7 +739,8 @@ void nbd_connector_retire(struct nbd_link *link)
 
 	do {
 		link->next = head;
-	} while (!atomic_compare_exchange_weak_explicit(&be->retired, &head, link, memory_order_release,
+	} while (!atomic_compare_exchange_weak_explicit(&be->retired, &head, link,
+							memory_order_release,
 							memory_order_relaxed));
 	nbd_connector_wake(be);
 }

@@ -2,12 +2,12 @@
 /*
  * Commands and replies, on the queues' own threads, through libnbd's asynchronous calls.
  *
- * The socket is polled on the queue's ring, one-shot and level-triggered. libnbd is told to read once an
- * event, and again only while bytes are known to be there. Told so when there is nothing, it believes that a
- * reply has begun, and sends no command before that has come, nor the rest of one that is sent half: then the
- * server waits for us, and we for it. That cannot be avoided, but undone: link_notify_read().
- * libnbd's callbacks run inside its calls and must not call it: they change lists, and what follows is
- * done when the call has returned.
+ * The socket is polled on the queue's ring, one-shot and level-triggered. libnbd is told to read
+ * once an event, and again only while bytes are known to be there. Told so when there is nothing,
+ * it believes that a reply has begun, and sends no command before that has come, nor the rest of
+ * one that is sent half: then the server waits for us, and we for it. That cannot be avoided, but
+ * undone: link_notify_read(). libnbd's callbacks run inside its calls and must not call it: they
+ * change lists, and what follows is done when the call has returned.
  */
 #include <assert.h>
 #include <errno.h>
@@ -28,19 +28,21 @@
 #include "base/loop.h"
 #include "base/socket.h"
 
-#define ENGINE_TICKS	 4  /* a stall timeout has so many; it is noticed one of them late at the most */
-#define ENGINE_MAX_SLOW	 16 /* doublings of a request's time */
-#define ENGINE_MAX_WRONG 8  /* wrong answers to one request; then it fails */
-#define ENGINE_SUSPECTS	 4  /* … from so many on those that may be it are sent one by one */
-#define ENGINE_PROBE_MS	 1000 /* for so long a sign of life is expected of what is in flight */
+/* a stall timeout has so many; it is noticed one of them late at the most */
+#define ENGINE_TICKS	     4
+#define ENGINE_MAX_SLOW	     16	  /* doublings of a request's time */
+#define ENGINE_MAX_WRONG     8	  /* wrong answers to one request; then it fails */
+#define ENGINE_SUSPECTS	     4	  /* … from so many on those that may be it are sent one by one */
+#define ENGINE_PROBE_MS	     1000 /* for so long a sign of life is expected of what is in flight */
 #define ENGINE_SAY_MEMORY_MS 10000 /* not more often */
-#define ENGINE_FENCE_MS	 200 /* how often is looked, at least, whether what waits for a range may go */
+/* how often is looked, at least, whether what waits for a range may go */
+#define ENGINE_FENCE_MS	 200
 #define ENGINE_MEMORY_MS 10 /* how often is looked whether memory is short */
 #define ENGINE_MIN_REPLY 16 /* bytes of the shortest one */
 #define ENGINE_CHUNK	 20 /* bytes of a structured reply's header */
 #define ENGINE_MAX_PIECE 32 /* … of a READ, with all that follows but the data */
 
-/* ---- lists ---------------------------------------------------------------------------------------------- */
+/* ---- lists --------------------------------------------------------------- */
 
 static void list_add(struct nbd_list *list, struct nbd_cmd *cmd)
 {
@@ -90,7 +92,7 @@ static void list_splice_first(struct nbd_list *list, struct nbd_list *from)
 	from->first = from->last = NULL;
 }
 
-/* ---- an I/O's end, and where it goes ------------------------------------------------------------------- */
+/* ---- an I/O's end, and where it goes ------------------------------------- */
 
 static void cmd_internal_done(struct nbd_cmd *cmd, int32_t res)
 {
@@ -109,7 +111,10 @@ static void cmd_complete(struct nbd_cmd *cmd, int32_t res)
 		cmd_internal_done(cmd, res);
 		return;
 	}
-	/* Before the kernel may send a newer change of the same blocks. One in parts keeps its own until give_back(). */
+	/*
+	 * Before the kernel may send a newer change of the same blocks. One in parts keeps its own
+	 * until give_back().
+	 */
 	if (__builtin_expect(cmd->has_ranges, 0) && !(cmd->io->flags & UB_PART))
 		nbd_fence_done(cmd->be, cmd);
 	cmd->io->losses = atomic_load_explicit(&cmd->be->nr_losses, memory_order_relaxed);
@@ -122,7 +127,10 @@ static void conn_add_posted(struct nbd_conn *conn, struct nbd_cmd *cmd);
 static void conn_take_inbox(struct ub_msg *msg, struct ub_queue *q)
 {
 	struct nbd_conn *conn = ub_container_of(msg, struct nbd_conn, inbox_msg);
-	/* Who finds the inbox empty posts the message again: the mailbox is done with it before that. */
+	/*
+	 * Who finds the inbox empty posts the message again: the mailbox is done with it before
+	 * that.
+	 */
 	struct nbd_cmd *cmd = atomic_exchange_explicit(&conn->inbox, NULL, memory_order_acq_rel);
 	struct nbd_cmd *oldest = NULL;
 
@@ -148,7 +156,8 @@ static void conn_post(struct nbd_conn *conn, struct nbd_cmd *cmd)
 
 	do {
 		cmd->posted = head;
-	} while (!atomic_compare_exchange_weak_explicit(&conn->inbox, &head, cmd, memory_order_acq_rel,
+	} while (!atomic_compare_exchange_weak_explicit(&conn->inbox, &head, cmd,
+							memory_order_acq_rel,
 							memory_order_relaxed));
 	if (head)
 		return;
@@ -188,8 +197,8 @@ static struct nbd_conn *queue_any_conn(const struct nbd_queue *nq)
 }
 
 /*
- * The next conn that a FLUSH has to be sent to, because changes were answered there; NULL: there is none. An offline one
- * has nothing to flush, and would keep it for as long as it is so.
+ * The next conn that a FLUSH has to be sent to, because changes were answered there; NULL: there is
+ * none. An offline one has nothing to flush, and would keep it for as long as it is so.
  */
 static struct nbd_conn *flush_target(struct nbd_cmd *cmd)
 {
@@ -208,7 +217,10 @@ static struct nbd_conn *flush_target(struct nbd_cmd *cmd)
 	return NULL;
 }
 
-/* It has been wherever it had to be, and nothing was lost since it was last sent: then that one covered what is left. */
+/*
+ * It has been wherever it had to be, and nothing was lost since it was last sent: then that one
+ * covered what is left.
+ */
 static bool flush_is_done(const struct nbd_cmd *cmd)
 {
 	return cmd->was_flushed &&
@@ -221,15 +233,20 @@ static bool cmd_is_ours(const struct nbd_cmd *cmd)
 	return cmd->is_internal || cmd->io->slot >= cmd->be->depth;
 }
 
-/* A server says once that something could not be written: the application hears of it, though it was we who asked. */
+/*
+ * A server says once that something could not be written: the application hears of it, though it
+ * was we who asked.
+ */
 static void flush_complete(struct nbd_cmd *cmd)
 {
-	cmd_complete(cmd, cmd->is_internal ? 0 : -nbd_fence_flush_error(cmd->be, !cmd_is_ours(cmd)));
+	cmd_complete(cmd,
+		     cmd->is_internal ? 0 : -nbd_fence_flush_error(cmd->be, !cmd_is_ours(cmd)));
 }
 
 /*
- * Sends an I/O on its way, on this queue's thread. A FLUSH goes to every conn that has answered changes: what stands
- * behind one of them may have died, and be another one's by now, and nobody could tell.
+ * Sends an I/O on its way, on this queue's thread. A FLUSH goes to every conn that has answered
+ * changes: what stands behind one of them may have died, and be another one's by now, and nobody
+ * could tell.
  */
 static void queue_route(struct nbd_queue *nq, struct nbd_cmd *cmd)
 {
@@ -252,7 +269,7 @@ static void queue_route(struct nbd_queue *nq, struct nbd_cmd *cmd)
 		conn_post(conn, cmd);
 }
 
-/* ---- commands ------------------------------------------------------------------------------------------- */
+/* ---- commands ------------------------------------------------------------ */
 
 static void link_fail(struct nbd_link *link, const char *why)
 {
@@ -279,7 +296,8 @@ static bool link_is_dead(struct nbd_link *link)
 		link_look_at_end(link);
 		link_fail(link, "the server closed the connection");
 	} else if (nbd.aio_is_dead(link->handle)) {
-		link->is_wrong = poll(&pfd, 1, 0) == 0; /* nobody has ended it: libnbd did not like what it read */
+		/* nobody has ended it: libnbd did not like what it read */
+		link->is_wrong = poll(&pfd, 1, 0) == 0;
 		link_look_at_end(link);
 		link_fail(link, nbd_session_reason());
 	}
@@ -287,9 +305,10 @@ static bool link_is_dead(struct nbd_link *link)
 }
 
 /*
- * A number for each place in a READ, of which no sums are alike by chance. Pieces of data are summed up as
- * edge(end) - edge(begin): that is edge(length) - edge(0) when each piece begins where another one ends, and
- * so only when they cover everything, and nothing twice. Their order does not matter.
+ * A number for each place in a READ, of which no sums are alike by chance. Pieces of data are
+ * summed up as edge(end) - edge(begin): that is edge(length) - edge(0) when each piece begins where
+ * another one ends, and so only when they cover everything, and nothing twice. Their order does not
+ * matter.
  */
 static uint64_t read_edge(uint64_t at)
 {
@@ -298,8 +317,11 @@ static uint64_t read_edge(uint64_t at)
 	return at ^ at >> 32;
 }
 
-/* Data of a READ under structured replies: libnbd tells, and does not insist, that all of it comes. */
-static int cmd_chunk(void *arg, const void *data, size_t len, uint64_t offset, unsigned status, int *error)
+/*
+ * Data of a READ under structured replies: libnbd tells, and does not insist, that all of it comes.
+ */
+static int cmd_chunk(void *arg, const void *data, size_t len, uint64_t offset, unsigned status,
+		     int *error)
 {
 	struct nbd_cmd *cmd = arg;
 
@@ -310,7 +332,8 @@ static int cmd_chunk(void *arg, const void *data, size_t len, uint64_t offset, u
 	offset -= cmd->io->offset_bytes + cmd->done_bytes;
 	cmd->seen_bytes += (uint32_t)len;
 	cmd->seen_edges += read_edge(offset + len) - read_edge(offset);
-	cmd->link->replied_bytes += ENGINE_MAX_PIECE + (status == LIBNBD_READ_DATA ? (uint32_t)len : 0);
+	cmd->link->replied_bytes +=
+		ENGINE_MAX_PIECE + (status == LIBNBD_READ_DATA ? (uint32_t)len : 0);
 	return 0;
 }
 
@@ -319,7 +342,8 @@ static bool cmd_has_all(const struct nbd_cmd *cmd)
 	/* A simple reply has all of it. */
 	if (!cmd->link->has_structured_replies)
 		return true;
-	return cmd->seen_bytes == cmd->part_bytes && cmd->seen_edges == read_edge(cmd->part_bytes) - read_edge(0);
+	return cmd->seen_bytes == cmd->part_bytes &&
+	       cmd->seen_edges == read_edge(cmd->part_bytes) - read_edge(0);
 }
 
 /* The most that the answer's end has taken, behind what cmd_chunk() counted. */
@@ -347,14 +371,20 @@ static void cmd_count_sent(struct nbd_cmd *cmd, const struct nbd_conn *conn)
 /* Its answer is there, or none will come. */
 static void cmd_count_wait(const struct nbd_cmd *cmd, const struct nbd_conn *conn)
 {
-	ub_stat_add(&conn_stats(conn)->wait_ns, ub_queue_turn_ns(conn->home->bq->queue) - cmd->sent_ns);
+	ub_stat_add(&conn_stats(conn)->wait_ns,
+		    ub_queue_turn_ns(conn->home->bq->queue) - cmd->sent_ns);
 }
 
-/* Whether one of the conn's links has answered changes that it has not flushed: for FLUSHes of other queues. */
+/*
+ * Whether one of the conn's links has answered changes that it has not flushed: for FLUSHes of
+ * other queues.
+ */
 static void conn_note_unflushed(struct nbd_conn *conn)
 {
-	bool has = conn->is_flush_due || (conn->link && conn->link->answered_bytes != conn->link->flushed_bytes) ||
-		   (conn->draining && conn->draining->answered_bytes != conn->draining->flushed_bytes);
+	bool has =
+		conn->is_flush_due ||
+		(conn->link && conn->link->answered_bytes != conn->link->flushed_bytes) ||
+		(conn->draining && conn->draining->answered_bytes != conn->draining->flushed_bytes);
 
 	if (atomic_load_explicit(&conn->has_unflushed, memory_order_relaxed) != has)
 		atomic_store_explicit(&conn->has_unflushed, has, memory_order_release);
@@ -362,7 +392,8 @@ static void conn_note_unflushed(struct nbd_conn *conn)
 
 static void link_note_unflushed(struct nbd_link *link)
 {
-	atomic_store_explicit(link->unflushed, link->answered_bytes - link->flushed_bytes, memory_order_release);
+	atomic_store_explicit(link->unflushed, link->answered_bytes - link->flushed_bytes,
+			      memory_order_release);
 	conn_note_unflushed(link->conn);
 }
 
@@ -403,7 +434,8 @@ static void flush_answered(struct nbd_link *link, struct nbd_cmd *cmd)
 	cmd->was_old_flushed = false;
 	cmd->todo &= ~(1ULL << conn->index);
 	/* A FLUSH that was sent before this became due does not cover it. */
-	if (conn->is_flush_due && cmd->losses == atomic_load_explicit(&cmd->be->nr_losses, memory_order_acquire)) {
+	if (conn->is_flush_due &&
+	    cmd->losses == atomic_load_explicit(&cmd->be->nr_losses, memory_order_acquire)) {
 		conn->is_flush_due = false;
 		conn_note_unflushed(conn);
 	}
@@ -414,8 +446,8 @@ static void flush_answered(struct nbd_link *link, struct nbd_cmd *cmd)
 }
 
 /*
- * A part was answered. What an earlier one has changed may have been lost since, and nobody was told yet that it was
- * done: then all of it is sent again.
+ * A part was answered. What an earlier one has changed may have been lost since, and nobody was
+ * told yet that it was done: then all of it is sent again.
  */
 static bool cmd_has_lost_parts(struct nbd_cmd *cmd)
 {
@@ -472,13 +504,16 @@ static int cmd_answered(void *arg, int *error)
 		link_fail(link, "the server is shutting down");
 		return 1;
 	}
-	if (__builtin_expect(atomic_load_explicit(&cmd->be->fence.nr_unproven, memory_order_relaxed) != 0, 0))
+	if (__builtin_expect(atomic_load_explicit(&cmd->be->fence.nr_unproven,
+						  memory_order_relaxed) != 0,
+			     0))
 		nbd_fence_prove(cmd->be, cmd->sent_seq);
 	/* With an error comes a text of whatever length. */
 	link->replied_bytes = code ? 0 : link->replied_bytes + cmd_reply_bytes(cmd);
 	if (cmd->io->op == UB_OP_READ && code == 0 && !cmd_has_all(cmd)) {
 		cmd->nr_wrong++;
-		link_fail(link, "the server answered a read with too few bytes, or with some twice");
+		link_fail(link,
+			  "the server answered a read with too few bytes, or with some twice");
 		return 1;
 	}
 	link->has_answered = link->has_progress = true;
@@ -492,10 +527,11 @@ static int cmd_answered(void *arg, int *error)
 }
 
 /*
- * libnbd: what a range begins with, as pairs of length and state. One is what was asked for: the list of all can be long,
- * and is sent in many small parts.
+ * libnbd: what a range begins with, as pairs of length and state. One is what was asked for: the
+ * list of all can be long, and is sent in many small parts.
  */
-static int cmd_extents(void *arg, const char *context, uint64_t offset, uint32_t *entries, size_t nr, int *error)
+static int cmd_extents(void *arg, const char *context, uint64_t offset, uint32_t *entries,
+		       size_t nr, int *error)
 {
 	struct nbd_cmd *cmd = arg;
 	struct ub_extent *extent = cmd->io->buf;
@@ -529,17 +565,19 @@ static int64_t link_call(struct nbd_link *link, struct nbd_cmd *cmd)
 	switch (io->op) {
 	case UB_OP_READ:
 		if (link->has_structured_replies)
-			return nbd.aio_pread_structured(link->handle, data, cmd->part_bytes, offset, chunk,
-							answered, 0);
+			return nbd.aio_pread_structured(link->handle, data, cmd->part_bytes, offset,
+							chunk, answered, 0);
 		cmd->seen_bytes = cmd->part_bytes;
 		return nbd.aio_pread(link->handle, data, cmd->part_bytes, offset, answered, 0);
 	case UB_OP_WRITE:
 		return nbd.aio_pwrite(link->handle, data, cmd->part_bytes, offset, answered, fua);
 	case UB_OP_STATUS:
-		/* A server that says nothing of the range has said nothing: no part of it is known. */
+		/*
+		 * A server that says nothing of the range has said nothing: no part of it is known.
+		 */
 		*(struct ub_extent *)io->buf = (struct ub_extent){ .len_bytes = io->len_bytes };
-		return nbd.aio_block_status(link->handle, cmd->part_bytes, offset, extents, answered,
-					    LIBNBD_CMD_FLAG_REQ_ONE);
+		return nbd.aio_block_status(link->handle, cmd->part_bytes, offset, extents,
+					    answered, LIBNBD_CMD_FLAG_REQ_ONE);
 	case UB_OP_FLUSH:
 		return nbd.aio_flush(link->handle, answered, 0);
 	case UB_OP_DISCARD:
@@ -563,8 +601,8 @@ static void link_cork(struct nbd_link *link, int on)
 }
 
 /*
- * libnbd sends each command by itself, and TCP makes a segment of each: what follows the first one of a
- * batch waits for the batch's end.
+ * libnbd sends each command by itself, and TCP makes a segment of each: what follows the first one
+ * of a batch waits for the batch's end.
  */
 static void link_count_sent(struct nbd_link *link)
 {
@@ -603,7 +641,8 @@ static bool link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 	cmd->sent_seq = atomic_load_explicit(&cmd->be->fence.seq, memory_order_acquire);
 	/* Before it can be anywhere: whoever comes after our death must know of it. */
 	if (nbd_op_changes(cmd->io->op))
-		ub_fence_send(cmd->rec, link->entry, cmd->io->op, cmd->io->offset_bytes, cmd->io->len_bytes);
+		ub_fence_send(cmd->rec, link->entry, cmd->io->op, cmd->io->offset_bytes,
+			      cmd->io->len_bytes);
 	else if (cmd->io->op == UB_OP_FLUSH)
 		link_mark_flush(link, cmd);
 	link->nr_got_again += cmd->was_sent;
@@ -626,14 +665,17 @@ static bool link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 	return true;
 }
 
-/* ---- conns ------------------------------------------------------------------------------------------------ */
+/* ---- conns --------------------------------------------------------------- */
 
 static bool link_has_unflushed(const struct nbd_link *link)
 {
 	return link->answered_bytes != link->flushed_bytes && link->conn->be->limits.can_flush;
 }
 
-/* libnbd takes a command at any time, and can give none back: so it gets each when it can send it, and no earlier. */
+/*
+ * libnbd takes a command at any time, and can give none back: so it gets each when it can send it,
+ * and no earlier.
+ */
 static bool link_is_ready(const struct nbd_link *link)
 {
 	return !link->failing && nbd.aio_is_ready(link->handle);
@@ -649,12 +691,13 @@ static bool conn_works(const struct nbd_conn *conn)
 /* A FLUSH is for both links of a conn, the older one first. */
 static bool cmd_is_for_draining(const struct nbd_conn *conn, const struct nbd_cmd *cmd)
 {
-	return cmd->io->op == UB_OP_FLUSH && conn->draining && !cmd->was_old_flushed && link_has_unflushed(conn->draining);
+	return cmd->io->op == UB_OP_FLUSH && conn->draining && !cmd->was_old_flushed &&
+	       link_has_unflushed(conn->draining);
 }
 
 /*
- * Connections have ended over answers that nobody could understand, and it is not known to which request those were. A
- * request that is alone in flight is the one; so the suspects are sent alone.
+ * Connections have ended over answers that nobody could understand, and it is not known to which
+ * request those were. A request that is alone in flight is the one; so the suspects are sent alone.
  */
 static bool conn_must_wait_for_suspect(struct nbd_conn *conn)
 {
@@ -696,7 +739,9 @@ static void conn_hold_for_memory(struct nbd_conn *conn, struct nbd_cmd *cmd)
 	uint64_t now = ub_now_ms();
 
 	if (!conn->said_memory_ms || now - conn->said_memory_ms > ENGINE_SAY_MEMORY_MS) {
-		ub_log(UB_LOG_WARNING, "%s: there is no memory to send a request: it is tried again", conn->be->server);
+		ub_log(UB_LOG_WARNING,
+		       "%s: there is no memory to send a request: it is tried again",
+		       conn->be->server);
 		conn->said_memory_ms = now;
 	}
 	conn->lacks_memory = true;
@@ -717,11 +762,15 @@ static void conn_send(struct nbd_conn *conn, struct nbd_cmd *cmd)
 {
 	struct nbd_backend *be = conn->be;
 
-	if (nbd_op_changes(cmd->io->op) && __builtin_expect(atomic_load_explicit(&be->fence.nr_live, memory_order_acquire) != 0, 0) &&
+	if (nbd_op_changes(cmd->io->op) &&
+	    __builtin_expect(atomic_load_explicit(&be->fence.nr_live, memory_order_acquire) != 0,
+			     0) &&
 	    !nbd_fence_may_pass(be, cmd))
 		conn_hold(conn, cmd);
-	else if (!link_issue(__builtin_expect(conn->draining != NULL, 0) && cmd_is_for_draining(conn, cmd) ? conn->draining :
-													   conn->link,
+	else if (!link_issue(__builtin_expect(conn->draining != NULL, 0) &&
+					     cmd_is_for_draining(conn, cmd) ?
+				     conn->draining :
+				     conn->link,
 			     cmd))
 		conn_hold_for_memory(conn, cmd);
 }
@@ -746,8 +795,11 @@ static void conn_fail_wrong(struct nbd_conn *conn, const char *why)
 		next = cmd->next;
 		if (cmd->nr_wrong < ENGINE_MAX_WRONG)
 			continue;
-		ub_log(UB_LOG_WARNING, "%s: a request of %u bytes at byte %llu fails: %u connections ended over it: %s",
-		       conn->be->server, cmd->io->len_bytes, (unsigned long long)cmd->io->offset_bytes, cmd->nr_wrong, why);
+		ub_log(UB_LOG_WARNING,
+		       "%s: a request of %u bytes at byte %llu fails: %u connections ended over "
+		       "it: %s",
+		       conn->be->server, cmd->io->len_bytes,
+		       (unsigned long long)cmd->io->offset_bytes, cmd->nr_wrong, why);
 		list_remove(&conn->waiting, cmd);
 		cmd_complete(cmd, -EIO);
 	}
@@ -764,13 +816,16 @@ static int32_t conn_final_error(const struct nbd_conn *conn)
 /* No server answers with ENOLINK: who mirrors can tell an outage by it. */
 static int32_t conn_outage_error(const struct nbd_conn *conn)
 {
-	return atomic_load_explicit(&conn->be->backend->is_destination, memory_order_relaxed) ? -ENOLINK : -EIO;
+	return atomic_load_explicit(&conn->be->backend->is_destination, memory_order_relaxed) ?
+		       -ENOLINK :
+		       -EIO;
 }
 
 /* How long no connection has worked; 0: one does. */
 static uint64_t conn_outage_ms(const struct nbd_conn *conn)
 {
-	uint64_t since = atomic_load_explicit(&conn->be->quiet_since_ms, memory_order_acquire), now = ub_now_ms();
+	uint64_t since = atomic_load_explicit(&conn->be->quiet_since_ms, memory_order_acquire),
+		 now = ub_now_ms();
 
 	return since ? (now > since ? now - since : 1) : 0;
 }
@@ -806,10 +861,13 @@ static void conn_add(struct nbd_conn *conn, struct nbd_cmd *cmd)
 	conn->must_issue |= conn->waiting.first && conn->link;
 }
 
-/* As conn_add(), of what another thread sent when this conn worked: it may have ended since then. */
+/*
+ * As conn_add(), of what another thread sent when this conn worked: it may have ended since then.
+ */
 static void conn_add_posted(struct nbd_conn *conn, struct nbd_cmd *cmd)
 {
-	if (!conn->link && !conn_final_error(conn) && (queue_own_conn(conn->home) || queue_any_conn(conn->home)))
+	if (!conn->link && !conn_final_error(conn) &&
+	    (queue_own_conn(conn->home) || queue_any_conn(conn->home)))
 		queue_route(conn->home, cmd);
 	else
 		conn_add(conn, cmd);
@@ -961,7 +1019,10 @@ static bool link_must_flush(const struct nbd_link *link)
 	return link_has_unflushed(link) && !link->cannot_flush;
 }
 
-/* How long it may be silent once it has stalled. Who has been sent again for that reason gets longer each time. */
+/*
+ * How long it may be silent once it has stalled. Who has been sent again for that reason gets
+ * longer each time.
+ */
 static uint64_t link_patience_ms(const struct nbd_link *link)
 {
 	unsigned nr_slow = 0;
@@ -1005,7 +1066,8 @@ static void cmd_lose_link(struct nbd_cmd *cmd, const struct nbd_link *link, bool
 	cmd->link = NULL;
 	cmd->is_again = cmd->was_sent = true;
 	cmd->nr_slow = (uint8_t)(cmd->nr_slow + (link->is_slow && cmd->nr_slow < ENGINE_MAX_SLOW));
-	if (link->is_wrong && cmd->nr_wrong < ENGINE_MAX_WRONG && (was_alone || cmd->nr_wrong < ENGINE_SUSPECTS))
+	if (link->is_wrong && cmd->nr_wrong < ENGINE_MAX_WRONG &&
+	    (was_alone || cmd->nr_wrong < ENGINE_SUSPECTS))
 		cmd->nr_wrong++;
 	link->conn->is_careful |= cmd->nr_wrong >= ENGINE_SUSPECTS;
 	if (nbd_op_changes(cmd->io->op))
@@ -1072,7 +1134,9 @@ static void conn_drain(struct nbd_conn *conn)
 	conn->draining = link;
 	ub_timer_set(&conn->patience, 0);
 	ub_timer_set(&conn->drain, link_patience_ms(link));
-	ub_log(UB_LOG_NOTICE, "%s: an old connection has unanswered writes: it is read on, for at most %llu s more",
+	ub_log(UB_LOG_NOTICE,
+	       "%s: an old connection has unanswered writes: it is read on, for at most %llu s "
+	       "more",
 	       conn->be->server, (unsigned long long)link_patience_ms(link) / 1000);
 }
 
@@ -1080,7 +1144,9 @@ static void conn_drain(struct nbd_conn *conn)
 static void link_give_up(struct nbd_link *link)
 {
 	link->is_slow = true;
-	ub_log(UB_LOG_NOTICE, "%s: connection %u gave no answer for too long: it is given up, and its %u requests are sent again",
+	ub_log(UB_LOG_NOTICE,
+	       "%s: connection %u gave no answer for too long: it is given up, and its %u requests "
+	       "are sent again",
 	       link->conn->be->server, link->conn->index + 1, link->nr_in_flight);
 	link_fail(link, "the server gave no answer for too long");
 }
@@ -1091,7 +1157,10 @@ static void conn_patience_is_over(struct ub_timer *timer)
 
 	if (!conn->link || !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))
 		return;
-	/* Before the device is live a lost connection ends the attach, which has a time limit of its own. */
+	/*
+	 * Before the device is live a lost connection ends the attach, which has a time limit of
+	 * its own.
+	 */
 	if (atomic_load(&conn->be->phase) == NBD_ATTACHING)
 		ub_timer_set(&conn->patience, link_patience_ms(conn->link));
 	else
@@ -1129,8 +1198,9 @@ static void conn_look_at_fence(struct ub_timer *timer)
 }
 
 /*
- * A link that is of no use but for what it still has to answer: once it has, what it answered is flushed, because a FLUSH
- * on another connection need not cover that, and then it ends. True: it has ended.
+ * A link that is of no use but for what it still has to answer: once it has, what it answered is
+ * flushed, because a FLUSH on another connection need not cover that, and then it ends. True: it
+ * has ended.
  */
 static bool conn_check_old_link(struct nbd_conn *conn, struct nbd_link *link)
 {
@@ -1138,7 +1208,10 @@ static bool conn_check_old_link(struct nbd_conn *conn, struct nbd_link *link)
 		if (link->is_leaving ? link->in_flight.first != NULL : link_has_work(link))
 			return false;
 		if (link_must_flush(link)) {
-			/* A sign of life may be asked for still: there is one command of our own on a link. */
+			/*
+			 * A sign of life may be asked for still: there is one command of our own on
+			 * a link.
+			 */
 			if (link_is_ready(link) && !link->internal.is_busy)
 				link_send_internal(link, UB_OP_FLUSH);
 			return false;
@@ -1150,9 +1223,11 @@ static bool conn_check_old_link(struct nbd_conn *conn, struct nbd_link *link)
 	return true;
 }
 
-/* ---- events ------------------------------------------------------------------------------------------------ */
+/* ---- events -------------------------------------------------------------- */
 
-/* It works (again), and what waits at others may go over it: they may never get one of their own. */
+/*
+ * It works (again), and what waits at others may go over it: they may never get one of their own.
+ */
 static void conn_set_online(struct nbd_conn *conn)
 {
 	atomic_store_explicit(&conn->is_stalled, false, memory_order_release);
@@ -1189,7 +1264,8 @@ static bool link_disarmed(struct nbd_link *link, bool *armed)
 	return is_current;
 }
 
-static void link_arm_watch(struct nbd_link *link, struct ub_watch *watch, bool *armed, uint32_t events)
+static void link_arm_watch(struct nbd_link *link, struct ub_watch *watch, bool *armed,
+			   uint32_t events)
 {
 	if (*armed)
 		return;
@@ -1208,7 +1284,10 @@ static void link_arm(struct nbd_link *link)
 		nbd_engine_kick(link->conn); /* its retirement is the next turn's */
 		return;
 	}
-	/* Under TLS there may be bytes that are no reply, such as a session ticket: they wait for one. */
+	/*
+	 * Under TLS there may be bytes that are no reply, such as a session ticket: they wait for
+	 * one.
+	 */
 	if (!link->is_tls || link->nr_in_flight)
 		link_arm_watch(link, &link->readable, &link->readable_armed, POLLIN | POLLRDHUP);
 	else
@@ -1218,9 +1297,10 @@ static void link_arm(struct nbd_link *link)
 }
 
 /*
- * Before something is sent. A send needs pages, and while memory is short those that others wait for may become
- * free only by it; nor should it wait for a CPU behind those that look for pages in vain. Not for good: a
- * real-time thread interrupts a program after each request, and gets no batches.
+ * Before something is sent. A send needs pages, and while memory is short those that others wait
+ * for may become free only by it; nor should it wait for a CPU behind those that look for pages in
+ * vain. Not for good: a real-time thread interrupts a program after each request, and gets no
+ * batches.
  */
 static void queue_look_at_memory(struct nbd_queue *nq)
 {
@@ -1235,19 +1315,22 @@ static void queue_look_at_memory(struct nbd_queue *nq)
 	if (now - nq->memory_seen_ms < ENGINE_MEMORY_MS)
 		return;
 	nq->memory_seen_ms = now;
-	is_short = sysinfo(&info) == 0 && (uint64_t)info.freeram * info.mem_unit < nq->be->short_bytes;
+	is_short =
+		sysinfo(&info) == 0 && (uint64_t)info.freeram * info.mem_unit < nq->be->short_bytes;
 	if (is_short != nq->uses_reserve && nbd_thread_use_reserve(is_short) == 0)
 		nq->uses_reserve = is_short;
 }
 
 /*
- * Tells libnbd to read. Whether there is something is never certain: a poll on the ring completes with what its
- * wake-up said, and a unix socket's sender first makes its data readable and then wakes the reader. When it loses its
- * CPU in between, and another reply's event has brought us to read this one, too, the late wake-up completes the poll
- * that was armed again. Under TLS what comes may be no reply, or a part of one.
+ * Tells libnbd to read. Whether there is something is never certain: a poll on the ring completes
+ * with what its wake-up said, and a unix socket's sender first makes its data readable and then
+ * wakes the reader. When it loses its CPU in between, and another reply's event has brought us to
+ * read this one, too, the late wake-up completes the poll that was armed again. Under TLS what
+ * comes may be no reply, or a part of one.
  *
- * libnbd waits in REPLY.START then: of a connection at work the one state that neither is ready nor wants to write. A
- * second call takes it for the rest of a reply, and goes back to what is to be sent. -1: the connection has ended.
+ * libnbd waits in REPLY.START then: of a connection at work the one state that neither is ready nor
+ * wants to write. A second call takes it for the rest of a reply, and goes back to what is to be
+ * sent. -1: the connection has ended.
  */
 static int link_notify_read(struct nbd_link *link)
 {
@@ -1256,7 +1339,8 @@ static int link_notify_read(struct nbd_link *link)
 		return -1;
 	if (__builtin_expect(link->replied_bytes != 0, 1))
 		return 0;
-	if (nbd.aio_get_direction(link->handle) != LIBNBD_AIO_DIRECTION_READ || nbd.aio_is_ready(link->handle))
+	if (nbd.aio_get_direction(link->handle) != LIBNBD_AIO_DIRECTION_READ ||
+	    nbd.aio_is_ready(link->handle))
 		return 0;
 	return nbd.aio_notify_read(link->handle);
 }
@@ -1266,8 +1350,8 @@ static void link_read(struct nbd_link *link)
 {
 	int here = 0;
 
-	if (link_notify_read(link) < 0 || link->is_tls || !link->nr_in_flight || link_is_dead(link) ||
-	    ioctl(link->fd, FIONREAD, &here) < 0)
+	if (link_notify_read(link) < 0 || link->is_tls || !link->nr_in_flight ||
+	    link_is_dead(link) || ioctl(link->fd, FIONREAD, &here) < 0)
 		return;
 	while (here >= ENGINE_MIN_REPLY && link->nr_in_flight) {
 		if (link_notify_read(link) < 0 || link->failing || !link->replied_bytes)
@@ -1339,8 +1423,9 @@ static void conn_tick(struct ub_timer *timer)
 	if (conn->quiet_ticks != ENGINE_TICKS)
 		return;
 	/*
-	 * A slow server is not cut for nothing: it has as long again, and longer for what was sent again for that reason.
-	 * What comes goes over another connection, where the server is safe for several.
+	 * A slow server is not cut for nothing: it has as long again, and longer for what was sent
+	 * again for that reason. What comes goes over another connection, where the server is safe
+	 * for several.
 	 */
 	atomic_store_explicit(&conn->is_stalled, true, memory_order_release);
 	conn_set_works(conn, false);
@@ -1371,12 +1456,17 @@ static void conn_use_link(struct nbd_conn *conn, struct nbd_link *link)
 	struct nbd_backend *be = conn->be;
 
 	if (!nbd_fence_open(link)) {
-		ub_log(UB_LOG_WARNING, "%s: too many old connections are not over yet: no new one is used", be->server);
+		ub_log(UB_LOG_WARNING,
+		       "%s: too many old connections are not over yet: no new one is used",
+		       be->server);
 		link->unused = true;
 		nbd_connector_retire(link);
 		return;
 	}
-	/* What stands behind it may be another server than the last one's: what that had not flushed may be lost. */
+	/*
+	 * What stands behind it may be another server than the last one's: what that had not
+	 * flushed may be lost.
+	 */
 	if (conn->had_link && atomic_load(&be->backend->is_destination))
 		atomic_fetch_add_explicit(&be->nr_losses, 1, memory_order_acq_rel);
 	conn->link = link;
@@ -1488,7 +1578,10 @@ static void conn_retire_links(struct nbd_conn *conn, const char *why)
 	}
 }
 
-/* All that is in flight, or waits, is given up. A link with writes unanswered is fenced, as any other. */
+/*
+ * All that is in flight, or waits, is given up. A link with writes unanswered is fenced, as any
+ * other.
+ */
 static void conn_reset(struct nbd_conn *conn)
 {
 	conn->is_resetting = true;
@@ -1516,8 +1609,8 @@ static void conn_kicked(struct ub_msg *msg, struct ub_queue *q)
 	if (atomic_exchange_explicit(&conn->must_reset, false, memory_order_acq_rel))
 		conn_reset(conn);
 	/* What is in flight will be a sign of life itself, if it was sent late enough. */
-	if (atomic_exchange_explicit(&conn->must_probe, false, memory_order_acq_rel) && conn_works(conn) &&
-	    link_is_ready(conn->link) && !conn->link->internal.is_busy &&
+	if (atomic_exchange_explicit(&conn->must_probe, false, memory_order_acq_rel) &&
+	    conn_works(conn) && link_is_ready(conn->link) && !conn->link->internal.is_busy &&
 	    (!conn->link->nr_in_flight || nbd_fence_unproven_ms(conn->be) >= ENGINE_PROBE_MS))
 		link_send_internal(conn->link, UB_OP_READ);
 	conn_look_at_waiting(conn);
@@ -1531,7 +1624,7 @@ void nbd_engine_kick(struct nbd_conn *conn)
 	ub_queue_post(conn->home->bq->queue, &conn->kick_msg);
 }
 
-/* ---- what the core calls -------------------------------------------------------------------------------- */
+/* ---- what the core calls ------------------------------------------------- */
 
 void nbd_engine_start(struct nbd_queue *nq)
 {
@@ -1540,17 +1633,22 @@ void nbd_engine_start(struct nbd_queue *nq)
 		struct nbd_conn *conn = nq->own[i];
 
 		conn->tick = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_tick };
-		conn->outage_limit_ms = atomic_load_explicit(&conn->be->outage_limit_ms, memory_order_relaxed);
-		conn->stall_timeout_ms = atomic_load_explicit(&conn->be->stall_timeout_ms, memory_order_relaxed);
+		conn->outage_limit_ms =
+			atomic_load_explicit(&conn->be->outage_limit_ms, memory_order_relaxed);
+		conn->stall_timeout_ms =
+			atomic_load_explicit(&conn->be->stall_timeout_ms, memory_order_relaxed);
 		conn->outage = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_outage };
-		conn->patience = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_patience_is_over };
+		conn->patience = (struct ub_timer){ .queue = nq->bq->queue,
+						    .expired = conn_patience_is_over };
 		conn->drain = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_drained };
-		conn->fence = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_look_at_fence };
+		conn->fence =
+			(struct ub_timer){ .queue = nq->bq->queue, .expired = conn_look_at_fence };
 		if (conn->given) /* made when the back end was opened */
 			conn_take_link(&conn->given->msg, nq->bq->queue);
 	}
 	nbd_engine_submit_end(nq); /* watches them: the first I/O may be long in coming */
-	if (atomic_fetch_add_explicit(&nq->be->nr_started, 1, memory_order_acq_rel) + 1 == nq->be->nr_queues)
+	if (atomic_fetch_add_explicit(&nq->be->nr_started, 1, memory_order_acq_rel) + 1 ==
+	    nq->be->nr_queues)
 		nbd_connector_wake(nq->be);
 }
 
@@ -1577,7 +1675,9 @@ void nbd_engine_submit(struct nbd_queue *nq, struct ub_io *io)
 	cmd->nr_slow = cmd->nr_wrong = 0;
 	cmd->done_bytes = 0;
 	cmd->todo = io->op == UB_OP_FLUSH ? flush_conns(nq->be) : 0;
-	if (__builtin_expect(atomic_load_explicit(&nq->be->fence.nr_claimable, memory_order_acquire) != 0, 0) &&
+	if (__builtin_expect(atomic_load_explicit(&nq->be->fence.nr_claimable,
+						  memory_order_acquire) != 0,
+			     0) &&
 	    nbd_op_changes(io->op))
 		nbd_fence_claim(nq->be, cmd, io);
 	queue_look_at_memory(nq);
@@ -1677,8 +1777,8 @@ bool nbd_engine_leave(struct nbd_queue *nq)
 		ub_timer_stop(&conn->patience);
 		ub_timer_stop(&conn->drain);
 		ub_timer_stop(&conn->fence);
-		is_armed |= conn->tick.armed_ns || conn->outage.armed_ns || conn->drain.armed_ns || conn->patience.armed_ns ||
-			    conn->fence.armed_ns;
+		is_armed |= conn->tick.armed_ns || conn->outage.armed_ns || conn->drain.armed_ns ||
+			    conn->patience.armed_ns || conn->fence.armed_ns;
 	}
 	return !is_armed && nq->nr_armed == 0;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The back end's side of the fence (src/base/fence.h): one lock for all its queues, the sockets of connections that were
- * given up, and what is said of it. The lock is taken by whichever thread has something to do with an outage; an I/O that
- * meets none takes it never.
+ * The back end's side of the fence (src/base/fence.h): one lock for all its queues, the sockets of
+ * connections that were given up, and what is said of it. The lock is taken by whichever thread has
+ * something to do with an outage; an I/O that meets none takes it never.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -38,7 +38,7 @@ static void side_add(_Atomic uint64_t *word, uint64_t n)
 	atomic_fetch_add_explicit(word, n, memory_order_acq_rel);
 }
 
-/* ---- beginning ------------------------------------------------------------------------------------------------ */
+/* ---- beginning ----------------------------------------------------------- */
 
 int nbd_fence_init(struct nbd_backend *be, unsigned nr_slots, struct ub_err *err)
 {
@@ -72,7 +72,9 @@ static uint64_t fence_take_unflushed(struct nbd_backend *be)
 	uint64_t bytes = 0;
 
 	for (unsigned i = 0; i < be->fence.nr_conns; i++)
-		bytes += atomic_exchange(&ub_ledger_conn(be->fence.page, be->fence.side, i)->unflushed_bytes, 0);
+		bytes += atomic_exchange(&ub_ledger_conn(be->fence.page, be->fence.side, i)
+						  ->unflushed_bytes,
+					 0);
 	return bytes;
 }
 
@@ -103,24 +105,27 @@ void nbd_fence_start(struct nbd_backend *be)
 	atomic_store(&fence_side(be)->waiting, 0);
 	if (!be->is_recovered) /* another device's, or another server's */
 		atomic_store(&fence_side(be)->flush_error, 0);
-	ub_fence_word(&be->fence, be->word_event); /* it was said while this back end was being opened */
+	/* it was said while this back end was being opened */
+	ub_fence_word(&be->fence, be->word_event);
 	nr = atomic_load(&be->fence.nr_live);
 	pthread_mutex_unlock(&be->fence_lock);
 	if (bytes && be->is_recovered) {
 		fence_count_loss(be, bytes);
 		ub_log(UB_LOG_WARNING,
-		       "%s: %llu bytes had been answered to the server process before this one, and not flushed: they are "
+		       "%s: %llu bytes had been answered to the server process before this one, "
+		       "and not flushed: they are "
 		       "there, unless the NBD server died as well",
 		       be->server, (unsigned long long)bytes);
 	}
 	if (nr)
 		ub_log(UB_LOG_NOTICE,
-		       "%s: %u changes were in flight when the last server process ended: newer ones that overlap them wait "
+		       "%s: %u changes were in flight when the last server process ended: newer "
+		       "ones that overlap them wait "
 		       "until they can land no more",
 		       be->server, nr);
 }
 
-/* ---- connections ---------------------------------------------------------------------------------------------- */
+/* ---- connections --------------------------------------------------------- */
 
 bool nbd_fence_open(struct nbd_link *link)
 {
@@ -196,14 +201,14 @@ unsigned nbd_fence_end(struct nbd_link *link)
 	return nr;
 }
 
-/* ---- changes ------------------------------------------------------------------------------------------------------ */
+/* ---- changes ------------------------------------------------------------- */
 
 void nbd_fence_claim(struct nbd_backend *be, struct nbd_cmd *cmd, const struct ub_io *io)
 {
 	pthread_mutex_lock(&be->fence_lock);
 	/* For all parts of a request: the first one may fail, and then the others never come. */
 	cmd->has_ranges |= ub_fence_claim(&be->fence, cmd->owner, io->op, io->offset_bytes,
-					 (uint64_t)io->len_bytes + io->rest_bytes);
+					  (uint64_t)io->len_bytes + io->rest_bytes);
 	pthread_mutex_unlock(&be->fence_lock);
 }
 
@@ -213,7 +218,8 @@ bool nbd_fence_may_pass(struct nbd_backend *be, const struct nbd_cmd *cmd)
 	bool may_pass;
 
 	pthread_mutex_lock(&be->fence_lock);
-	may_pass = ub_fence_may_pass(&be->fence, cmd->owner, cmd->was_sent, io->offset_bytes, io->len_bytes);
+	may_pass = ub_fence_may_pass(&be->fence, cmd->owner, cmd->was_sent, io->offset_bytes,
+				     io->len_bytes);
 	pthread_mutex_unlock(&be->fence_lock);
 	return may_pass;
 }
@@ -228,14 +234,18 @@ void nbd_fence_done(struct nbd_backend *be, struct nbd_cmd *cmd)
 
 void nbd_fence_keep_flush_error(struct nbd_backend *be, int code)
 {
-	/* What the mirror has not asked for it does not hear of: but it looks at the losses, and copies anew. */
+	/*
+	 * What the mirror has not asked for it does not hear of: but it looks at the losses, and
+	 * copies anew.
+	 */
 	if (atomic_load(&be->backend->is_destination)) {
 		fence_count_loss(be, 0);
 		return;
 	}
 	atomic_store_explicit(&fence_side(be)->flush_error, (uint32_t)code, memory_order_release);
 	ub_log(UB_LOG_WARNING,
-	       "%s: a flush that nobody had asked for failed: %s: something that was acknowledged may not be on stable storage; "
+	       "%s: a flush that nobody had asked for failed: %s: something that was acknowledged "
+	       "may not be on stable storage; "
 	       "the application's next flush gets this error",
 	       be->server, strerror(code));
 }
@@ -257,14 +267,18 @@ void nbd_fence_count_waiting(struct nbd_backend *be, bool begins)
 		atomic_fetch_sub_explicit(&fence_side(be)->waiting, 1, memory_order_acq_rel);
 }
 
-/* ---- the end of ranges ------------------------------------------------------------------------------------------- */
+/* ---- the end of ranges --------------------------------------------------- */
 
 void nbd_fence_prove(struct nbd_backend *be, uint32_t seq)
 {
 	uint64_t now = ub_now_ms();
 
-	/* The same number proves the same again: a clock that still does not run waits for something else. */
-	if (atomic_load(&be->proved_seq) == seq && now - atomic_load(&be->proved_ms) < UB_FENCE_POLL_MS)
+	/*
+	 * The same number proves the same again: a clock that still does not run waits for
+	 * something else.
+	 */
+	if (atomic_load(&be->proved_seq) == seq &&
+	    now - atomic_load(&be->proved_ms) < UB_FENCE_POLL_MS)
 		return;
 	atomic_store(&be->proved_seq, seq);
 	atomic_store(&be->proved_ms, now);
@@ -305,7 +319,8 @@ static void fence_ask_for_life(struct nbd_backend *be)
 		return;
 	}
 	atomic_compare_exchange_strong(&be->unproven_since_ms, &never, now);
-	if (now - last < FENCE_PROBE_MS || !atomic_compare_exchange_strong(&be->probed_ms, &last, now))
+	if (now - last < FENCE_PROBE_MS ||
+	    !atomic_compare_exchange_strong(&be->probed_ms, &last, now))
 		return;
 	for (unsigned i = 0; i < be->nr_conns; i++) {
 		if (!atomic_load_explicit(&be->conns[i].is_online, memory_order_acquire))
@@ -328,14 +343,18 @@ static void fence_warn(struct nbd_backend *be, const struct ub_fence_late *late)
 	side_add(&fence_side(be)->warned, late->nr);
 	if (late->is_blind) {
 		ub_log(UB_LOG_WARNING,
-		       "%s: the fence's %llu s are over for what a server process before this one had sent, which nobody knows: "
-		       "writes are sent, and if the NBD server still executes older ones they may land on newer data",
+		       "%s: the fence's %llu s are over for what a server process before this one "
+		       "had sent, which nobody knows: "
+		       "writes are sent, and if the NBD server still executes older ones they may "
+		       "land on newer data",
 		       be->server, (unsigned long long)atomic_load(&be->fence_timeout_ms) / 1000);
 		return;
 	}
 	ub_log(UB_LOG_WARNING,
-	       "%s: the fence's %llu s are over for %u unanswered changes of a lost connection (the first at bytes %llu to "
-	       "%llu): newer ones are sent, and if the old server still executes those they may land on newer data",
+	       "%s: the fence's %llu s are over for %u unanswered changes of a lost connection "
+	       "(the first at bytes %llu to "
+	       "%llu): newer ones are sent, and if the old server still executes those they may "
+	       "land on newer data",
 	       be->server, (unsigned long long)atomic_load(&be->fence_timeout_ms) / 1000, late->nr,
 	       (unsigned long long)late->start, (unsigned long long)late->end);
 }
@@ -408,6 +427,9 @@ bool nbd_fence_has_settled(struct nbd_backend *be)
 
 	if (!atomic_load_explicit(&be->fence.nr_live, memory_order_acquire))
 		return true;
-	/* Nobody answers there any more: what is left stays in the ledger, for whoever comes to this side next. */
+	/*
+	 * Nobody answers there any more: what is left stays in the ledger, for whoever comes to
+	 * this side next.
+	 */
 	return left && ub_now_ms() - left >= atomic_load(&be->fence_timeout_ms);
 }

@@ -21,7 +21,8 @@ static int library_symbol(void *handle, const char *name, void **symbol, struct 
 	*symbol = dlsym(handle, name);
 	if (*symbol)
 		return 0;
-	return ub_err_set(err, ENOTSUP, LIBRARY_FILE " has no %s(): libnbd 1.14 or later is needed", name);
+	return ub_err_set(err, ENOTSUP, LIBRARY_FILE " has no %s(): libnbd 1.14 or later is needed",
+			  name);
 }
 
 int nbd_library_load(struct ub_err *err)
@@ -34,10 +35,11 @@ int nbd_library_load(struct ub_err *err)
 	handle = dlopen(LIBRARY_FILE, RTLD_NOW | RTLD_LOCAL);
 	if (!handle)
 		return ub_err_set(err, ENOTSUP,
-				  "cannot load " LIBRARY_FILE ": install libnbd0 (Debian) or libnbd (Fedora): %s",
+				  "cannot load " LIBRARY_FILE
+				  ": install libnbd0 (Debian) or libnbd (Fedora): %s",
 				  dlerror());
-#define LIBRARY_LOAD(name)                                                                         \
-	if (ret == 0)                                                                              \
+#define LIBRARY_LOAD(name) \
+	if (ret == 0) \
 		ret = library_symbol(handle, "nbd_" #name, (void **)&nbd.name, err);
 	NBD_LIBRARY_CALLS(LIBRARY_LOAD)
 #undef LIBRARY_LOAD
@@ -63,7 +65,8 @@ static int library_lock_object(struct dl_phdr_info *info, size_t size, void *arg
 		uintptr_t end = info->dlpi_addr + segment->p_vaddr + segment->p_memsz;
 
 		if (segment->p_type == PT_LOAD && mlock((const void *)start, end - start) < 0)
-			ub_log(UB_LOG_DEBUG, "cannot lock %s: %s", info->dlpi_name, strerror(errno));
+			ub_log(UB_LOG_DEBUG, "cannot lock %s: %s", info->dlpi_name,
+			       strerror(errno));
 	}
 	return 0;
 }

@@ -2,9 +2,10 @@
 /*
  * libnbd, loaded when an NBD export is opened and not before.
  *
- * It brings some forty megabytes of libraries with it (TLS, XML, Unicode tables), and keeper and server
- * lock what they have mapped: a device in memory, and every keeper, go without. The names are libnbd's
- * without their prefix, the types are its header's, so that a call reads as libnbd(3) says.
+ * It brings some forty megabytes of libraries with it (TLS, XML, Unicode tables), and keeper and
+ * server lock what they have mapped: a device in memory, and every keeper, go without. The names
+ * are libnbd's without their prefix, the types are its header's, so that a call reads as libnbd(3)
+ * says.
  */
 #ifndef UB_BACKEND_NBD_LIBRARY_H
 #define UB_BACKEND_NBD_LIBRARY_H
@@ -13,6 +14,7 @@
 
 #include "base/err.h"
 
+/* clang-format off */
 #define NBD_LIBRARY_CALLS(X)                                                                       \
 	X(add_meta_context) X(aio_block_status) X(can_meta_context)                                \
 	X(aio_connect_socket) X(aio_connect_tcp) X(aio_connect_unix) X(aio_connect_uri)            \
@@ -27,12 +29,15 @@
 	X(set_request_block_size) X(set_request_structured_replies) X(set_tls)                     \
 	X(set_tls_certificates) X(set_tls_psk_file) X(set_tls_username) X(set_tls_verify_peer)     \
 	X(set_uri_allow_local_file) X(supports_tls) X(supports_uri)
+/* clang-format on */
 
 struct nbd_library {
-#define NBD_LIBRARY_MEMBER(name) __typeof__(nbd_##name) *name; /* NOLINT(bugprone-macro-parentheses) */
+/* NOLINT(bugprone-macro-parentheses) */
+#define NBD_LIBRARY_MEMBER(name) __typeof__(nbd_##name) *name;
 	NBD_LIBRARY_CALLS(NBD_LIBRARY_MEMBER)
 #undef NBD_LIBRARY_MEMBER
-	int (*set_tls_hostname)(struct nbd_handle *h, const char *name); /* libnbd 1.22; NULL: an older one */
+	/* libnbd 1.22; NULL: an older one */
+	int (*set_tls_hostname)(struct nbd_handle *h, const char *name);
 };
 
 /* Good after nbd_library_load(). Any thread. */
@@ -42,8 +47,9 @@ extern struct nbd_library nbd;
 int nbd_library_load(struct ub_err *err);
 
 /*
- * Locks libnbd and what it brought in memory, but for the Unicode tables, which are thirty megabytes
- * that nothing here looks at. After the first connection, when all that it loads is there. Best effort.
+ * Locks libnbd and what it brought in memory, but for the Unicode tables, which are thirty
+ * megabytes that nothing here looks at. After the first connection, when all that it loads is
+ * there. Best effort.
  */
 void nbd_library_lock(void);
 

@@ -29,10 +29,11 @@
 #define OPEN_MIN_SEND_BYTES	 (32U << 10)
 #define SIZE_LINKS_MS		 10000
 #define SIZE_PAUSE_MS		 10
-#define OPEN_LATE_PARTS 4 /* of late_ms: one for an outage, the others until a stall is noticed */
-#define OPEN_SPARE_BYTES	 (1U << 20) /* commands in flight, TLS records, a handshake */
+/* of late_ms: one for an outage, the others until a stall is noticed */
+#define OPEN_LATE_PARTS	 4
+#define OPEN_SPARE_BYTES (1U << 20) /* commands in flight, TLS records, a handshake */
 
-/* ---- opening ------------------------------------------------------------------------------------------------ */
+/* ---- opening ------------------------------------------------------------- */
 
 /* Whether whoever asked for this device has gone, or wants it no more. */
 static int open_check_cancelled(const struct nbd_backend *be, struct ub_err *err)
@@ -45,8 +46,8 @@ static int open_check_cancelled(const struct nbd_backend *be, struct ub_err *err
 }
 
 /*
- * When memory is short, and how much of the rest may be in requests on their way, follows from the setting that
- * the page allocator's watermarks follow from.
+ * When memory is short, and how much of the rest may be in requests on their way, follows from the
+ * setting that the page allocator's watermarks follow from.
  */
 static void open_look_at_watermarks(struct nbd_backend *be)
 {
@@ -55,16 +56,23 @@ static void open_look_at_watermarks(struct nbd_backend *be)
 
 	if (ub_text_read_file("/proc/sys/vm/min_free_kbytes", text, sizeof(text)) > 0)
 		min_free_bytes = strtoull(text, NULL, 10) << 10;
-	/* Above the watermark at which kswapd begins; the first 16 MiB are free and of no use on many machines. */
+	/*
+	 * Above the watermark at which kswapd begins; the first 16 MiB are free and of no use on
+	 * many machines.
+	 */
 	be->short_bytes = OPEN_DMA_ZONE_BYTES + min_free_bytes * 2;
-	/* A real-time thread goes to half of the lowest watermark; half of that half for all connections. */
+	/*
+	 * A real-time thread goes to half of the lowest watermark; half of that half for all
+	 * connections.
+	 */
 	be->send_bytes = min_free_bytes / 4 / be->nr_conns;
 	if (be->send_bytes < OPEN_MIN_SEND_BYTES)
 		be->send_bytes = OPEN_MIN_SEND_BYTES;
 }
 
 /* Waits for a session to get ready. 0 or -errno with *err. */
-static int open_finish_session(const struct nbd_backend *be, struct nbd_handle *handle, struct ub_err *err)
+static int open_finish_session(const struct nbd_backend *be, struct nbd_handle *handle,
+			       struct ub_err *err)
 {
 	uint64_t deadline = ub_now_ms() + OPEN_ATTEMPT_MS;
 	int ret = nbd_session_continue(handle, 0, err); /* a quick server's is ready already */
@@ -75,7 +83,8 @@ static int open_finish_session(const struct nbd_backend *be, struct nbd_handle *
 
 		if (now >= deadline)
 			return ub_err_set(err, ETIMEDOUT,
-					  "cannot connect: the server did not negotiate within %d s",
+					  "cannot connect: the server did not negotiate within %d "
+					  "s",
 					  OPEN_ATTEMPT_MS / 1000);
 		fds[0].fd = nbd_session_events(handle, &fds[0].events);
 		if (poll(fds, 2, (int)(deadline - now)) < 0)
@@ -88,8 +97,8 @@ static int open_finish_session(const struct nbd_backend *be, struct nbd_handle *
 }
 
 /* One attempt at one connection. */
-static int open_connect(struct nbd_backend *be, int socket_fd, struct nbd_handle **out, struct nbd_export *export,
-			struct ub_err *err)
+static int open_connect(struct nbd_backend *be, int socket_fd, struct nbd_handle **out,
+			struct nbd_export *export, struct ub_err *err)
 {
 	struct nbd_handle *handle = nbd_session_start(&be->options, socket_fd, err);
 	int ret;
@@ -107,7 +116,8 @@ static int open_connect(struct nbd_backend *be, int socket_fd, struct nbd_handle
 }
 
 /* The first connection, from which everything is learned: tried for as long as --wait says. */
-static int open_first(struct nbd_backend *be, int socket_fd, struct nbd_handle **handle, struct ub_err *err)
+static int open_first(struct nbd_backend *be, int socket_fd, struct nbd_handle **handle,
+		      struct ub_err *err)
 {
 	uint64_t deadline = ub_now_ms() + be->options.wait_ms;
 	bool said = false;
@@ -145,14 +155,16 @@ static int open_make_conns(struct nbd_backend *be, unsigned nr, struct ub_err *e
 
 static int open_conns(struct nbd_backend *be, struct nbd_handle *first, struct ub_err *err)
 {
-	unsigned wanted = be->options.nr_connections ? be->options.nr_connections : OPEN_DEFAULT_CONNECTIONS;
+	unsigned wanted =
+		be->options.nr_connections ? be->options.nr_connections : OPEN_DEFAULT_CONNECTIONS;
 	unsigned nr = be->first.multi_conn && be->options.transport != NBD_SOCKET ? wanted : 1;
 	int ret;
 
 	if (nr < wanted)
 		ub_log(UB_LOG_NOTICE, "%s: one connection is used, not %u: %s", be->server, wanted,
-		       be->first.multi_conn ? "there is only one socket" :
-					      "the server does not say that several are safe (multi-conn)");
+		       be->first.multi_conn ?
+			       "there is only one socket" :
+			       "the server does not say that several are safe (multi-conn)");
 	ret = open_make_conns(be, nr, err);
 	if (ret) {
 		nbd.close(first);
@@ -162,7 +174,9 @@ static int open_conns(struct nbd_backend *be, struct nbd_handle *first, struct u
 	return be->conns[0].given ? 0 : ub_err_errno(err, ENOMEM, "the first connection");
 }
 
-/* The others. Those that cannot be made now are tried again later; what the server says must agree. */
+/*
+ * The others. Those that cannot be made now are tried again later; what the server says must agree.
+ */
 static int open_others(struct nbd_backend *be, struct ub_err *err)
 {
 	struct nbd_handle *handle = NULL;
@@ -174,8 +188,8 @@ static int open_others(struct nbd_backend *be, struct ub_err *err)
 		if (ret == -ECANCELED)
 			return ret;
 		if (ret) {
-			ub_log(UB_LOG_WARNING, "%s: connection %u of %u: %s; retrying", be->server, i + 1,
-			       be->nr_conns, err->text);
+			ub_log(UB_LOG_WARNING, "%s: connection %u of %u: %s; retrying", be->server,
+			       i + 1, be->nr_conns, err->text);
 			return 0;
 		}
 		ret = nbd_export_compare(&be->first, &export, &be->limits, be->nr_conns, err);
@@ -201,16 +215,18 @@ static unsigned nbd_get_paths(const struct ub_backend_config *cfg, char *paths[]
 }
 
 /*
- * What making all connections again takes is in the heap before it is needed: the old ones may still be
- * there when the new ones are made. How much that is has just been seen; certificates make it megabytes. heap: of
- * ub_heap_keep() before the first one was made; NULL: be->heap_bytes says it.
+ * What making all connections again takes is in the heap before it is needed: the old ones may
+ * still be there when the new ones are made. How much that is has just been seen; certificates make
+ * it megabytes. heap: of ub_heap_keep() before the first one was made; NULL: be->heap_bytes says
+ * it.
  */
 static int open_reserve(struct nbd_backend *be, const void *heap, struct ub_err *err)
 {
 	if (heap)
 		be->heap_bytes = ub_heap_growth(heap) + OPEN_SPARE_BYTES;
 	if (ub_heap_reserve(be->heap_bytes) < 0)
-		return ub_err_errno(err, ENOMEM, "%s: memory for making connections again", be->server);
+		return ub_err_errno(err, ENOMEM, "%s: memory for making connections again",
+				    be->server);
 	nbd_library_lock();
 	return 0;
 }
@@ -234,20 +250,23 @@ static int open_new(struct nbd_backend *be, const struct ub_backend_config *cfg,
 }
 
 /*
- * For a device that has been live with another server process: nothing is connected before its queues run, and what
- * answers then must be what it was made from.
+ * For a device that has been live with another server process: nothing is connected before its
+ * queues run, and what answers then must be what it was made from.
  */
-static int open_again(struct nbd_backend *be, const struct ub_backend_config *cfg, struct ub_err *err)
+static int open_again(struct nbd_backend *be, const struct ub_backend_config *cfg,
+		      struct ub_err *err)
 {
 	json_t *identity = json_loads(cfg->identity, 0, NULL);
 	json_int_t nr_conns = 0, heap_bytes = 0;
 	json_t *export;
 	int ret;
 
-	if (json_unpack(identity, "{s:I, s:I, s:o}", "connections", &nr_conns, "heap_bytes", &heap_bytes, "export",
-			&export) < 0 ||
+	if (json_unpack(identity, "{s:I, s:I, s:o}", "connections", &nr_conns, "heap_bytes",
+			&heap_bytes, "export", &export) < 0 ||
 	    nr_conns < 1 || nr_conns > NBD_MAX_CONNECTIONS)
-		ret = ub_err_set(err, EBADMSG, "%s: what is known of the export cannot be understood", be->server);
+		ret = ub_err_set(err, EBADMSG,
+				 "%s: what is known of the export cannot be understood",
+				 be->server);
 	else
 		ret = nbd_export_from_json(&be->first, export, err);
 	json_decref(identity);
@@ -269,8 +288,9 @@ static int open_again(struct nbd_backend *be, const struct ub_backend_config *cf
 static char *nbd_get_identity(struct ub_backend *backend)
 {
 	struct nbd_backend *be = backend->priv;
-	json_t *json = json_pack("{s:I, s:I, s:o}", "connections", (json_int_t)be->nr_conns, "heap_bytes",
-				 (json_int_t)be->heap_bytes, "export", nbd_export_to_json(&be->first));
+	json_t *json =
+		json_pack("{s:I, s:I, s:o}", "connections", (json_int_t)be->nr_conns, "heap_bytes",
+			  (json_int_t)be->heap_bytes, "export", nbd_export_to_json(&be->first));
 	char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
 
 	json_decref(json);
@@ -285,7 +305,8 @@ static uint64_t open_late_stall_ms(uint64_t late_ms)
 	return ms < NBD_MIN_STALL_MS ? NBD_MIN_STALL_MS : ms;
 }
 
-static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *cfg, struct ub_err *err)
+static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *cfg,
+		    struct ub_err *err)
 {
 	const void *heap = ub_heap_keep();
 	struct nbd_backend *be = calloc(1, sizeof(*be));
@@ -308,9 +329,11 @@ static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *
 		ret = nbd_library_load(err);
 	if (ret)
 		return ret;
-	atomic_init(&be->outage_limit_ms, cfg->late_ms ? cfg->late_ms / OPEN_LATE_PARTS : be->options.outage_limit_ms);
+	atomic_init(&be->outage_limit_ms,
+		    cfg->late_ms ? cfg->late_ms / OPEN_LATE_PARTS : be->options.outage_limit_ms);
 	atomic_init(&be->fence_timeout_ms, be->options.fence_timeout_ms);
-	atomic_init(&be->stall_timeout_ms, cfg->late_ms ? open_late_stall_ms(cfg->late_ms) : be->options.stall_timeout_ms);
+	atomic_init(&be->stall_timeout_ms,
+		    cfg->late_ms ? open_late_stall_ms(cfg->late_ms) : be->options.stall_timeout_ms);
 	nbd_options_describe(&be->options, be->server, sizeof(be->server));
 	be->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (be->wake_fd < 0)
@@ -340,15 +363,18 @@ static int nbd_set_live(struct ub_backend *backend, struct ub_err *err)
 
 	if (atomic_compare_exchange_strong(&be->phase, &phase, NBD_LIVE) || phase == NBD_LIVE)
 		return 0;
-	return ub_err_set(err, EIO, "%s: the server went away while the device was being attached", be->server);
+	return ub_err_set(err, EIO, "%s: the server went away while the device was being attached",
+			  be->server);
 }
 
 static void nbd_promote(struct ub_backend *backend)
 {
 	struct nbd_backend *be = backend->priv;
 
-	atomic_store_explicit(&be->outage_limit_ms, be->options.outage_limit_ms, memory_order_relaxed);
-	atomic_store_explicit(&be->stall_timeout_ms, be->options.stall_timeout_ms, memory_order_relaxed);
+	atomic_store_explicit(&be->outage_limit_ms, be->options.outage_limit_ms,
+			      memory_order_relaxed);
+	atomic_store_explicit(&be->stall_timeout_ms, be->options.stall_timeout_ms,
+			      memory_order_relaxed);
 	nbd_engine_kick_all(be);
 }
 
@@ -368,7 +394,10 @@ static void nbd_fenced(struct ub_backend *backend, uint64_t event)
 	unsigned nr = nbd_fence_word(be, event);
 
 	if (nr)
-		ub_log(UB_LOG_NOTICE, "%s: %u ranges have ended: somebody knows that the old server writes no more", be->server, nr);
+		ub_log(UB_LOG_NOTICE,
+		       "%s: %u ranges have ended: somebody knows that the old server writes no "
+		       "more",
+		       be->server, nr);
 }
 
 static uint64_t nbd_nr_losses(struct ub_backend *backend)
@@ -400,26 +429,32 @@ static int nbd_take_socket(struct ub_backend *backend, int fd)
 	return 0;
 }
 
-static int nbd_set(struct ub_backend *backend, const struct ub_settings *settings, struct ub_err *err)
+static int nbd_set(struct ub_backend *backend, const struct ub_settings *settings,
+		   struct ub_err *err)
 {
 	struct nbd_backend *be = backend->priv;
 
-	if (settings->which & ~(uint32_t)(UB_SET_OUTAGE_LIMIT | UB_SET_STALL_TIMEOUT | UB_SET_FENCE_TIMEOUT))
+	if (settings->which &
+	    ~(uint32_t)(UB_SET_OUTAGE_LIMIT | UB_SET_STALL_TIMEOUT | UB_SET_FENCE_TIMEOUT))
 		return ub_err_set(err, EOPNOTSUPP, "%s: no such setting", be->server);
-	if ((settings->which & UB_SET_STALL_TIMEOUT) && settings->stall_timeout_ms < NBD_MIN_STALL_MS)
-		return ub_err_set(err, ERANGE, "stall-timeout: %llu ms is too short: %d ms is the least",
+	if ((settings->which & UB_SET_STALL_TIMEOUT) &&
+	    settings->stall_timeout_ms < NBD_MIN_STALL_MS)
+		return ub_err_set(err, ERANGE,
+				  "stall-timeout: %llu ms is too short: %d ms is the least",
 				  (unsigned long long)settings->stall_timeout_ms, NBD_MIN_STALL_MS);
 	if (settings->which & UB_SET_OUTAGE_LIMIT)
-		atomic_store_explicit(&be->outage_limit_ms, settings->outage_limit_ms, memory_order_relaxed);
+		atomic_store_explicit(&be->outage_limit_ms, settings->outage_limit_ms,
+				      memory_order_relaxed);
 	if (settings->which & UB_SET_STALL_TIMEOUT)
-		atomic_store_explicit(&be->stall_timeout_ms, settings->stall_timeout_ms, memory_order_relaxed);
+		atomic_store_explicit(&be->stall_timeout_ms, settings->stall_timeout_ms,
+				      memory_order_relaxed);
 	if (settings->which & UB_SET_FENCE_TIMEOUT)
 		nbd_fence_set_timeout(be, settings->fence_timeout_ms);
 	nbd_engine_kick_all(be);
 	return 0;
 }
 
-/* ---- another size ------------------------------------------------------------------------------------------------ */
+/* ---- another size -------------------------------------------------------- */
 
 /* Asks the export over a connection of its own: a server tells each its size once. */
 static int size_ask(struct nbd_backend *be, uint64_t *size_bytes, struct ub_err *err)
@@ -450,7 +485,8 @@ static int nbd_find_size(struct ub_backend *backend, uint64_t *size_bytes, struc
 		ret = size_ask(be, size_bytes, err);
 	if (ret == -ETIMEDOUT)
 		ret = ub_err_set(err, ETIMEDOUT,
-				 "it did not answer another connection within %d s: perhaps it takes one client at a time "
+				 "it did not answer another connection within %d s: perhaps it "
+				 "takes one client at a time "
 				 "(qemu-nbd -e 2 takes two)",
 				 OPEN_ATTEMPT_MS / 1000);
 	/* One that takes no other connection has told the last one that it took. */
@@ -467,12 +503,16 @@ static unsigned size_find_old(const struct nbd_backend *be, uint64_t size_bytes)
 {
 	unsigned i = 0;
 
-	while (i < be->nr_conns && atomic_load_explicit(&be->conns[i].link_bytes, memory_order_acquire) >= size_bytes)
+	while (i < be->nr_conns &&
+	       atomic_load_explicit(&be->conns[i].link_bytes, memory_order_acquire) >= size_bytes)
 		i++;
 	return i;
 }
 
-/* A server refuses what lies behind the size that it told a connection: those are made again, one for one. */
+/*
+ * A server refuses what lies behind the size that it told a connection: those are made again, one
+ * for one.
+ */
 static int size_renew_links(struct nbd_backend *be, uint64_t size_bytes, struct ub_err *err)
 {
 	uint64_t deadline = ub_now_ms() + SIZE_LINKS_MS;
@@ -483,7 +523,8 @@ static int size_renew_links(struct nbd_backend *be, uint64_t size_bytes, struct 
 	while (ret == 0 && (old = size_find_old(be, size_bytes)) < be->nr_conns) {
 		if (ub_now_ms() >= deadline)
 			return ub_err_set(err, EAGAIN,
-					  "%s: connection %u of %u could not be made again, and knows the old size of the export "
+					  "%s: connection %u of %u could not be made again, and "
+					  "knows the old size of the export "
 					  "only: try again, or restart the server",
 					  be->server, old + 1, be->nr_conns);
 		poll(&(struct pollfd){ .fd = be->cancel_fd, .events = POLLIN }, 1, SIZE_PAUSE_MS);
@@ -492,7 +533,8 @@ static int size_renew_links(struct nbd_backend *be, uint64_t size_bytes, struct 
 	return ret;
 }
 
-static int nbd_resize(struct ub_backend *backend, uint64_t size_bytes, uint32_t flags, struct ub_err *err)
+static int nbd_resize(struct ub_backend *backend, uint64_t size_bytes, uint32_t flags,
+		      struct ub_err *err)
 {
 	struct nbd_backend *be = backend->priv;
 	int ret = 0;
@@ -502,13 +544,14 @@ static int nbd_resize(struct ub_backend *backend, uint64_t size_bytes, uint32_t 
 	if (size_bytes > atomic_load(&be->size_bytes))
 		ret = size_renew_links(be, size_bytes, err);
 	if (ret)
-		atomic_store_explicit(&be->wanted_bytes, atomic_load(&be->size_bytes), memory_order_release);
+		atomic_store_explicit(&be->wanted_bytes, atomic_load(&be->size_bytes),
+				      memory_order_release);
 	else
 		atomic_store_explicit(&be->size_bytes, size_bytes, memory_order_release);
 	return ret;
 }
 
-/* ---- queues ---------------------------------------------------------------------------------------------------- */
+/* ---- queues -------------------------------------------------------------- */
 
 static int nbd_queue_init(struct ub_backend_queue *bq, unsigned nr_slots, struct ub_err *err)
 {
@@ -520,7 +563,8 @@ static int nbd_queue_init(struct ub_backend_queue *bq, unsigned nr_slots, struct
 	if (!nq)
 		return ub_err_errno(err, ENOMEM, "queue %u of the NBD back end", bq->qid);
 	if (be->nr_queues == UB_ARRAY_SIZE(be->queues))
-		return ub_err_set(err, E2BIG, "the NBD back end serves %u queues at the most: lower --queues",
+		return ub_err_set(err, E2BIG,
+				  "the NBD back end serves %u queues at the most: lower --queues",
 				  be->nr_queues);
 	nq->be = be;
 	nq->bq = bq;
@@ -536,7 +580,8 @@ static int nbd_queue_init(struct ub_backend_queue *bq, unsigned nr_slots, struct
 		nq->cmds[i].owner = bq->qid * nr_slots + i + 1;
 		nq->cmds[i].rec = nbd_fence_record(be, bq->qid, i);
 	}
-	ub_stat_set(&bq->backend->stats->nr_connections, be->nr_conns); /* before any thread counts */
+	/* before any thread counts */
+	ub_stat_set(&bq->backend->stats->nr_connections, be->nr_conns);
 	nr = atomic_load_explicit(&be->nr_queues, memory_order_relaxed);
 	be->queues[nr++] = nq;
 	/* Right when the last queue is there, and that is before the first thread starts. */
@@ -556,7 +601,8 @@ static void queue_allow_reserve(struct nbd_queue *nq)
 	nq->may_use_reserve = ret == 0;
 	if (ret < 0)
 		ub_log(UB_LOG_WARNING,
-		       "%s: no real-time priority (%s; it needs CAP_SYS_NICE): when memory runs out, swap and "
+		       "%s: no real-time priority (%s; it needs CAP_SYS_NICE): when memory runs "
+		       "out, swap and "
 		       "write-back through this device may hang",
 		       nq->be->server, strerror(-ret));
 }
@@ -622,7 +668,7 @@ static void nbd_cancel(struct ub_backend_queue *bq, int err)
 	nbd_engine_cancel(bq->priv, err);
 }
 
-/* ---- the end ------------------------------------------------------------------------------------------------------ */
+/* ---- the end ------------------------------------------------------------- */
 
 static void close_links(struct nbd_link *link)
 {
@@ -647,7 +693,8 @@ void nbd_backend_free(struct nbd_backend *be)
 		ub_close(&conn->knock_fd);
 		if (!conn->given)
 			continue;
-		nbd.aio_disconnect(conn->given->handle, 0); /* a last word, if it can be said at once */
+		/* a last word, if it can be said at once */
+		nbd.aio_disconnect(conn->given->handle, 0);
 		if (conn->given->replaced)
 			nbd_link_free(conn->given->replaced);
 		nbd_link_free(conn->given);

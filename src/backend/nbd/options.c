@@ -13,7 +13,7 @@
 
 #include "base/cleanup.h"
 
-/* ---- the members, as JSON has them ------------------------------------------------------------------- */
+/* ---- the members, as JSON has them --------------------------------------- */
 
 static const char *const option_transports[] = {
 	[NBD_NOWHERE] = "nowhere", [NBD_URI] = "uri",	  [NBD_TCP] = "tcp",
@@ -34,7 +34,7 @@ static const char *const option_fence[] = {
 
 #define NBD_DEFAULT_PORT  "10809"
 #define OPTION_TEXT_BYTES 4096 /* more than a path or a URI has */
-#define OPTION_AT(field) offsetof(struct nbd_options, field)
+#define OPTION_AT(field)  offsetof(struct nbd_options, field)
 
 /* is_more: a program that does not know it serves the export all the same. */
 static const struct {
@@ -64,7 +64,8 @@ static const struct {
 	enum { OPTION_ENUM, OPTION_BOOL, OPTION_U32, OPTION_U64 } type;
 	bool is_more;
 } option_values[] = {
-	{ "transport", OPTION_AT(transport), option_transports, UB_ARRAY_SIZE(option_transports), OPTION_ENUM, false },
+	{ "transport", OPTION_AT(transport), option_transports, UB_ARRAY_SIZE(option_transports),
+	  OPTION_ENUM, false },
 	{ "tls", OPTION_AT(tls), option_tls, UB_ARRAY_SIZE(option_tls), OPTION_ENUM, false },
 	{ "tls-verify", OPTION_AT(tls_verify), NULL, 0, OPTION_BOOL, false },
 	{ "vsock-cid", OPTION_AT(vsock_cid), NULL, 0, OPTION_U32, false },
@@ -72,14 +73,16 @@ static const struct {
 	{ "connections", OPTION_AT(nr_connections), NULL, 0, OPTION_U32, false },
 	{ "outage-limit-ms", OPTION_AT(outage_limit_ms), NULL, 0, OPTION_U64, false },
 	{ "stall-timeout-ms", OPTION_AT(stall_timeout_ms), NULL, 0, OPTION_U64, false },
-	{ "fence", OPTION_AT(fence_policy), option_fence, UB_ARRAY_SIZE(option_fence), OPTION_ENUM, true },
+	{ "fence", OPTION_AT(fence_policy), option_fence, UB_ARRAY_SIZE(option_fence), OPTION_ENUM,
+	  true },
 	{ "fence-timeout-ms", OPTION_AT(fence_timeout_ms), NULL, 0, OPTION_U64, false },
 	{ "wait-ms", OPTION_AT(wait_ms), NULL, 0, OPTION_U64, false },
 	{ "auto-resize", OPTION_AT(auto_resize), NULL, 0, OPTION_BOOL, false },
 	{ "restarts", OPTION_AT(restarts), NULL, 0, OPTION_BOOL, false },
 };
 
-_Static_assert(sizeof(enum nbd_transport) == sizeof(uint32_t) && sizeof(enum nbd_tls) == sizeof(uint32_t) &&
+_Static_assert(sizeof(enum nbd_transport) == sizeof(uint32_t) &&
+		       sizeof(enum nbd_tls) == sizeof(uint32_t) &&
 		       sizeof(enum nbd_fence) == sizeof(uint32_t),
 	       "enums are read and written as 32 bits");
 
@@ -106,7 +109,7 @@ void nbd_options_destroy(struct nbd_options *o)
 	}
 }
 
-/* ---- JSON --------------------------------------------------------------------------------------------------- */
+/* ---- JSON ---------------------------------------------------------------- */
 
 static uint64_t value_get(const struct nbd_options *o, unsigned i)
 {
@@ -167,7 +170,8 @@ static char *options_to_json(const struct nbd_options *o, unsigned which)
 		const char *string = *(char *const *)((const char *)o + option_strings[i].offset);
 
 		if (string && (which & (option_strings[i].is_more ? OPTIONS_MORE : OPTIONS_NEEDED)))
-			ret |= json_object_set_new(object, option_strings[i].key, json_string(string));
+			ret |= json_object_set_new(object, option_strings[i].key,
+						   json_string(string));
 	}
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(option_values); i++) {
 		if (value_get(o, i) != value_get(&defaults, i) &&
@@ -224,7 +228,8 @@ static bool value_from_json(struct nbd_options *o, unsigned i, const json_t *jso
 	}
 }
 
-static bool member_from_json(struct nbd_options *o, const char *key, const json_t *json, bool *is_known)
+static bool member_from_json(struct nbd_options *o, const char *key, const json_t *json,
+			     bool *is_known)
 {
 	*is_known = true;
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(option_strings); i++) {
@@ -245,7 +250,8 @@ static bool member_from_json(struct nbd_options *o, const char *key, const json_
 	return false;
 }
 
-static int options_read_json(struct nbd_options *o, const char *json, bool ignores_unknown, struct ub_err *err)
+static int options_read_json(struct nbd_options *o, const char *json, bool ignores_unknown,
+			     struct ub_err *err)
 {
 	json_error_t why;
 	json_t *object = json_loads(json, JSON_REJECT_DUPLICATES, &why), *value;
@@ -258,9 +264,11 @@ static int options_read_json(struct nbd_options *o, const char *json, bool ignor
 		return ub_err_set(err, EINVAL, "the NBD options are no JSON object: %s",
 				  object ? "something else" : why.text);
 	}
-	json_object_foreach(object, key, value) {
+	json_object_foreach(object, key, value)
+	{
 		if (!member_from_json(o, key, value, &is_known) && (is_known || !ignores_unknown)) {
-			ret = ub_err_set(err, EINVAL, "the NBD options' member '%.40s' is not understood", key);
+			ret = ub_err_set(err, EINVAL,
+					 "the NBD options' member '%.40s' is not understood", key);
 			break;
 		}
 	}
@@ -279,11 +287,11 @@ int nbd_options_add_json(struct nbd_options *o, const char *more, struct ub_err 
 	return options_read_json(o, more, true, err);
 }
 
-/* ---- checking --------------------------------------------------------------------------------------------- */
+/* ---- checking ------------------------------------------------------------ */
 
 /*
- * JSON, which carries the options to the server, and NBD's export names are UTF-8. A name that cannot be
- * carried must be refused: without it the default export would be served.
+ * JSON, which carries the options to the server, and NBD's export names are UTF-8. A name that
+ * cannot be carried must be refused: without it the default export would be served.
  */
 static int check_strings(const struct nbd_options *o, struct ub_err *err)
 {
@@ -292,8 +300,8 @@ static int check_strings(const struct nbd_options *o, struct ub_err *err)
 		json_t *json = string ? json_string(string) : NULL;
 
 		if (string && !json)
-			return ub_err_set(err, EILSEQ, "the NBD %s '%.200s' is not UTF-8", option_strings[i].key,
-					  string);
+			return ub_err_set(err, EILSEQ, "the NBD %s '%.200s' is not UTF-8",
+					  option_strings[i].key, string);
 		json_decref(json);
 	}
 	return 0;
@@ -303,8 +311,9 @@ static const struct {
 	const char *scheme;
 	bool has_tls, has_socket;
 } option_schemes[] = {
-	{ "nbd:", false, false },      { "nbds:", true, false },      { "nbd+unix:", false, true },
-	{ "nbds+unix:", true, true }, { "nbd+vsock:", false, false }, { "nbds+vsock:", true, false },
+	{ "nbd:", false, false },	{ "nbds:", true, false },
+	{ "nbd+unix:", false, true },	{ "nbds+unix:", true, true },
+	{ "nbd+vsock:", false, false }, { "nbds+vsock:", true, false },
 };
 
 /* The index of a URI's scheme; -1: none of NBD's. */
@@ -323,21 +332,26 @@ static int check_uri(const struct nbd_options *o, bool *has_tls, struct ub_err *
 
 	if (scheme < 0)
 		return ub_err_set(err, EINVAL,
-				  "%s: not an NBD URI: it begins with nbd://, nbds://, nbd+unix://, nbds+unix://, "
+				  "%s: not an NBD URI: it begins with nbd://, nbds://, "
+				  "nbd+unix://, nbds+unix://, "
 				  "nbd+vsock:// or nbds+vsock://",
 				  o->uri);
 	*has_tls = option_schemes[scheme].has_tls;
 	if (option_schemes[scheme].has_socket && !strstr(o->uri, "socket="))
 		return ub_err_set(err, EINVAL,
-				  "%s: no socket is named: write nbd+unix:///EXPORT?socket=/PATH", o->uri);
+				  "%s: no socket is named: write nbd+unix:///EXPORT?socket=/PATH",
+				  o->uri);
 	if (nbd_uri_has_relative_path(o->uri))
 		return ub_err_set(err, EINVAL,
-				  "%s: a path in it does not begin with /: write the whole path", o->uri);
+				  "%s: a path in it does not begin with /: write the whole path",
+				  o->uri);
 	if (o->export_name)
 		return ub_err_set(err, EINVAL,
-				  "--export: the URI names the export already: write it there, behind the host");
+				  "--export: the URI names the export already: write it there, "
+				  "behind the host");
 	if (*has_tls && (o->tls == NBD_TLS_OFF || o->tls == NBD_TLS_ALLOW))
-		return ub_err_set(err, EINVAL, "--tls %s: the URI asks for TLS (%s): take one of them away",
+		return ub_err_set(err, EINVAL,
+				  "--tls %s: the URI asks for TLS (%s): take one of them away",
 				  option_tls[o->tls], option_schemes[scheme].scheme);
 	return 0;
 }
@@ -346,7 +360,8 @@ static int check_uri(const struct nbd_options *o, bool *has_tls, struct ub_err *
 static bool options_have_host(const struct nbd_options *o)
 {
 	return o->transport == NBD_TCP ||
-	       (o->transport == NBD_URI && (strncmp(o->uri, "nbd:", 4) == 0 || strncmp(o->uri, "nbds:", 5) == 0));
+	       (o->transport == NBD_URI &&
+		(strncmp(o->uri, "nbd:", 4) == 0 || strncmp(o->uri, "nbds:", 5) == 0));
 }
 
 /* getaddrinfo(3) keeps 16 bits: a larger number would name another port. A name is a service's. */
@@ -355,17 +370,22 @@ static int check_port(const char *port, const char *what, struct ub_err *err)
 	char *end;
 	unsigned long value = strtoul(port, &end, 10);
 
-	if (*port && strspn(port, "0123456789") == strlen(port) && (value < 1 || value > UINT16_MAX || strlen(port) > 9))
-		return ub_err_set(err, EINVAL, "%s: %s is no port: they go from 1 to 65535", what, port);
+	if (*port && strspn(port, "0123456789") == strlen(port) &&
+	    (value < 1 || value > UINT16_MAX || strlen(port) > 9))
+		return ub_err_set(err, EINVAL, "%s: %s is no port: they go from 1 to 65535", what,
+				  port);
 	return 0;
 }
 
 /* fe80::/10: the same address is on each network that the machine has. */
 static int check_link_local(const char *host, const char *what, struct ub_err *err)
 {
-	if (strncasecmp(host, "fe", 2) == 0 && strchr("89abAB", host[2]) && host[2] && strchr(host, ':') && !strchr(host, '%'))
-		return ub_err_set(err, EINVAL, "%s: %s is an address of one network: name the interface, such as %s%%eth0", what,
-				  host, host);
+	if (strncasecmp(host, "fe", 2) == 0 && strchr("89abAB", host[2]) && host[2] &&
+	    strchr(host, ':') && !strchr(host, '%'))
+		return ub_err_set(err, EINVAL,
+				  "%s: %s is an address of one network: name the interface, such "
+				  "as %s%%eth0",
+				  what, host, host);
 	return 0;
 }
 
@@ -382,7 +402,10 @@ static int check_address(const struct nbd_options *o, struct ub_err *err)
 		at = at ? at + strlen("://") : what;
 		at = memchr(at, ':', strcspn(at, "/?#@[")); /* [: in brackets, as it should be */
 		if (at && memchr(at + 1, ':', strcspn(at + 1, "/?#@")))
-			return ub_err_set(err, EINVAL, "%s: an IPv6 address has brackets around it: nbd://[::1]:10809/EXPORT", what);
+			return ub_err_set(err, EINVAL,
+					  "%s: an IPv6 address has brackets around it: "
+					  "nbd://[::1]:10809/EXPORT",
+					  what);
 	}
 	if (!nbd_options_get_address(o, host, sizeof(host), port, sizeof(port)))
 		return 0; /* for libnbd to judge */
@@ -400,8 +423,8 @@ static bool uri_has(const struct nbd_options *o, const char *name, const char *v
 }
 
 /*
- * A certificate is right for a host's name. libnbd verifies nothing where it has none, and the connection would be as
- * good as one to anybody.
+ * A certificate is right for a host's name. libnbd verifies nothing where it has none, and the
+ * connection would be as good as one to anybody.
  */
 static int check_verification(const struct nbd_options *o, struct ub_err *err)
 {
@@ -411,8 +434,10 @@ static int check_verification(const struct nbd_options *o, struct ub_err *err)
 	    uri_has(o, "tls-verify-peer", "false"))
 		return 0;
 	return ub_err_set(err, EINVAL,
-			  "the server's certificate cannot be verified: there is no host's name on the way to it. Use "
-			  "--tls-psk-file FILE, or --tls-hostname NAME (libnbd 1.22), or --no-tls-verify");
+			  "the server's certificate cannot be verified: there is no host's name on "
+			  "the way to it. Use "
+			  "--tls-psk-file FILE, or --tls-hostname NAME (libnbd 1.22), or "
+			  "--no-tls-verify");
 }
 
 static int check_file(const char *path, const char *option, bool is_directory, struct ub_err *err)
@@ -441,11 +466,14 @@ int nbd_options_check(const struct nbd_options *o, struct ub_err *err)
 	has_tls |= o->tls == NBD_TLS_REQUIRE || o->tls == NBD_TLS_ALLOW;
 	if (o->tls == NBD_TLS_ALLOW && o->tls_verify)
 		return ub_err_set(err, EINVAL,
-				  "--tls allow cannot verify: whoever is in between need only refuse TLS: choose "
+				  "--tls allow cannot verify: whoever is in between need only "
+				  "refuse TLS: choose "
 				  "--tls require, or --no-tls-verify if that is what you want");
-	if (!has_tls && (o->tls_certificates || o->tls_psk_file || o->tls_username || o->tls_hostname || !o->tls_verify))
+	if (!has_tls && (o->tls_certificates || o->tls_psk_file || o->tls_username ||
+			 o->tls_hostname || !o->tls_verify))
 		return ub_err_set(err, EINVAL,
-				  "TLS is configured and not used: add --tls require, or a URI with nbds");
+				  "TLS is configured and not used: add --tls require, or a URI "
+				  "with nbds");
 	ret = check_file(o->tls_certificates, "--tls-certificates", true, err);
 	if (ret == 0)
 		ret = check_file(o->tls_psk_file, "--tls-psk-file", false, err);
@@ -483,8 +511,8 @@ const char *nbd_options_describe(const struct nbd_options *o, char *buf, size_t 
 	else if (o->transport == NBD_URI)
 		describe_uri(o->uri, buf, len);
 	else if (o->transport == NBD_TCP)
-		snprintf(buf, len, strchr(o->host, ':') ? "nbd://[%s]:%s/%s" : "nbd://%s:%s/%s", o->host,
-			 o->port, export);
+		snprintf(buf, len, strchr(o->host, ':') ? "nbd://[%s]:%s/%s" : "nbd://%s:%s/%s",
+			 o->host, o->port, export);
 	else if (o->transport == NBD_UNIX)
 		snprintf(buf, len, "nbd+unix:///%s?socket=%s", export, o->path);
 	else if (o->transport == NBD_VSOCK)
@@ -541,9 +569,11 @@ static bool describe_unlabelled(const struct nbd_options *o, char *buf, size_t l
 
 bool nbd_options_are_one_export(const struct nbd_options *a, const struct nbd_options *b)
 {
-	const char *export_a = a->export_name ? a->export_name : "", *export_b = b->export_name ? b->export_name : "";
+	const char *export_a = a->export_name ? a->export_name : "",
+		   *export_b = b->export_name ? b->export_name : "";
 	char text_a[OPTION_TEXT_BYTES], text_b[OPTION_TEXT_BYTES];
 
-	return describe_unlabelled(a, text_a, sizeof(text_a)) && describe_unlabelled(b, text_b, sizeof(text_b)) &&
-	       strcmp(text_a, text_b) == 0 && strcmp(export_a, export_b) == 0;
+	return describe_unlabelled(a, text_a, sizeof(text_a)) &&
+	       describe_unlabelled(b, text_b, sizeof(text_b)) && strcmp(text_a, text_b) == 0 &&
+	       strcmp(export_a, export_b) == 0;
 }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The files that an NBD export's name names. Control plane. Specification: the NBD URI, doc/uri.md. */
+/*
+ * The files that an NBD export's name names. Control plane. Specification: the NBD URI, doc/uri.md.
+ */
 #include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
