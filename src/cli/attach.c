@@ -13,7 +13,7 @@
 #include "cli/cli.h"
 #include "cli/nbd-options.h"
 #include "keeper/attach.h"
-#include "keeper/rundir.h"
+#include "run/rundir.h"
 #include "ublk/params.h"
 
 #include <ublk-bridge/ublk-abi.h>

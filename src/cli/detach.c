@@ -6,9 +6,9 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
-#include "keeper/detach.h"
-#include "keeper/find.h"
-#include "keeper/rundir.h"
+#include "run/find.h"
+#include "run/rundir.h"
+#include "run/take-away.h"
 
 #define DETACH_DEFAULT_TIMEOUT_S 60
 #define DETACH_MAX_TIMEOUT_S	 86400

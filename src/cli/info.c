@@ -10,9 +10,11 @@
 
 #include "base/cleanup.h"
 #include "cli/cli.h"
-#include "keeper/control.h"
-#include "keeper/find.h"
-#include "keeper/recipe.h"
+#include "run/ask-keeper.h"
+#include "run/ask-server.h"
+#include "run/describe.h"
+#include "run/find.h"
+#include "run/state.h"
 
 #define INFO_TIMEOUT_MS 5000
 
@@ -83,7 +85,7 @@ static void info_add_health(json_t *info, const struct ub_state *state)
 	bool has_health = ub_rundir_ask_health(state->name, &health, why, sizeof(why)) == 0 &&
 			  health < UB_ARRAY_SIZE(healths);
 
-	ub_recipe_describe_device(state->name, source, sizeof(source));
+	ub_describe_device(state->name, source, sizeof(source));
 	json_object_set_new(info, "source", source[0] ? json_string(source) : json_null());
 	json_object_set_new(info, "health",
 			    has_health ? json_string(healths[health]) : json_null());

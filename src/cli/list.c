@@ -18,10 +18,12 @@
 #include "base/cleanup.h"
 #include "base/size.h"
 #include "cli/cli.h"
-#include "keeper/cookie.h"
-#include "keeper/ranges.h"
-#include "keeper/recipe.h"
-#include "keeper/rundir.h"
+#include "run/ask-server.h"
+#include "run/cookie.h"
+#include "run/describe.h"
+#include "run/ranges.h"
+#include "run/rundir.h"
+#include "run/state.h"
 #include "ublk/ctrl.h"
 
 enum { OPT_JSON = 256 };
@@ -149,7 +151,7 @@ static bool list_get(struct ub_ctrl *ctrl, uint32_t id, struct list_row *row)
 								 row->why, sizeof(row->why)) == 0;
 	list_look_at_ledger(row);
 	if (row->has_state)
-		ub_recipe_describe_device(row->state.name, row->source, sizeof(row->source));
+		ub_describe_device(row->state.name, row->source, sizeof(row->source));
 	return true;
 }
 

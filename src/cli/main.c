@@ -8,8 +8,8 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "helper/helper.h"
 #include "keeper/command.h"
-#include "keeper/helper.h"
 #include "server/server.h"
 
 #include "config.h"

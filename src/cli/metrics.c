@@ -18,8 +18,9 @@
 #include "base/cleanup.h"
 #include "base/text.h"
 #include "cli/cli.h"
-#include "keeper/control.h"
-#include "keeper/rundir.h"
+#include "run/ask-keeper.h"
+#include "run/rundir.h"
+#include "run/state.h"
 
 #define METRICS_TIMEOUT_MS 2000
 #define METRICS_PREFIX	   "ublk_bridge_"

@@ -23,9 +23,10 @@
 #include "cli/cli.h"
 #include "cli/nbd-options.h"
 #include "cli/progress.h"
-#include "keeper/control.h"
-#include "keeper/find.h"
-#include "keeper/ranges.h"
+#include "run/ask-keeper.h"
+#include "run/find.h"
+#include "run/ranges.h"
+#include "run/state.h"
 
 #define MIGRATE_TIMEOUT_MS	60000 /* of what is asked once */
 #define MIGRATE_LOOK_TIMEOUT_MS 2000

@@ -19,7 +19,8 @@
 #include "base/size.h"
 #include "cli/cli.h"
 #include "keeper/attach.h"
-#include "keeper/find.h"
+#include "run/find.h"
+#include "run/state.h"
 
 #define RECOVER_PATIENCE_MS 10000 /* with one device, before the next one has its turn, too */
 #define UPGRADE_MAX_WAIT_MS 90000 /* the old keeper waits for two minutes in all */

@@ -8,8 +8,9 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
-#include "keeper/control.h"
-#include "keeper/find.h"
+#include "run/ask-keeper.h"
+#include "run/find.h"
+#include "run/state.h"
 
 /* the keeper's own limits are shorter, unless --timeout made them longer */
 #define RESIZE_TIMEOUT_MS 300000

@@ -9,8 +9,9 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
-#include "keeper/control.h"
-#include "keeper/find.h"
+#include "run/ask-keeper.h"
+#include "run/find.h"
+#include "run/state.h"
 
 #define SET_TIMEOUT_MS 10000
 

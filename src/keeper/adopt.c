@@ -23,11 +23,13 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
-#include "base/step.h"
 #include "base/process.h"
+#include "base/step.h"
 #include "base/text.h"
 #include "keeper/keeper.h"
 #include "keeper/recipe.h"
+#include "run/ask-server.h"
+#include "run/state.h"
 #include "server/server.h"
 #include "ublk/device.h"
 

@@ -22,10 +22,11 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "base/step.h"
-#include "keeper/helper.h"
+#include "helper/helper.h"
 #include "keeper/keeper.h"
 #include "keeper/upgrade.h"
 #include "keeper/verbs.h"
+#include "run/ask-server.h"
 #include "ublk/params.h"
 
 #ifndef PR_SET_IO_FLUSHER

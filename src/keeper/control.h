@@ -15,8 +15,8 @@
 
 #include "base/err.h"
 #include "base/loop.h"
+#include "run/ask-keeper.h"
 
-#define UB_CONTROL_VERSION     1
 #define UB_CONTROL_MAX_CLIENTS 8
 /* the longest line that is taken: a migration's has a command's words */
 #define UB_CONTROL_REQUEST_BYTES 16384
@@ -81,19 +81,5 @@ int ub_control_take(struct ub_control *c, struct ub_control_caller caller);
 
 /* Whether whoever asked is still there, as far as it is known. */
 bool ub_control_is_awaited(const struct ub_control *c, struct ub_control_caller caller);
-
-/* ---- the other end: a verb of the command line --------------------------- */
-
-/*
- * Asks NAME's keeper and waits for its answer, at most timeout_ms (-1: as long as the keeper
- * lives). request is consumed; its "version" is filled in. 0 with *reply, the caller's to
- * json_decref(), or -errno with *err: what the keeper said, or -ECONNREFUSED and -ENOENT where
- * there is no keeper to be asked.
- */
-int ub_control_ask(const char *name, json_t *request, json_t **reply, int timeout_ms,
-		   struct ub_err *err);
-/* Likewise, and the connection is kept: in *fd when 0 is returned, the caller's to close. */
-int ub_control_ask_on(const char *name, json_t *request, json_t **reply, int timeout_ms, int *fd,
-		      struct ub_err *err);
 
 #endif

@@ -24,11 +24,13 @@
 #include "base/process.h"
 #include "base/size.h"
 #include "base/step.h"
-#include "keeper/cookie.h"
-#include "keeper/helper.h"
+#include "helper/helper.h"
 #include "keeper/keeper.h"
 #include "keeper/recipe.h"
 #include "keeper/verbs.h"
+#include "run/ask-server.h"
+#include "run/cookie.h"
+#include "run/state.h"
 #include "ublk/device.h"
 #include "ublk/params.h"
 
@@ -260,7 +262,7 @@ int ub_keeper_write_state(struct ub_keeper *k, struct ub_err *err)
 	if (!migration && ub_migrate_is_on(k))
 		return -err->code;
 	recipe = ub_recipe_make(k);
-	ret = recipe ? ub_rundir_write_state(&k->rundir, &state, recipe, migration, err) :
+	ret = recipe ? ub_state_write(&k->rundir, &state, recipe, migration, err) :
 		       ub_err_errno(err, ENOMEM, "state.json");
 	json_decref(recipe);
 	json_decref(migration);

@@ -15,11 +15,12 @@
 #include "base/cleanup.h"
 #include "base/step.h"
 #include "base/text.h"
-#include "keeper/helper.h"
+#include "helper/helper.h"
+#include "helper/self.h"
 #include "keeper/keeper.h"
-#include "keeper/ranges.h"
 #include "keeper/recipe.h"
 #include "keeper/verbs.h"
+#include "run/ranges.h"
 
 #define FENCED_COMMAND_MS   60000
 #define FENCED_MIN_DELAY_MS 1000

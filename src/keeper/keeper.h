@@ -5,7 +5,7 @@
 
 #include <ublk-bridge/ledger.h>
 #include <ublk-bridge/message.h>
-#include <ublk-bridge/stats.h>
+#include <ublk-bridge/page.h>
 
 #include "base/log.h"
 #include "base/loop.h"
@@ -16,10 +16,10 @@
 #include "keeper/fenced.h"
 #include "keeper/links.h"
 #include "keeper/migrate.h"
-#include "keeper/ranges.h"
 #include "keeper/resize.h"
-#include "keeper/rundir.h"
 #include "keeper/settings.h"
+#include "run/ranges.h"
+#include "run/rundir.h"
 #include "ublk/ctrl.h"
 
 /* How far a standby is. */

@@ -23,6 +23,7 @@
 #include "keeper/keeper.h"
 #include "keeper/recipe.h"
 #include "keeper/verbs.h"
+#include "run/state.h"
 #include "ublk/params.h"
 
 #define MIGRATE_TURN_MS 100

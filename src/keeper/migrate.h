@@ -35,6 +35,7 @@
 
 #include "base/err.h"
 #include "keeper/control.h"
+#include "run/state.h"
 
 struct ub_recipe;
 struct ub_state;

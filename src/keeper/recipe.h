@@ -49,11 +49,4 @@ int ub_recipe_apply_command(const struct ub_recipe *r, struct ub_command *c, str
 pid_t ub_recipe_command_pid(const struct ub_recipe *r);
 void ub_recipe_destroy(struct ub_recipe *r);
 
-/*
- * What the device of this run directory is made of now, in a few words and without secrets:
- * "nbd://host/export", "[ nbdkit file disk.img ]", "64 MiB of memory". Any process. buf; "": the
- * directory does not say.
- */
-const char *ub_recipe_describe_device(const char *name, char *buf, size_t len);
-
 #endif

@@ -17,9 +17,10 @@
 #include "base/size.h"
 #include "base/step.h"
 #include "base/text.h"
-#include "keeper/helper.h"
+#include "helper/helper.h"
 #include "keeper/keeper.h"
 #include "keeper/verbs.h"
+#include "run/ask-server.h"
 
 #define RESIZE_SERVER_MS 45000 /* an export that is asked, and connections that are made again */
 /* for I/O that is in flight behind a new end; it goes on after that */

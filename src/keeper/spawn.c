@@ -14,7 +14,8 @@
 #include "base/log.h"
 #include "base/process.h"
 #include "base/step.h"
-#include "keeper/helper.h"
+#include "helper/helper.h"
+#include "helper/self.h"
 #include "keeper/keeper.h"
 #include "server/server.h"
 

@@ -6,7 +6,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 
-#include <ublk-bridge/stats.h>
+#include <ublk-bridge/page.h>
 
 #include "keeper/control.h"
 

@@ -15,6 +15,7 @@
 #include "base/process.h"
 #include "base/step.h"
 #include "keeper/verbs.h"
+#include "run/ask-keeper.h"
 
 #define UPGRADE_ASK_MS 30000
 /* for the new keeper: to make a standby, and to have the server yield */

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "keeper/keeper.h"
-#include "keeper/ranges.h"
+#include "run/ranges.h"
 
 #include "config.h"
 

@@ -28,8 +28,8 @@
 #include <ublk-bridge/ledger.h>
 #include <ublk-bridge/message.h>
 
-#include "backend/registry.h"
 #include "backend/names.h"
+#include "backend/registry.h"
 #include "backend/sockets.h"
 #include "base/cleanup.h"
 #include "base/log.h"

@@ -12,8 +12,8 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "helper/helper.h"
 #include "keeper/fenced.h"
-#include "keeper/helper.h"
 #include "keeper/keeper.h"
 #include "keeper/recipe.h"
 #include "keeper/verbs.h"

@@ -16,6 +16,7 @@
 #include "keeper/keeper.h"
 #include "keeper/recipe.h"
 #include "keeper/verbs.h"
+#include "run/state.h"
 
 #define SIZE (1ULL << 20)
 #define MEM  "\"destination\":{\"kind\":\"mem\"}"

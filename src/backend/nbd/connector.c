@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <ublk-bridge/stats.h>
+#include <ublk-bridge/page.h>
 
 #include "backend/nbd/nbd.h"
 #include "base/cleanup.h"

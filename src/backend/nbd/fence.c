@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <ublk-bridge/stats.h>
+#include <ublk-bridge/page.h>
 
 #include "backend/nbd/nbd.h"
 #include "backend/sockets.h"

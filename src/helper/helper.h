@@ -5,8 +5,8 @@
  * The keeper itself never opens /dev/ublkbN, because that may hang as long as the device does. A
  * helper that hangs is given up.
  */
-#ifndef UB_KEEPER_HELPER_H
-#define UB_KEEPER_HELPER_H
+#ifndef UB_HELPER_HELPER_H
+#define UB_HELPER_HELPER_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -47,11 +47,5 @@ int ub_helper_main(int argc, char **argv);
  */
 int ub_helper_run(struct ub_loop *loop, const char *const args[], const char *what, char *out,
 		  size_t len, int64_t timeout_ms, bool (*until)(void *arg), void *arg);
-
-/*
- * Executes this very binary: args without the program's name, which becomes `name`. fds[i] becomes
- * descriptor i in the child (-1: /dev/null); nothing else is inherited. The pid or -errno.
- */
-int ub_spawn_self(const char *name, const char *const args[], const int fds[4]);
 
 #endif

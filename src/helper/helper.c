@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Disposable helper processes, and starting them. Both sides: what the helper does, and who waits
- * for it.
+ * Disposable helper processes. Both sides: what the helper does, and who waits for it.
  */
-#include "keeper/helper.h"
+#include "helper/helper.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -22,7 +21,8 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/node.h"
-#include "keeper/holders.h"
+#include "helper/holders.h"
+#include "helper/self.h"
 
 #define HELPER_TRIES	100
 #define HELPER_PAUSE_MS 50
@@ -280,46 +280,6 @@ int ub_helper_main(int argc, char **argv)
 		ret = helper_fence(argv + 2);
 	fflush(stdout);
 	return ret;
-}
-
-/* ---- starting ourselves -------------------------------------------------- */
-
-int ub_spawn_self(const char *name, const char *const args[], const int fds[4])
-{
-	posix_spawn_file_actions_t actions;
-	posix_spawnattr_t attr;
-	sigset_t none, all;
-	unsigned nr_fds = fds[3] >= 0 ? 4 : 3, nr_args = 0;
-	cleanup_free char **argv = NULL;
-	pid_t pid;
-	int ret;
-
-	while (args[nr_args])
-		nr_args++;
-	argv = calloc(nr_args + 2, sizeof(*argv));
-	if (!argv)
-		return -ENOMEM;
-	argv[0] = (char *)(uintptr_t)name;
-	memcpy(argv + 1, args, nr_args * sizeof(*argv));
-	posix_spawn_file_actions_init(&actions);
-	posix_spawnattr_init(&attr);
-	for (unsigned i = 0; i < nr_fds; i++) {
-		if (fds[i] >= 0)
-			posix_spawn_file_actions_adddup2(&actions, fds[i], (int)i);
-		else
-			posix_spawn_file_actions_addopen(&actions, (int)i, "/dev/null", O_RDWR, 0);
-	}
-	/* Not only ours have O_CLOEXEC: whoever started the keeper may have left more. */
-	posix_spawn_file_actions_addclosefrom_np(&actions, (int)nr_fds);
-	sigemptyset(&none);
-	sigfillset(&all);
-	posix_spawnattr_setsigmask(&attr, &none);
-	posix_spawnattr_setsigdefault(&attr, &all);
-	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-	ret = posix_spawn(&pid, "/proc/self/exe", &actions, &attr, argv, environ);
-	posix_spawn_file_actions_destroy(&actions);
-	posix_spawnattr_destroy(&attr);
-	return ret ? -ret : pid;
 }
 
 /* ---- the side that waits ------------------------------------------------- */

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Which device a verb of the command line means. Control plane; blocks for a short while. */
-#ifndef UB_KEEPER_FIND_H
-#define UB_KEEPER_FIND_H
+#ifndef UB_RUN_FIND_H
+#define UB_RUN_FIND_H
 
 #include <stdint.h>
 
 #include "base/err.h"
-#include "keeper/rundir.h"
+#include "run/rundir.h"
+#include "run/state.h"
 
 struct ublksrv_ctrl_dev_info;
 

@@ -4,7 +4,7 @@
  * what a killed keeper, a killed server or another program left. A short-lived verb; it never opens
  * the device.
  */
-#include "keeper/detach.h"
+#include "run/take-away.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -21,10 +21,12 @@
 #include "base/loop.h"
 #include "base/step.h"
 #include "base/text.h"
-#include "keeper/cookie.h"
-#include "keeper/helper.h"
-#include "keeper/ranges.h"
-#include "keeper/rundir.h"
+#include "helper/helper.h"
+#include "run/ask-server.h"
+#include "run/cookie.h"
+#include "run/ranges.h"
+#include "run/rundir.h"
+#include "run/state.h"
 #include "ublk/ctrl.h"
 
 #define DETACH_SYNC_MS	   2000

@@ -2,8 +2,8 @@
 /*
  * Who holds a block device. Runs in a disposable helper, because reading /proc may take its time.
  */
-#ifndef UB_KEEPER_HOLDERS_H
-#define UB_KEEPER_HOLDERS_H
+#ifndef UB_HELPER_HOLDERS_H
+#define UB_HELPER_HOLDERS_H
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Which device is meant. Short-lived verbs. */
-#include "keeper/find.h"
+#include "run/find.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -14,7 +14,8 @@
 #include <ublk-bridge/ublk-abi.h>
 
 #include "base/size.h"
-#include "keeper/cookie.h"
+#include "run/cookie.h"
+#include "run/state.h"
 #include "ublk/ctrl.h"
 
 #define FIND_NAMES "give /dev/ublkbN, its number, or a name from 'ublk-bridge list'"

@@ -3,8 +3,8 @@
  * The mark in a device's ublksrv_flags, which the driver keeps for its server and never reads: it
  * says that the device is ours, and tells it from a later one with the same number. Any thread.
  */
-#ifndef UB_KEEPER_COOKIE_H
-#define UB_KEEPER_COOKIE_H
+#ifndef UB_RUN_COOKIE_H
+#define UB_RUN_COOKIE_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -6,7 +6,7 @@
  * /proc/PID/maps, exe or cmdline, which wait for a process's memory and so perhaps for this very
  * device.
  */
-#include "keeper/holders.h"
+#include "helper/holders.h"
 
 #include <ctype.h>
 #include <dirent.h>

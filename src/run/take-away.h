@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Taking a device away from outside: ours, an orphan's or another program's. Control plane. */
-#ifndef UB_KEEPER_DETACH_H
-#define UB_KEEPER_DETACH_H
+#ifndef UB_RUN_TAKE_AWAY_H
+#define UB_RUN_TAKE_AWAY_H
 
 #include <stdbool.h>
 #include <stdint.h>

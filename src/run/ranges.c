@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The ledger, read. Any thread; control plane. */
-#include "keeper/ranges.h"
+#include "run/ranges.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/size.h"
+#include "run/state.h"
 
 static uint64_t ranges_get(const _Atomic uint64_t *word)
 {

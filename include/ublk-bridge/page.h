@@ -8,8 +8,8 @@
  * page takes 49 KiB a queue, nearly all of it the histograms; the keeper allocates it and the
  * server locks it before the device is there, so that counting never waits for memory.
  */
-#ifndef UBLK_BRIDGE_STATS_H
-#define UBLK_BRIDGE_STATS_H
+#ifndef UBLK_BRIDGE_PAGE_H
+#define UBLK_BRIDGE_PAGE_H
 
 #include <stdatomic.h>
 #include <stddef.h>

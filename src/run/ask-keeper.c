@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The client's end of control.sock. Verbs of the command line; blocks. */
+#include "run/ask-keeper.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 
 #include "base/cleanup.h"
-#include "keeper/control.h"
-#include "keeper/rundir.h"
+#include "base/loop.h"
+#include "run/rundir.h"
 
 #define ASK_REPLY_BYTES (1 << 20) /* more than any keeper sends */
 

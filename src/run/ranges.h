@@ -4,16 +4,17 @@
  * much of what lost connections carried may still be executed, and how much may have been lost.
  * Reads the page and asks nobody; any thread, control plane.
  */
-#ifndef UB_KEEPER_RANGES_H
-#define UB_KEEPER_RANGES_H
+#ifndef UB_RUN_RANGES_H
+#define UB_RUN_RANGES_H
 
 #include <jansson.h>
 #include <stdint.h>
 
 #include <ublk-bridge/ledger.h>
-#include <ublk-bridge/stats.h>
+#include <ublk-bridge/page.h>
 
-#include "keeper/rundir.h"
+#include "run/rundir.h"
+#include "run/state.h"
 
 struct nbd_options;
 
