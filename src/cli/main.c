@@ -9,7 +9,7 @@
 #include "base/log.h"
 #include "cli/cli.h"
 #include "helper/helper.h"
-#include "keeper/command.h"
+#include "keeper/main.h"
 #include "server/server.h"
 
 #include "config.h"

@@ -18,7 +18,7 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
-#include "keeper/attach.h"
+#include "keeper/main.h"
 #include "run/find.h"
 #include "run/state.h"
 
@@ -97,8 +97,7 @@ static int recover_one(const struct ub_state *state, const struct recover_args *
 {
 	/* What else there is to know stands in state.json, and is read by the keeper. */
 	const struct ub_attach_options opts = { .daemon = !a->foreground,
-						.fd = -1,
-						.kind = "",
+						.side = { .kind = "", .fd = -1 },
 						.upgrade = a->upgrade,
 						.upgrade_wait_ms = a->wait_ms };
 	struct ub_err err = { 0 };

@@ -165,7 +165,7 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 	k->stats_fd = ub_steal_fd(&a->fds[UB_FD_STATS]);
 	k->arena_fd = ub_steal_fd(&a->fds[UB_FD_ARENA]);
 	k->rundir.listen_fd = ub_steal_fd(&a->fds[UB_FD_LISTEN]);
-	k->store_fd = k->opts->nbd ? -1 : ub_steal_fd(&a->fds[UB_FD_STORE]);
+	k->side->store_fd = k->side->o->nbd ? -1 : ub_steal_fd(&a->fds[UB_FD_STORE]);
 	ub_close(&a->fds[UB_FD_STORE]);
 	server->version = a->version;
 	ret = ub_keeper_watch_server(server, a->pid, ub_steal_fd(&a->fd), err);
@@ -205,13 +205,14 @@ static int adopt_from_state(struct ub_keeper *k, const struct ub_state *state, s
 {
 	int ret;
 
-	if (strcmp(k->opts->kind, "mem") == 0)
+	if (strcmp(k->side->o->kind, "mem") == 0)
 		return ub_err_set(err, ESTALE,
 				  "/dev/ublkb%u: its memory went with the last process that held "
 				  "it, and cannot be recovered: "
 				  "detach it with --force",
 				  k->info.dev_id);
-	if (k->opts->nbd && k->opts->nbd->transport == NBD_SOCKET && !k->opts->nbd->restarts)
+	if (k->side->o->nbd && k->side->o->nbd->transport == NBD_SOCKET &&
+	    !k->side->o->nbd->restarts)
 		return ub_err_set(err, ESTALE,
 				  "/dev/ublkb%u: its connection was handed over ready made (--fd, "
 				  "--command) and went with its "
@@ -240,7 +241,7 @@ static bool adopt_is_of_old_side(const struct ub_keeper *k, const struct ub_adop
 
 	if (a->state != UB_ADOPTED_STANDBY || !state->has_moved)
 		return false;
-	return k->opts->nbd || !state->store || fd < 0 || fstat(fd, &st) < 0 ||
+	return k->side->o->nbd || !state->store || fd < 0 || fstat(fd, &st) < 0 ||
 	       st.st_ino != state->store;
 }
 
@@ -312,9 +313,9 @@ static int adopt_device(struct ub_keeper *k, const struct ub_state *state, struc
 
 static int adopt_command(struct ub_keeper *k, const struct ub_recipe *recipe, struct ub_err *err)
 {
-	k->command->reconnected = ub_keeper_hand_over_socket;
-	k->command->arg = k;
-	return ub_command_adopt(k->command, &k->loop, ub_recipe_command_pid(recipe), err);
+	k->side->command.reconnected = ub_side_give_socket;
+	k->side->command.arg = k;
+	return ub_command_adopt(&k->side->command, &k->loop, ub_recipe_command_pid(recipe), err);
 }
 
 int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
@@ -337,10 +338,11 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 				  name);
 	}
 	ret = ub_recipe_read(ub_state_recipe(json, &state), &recipe, err);
-	if (ret == 0 && strcmp(recipe.opts.kind, state.backend) != 0)
+	if (ret == 0 && strcmp(recipe.opts.side.kind, state.backend) != 0)
 		ret = ub_err_set(err, EBADMSG, "state.json of '%s' contradicts itself", name);
 	if (ret == 0) {
 		k->opts = &recipe.opts;
+		k->side->o = &recipe.opts.side;
 		ret = ub_migrate_adopt(k, json, &state, err);
 	}
 	json_decref(json);

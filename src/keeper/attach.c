@@ -4,7 +4,7 @@
  * it never opens /dev/ublkbN or /dev/ublkcN, and allocates nothing while the device is live, but to
  * start a helper.
  */
-#include "keeper/attach.h"
+#include "keeper/main.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,7 +17,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "backend/store.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/size.h"
@@ -49,8 +48,8 @@ static void keeper_signal(void *arg)
 	if (read(k->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
 		return;
 	k->nr_signals++;
-	ub_command_hold(k->command);
-	ub_command_hold(k->next_command);
+	ub_command_hold(&k->side->command);
+	ub_command_hold(&k->other->command);
 }
 
 static int keeper_take_signals(struct ub_keeper *k, struct ub_err *err)
@@ -85,14 +84,14 @@ static void keeper_harden(struct ub_keeper *k)
 
 	/* What the command gets back. */
 	if (fd >= 0 && read(fd, score, sizeof(score) - 1) > 0)
-		k->oom_score = k->command->oom_score = atoi(score);
+		k->oom_score = k->side->command.oom_score = atoi(score);
 	if (fd < 0 || write(fd, "-1000", 5) < 0)
 		ub_log(UB_LOG_DEBUG, "cannot keep the OOM killer away: %s", strerror(errno));
 	if (mlockall(MCL_CURRENT) < 0)
 		ub_log(UB_LOG_DEBUG, "cannot lock the keeper's memory: %s", strerror(errno));
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
-	if (!getcwd(k->command->dir, sizeof(k->command->dir)))
-		snprintf(k->command->dir, sizeof(k->command->dir), "/");
+	if (!getcwd(k->side->command.dir, sizeof(k->side->command.dir)))
+		snprintf(k->side->command.dir, sizeof(k->side->command.dir), "/");
 	if (chdir("/") < 0)
 		ub_log(UB_LOG_DEBUG, "cannot leave the working directory: %s", strerror(errno));
 }
@@ -101,10 +100,10 @@ static void keeper_harden(struct ub_keeper *k)
 static int keeper_make_config(struct ub_keeper *k, bool is_standby, struct ub_msg_config **msg,
 			      struct ub_err *err)
 {
-	const struct ub_attach_options *o = k->opts;
+	const struct ub_side_options *o = k->side->o;
 	cleanup_free char *json = o->nbd ? nbd_options_to_json(o->nbd) : NULL;
 	const char *options = json ? json : o->options;
-	const char *identity = is_standby && k->identity ? k->identity : "";
+	const char *identity = is_standby && k->side->identity ? k->side->identity : "";
 	const char *kind = k->recovery.has_failed ? "error" : o->kind;
 	size_t options_bytes = strlen(options) + 1, identity_bytes = strlen(identity) + 1;
 	size_t len = sizeof(**msg) + options_bytes + identity_bytes;
@@ -115,13 +114,13 @@ static int keeper_make_config(struct ub_keeper *k, bool is_standby, struct ub_ms
 		return ub_err_set(err, E2BIG, "the options of the back end are too long");
 	(*msg)->header.type = UB_MSG_CONFIG;
 	(*msg)->header.len_bytes = (uint32_t)len;
-	(*msg)->size_bytes = is_standby ? k->limits.size_bytes : o->size_bytes;
+	(*msg)->size_bytes = is_standby ? k->side->limits.size_bytes : o->size_bytes;
 	(*msg)->logical_block_bytes =
-		is_standby ? k->limits.logical_block_bytes : o->logical_block_bytes;
-	(*msg)->nr_queues = o->nr_queues ? o->nr_queues : 1;
-	(*msg)->read_only = o->read_only;
-	(*msg)->has_fd = k->store_fd >= 0;
-	(*msg)->core_dump = o->core_dump;
+		is_standby ? k->side->limits.logical_block_bytes : o->logical_block_bytes;
+	(*msg)->nr_queues = k->opts->nr_queues ? k->opts->nr_queues : 1;
+	(*msg)->read_only = k->opts->read_only;
+	(*msg)->has_fd = k->side->store_fd >= 0;
+	(*msg)->core_dump = k->opts->core_dump;
 	(*msg)->log_level = (uint8_t)ub_log_get_level();
 	(*msg)->options_bytes = (uint32_t)options_bytes;
 	snprintf((*msg)->kind, sizeof((*msg)->kind), "%s", kind);
@@ -137,14 +136,16 @@ int ub_keeper_send_config(struct ub_keeper *k, struct ub_server *server, struct 
 
 	if (ret)
 		return ret;
-	ret = ub_message_send(server->fd, &msg->header, &k->store_fd, k->store_fd >= 0, 0);
+	ret = ub_message_send(server->fd, &msg->header, &k->side->store_fd, k->side->store_fd >= 0,
+			      0);
 	return ret ? ub_err_errno(err, -ret, "the server cannot be reached") : 0;
 }
 
 static int keeper_configure_server(struct ub_keeper *k, struct ub_err *err)
 {
-	const struct ub_attach_options *o = k->opts;
-	int64_t limit_ms = (int64_t)o->timeout_s * 1000 + (o->nbd ? (int64_t)o->nbd->wait_ms : 0);
+	const struct ub_side_options *o = k->side->o;
+	int64_t limit_ms =
+		(int64_t)k->opts->timeout_s * 1000 + (o->nbd ? (int64_t)o->nbd->wait_ms : 0);
 	int ret = ub_keeper_await(k->server, UB_MSG_HELLO, HELLO_TIMEOUT_MS, "it said hello", err);
 
 	if (ret == 0)
@@ -153,67 +154,28 @@ static int keeper_configure_server(struct ub_keeper *k, struct ub_err *err)
 		return ret;
 	if (o->nbd)
 		/* the server's alone: its end is to be seen at the other side */
-		ub_close(&k->store_fd);
+		ub_close(&k->side->store_fd);
 	ret = ub_keeper_await(k->server, UB_MSG_LIMITS, limit_ms, "it had opened the back end",
 			      err);
-	if (ret == 0 && !k->identity)
+	if (ret == 0 && !k->side->identity)
 		ret = ub_err_set(err, EPROTO, "the server did not say what it has opened");
-	return ret ? ret : ub_limits_check(&k->limits, err);
+	return ret ? ret : ub_limits_check(&k->side->limits, err);
 }
 
 /* ---- [ COMMAND ] --------------------------------------------------------- */
 
-/* --command was started again: its new socket is the server's. */
-void ub_keeper_hand_over_socket(void *arg)
-{
-	struct ub_keeper *k = arg;
-	struct ub_msg_header header = { .type = UB_MSG_SOCKET, .len_bytes = sizeof(header) };
-
-	/* While there is no server it waits for the next one. */
-	if (k->server->fd < 0 || k->server->gone || k->recovery.is_running ||
-	    k->command->socket_fd < 0)
-		return;
-	ub_message_send(k->server->fd, &header, &k->command->socket_fd, 1, MSG_DONTWAIT);
-	ub_close(&k->command->socket_fd);
-}
-
 static int keeper_start_command(struct ub_keeper *k, struct ub_err *err)
 {
-	const struct ub_attach_options *o = k->opts;
-	struct ub_command *c = k->command;
 	int ret = ub_step("command", err);
 
-	if (ret || !o->command)
-		return ret;
-	c->argv = o->command;
-	c->is_connected = o->command_is_connected;
-	c->restarts = o->restart_command;
-	c->is_daemon = o->daemon;
-	c->loop = &k->loop;
-	c->reconnected = ub_keeper_hand_over_socket;
-	c->arg = k;
-	ret = ub_command_start(c, err);
-	if (ret)
-		return ret;
-	if (c->is_connected) {
-		k->store_fd = ub_steal_fd(&c->socket_fd);
-		return 0;
-	}
-	o->nbd->path = strdup(c->path);
-	return o->nbd->path ? 0 : ub_err_errno(err, ENOMEM, "the command's socket");
+	return ret ? ret : ub_side_start_command(k, k->side, err);
 }
 
 static int keeper_make_store(struct ub_keeper *k, struct ub_err *err)
 {
-	int fd, ret = ub_step("store", err);
+	int ret = ub_step("store", err);
 
-	if (ret || strcmp(k->opts->kind, "mem") != 0)
-		return ret;
-	fd = ub_store_create(k->opts->size_bytes, k->opts->prealloc, err);
-	if (fd < 0)
-		return fd;
-	k->store_fd = fd;
-	return 0;
+	return ret ? ret : ub_side_make_store(k->side, err);
 }
 
 static bool keeper_interrupted(void *arg)
@@ -325,11 +287,11 @@ static enum ub_ranges_wait_state keeper_look_at_ranges(struct ub_keeper *k, char
 	struct ub_ranges r;
 	char what[80];
 
-	ub_ranges_read(k->opts->nbd ? k->ledger : NULL, ub_stat_side(k->stats),
-		       k->limits.size_bytes, ub_now_ms(), &r);
+	ub_ranges_read(k->side->o->nbd ? k->ledger : NULL, ub_stat_side(k->stats),
+		       k->side->limits.size_bytes, ub_now_ms(), &r);
 	state = ub_ranges_wait(&k->detach.wait, &r, ub_now_ms());
 	if (state == UB_RANGES_OVER) {
-		ub_ranges_read_other(k->ledger, !ub_stat_side(k->stats), k->limits.size_bytes,
+		ub_ranges_read_other(k->ledger, !ub_stat_side(k->stats), k->side->limits.size_bytes,
 				     ub_now_ms(), &r);
 		state = ub_ranges_wait_other(&k->detach.other_wait, &r, ub_now_ms(),
 					     k->info.dev_id);
@@ -473,10 +435,10 @@ static void keeper_announce(const struct ub_keeper *k)
 	char size[32];
 
 	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: %s of %s, %u queue%s of depth %u, data path %s%s",
-	       k->info.dev_id, ub_size_format(k->limits.size_bytes, size, sizeof(size)),
-	       k->opts->kind, k->info.nr_hw_queues, k->info.nr_hw_queues == 1 ? "" : "s",
+	       k->info.dev_id, ub_size_format(k->side->limits.size_bytes, size, sizeof(size)),
+	       k->side->o->kind, k->info.nr_hw_queues, k->info.nr_hw_queues == 1 ? "" : "s",
 	       k->info.queue_depth, ub_data_path_name(k->data_path),
-	       k->limits.read_only ? ", read only" : "");
+	       k->side->limits.read_only ? ", read only" : "");
 	printf("/dev/ublkb%u\n", k->info.dev_id);
 	fflush(stdout);
 }
@@ -509,7 +471,7 @@ static void keeper_say_rest(struct ub_keeper *k)
 
 	if (!k->stats)
 		return;
-	ub_ranges_describe_rest(k->ledger, k->limits.size_bytes, rest, sizeof(rest));
+	ub_ranges_describe_rest(k->ledger, k->side->limits.size_bytes, rest, sizeof(rest));
 	if (rest[0])
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, rest);
 }
@@ -536,7 +498,7 @@ static int keeper_serve_on(struct ub_keeper *k, bool is_adopted, int ready_fd)
 	int ret;
 
 	k->was_live = true;
-	k->command->is_in_use = true;
+	k->side->command.is_in_use = true;
 	keeper_announce(k);
 	if (ready_fd >= 0 && !keeper_detach_terminal(ready_fd) && !is_adopted) {
 		ub_log(UB_LOG_NOTICE,
@@ -574,22 +536,7 @@ static int keeper_main(const struct ub_attach_options *opts, const char *name, i
 	struct ub_err err = { 0 };
 	int ret;
 
-	*k = (struct ub_keeper){ .opts = opts,
-				 .rundir = UB_RUNDIR_NONE,
-				 .control = UB_CONTROL_NONE };
-	k->server = &k->servers[0];
-	k->standby = &k->servers[1];
-	*k->server = *k->standby = (struct ub_server)UB_SERVER_NONE;
-	k->server->keeper = k->standby->keeper = k;
-	k->commands[0] = k->commands[1] = (struct ub_command)UB_COMMAND_NONE_YET;
-	k->command = &k->commands[0];
-	k->next_command = &k->commands[1];
-	k->migration = (struct ub_keeper_migration)UB_KEEPER_MIGRATION_NONE;
-	k->links = (struct ub_links)UB_LINKS_NONE;
-	k->store_fd = opts->fd;
-	k->stats_fd = k->arena_fd = k->ledger_fd = k->signal_fd = k->handover.old_fd = -1;
-	k->handover.wait_ms = opts->upgrade_wait_ms;
-	ub_loop_init(&k->loop);
+	ub_keeper_init(k, opts);
 	ret = keeper_take_signals(k, &err);
 	if (ret == 0)
 		ret = ub_links_open(&k->links, &k->loop, &err);
@@ -658,7 +605,7 @@ int ub_attach_run(const struct ub_attach_options *opts, const char *name)
 	 * A daemon outlives whoever started it: their locks, pipes and files must not live on in
 	 * it.
 	 */
-	keeper_close_others(opts->fd);
+	keeper_close_others(opts->side.fd);
 	if (pipe2(ready, O_CLOEXEC) < 0) {
 		ub_log(UB_LOG_ERROR, "cannot become a daemon: %s", strerror(errno));
 		return UB_EXIT_FAILED;

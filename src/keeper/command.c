@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "helper/helper.h"
 #include "helper/self.h"
+#include "keeper/main.h"
 #include "keeper/shield.h"
 #include "run/rundir.h"
 #include "run/socket-path.h"

@@ -53,9 +53,9 @@ static int64_t keeper_timeout_ms(const struct ub_keeper *k)
  */
 static uint32_t keeper_max_io(const struct ub_keeper *k, unsigned nr_queues, unsigned depth)
 {
-	uint32_t page = (uint32_t)sysconf(_SC_PAGESIZE), most = k->limits.max_io_bytes;
+	uint32_t page = (uint32_t)sysconf(_SC_PAGESIZE), most = k->side->limits.max_io_bytes;
 	uint64_t fits = UB_DEFAULT_ARENA_BYTES / ((uint64_t)nr_queues * depth);
-	bool is_placed = (k->caps & UB_CAP_PLACE) && k->data_path != UB_DATA_PATH_COPY;
+	bool is_placed = (k->side->caps & UB_CAP_PLACE) && k->data_path != UB_DATA_PATH_COPY;
 
 	if (most > UB_MAX_IO_BYTES)
 		most = UB_MAX_IO_BYTES;
@@ -68,7 +68,7 @@ static uint32_t keeper_max_io(const struct ub_keeper *k, unsigned nr_queues, uns
 	if (k->opts->max_io_bytes && most != k->opts->max_io_bytes)
 		ub_log(UB_LOG_NOTICE,
 		       "--max-io %u becomes %u: whole pages, and what %s takes at the most",
-		       k->opts->max_io_bytes, most, k->opts->kind);
+		       k->opts->max_io_bytes, most, k->side->o->kind);
 	return most;
 }
 
@@ -103,7 +103,7 @@ static int keeper_set_params(struct ub_keeper *k, struct ub_err *err)
 
 	if (ret)
 		return ret;
-	ub_params_from_limits(&k->limits, k->info.max_io_buf_bytes, &params);
+	ub_params_from_limits(&k->side->limits, k->info.max_io_buf_bytes, &params);
 	return ub_ctrl_set_params(&k->ctrl, k->info.dev_id, &params, err);
 }
 
@@ -111,7 +111,7 @@ static int keeper_set_params(struct ub_keeper *k, struct ub_err *err)
 static unsigned keeper_nr_queues(const struct ub_keeper *k)
 {
 	long cpus = sysconf(_SC_NPROCESSORS_CONF);
-	unsigned nr = k->limits.nr_queues ? k->limits.nr_queues : 1;
+	unsigned nr = k->side->limits.nr_queues ? k->side->limits.nr_queues : 1;
 
 	if (k->opts->nr_queues)
 		return k->opts->nr_queues;
@@ -128,7 +128,7 @@ int ub_keeper_add(struct ub_keeper *k, struct ub_err *err)
 	k->data_path = k->opts->data_path;
 	ret = ub_step("add-dev", err);
 	if (ret == 0)
-		ret = ub_data_path_choose(&k->data_path, k->features, k->caps, err);
+		ret = ub_data_path_choose(&k->data_path, k->features, k->side->caps, err);
 	if (ret)
 		return ret;
 	wanted = ub_data_path_flag(k->data_path);
@@ -257,11 +257,11 @@ int ub_keeper_write_state(struct ub_keeper *k, struct ub_err *err)
 	state.spare_pid = k->standby->stage >= UB_STANDBY_PREPARING ? k->standby->pid : 0;
 	state.spare_started = ub_process_started(state.spare_pid);
 	snprintf(state.name, sizeof(state.name), "%s", k->rundir.name);
-	snprintf(state.backend, sizeof(state.backend), "%s", k->opts->kind);
+	snprintf(state.backend, sizeof(state.backend), "%s", k->side->o->kind);
 	migration = ub_migrate_make_state(k, err);
 	if (!migration && ub_migrate_is_on(k))
 		return -err->code;
-	recipe = ub_recipe_make(k);
+	recipe = ub_recipe_make(k, k->side);
 	ret = recipe ? ub_state_write(&k->rundir, &state, recipe, migration, err) :
 		       ub_err_errno(err, ENOMEM, "state.json");
 	json_decref(recipe);
@@ -325,7 +325,8 @@ static int keeper_make_arena(struct ub_keeper *k, struct ub_err *err)
 	size_t len = ub_device_arena_bytes(k->info.nr_hw_queues, k->info.queue_depth,
 					   k->info.max_io_buf_bytes);
 
-	if (!k->recovery.is_on || ((k->caps & UB_CAP_PLACE) && k->data_path != UB_DATA_PATH_COPY))
+	if (!k->recovery.is_on ||
+	    ((k->side->caps & UB_CAP_PLACE) && k->data_path != UB_DATA_PATH_COPY))
 		return 0;
 	k->arena_fd = memfd_create("ublk-bridge-buffers", MFD_CLOEXEC);
 	if (k->arena_fd < 0 || ftruncate(k->arena_fd, (off_t)len) < 0)
@@ -586,7 +587,7 @@ void ub_keeper_release_shared(struct ub_keeper *k)
 	k->ledger = NULL;
 	ub_close(&k->ledger_fd);
 	ub_close(&k->stats_fd);
-	ub_close(&k->store_fd);
+	ub_close(&k->side->store_fd);
 	ub_close(&k->arena_fd);
 	ub_ctrl_close(&k->ctrl);
 }
@@ -606,7 +607,7 @@ void ub_keeper_teardown(struct ub_keeper *k, bool force)
 	ub_keeper_end_server(k->standby, EXIT_TIMEOUT_MS);
 	ub_links_clear(&k->links);
 	ub_migrate_end(k);
-	ub_command_end(k->command); /* after the last flush */
+	ub_command_end(&k->side->command); /* after the last flush */
 	if (k->was_live)
 		keeper_say_served(k); /* what the kernel wrote back at the end included */
 	if (k->added && ub_keeper_still_ours(k))
@@ -617,6 +618,6 @@ void ub_keeper_teardown(struct ub_keeper *k, bool force)
 	keeper_unmake_step("remove-rundir");
 	ub_rundir_remove(&k->rundir);
 	ub_keeper_release_shared(k);
-	free(k->identity);
-	k->identity = NULL;
+	free(k->side->identity);
+	k->side->identity = NULL;
 }

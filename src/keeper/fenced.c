@@ -216,11 +216,9 @@ static void fenced_start(struct ub_keeper *k, unsigned side, const struct nbd_op
 static const struct nbd_options *fenced_options(const struct ub_keeper *k, unsigned side,
 						unsigned present)
 {
-	const struct ub_recipe *other = k->migration.recipe;
+	const struct ub_side_options *o = side == present ? k->side->o : k->other->o;
 
-	if (side == present)
-		return k->opts->nbd;
-	return other ? other->opts.nbd : NULL;
+	return o ? o->nbd : NULL;
 }
 
 /*
@@ -303,13 +301,13 @@ void ub_fenced_let_go(struct ub_keeper *k)
 
 static int fenced_check(const struct ub_keeper *k, struct ub_err *err)
 {
-	const struct ub_recipe *other = k->migration.recipe;
+	const struct ub_side_options *other = k->other->o;
 
 	if (!k->was_live || k->server->gone || k->server->fd < 0 || !k->ledger)
 		return ub_err_set(err, EAGAIN, "the device is not live now: try again");
-	if (!k->opts->nbd && !(other && other->opts.nbd))
+	if (!k->side->o->nbd && !(other && other->nbd))
 		return ub_err_set(err, EOPNOTSUPP, "a device of %s has no server that could write",
-				  k->opts->kind);
+				  k->side->o->kind);
 	if (k->server->version <= UB_MESSAGE_V3)
 		return ub_err_set(err, EOPNOTSUPP,
 				  "the device's server is of a version that cannot be told: "
@@ -330,7 +328,7 @@ int ub_verb_fenced(struct ub_keeper *k, struct ub_control_caller caller, const j
 	for (unsigned side = 0; side < UB_LEDGER_SIDES && ret == 0; side++) {
 		struct ub_ranges r;
 
-		ub_ranges_read(k->ledger, side, k->limits.size_bytes, ub_now_ms(), &r);
+		ub_ranges_read(k->ledger, side, k->side->limits.size_bytes, ub_now_ms(), &r);
 		ret = fenced_send(k, side, r.event);
 		if (ret)
 			return ub_err_errno(err, -ret, "the server cannot be told");

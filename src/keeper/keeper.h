@@ -10,7 +10,6 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/process.h"
-#include "keeper/attach.h"
 #include "keeper/command.h"
 #include "keeper/control.h"
 #include "keeper/fenced.h"
@@ -18,6 +17,7 @@
 #include "keeper/migrate.h"
 #include "keeper/resize.h"
 #include "keeper/settings.h"
+#include "keeper/side.h"
 #include "run/ranges.h"
 #include "run/rundir.h"
 #include "ublk/ctrl.h"
@@ -94,8 +94,6 @@ struct ub_keeper_handover {
 
 struct ub_keeper {
 	const struct ub_attach_options *opts;
-	/* opts are in it, and go with it; NULL: they are somebody else's */
-	struct ub_recipe *recipe;
 	struct ub_loop loop;
 	struct ub_ctrl ctrl;
 	uint64_t features;
@@ -104,19 +102,13 @@ struct ub_keeper {
 
 	/* What it was started with, for the commands that it starts. */
 	int oom_score;
-	/*
-	 * The present one, and that of the side that the device is not on: each a place in
-	 * commands[].
-	 */
-	struct ub_command *command, *next_command;
-	struct ub_command commands[2];
+	/* What the device is made of, and the other side: both of sides[]. */
+	struct ub_side *side, *other;
+	struct ub_side sides[2];
 
 	/* The server, and the one that takes its place when it dies. */
 	struct ub_server *server, *standby; /* both of servers[] */
 	struct ub_server servers[2];
-	struct ub_limits limits; /* what the server said; a standby says the same */
-	uint32_t caps;
-	char *identity;	       /* likewise: "" where there is none, NULL before it is known */
 	struct ub_links links; /* the servers' connections, of whichever side */
 
 	/* The device. */
@@ -139,7 +131,6 @@ struct ub_keeper {
 	struct ub_keeper_handover handover;
 	struct ub_keeper_resize resize;
 	struct ub_keeper_migration migration;
-	int store_fd;
 	int stats_fd;
 	int arena_fd; /* the tag buffers, of whichever server; -1: each has its own */
 	int ledger_fd;
@@ -150,6 +141,9 @@ struct ub_keeper {
 	bool has_new_ranges; /* as the server said (RANGES); whoever looks clears it */
 	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)];
 };
+
+/* Before anything else. opts: as long as the keeper. */
+void ub_keeper_init(struct ub_keeper *k, const struct ub_attach_options *opts);
 
 /* ---- spawn.c: a server as a process -------------------------------------- */
 
@@ -188,11 +182,6 @@ const char *ub_keeper_server_fate(const struct ub_server *server, char *buf, siz
  * with *err.
  */
 int ub_keeper_send_config(struct ub_keeper *k, struct ub_server *server, struct ub_err *err);
-/*
- * Gives the socket of a --command that was started again to the server, if there is both. arg: the
- * keeper.
- */
-void ub_keeper_hand_over_socket(void *arg);
 
 /* ---- adopt.c: a keeper that comes later ---------------------------------- */
 

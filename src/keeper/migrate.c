@@ -14,7 +14,6 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#include "backend/store.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/size.h"
@@ -44,35 +43,24 @@ bool ub_migrate_is_on(const struct ub_keeper *k)
 
 /* ---- state.json ---------------------------------------------------------- */
 
-static struct ub_target migrate_target(const struct ub_keeper *k)
-{
-	const struct ub_keeper_migration *m = &k->migration;
-	bool is_known = m->identity != NULL;
-
-	return (struct ub_target){ &m->recipe->opts,	   is_known ? &m->limits : NULL,
-				   is_known ? m->caps : 0, m->identity,
-				   k->next_command,	   m->store_fd };
-}
-
 json_t *ub_migrate_make_state(const struct ub_keeper *k, struct ub_err *err)
 {
 	const struct ub_keeper_migration *m = &k->migration;
-	struct ub_target target, asked;
+	struct ub_side asked;
 	char cookie[17];
 	json_t *json;
 
 	if (!ub_migrate_is_on(k))
 		return NULL;
-	target = asked = migrate_target(k);
-	asked.limits = NULL;
-	asked.identity = NULL;
+	asked = *k->other;
+	asked.identity = NULL; /* as if nobody had seen it yet */
 	snprintf(cookie, sizeof(cookie), "%016llx", (unsigned long long)m->cookie);
 	json = json_pack("{s:s, s:b, s:b, s:I, s:I, s:I, s:o, s:o*}", "cookie", cookie, "wait",
 			 m->waits, "cancelled", m->is_cancelled, "rate_bytes",
 			 (json_int_t)m->rate_bytes, "mirror_timeout_ms",
 			 (json_int_t)m->mirror_timeout_ms, "began", (json_int_t)m->began_unix_s,
-			 "destination", ub_recipe_make_of(k, &asked), "recipe",
-			 m->identity ? ub_recipe_make_of(k, &target) : NULL);
+			 "destination", ub_recipe_make(k, &asked), "recipe",
+			 k->other->identity ? ub_recipe_make(k, k->other) : NULL);
 	if (!json)
 		ub_err_errno(err, ENOMEM, "state.json");
 	return json;
@@ -120,19 +108,6 @@ static const char *const migrate_phases[UB_NR_MIGRATION_PHASES] = {
 	[UB_MIGRATION_COPYING] = "copying",	  [UB_MIGRATION_PAUSED] = "paused",
 	[UB_MIGRATION_IN_STEP] = "in-step",	  [UB_MIGRATION_CUTOVER] = "cutover",
 };
-
-static void migrate_set_label(struct ub_keeper_migration *m)
-{
-	const struct ub_attach_options *o = &m->recipe->opts;
-	char size[32];
-
-	if (o->nbd)
-		nbd_options_describe(o->nbd, m->label, sizeof(m->label));
-	else
-		snprintf(m->label, sizeof(m->label), "memory of %s",
-			 ub_size_format(o->size_bytes, size, sizeof(size)));
-	ub_text_clean(m->label);
-}
 
 static struct ub_migration_progress migrate_progress(const struct ub_keeper *k)
 {
@@ -236,7 +211,7 @@ static void migrate_failed(struct ub_keeper *k, int code, const char *why)
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: it is not moved to %.150s: %.250s",
 		       k->info.dev_id, m->label, why);
 	migrate_close_attempt(m);
-	ub_close(&m->store_fd);
+	ub_close(&k->other->store_fd);
 	m->phase = UB_MIGRATION_NONE;
 	m->has_leftovers = true;
 	/* else the next keeper would begin it anew if state.json cannot be written */
@@ -253,32 +228,13 @@ static void migrate_forget_growth(struct ub_keeper *k)
 	ub_resize_export_grown(k);
 }
 
-/*
- * What the device is made of changes its place with what it is being moved to. Waits for nothing,
- * and allocates nothing.
- */
+/* The device is on the destination now. Waits for nothing, and allocates nothing. */
 static void migrate_swap(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->migration;
-	struct ub_recipe *recipe = k->recipe;
-	struct ub_command *command = k->command;
-	char *identity = k->identity;
-	int store_fd = k->store_fd;
 
-	k->opts = &m->recipe->opts;
-	k->recipe = m->recipe;
-	m->recipe = recipe;
-	k->command = k->next_command;
-	k->command->is_in_use = true;
-	k->next_command = command;
-	k->next_command->restarts = false; /* it ends with its last connection, perhaps */
-	k->store_fd = m->store_fd;
-	m->store_fd = store_fd;
-	k->identity = m->identity;
-	m->identity = identity;
-	k->caps = m->caps;
-	k->limits = m->limits;
-	ub_close(&m->store_fd); /* the server has given the source up */
+	ub_side_swap(k);
+	ub_close(&k->other->store_fd); /* the server has given the source up */
 	migrate_close_attempt(m);
 	m->phase = UB_MIGRATION_NONE;
 	m->has_leftovers = true;
@@ -316,7 +272,7 @@ static void migrate_moved(struct ub_keeper *k, const uint64_t *pause_us)
 static bool migrate_command_has_ended(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->migration;
-	struct ub_command *c = k->next_command;
+	struct ub_command *c = &k->other->command;
 
 	if (!c->argv)
 		return true;
@@ -336,15 +292,7 @@ static void migrate_clear(struct ub_keeper *k)
 
 	m->has_leftovers = false;
 	m->clear_deadline_ms = 0;
-	ub_command_end(k->next_command);
-	*k->next_command = (struct ub_command)UB_COMMAND_NONE_YET;
-	ub_close(&m->store_fd);
-	free(m->identity);
-	m->identity = NULL;
-	if (m->recipe)
-		ub_recipe_destroy(m->recipe);
-	free(m->recipe);
-	m->recipe = NULL;
+	ub_side_clear(k->other);
 }
 
 /* ---- what a server says -------------------------------------------------- */
@@ -377,19 +325,17 @@ static void migrate_cancel(struct ub_keeper *k)
 static int migrate_take_limits(struct ub_keeper *k, const struct ub_limits *limits,
 			       struct ub_err *err)
 {
-	struct ub_keeper_migration *m = &k->migration;
-
-	m->limits = *limits;
-	if (limits->size_bytes < k->limits.size_bytes)
+	k->other->limits = *limits;
+	if (limits->size_bytes < k->side->limits.size_bytes)
 		return ub_err_set(err, ENOSPC, "it has %llu bytes, and the device has %llu",
 				  (unsigned long long)limits->size_bytes,
-				  (unsigned long long)k->limits.size_bytes);
-	m->limits.size_bytes = k->limits.size_bytes;
-	m->limits.logical_block_bytes = k->limits.logical_block_bytes;
-	if (m->limits.physical_block_bytes < m->limits.logical_block_bytes)
-		m->limits.physical_block_bytes = m->limits.logical_block_bytes;
-	m->limits.read_only = k->limits.read_only;
-	return ub_limits_check(&m->limits, err);
+				  (unsigned long long)k->side->limits.size_bytes);
+	k->other->limits.size_bytes = k->side->limits.size_bytes;
+	k->other->limits.logical_block_bytes = k->side->limits.logical_block_bytes;
+	if (k->other->limits.physical_block_bytes < k->other->limits.logical_block_bytes)
+		k->other->limits.physical_block_bytes = k->other->limits.logical_block_bytes;
+	k->other->limits.read_only = k->side->limits.read_only;
+	return ub_limits_check(&k->other->limits, err);
 }
 
 /*
@@ -399,17 +345,16 @@ static int migrate_take_limits(struct ub_keeper *k, const struct ub_limits *limi
 static int migrate_ready(struct ub_keeper *k, const struct ub_msg_migration *msg,
 			 struct ub_err *err)
 {
-	struct ub_keeper_migration *m = &k->migration;
 	int ret = ub_step("migrate-ready", err);
 
 	if (ret == 0)
 		ret = migrate_take_limits(k, &msg->limits, err);
 	if (ret)
 		return ret;
-	m->caps = msg->caps;
-	free(m->identity);
-	m->identity = strdup(msg->identity);
-	if (!m->identity)
+	k->other->caps = msg->caps;
+	free(k->other->identity);
+	k->other->identity = strdup(msg->identity);
+	if (!k->other->identity)
 		return ub_err_errno(err, ENOMEM, "what the destination is");
 	return ub_keeper_write_state(k, err);
 }
@@ -419,7 +364,7 @@ static void migrate_take_ready(struct ub_keeper *k, const struct ub_msg_migratio
 	struct ub_keeper_migration *m = &k->migration;
 	struct ub_err err = { 0 };
 
-	if (m->identity || m->is_cancelled)
+	if (k->other->identity || m->is_cancelled)
 		return;
 	if (migrate_ready(k, msg, &err) == 0) {
 		if (migrate_control(k, UB_MIGRATE_GO) < 0)
@@ -501,51 +446,16 @@ void ub_migrate_said(struct ub_keeper *k, struct ub_msg_migration *msg)
 
 /* ---- an attempt ---------------------------------------------------------- */
 
-/* How the command is started, and who is told of it. */
-static int migrate_set_command(struct ub_keeper *k, struct ub_err *err)
-{
-	struct ub_command *c = k->next_command;
-
-	*c = (struct ub_command)UB_COMMAND_NONE_YET;
-	c->loop = &k->loop;
-	c->is_daemon = k->opts->daemon;
-	c->reconnected = ub_keeper_hand_over_socket;
-	c->arg = k;
-	return ub_recipe_apply_command(k->migration.recipe, c, err);
-}
-
 /* Starts [ COMMAND ], if there is one and it does not run. */
 static int migrate_start_command(struct ub_keeper *k, struct ub_err *err)
 {
-	struct ub_attach_options *o = &k->migration.recipe->opts;
-	struct ub_command *c = k->next_command;
-	int ret;
+	struct ub_command *c = &k->other->command;
 
-	if (!o->command || c->pid)
+	if (!k->other->o->command || c->pid)
 		return 0;
 	ub_command_end(c);
-	ret = migrate_set_command(k, err);
-	if (ret == 0)
-		ret = ub_command_start(c, err);
-	if (ret)
-		return ret;
-	free(o->nbd->path);
-	o->nbd->path = strdup(c->path);
-	return o->nbd->path ? 0 : ub_err_errno(err, ENOMEM, "the command's socket");
-}
-
-static int migrate_make_store(struct ub_keeper *k, struct ub_err *err)
-{
-	const struct ub_attach_options *o = &k->migration.recipe->opts;
-	int fd;
-
-	if (o->nbd)
-		return 0;
-	fd = ub_store_create(o->size_bytes, o->prealloc, err);
-	if (fd < 0)
-		return fd;
-	k->migration.store_fd = fd;
-	return 0;
+	*c = (struct ub_command)UB_COMMAND_NONE_YET;
+	return ub_side_start_command(k, k->other, err);
 }
 
 /*
@@ -560,7 +470,7 @@ static int migrate_prepare(struct ub_keeper *k, struct ub_err *err)
 		return ub_err_set(err, EAGAIN, "there are no random numbers: try again");
 	ret = migrate_start_command(k, err);
 	if (ret == 0)
-		ret = migrate_make_store(k, err);
+		ret = ub_side_make_store(k->other, err);
 	if (ret == 0)
 		ret = ub_keeper_write_state(k, err);
 	if (ret)
@@ -590,7 +500,7 @@ static int migrate_make_message(struct ub_keeper *k, struct ub_msg_migrate **msg
 				struct ub_err *err)
 {
 	const struct ub_keeper_migration *m = &k->migration;
-	const struct ub_attach_options *o = &m->recipe->opts;
+	const struct ub_side_options *o = k->other->o;
 	cleanup_free char *needed = NULL, *more = NULL, *extras = NULL;
 	bool is_whole = !o->nbd || nbd_options_to_two_json(o->nbd, &needed, &more) == 0;
 	const char *options = needed ? needed : o->options;
@@ -628,7 +538,7 @@ static int migrate_send(struct ub_keeper *k, struct ub_err *err)
 	const int all[UB_NR_MIGRATE_FDS] = {
 		[UB_FD_SIDE] = m->side_fd,
 		[UB_FD_MOUNTS] = mounts,
-		[UB_FD_DESTINATION] = m->store_fd,
+		[UB_FD_DESTINATION] = k->other->store_fd,
 	};
 	cleanup_free struct ub_msg_migrate *msg = NULL;
 	int packed[UB_MESSAGE_MAX_FDS], ret;
@@ -792,8 +702,7 @@ static int migrate_parse_command(const struct ub_keeper *k, const json_t *destin
  * case.
  */
 static int migrate_parse_nbd(struct ub_keeper *k, const json_t *destination,
-			     struct ub_attach_options *o, struct nbd_options *nbd,
-			     struct ub_err *err)
+			     struct ub_side_options *o, struct nbd_options *nbd, struct ub_err *err)
 {
 	const char *text = json_string_value(json_object_get(destination, "nbd"));
 	bool has_command = json_object_get(destination, "command_hex") != NULL;
@@ -819,7 +728,7 @@ static int migrate_parse_nbd(struct ub_keeper *k, const json_t *destination,
 	/*
 	 * What was given up on the way there may still be written, and here over what came later.
 	 */
-	if (!has_command && k->opts->nbd && nbd_options_are_one_export(k->opts->nbd, nbd))
+	if (!has_command && k->side->o->nbd && nbd_options_are_one_export(k->side->o->nbd, nbd))
 		return ub_err_set(err, EINVAL,
 				  "the device is there already: it cannot be moved to the export "
 				  "that it is served from");
@@ -830,25 +739,26 @@ static int migrate_parse_nbd(struct ub_keeper *k, const json_t *destination,
 }
 
 static int migrate_parse_mem(const struct ub_keeper *k, const json_t *destination,
-			     struct ub_attach_options *o, struct ub_err *err)
+			     struct ub_side_options *o, struct ub_err *err)
 {
 	int ret;
 
-	o->size_bytes = k->limits.size_bytes;
+	o->size_bytes = k->side->limits.size_bytes;
 	ret = migrate_take_number(destination, "size_bytes", 1, INT64_MAX, &o->size_bytes, err);
 	if (ret == 0)
 		ret = migrate_take_flag(destination, "prealloc", &o->prealloc, err);
 	if (ret)
 		return ret;
-	if (o->size_bytes < k->limits.size_bytes)
+	if (o->size_bytes < k->side->limits.size_bytes)
 		return ub_err_set(err, ERANGE,
 				  "memory of %llu bytes is smaller than the device, which has %llu",
 				  (unsigned long long)o->size_bytes,
-				  (unsigned long long)k->limits.size_bytes);
-	if (o->size_bytes % k->limits.logical_block_bytes)
+				  (unsigned long long)k->side->limits.size_bytes);
+	if (o->size_bytes % k->side->limits.logical_block_bytes)
 		return ub_err_set(err, EINVAL,
 				  "a size of %llu bytes is not a multiple of the block size %u",
-				  (unsigned long long)o->size_bytes, k->limits.logical_block_bytes);
+				  (unsigned long long)o->size_bytes,
+				  k->side->limits.logical_block_bytes);
 	if (json_object_get(destination, "command_hex"))
 		return ub_err_set(err, EINVAL, "command_hex: memory has no command");
 	return 0;
@@ -856,36 +766,27 @@ static int migrate_parse_mem(const struct ub_keeper *k, const json_t *destinatio
 
 static int migrate_read_recipe(struct ub_keeper *k, json_t *json, struct ub_err *err)
 {
-	struct ub_keeper_migration *m = &k->migration;
-	int ret;
+	struct ub_recipe *recipe = calloc(1, sizeof(*recipe));
 
-	m->recipe = calloc(1, sizeof(*m->recipe));
-	if (!m->recipe)
+	if (!recipe)
 		return ub_err_errno(err, ENOMEM, "the destination");
-	ret = ub_recipe_read(json, m->recipe, err);
-	/* What no recipe has, because it is this keeper's affair. */
-	m->recipe->opts.daemon = k->opts->daemon;
-	m->recipe->opts.no_stats = k->opts->no_stats;
-	return ret;
+	ub_side_take_recipe(k->other, recipe);
+	return ub_recipe_read(json, recipe, err);
 }
 
-/* Makes m->recipe of it, as state.json would have it. */
+/* Makes the other side's recipe of it, as state.json would have it. */
 static int migrate_parse_destination(struct ub_keeper *k, const json_t *destination,
 				     struct ub_err *err)
 {
-	static const struct ub_command no_command;
 	const char *kind = json_string_value(json_object_get(destination, "kind"));
-	struct ub_attach_options o = *k->opts;
+	struct ub_side_options o = { .options = "", .fd = -1 };
+	struct ub_side asked = UB_SIDE_NONE;
 	struct nbd_options nbd;
 	json_t *json = NULL, *command = NULL;
 	int ret;
 
 	nbd_options_init(&nbd);
-	o.options = "";
-	o.nbd = NULL;
-	o.prealloc = false;
-	o.size_bytes = 0;
-	o.logical_block_bytes = k->limits.logical_block_bytes;
+	o.logical_block_bytes = k->side->limits.logical_block_bytes;
 	if (kind && strcmp(kind, "mem") == 0) {
 		o.kind = "mem";
 		ret = migrate_parse_mem(k, destination, &o, err);
@@ -898,11 +799,8 @@ static int migrate_parse_destination(struct ub_keeper *k, const json_t *destinat
 	if (ret == 0)
 		ret = migrate_parse_command(k, destination, &command, err);
 	if (ret == 0) {
-		const struct ub_target target = { .opts = &o,
-						  .command = &no_command,
-						  .store_fd = -1 };
-
-		json = ub_recipe_make_of(k, &target);
+		asked.o = &o;
+		json = ub_recipe_make(k, &asked);
 		if (!json || json_object_set(json, "command", command) < 0)
 			ret = ub_err_errno(err, ENOMEM, "the destination");
 	}
@@ -952,7 +850,7 @@ static int migrate_begin(struct ub_keeper *k, const json_t *args, struct ub_err 
 	if (ret == 0 && migrate_may_send(k))
 		ret = migrate_send(k, err);
 	if (ret == 0) {
-		migrate_set_label(m);
+		ub_side_describe(k->other, m->label, sizeof(m->label));
 		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moving it to %.300s", k->info.dev_id,
 		       m->label);
 		return 0;
@@ -1111,7 +1009,7 @@ bool ub_migrate_give_up(struct ub_keeper *k)
 
 static bool migrate_has_moved(const struct ub_keeper *k)
 {
-	return ub_migrate_is_on(k) && k->migration.identity &&
+	return ub_migrate_is_on(k) && k->other->identity &&
 	       ub_rundir_read_side(&k->rundir) == k->migration.cookie;
 }
 
@@ -1121,9 +1019,9 @@ static void migrate_rewind(struct ub_keeper *k)
 	struct ub_keeper_migration *m = &k->migration;
 
 	migrate_close_attempt(m);
-	ub_close(&m->store_fd);
-	free(m->identity);
-	m->identity = NULL;
+	ub_close(&k->other->store_fd);
+	free(k->other->identity);
+	k->other->identity = NULL;
 	m->phase = UB_MIGRATION_CONNECTING;
 }
 
@@ -1171,7 +1069,7 @@ void ub_migrate_let_go(struct ub_keeper *k)
 	m->request = NULL;
 	m->is_asked = false;
 	ub_close(&m->side_fd);
-	ub_close(&m->store_fd);
+	ub_close(&k->other->store_fd);
 }
 
 void ub_migrate_adopt_again(struct ub_keeper *k)
@@ -1191,17 +1089,17 @@ bool ub_migrate_has_raced(const struct ub_keeper *k)
 	return ub_migrate_is_on(k) && ub_rundir_read_side(&k->rundir) == k->migration.cookie;
 }
 
-/* The command of a side, as another keeper has started it, becomes k->next_command. */
+/* The other side's command, as another keeper has started it. */
 static int migrate_adopt_command(struct ub_keeper *k, struct ub_err *err)
 {
-	const struct ub_recipe *recipe = k->migration.recipe;
+	const struct ub_recipe *recipe = k->other->recipe;
 	pid_t pid = ub_recipe_command_pid(recipe);
 	int ret;
 
 	if (!recipe->command || !pid)
 		return 0;
-	ret = migrate_set_command(k, err);
-	return ret ? ret : ub_command_adopt(k->next_command, &k->loop, pid, err);
+	ret = ub_side_set_command(k, k->other, err);
+	return ret ? ret : ub_command_adopt(&k->other->command, &k->loop, pid, err);
 }
 
 /*
@@ -1255,7 +1153,7 @@ int ub_migrate_adopt(struct ub_keeper *k, const json_t *json, const struct ub_st
 	m->began_ms = ub_now_ms();
 	if (now > m->began_unix_s && (now - m->began_unix_s) * 1000 < m->began_ms)
 		m->began_ms -= (now - m->began_unix_s) * 1000;
-	migrate_set_label(m);
+	ub_side_describe(k->other, m->label, sizeof(m->label));
 	snprintf(m->why, sizeof(m->why), "another keeper has taken over: it begins anew");
 	if (!m->is_cancelled)
 		ub_log(UB_LOG_NOTICE, "%s: moving it to %.300s begins anew", state->name, m->label);

@@ -54,7 +54,7 @@ struct ub_keeper_migration {
 	bool is_asked;
 
 	bool is_tending;
-	bool is_prepared;   /* side_fd and store_fd are this attempt's */
+	bool is_prepared;   /* side_fd and the other side are this attempt's */
 	bool is_sent;	    /* the server has been told of this attempt */
 	bool is_heard;	    /* and has said something */
 	bool is_again;	    /* an earlier attempt has lost its server */
@@ -79,13 +79,7 @@ struct ub_keeper_migration {
 	struct ub_control_caller cancellers[UB_CONTROL_MAX_CLIENTS];
 	unsigned nr_cancellers;
 
-	/* The destination, with k->next_command; after it, the side that the device is not on. */
-	int side_fd;
-	int store_fd;
-	uint32_t caps; /* from READY on, as limits and identity */
-	struct ub_limits limits;
-	char *identity;		  /* NULL: not known yet */
-	struct ub_recipe *recipe; /* NULL: its options are not ours */
+	int side_fd; /* NAME/side, until the server has it; -1: none */
 
 	/* The one before. */
 	struct ub_migration_result {
@@ -101,7 +95,7 @@ struct ub_keeper_migration {
 
 #define UB_KEEPER_MIGRATION_NONE \
 	{ \
-		.side_fd = -1, .store_fd = -1 \
+		.side_fd = -1 \
 	}
 
 /*

@@ -18,21 +18,11 @@ struct ub_recipe {
 	char **command;
 };
 
-/* What a device is made of, or shall be. All is borrowed. */
-struct ub_target {
-	const struct ub_attach_options *opts;
-	/* NULL: not known yet; then neither are caps and identity */
-	const struct ub_limits *limits;
-	uint32_t caps;
-	const char *identity;
-	const struct ub_command *command;
-	int store_fd; /* -1: none */
-};
-
-/* The keeper's, as it is now. NULL: no memory. */
-json_t *ub_recipe_make(const struct ub_keeper *k);
-/* Likewise, as it would be if the device were made of something else. */
-json_t *ub_recipe_make_of(const struct ub_keeper *k, const struct ub_target *target);
+/*
+ * Of a device that is on this side: the present one, or the destination. What no server has said of
+ * it yet (identity NULL) is not in it. NULL: no memory.
+ */
+json_t *ub_recipe_make(const struct ub_keeper *k, const struct ub_side *side);
 
 /*
  * Reads it: what was asked for into r, which outlives the keeper's use of it, and what came of that

@@ -254,9 +254,9 @@ static int recover_start(struct ub_keeper *k, struct ub_err *err)
 }
 
 /* As long as whatever was sent to this back end may be executed. */
-static uint64_t recover_fence_ms(const struct ub_attach_options *o)
+static uint64_t recover_fence_ms(const struct ub_side *side)
 {
-	return o && o->nbd ? o->nbd->fence_timeout_ms : 0;
+	return side->o && side->o->nbd ? side->o->nbd->fence_timeout_ms : 0;
 }
 
 /*
@@ -265,9 +265,8 @@ static uint64_t recover_fence_ms(const struct ub_attach_options *o)
  */
 static int recover_await_fence(struct ub_keeper *k, uint64_t began_ms)
 {
-	const struct ub_recipe *other = k->migration.recipe; /* its mirror begins anew */
-	uint64_t ms = recover_fence_ms(k->opts),
-		 other_ms = other ? recover_fence_ms(&other->opts) : 0;
+	uint64_t ms = recover_fence_ms(k->side),
+		 other_ms = recover_fence_ms(k->other); /* its mirror begins anew */
 	uint64_t until = began_ms + (ms > other_ms ? ms : other_ms), now = ub_now_ms();
 
 	if (!k->standby->pid || k->standby->version > UB_MESSAGE_V3 || now >= until)
@@ -515,8 +514,8 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 	       "/dev/ublkb%u: recovered after %llu.%03llu s: the server is pid %d now",
 	       k->info.dev_id, (unsigned long long)(r->done_ms - began) / 1000,
 	       (unsigned long long)(r->done_ms - began) % 1000, k->server->pid);
-	if (k->command->socket_fd >= 0)
-		ub_keeper_hand_over_socket(k);
+	if (k->side->command.socket_fd >= 0)
+		ub_side_give_socket(k);
 	ub_keeper_note_state(k);
 	return 0;
 }

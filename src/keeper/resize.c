@@ -91,14 +91,14 @@ void ub_resize_answered(struct ub_keeper *k, const struct ub_msg_resized *answer
 
 static uint32_t resize_flags(const struct ub_keeper *k)
 {
-	return k->opts->prealloc ? UB_RESIZE_PREALLOC : 0;
+	return k->side->o->prealloc ? UB_RESIZE_PREALLOC : 0;
 }
 
 /* The server gives up what it has behind the device's end. */
 static void resize_settle(struct ub_keeper *k)
 {
 	struct ub_keeper_resize *r = &k->resize;
-	uint64_t size = k->limits.size_bytes;
+	uint64_t size = k->side->limits.size_bytes;
 	struct ub_err err = { 0 };
 
 	r->must_settle = resize_ask_server(k, &size, 0, RESIZE_SETTLE_MS, &err) != 0;
@@ -131,9 +131,10 @@ bool ub_resize_look(struct ub_keeper *k)
 {
 	uint64_t size = resize_kernel_size(k);
 
-	if (size == 0 || size == k->limits.size_bytes || size % k->limits.logical_block_bytes)
+	if (size == 0 || size == k->side->limits.size_bytes ||
+	    size % k->side->limits.logical_block_bytes)
 		return false;
-	k->limits.size_bytes = size;
+	k->side->limits.size_bytes = size;
 	return true;
 }
 
@@ -157,9 +158,9 @@ static void resize_remember(struct ub_keeper *k, uint64_t size)
 	char was[32], is[32];
 
 	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: %s become %s (%llu bytes)", k->info.dev_id,
-	       ub_size_format(k->limits.size_bytes, was, sizeof(was)),
+	       ub_size_format(k->side->limits.size_bytes, was, sizeof(was)),
 	       ub_size_format(size, is, sizeof(is)), (unsigned long long)size);
-	k->limits.size_bytes = size;
+	k->side->limits.size_bytes = size;
 	ub_keeper_renew_standby(k);
 	ub_keeper_note_state(k);
 }
@@ -182,14 +183,14 @@ static int resize_check_kernel(const struct ub_keeper *k, struct ub_err *err)
 
 int ub_resize_check_options(const struct ub_keeper *k, struct ub_err *err)
 {
-	if (!k->opts->nbd || !k->opts->nbd->auto_resize || resize_check_kernel(k, err) == 0)
+	if (!k->side->o->nbd || !k->side->o->nbd->auto_resize || resize_check_kernel(k, err) == 0)
 		return 0;
 	return ub_err_wrap(err, "--auto-resize");
 }
 
 static int resize_check(struct ub_keeper *k, uint64_t size, struct ub_err *err)
 {
-	uint32_t block = k->limits.logical_block_bytes;
+	uint32_t block = k->side->limits.logical_block_bytes;
 	char why[200];
 
 	if (k->recovery.has_failed)
@@ -239,13 +240,13 @@ static int resize_check_memory(const struct ub_keeper *k, uint64_t size, struct 
 {
 	char text[32];
 
-	if (k->resize.is_forced || strcmp(k->opts->kind, "mem") != 0 || k->store_fd < 0)
+	if (k->resize.is_forced || strcmp(k->side->o->kind, "mem") != 0 || k->side->store_fd < 0)
 		return 0;
 	/*
 	 * Holes were never written, or discarded since. What is still in the page cache was written
 	 * back by the last close.
 	 */
-	if (!ub_store_has_data(k->store_fd, size, k->limits.size_bytes))
+	if (!ub_store_has_data(k->side->store_fd, size, k->side->limits.size_bytes))
 		return 0;
 	return ub_err_set(err, EBUSY,
 			  "/dev/ublkb%u stays as it is: there is data behind %s, which would be "
@@ -276,7 +277,7 @@ static int resize_grow(struct ub_keeper *k, uint64_t size, struct ub_err *err)
 	int ret;
 
 	ret = resize_ask_server(k, &size, resize_flags(k), RESIZE_SERVER_MS, err);
-	if (ret == 0 && size == k->limits.size_bytes)
+	if (ret == 0 && size == k->side->limits.size_bytes)
 		return 0;
 	if (ret == 0)
 		ret = resize_update_kernel(k, size, err);
@@ -296,10 +297,10 @@ static int resize_do(struct ub_keeper *k, struct ub_err *err)
 		ret = resize_check(k, size, err);
 	if (ret == 0)
 		ret = ub_step("resize", err);
-	if (ret || size == k->limits.size_bytes)
+	if (ret || size == k->side->limits.size_bytes)
 		return ret;
-	return size && size < k->limits.size_bytes ? resize_shrink(k, size, err) :
-						     resize_grow(k, size, err);
+	return size && size < k->side->limits.size_bytes ? resize_shrink(k, size, err) :
+							   resize_grow(k, size, err);
 }
 
 static void resize_answer(struct ub_keeper *k, uint64_t was_bytes, const struct ub_err *err)
@@ -311,7 +312,7 @@ static void resize_answer(struct ub_keeper *k, uint64_t was_bytes, const struct 
 		ub_control_answer(&k->control, r->caller,
 				  err->code ? NULL :
 					      json_pack("{s:I, s:I}", "size_bytes",
-							(json_int_t)k->limits.size_bytes,
+							(json_int_t)k->side->limits.size_bytes,
 							"was_bytes", (json_int_t)was_bytes),
 				  err);
 	else if (err->code)
@@ -322,7 +323,7 @@ static void resize_answer(struct ub_keeper *k, uint64_t was_bytes, const struct 
 int ub_resize_tend(struct ub_keeper *k)
 {
 	struct ub_keeper_resize *r = &k->resize;
-	uint64_t was_bytes = k->limits.size_bytes;
+	uint64_t was_bytes = k->side->limits.size_bytes;
 	struct ub_err err = { 0 };
 
 	if (k->server->gone || r->is_running || !k->was_live)
@@ -354,10 +355,10 @@ int ub_verb_resize(struct ub_keeper *k, struct ub_control_caller caller, const j
 		return ub_err_set(err, EINVAL, "force: it is true or false");
 	if (!k->was_live || k->server->gone)
 		return ub_err_set(err, EAGAIN, "the device is not live: try again");
-	if (!size && !k->opts->nbd)
+	if (!size && !k->side->o->nbd)
 		return ub_err_set(err, EINVAL,
 				  "a device of %s has no size by itself: say which it shall have",
-				  k->opts->kind);
+				  k->side->o->kind);
 	if (ub_migrate_is_on(k))
 		return ub_err_set(err, EBUSY,
 				  "the device is being moved to %.200s: its size is not changed "
@@ -377,7 +378,7 @@ void ub_resize_export_grown(struct ub_keeper *k)
 {
 	struct ub_keeper_resize *r = &k->resize;
 
-	if (!k->opts->nbd || !k->opts->nbd->auto_resize || r->is_asked ||
+	if (!k->side->o->nbd || !k->side->o->nbd->auto_resize || r->is_asked ||
 	    !(k->features & UBLK_F_UPDATE_SIZE))
 		return;
 	r->is_asked = true;

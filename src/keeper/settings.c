@@ -14,7 +14,7 @@
 
 void ub_settings_show(const struct ub_keeper *k, json_t *object)
 {
-	const struct nbd_options *o = k->opts->nbd;
+	const struct nbd_options *o = k->side->o->nbd;
 
 	if (o) {
 		json_object_set_new(object, "outage_limit_ms",
@@ -129,7 +129,7 @@ static struct ub_setting_asked settings_take_oldest(struct ub_keeper_settings *k
 
 static void settings_keep(struct ub_keeper *k, const struct ub_settings *s)
 {
-	struct nbd_options *o = k->opts->nbd;
+	struct nbd_options *o = k->side->o->nbd;
 
 	if (o && (s->which & UB_SET_OUTAGE_LIMIT))
 		o->outage_limit_ms = s->outage_limit_ms;

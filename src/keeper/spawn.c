@@ -65,11 +65,11 @@ static void server_take_limits(struct ub_keeper *k, struct ub_msg_limits *msg)
 {
 	const char *identity = ub_message_string(&msg->header, sizeof(*msg), 0);
 
-	if (k->identity || !identity)
+	if (k->side->identity || !identity)
 		return;
-	k->limits = msg->limits;
-	k->caps = msg->caps;
-	k->identity = strdup(identity);
+	k->side->limits = msg->limits;
+	k->side->caps = msg->caps;
+	k->side->identity = strdup(identity);
 }
 
 static void server_take_yielded(struct ub_server *server, const struct ub_msg_yielded *msg)
@@ -249,9 +249,9 @@ int ub_keeper_await(struct ub_server *server, enum ub_message_type type, int64_t
 				   ub_keeper_server_fate(server, fate, sizeof(fate)), what);
 			return -ECHILD;
 		}
-		if (k->command->fate[0] && !k->command->restarts && !k->was_live) {
-			ub_err_set(err, ECHILD, "%s %s before %s", k->command->argv[0],
-				   k->command->fate, what);
+		if (k->side->command.fate[0] && !k->side->command.restarts && !k->was_live) {
+			ub_err_set(err, ECHILD, "%s %s before %s", k->side->command.argv[0],
+				   k->side->command.fate, what);
 			return -ECHILD;
 		}
 		if (k->was_live ? ub_keeper_recovery_is_given_up(k) : k->nr_signals > 0) {

@@ -201,8 +201,9 @@ int ub_verb_stats(struct ub_keeper *k, struct ub_control_caller caller, const js
 	json_object_set_new(reply, "name", json_string(k->rundir.name));
 	json_object_set_new(reply, "device", json_string(device));
 	json_object_set_new(reply, "id", json_integer(k->info.dev_id));
-	json_object_set_new(reply, "kind", json_string(k->opts->kind));
-	json_object_set_new(reply, "size_bytes", json_integer((json_int_t)k->limits.size_bytes));
+	json_object_set_new(reply, "kind", json_string(k->side->o->kind));
+	json_object_set_new(reply, "size_bytes",
+			    json_integer((json_int_t)k->side->limits.size_bytes));
 	json_object_set_new(reply, "data_path", json_string(ub_data_path_name(k->data_path)));
 	json_object_set_new(reply, "queues", json_integer(k->info.nr_hw_queues));
 	json_object_set_new(reply, "has_latencies", json_boolean(!k->opts->no_stats));

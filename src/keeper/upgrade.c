@@ -37,7 +37,8 @@ int ub_verb_handover(struct ub_keeper *k, struct ub_control_caller caller, const
 				  "this device goes with its server (--no-recovery, or a kernel "
 				  "that cannot recover devices): it "
 				  "cannot be upgraded while it is in use");
-	if (k->opts->nbd && k->opts->nbd->transport == NBD_SOCKET && !k->opts->nbd->restarts)
+	if (k->side->o->nbd && k->side->o->nbd->transport == NBD_SOCKET &&
+	    !k->side->o->nbd->restarts)
 		return ub_err_set(err, EOPNOTSUPP,
 				  "the connection of this device was handed over ready made (--fd, "
 				  "--command) and would end with its "

@@ -26,9 +26,9 @@ void ub_verb_show_ranges(const struct ub_keeper *k, json_t *reply)
 {
 	struct ub_ranges r;
 
-	ub_ranges_read(k->ledger, k->stats ? ub_stat_side(k->stats) : 0, k->limits.size_bytes,
+	ub_ranges_read(k->ledger, k->stats ? ub_stat_side(k->stats) : 0, k->side->limits.size_bytes,
 		       ub_now_ms(), &r);
-	ub_ranges_to_json(k->opts->nbd ? &r : NULL, k->opts->nbd, reply);
+	ub_ranges_to_json(k->side->o->nbd ? &r : NULL, k->side->o->nbd, reply);
 }
 
 int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
@@ -49,12 +49,12 @@ int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const jso
 			 k->standby->stage == UB_STANDBY_READY ? json_integer(k->standby->pid) :
 								 json_null(),
 			 "recoveries", (int)k->recovery.nr_done, "state", verb_state(k), "backend",
-			 k->opts->kind, "size_bytes", (json_int_t)k->limits.size_bytes,
-			 "logical_block_bytes", (int)k->limits.logical_block_bytes, "read_only",
-			 (int)k->limits.read_only, "queues", (int)k->info.nr_hw_queues, "depth",
-			 (int)k->info.queue_depth, "max_io_bytes", (int)k->info.max_io_buf_bytes,
-			 "data_path", ub_data_path_name(k->data_path), "program_version",
-			 PACKAGE_VERSION);
+			 k->side->o->kind, "size_bytes", (json_int_t)k->side->limits.size_bytes,
+			 "logical_block_bytes", (int)k->side->limits.logical_block_bytes,
+			 "read_only", (int)k->side->limits.read_only, "queues",
+			 (int)k->info.nr_hw_queues, "depth", (int)k->info.queue_depth,
+			 "max_io_bytes", (int)k->info.max_io_buf_bytes, "data_path",
+			 ub_data_path_name(k->data_path), "program_version", PACKAGE_VERSION);
 	json_object_update(reply, info);
 	json_decref(info);
 	ub_settings_show(k, reply);

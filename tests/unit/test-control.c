@@ -43,17 +43,13 @@ static int keeper_setup(void **state)
 	ub_log_to_sink(swallow);
 	ub_log_set_level(UB_LOG_NOTICE);
 	nbd_options_init(&nbd);
-	opts = (struct ub_attach_options){ .kind = "nbd", .nbd = &nbd };
-	keeper = (struct ub_keeper){
-		.opts = &opts, .was_live = true, .control = UB_CONTROL_NONE, .links = UB_LINKS_NONE
-	};
-	keeper.server = &keeper.servers[0];
-	keeper.standby = &keeper.servers[1];
+	opts = (struct ub_attach_options){ .side = { .kind = "nbd", .nbd = &nbd, .fd = -1 } };
+	ub_keeper_init(&keeper, &opts);
+	keeper.was_live = true;
 	keeper.info.dev_id = 7;
-	keeper.limits.size_bytes = 1 << 20;
+	keeper.side->limits.size_bytes = 1 << 20;
 	keeper.data_path = UB_DATA_PATH_COPY;
 	strcpy(keeper.rundir.name, "seven");
-	ub_loop_init(&keeper.loop);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
 	keeper.server->fd = pair[0];
 	keeper.server->version = UB_MESSAGE_VERSION;
@@ -190,7 +186,7 @@ static void a_request_is_answered(void **state)
 	/* Members that this version does not know are those of a newer client. */
 	client_say(fd, "{\"version\":1,\"verb\":\"info\",\"colour\":[1,{\"a\":null}]}\n");
 	assert_ok(fd);
-	opts.nbd = NULL;
+	opts.side.nbd = NULL;
 	client_say(fd, INFO);
 	reply = client_hear(fd);
 	assert_null(json_object_get(reply, "outage_limit_ms"));
@@ -227,7 +223,7 @@ static void info_tells_what_is_waited_for(void **state)
 	assert_int_equal(json_integer_value(json_object_get(fence, "bytes")), 4096);
 	assert_int_equal(json_integer_value(json_object_get(reply, "unflushed_bytes")), 0);
 	json_decref(reply);
-	opts.nbd = NULL;
+	opts.side.nbd = NULL;
 	client_say(fd, INFO);
 	reply = client_hear(fd);
 	assert_true(json_is_null(json_object_get(reply, "fence")));
@@ -598,10 +594,10 @@ static void what_is_no_size_is_refused_and_one_size_is_asked_for_at_a_time(void 
 		client_say(fd, cases[i].line);
 		assert_refused(fd, cases[i].name, cases[i].says);
 	}
-	opts.nbd = NULL;
+	opts.side.nbd = NULL;
 	client_say(fd, RESIZE(""));
 	assert_refused(fd, "EINVAL", "has no size by itself");
-	opts.nbd = &nbd;
+	opts.side.nbd = &nbd;
 	assert_false(keeper.resize.is_asked);
 	client_say(fd, RESIZE(",\"size_bytes\":8192,\"force\":true"));
 	assert_true(client_has_nothing(fd));

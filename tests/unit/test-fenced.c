@@ -52,15 +52,12 @@ static int keeper_setup(void **state)
 	nbd_options_init(&nbd);
 	nbd.transport = NBD_URI;
 	nbd.uri = strdup("nbds://me:secret@[::1]/disk");
-	opts = (struct ub_attach_options){ .kind = "nbd", .nbd = &nbd };
-	keeper = (struct ub_keeper){ .opts = &opts, .was_live = true, .control = UB_CONTROL_NONE };
-	keeper.server = &keeper.servers[0];
-	keeper.standby = &keeper.servers[1];
+	opts = (struct ub_attach_options){ .side = { .kind = "nbd", .nbd = &nbd, .fd = -1 } };
+	ub_keeper_init(&keeper, &opts);
+	keeper.was_live = true;
 	keeper.info.dev_id = 7;
-	keeper.limits.size_bytes = SIZE;
+	keeper.side->limits.size_bytes = SIZE;
 	strcpy(keeper.rundir.name, "seven");
-	keeper.rundir.dir_fd = -1;
-	ub_loop_init(&keeper.loop);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
 	keeper.server->fd = pair[0];
 	keeper.server->pid = 4711;
@@ -202,7 +199,7 @@ static void the_verb_says_why_not(void **state)
 	keeper.server->gone = false;
 	keeper.server->version = UB_MESSAGE_V3;
 	assert_refused(EOPNOTSUPP, "upgrade the device");
-	opts = (struct ub_attach_options){ .kind = "mem" };
+	opts = (struct ub_attach_options){ .side.kind = "mem" };
 	assert_refused(EOPNOTSUPP, "a device of mem");
 }
 
@@ -358,7 +355,7 @@ static void a_command_that_prints_a_lot_is_cut(void **state)
 /* Which server a side is of must be certain: else the new one would be stopped. */
 static void no_command_is_run_in_a_cutover(void **state)
 {
-	struct ub_recipe recipe = { 0 };
+	const struct ub_side_options other = { .kind = "nbd", .nbd = &nbd };
 
 	(void)state;
 	set_command("true");
@@ -373,9 +370,8 @@ static void no_command_is_run_in_a_cutover(void **state)
 	set_ranges(0, 0, 9);
 	ub_fenced_tend(&keeper); /* the other side is of somebody without a command */
 	assert_int_equal(keeper.fenced.pid, 0);
-	recipe.opts.nbd = &nbd;
-	opts.nbd = NULL;
-	keeper.migration.recipe = &recipe;
+	opts.side.nbd = NULL;
+	keeper.other->o = &other;
 	ub_fenced_tend(&keeper);
 	await_end();
 	assert_told(1 << 1, 9);

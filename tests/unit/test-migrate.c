@@ -72,31 +72,21 @@ static int keeper_setup(void **state)
 	nbd.host = strdup("here");
 	nbd.port = strdup("10809");
 	opts = (struct ub_attach_options){
-		.kind = "nbd", .options = "", .nbd = &nbd, .scheduler = "none", .timeout_s = 5
+		.side = { .kind = "nbd", .options = "", .nbd = &nbd, .fd = -1 },
+		.scheduler = "none",
+		.timeout_s = 5,
 	};
-	keeper = (struct ub_keeper){ .opts = &opts,
-				     .rundir = UB_RUNDIR_NONE,
-				     .control = UB_CONTROL_NONE,
-				     .migration = UB_KEEPER_MIGRATION_NONE,
-				     .links = UB_LINKS_NONE };
-	keeper.server = &keeper.servers[0];
-	keeper.standby = &keeper.servers[1];
-	*keeper.standby = (struct ub_server)UB_SERVER_NONE;
-	keeper.commands[0] = keeper.commands[1] = (struct ub_command)UB_COMMAND_NONE_YET;
-	keeper.command = &keeper.commands[0];
-	keeper.next_command = &keeper.commands[1];
+	ub_keeper_init(&keeper, &opts);
 	keeper.was_live = true;
 	keeper.recovery.is_on = true;
-	keeper.store_fd = keeper.stats_fd = keeper.arena_fd = keeper.ledger_fd = -1;
 	keeper.info.dev_id = 7;
 	keeper.info.nr_hw_queues = 1;
 	keeper.data_path = UB_DATA_PATH_COPY;
-	keeper.identity = strdup("the source");
-	keeper.limits = (struct ub_limits){ .size_bytes = SIZE,
-					    .logical_block_bytes = 4096,
-					    .physical_block_bytes = 4096,
-					    .max_io_bytes = 65536 };
-	ub_loop_init(&keeper.loop);
+	keeper.side->identity = strdup("the source");
+	keeper.side->limits = (struct ub_limits){ .size_bytes = SIZE,
+						  .logical_block_bytes = 4096,
+						  .physical_block_bytes = 4096,
+						  .max_io_bytes = 65536 };
 	page = aligned_alloc(64, (ub_stats_bytes(1) + 63) & ~(size_t)63);
 	assert_non_null(page);
 	memset(page, 0, ub_stats_bytes(1));
@@ -115,19 +105,19 @@ static int keeper_teardown(void **state)
 {
 	(void)state;
 	ub_migrate_end(&keeper);
-	ub_command_end(keeper.command);
+	ub_command_end(&keeper.side->command);
 	ub_control_close(&keeper.control);
 	ub_rundir_remove(&keeper.rundir);
 	ub_keeper_forget_server(keeper.server);
 	ub_links_clear(&keeper.links);
 	close(client_fd);
 	close(server_fd);
-	ub_close(&keeper.store_fd);
-	free(keeper.identity);
+	ub_close(&keeper.side->store_fd);
+	free(keeper.side->identity);
 	free(page);
-	if (keeper.recipe)
-		ub_recipe_destroy(keeper.recipe);
-	free(keeper.recipe);
+	if (keeper.side->recipe)
+		ub_recipe_destroy(keeper.side->recipe);
+	free(keeper.side->recipe);
 	nbd_options_destroy(&nbd);
 	for (unsigned i = 0; i < UB_LOOP_MAX; i++)
 		assert_int_equal(keeper.loop.sources[i].fd, -1);
@@ -435,13 +425,14 @@ static void a_device_is_moved_to_memory(void **state)
 	assert_true(!read.is_migrating && read.has_moved);
 	assert_string_equal(read.backend, "mem");
 	server_says(UB_MIGRATION_MOVED, 0, "");
-	assert_string_equal(keeper.opts->kind, "mem");
-	assert_null(keeper.opts->nbd);
-	assert_true(keeper.store_fd >= 0 && keeper.caps == 5);
-	assert_string_equal(keeper.identity, "the destination");
-	assert_true(keeper.limits.size_bytes == SIZE && keeper.limits.logical_block_bytes == 4096);
-	assert_true(keeper.limits.physical_block_bytes == 4096 &&
-		    keeper.limits.max_io_bytes == 4096);
+	assert_string_equal(keeper.side->o->kind, "mem");
+	assert_null(keeper.side->o->nbd);
+	assert_true(keeper.side->store_fd >= 0 && keeper.side->caps == 5);
+	assert_string_equal(keeper.side->identity, "the destination");
+	assert_true(keeper.side->limits.size_bytes == SIZE &&
+		    keeper.side->limits.logical_block_bytes == 4096);
+	assert_true(keeper.side->limits.physical_block_bytes == 4096 &&
+		    keeper.side->limits.max_io_bytes == 4096);
 	assert_noted("migration", NULL);
 	assert_noted("recipe.kind", "mem");
 	assert_noted("backend", "mem");
@@ -462,15 +453,15 @@ static void and_back_again(void **state)
 		cookie = begin_copying(MIGRATE(MEM));
 		server_writes_side(cookie);
 		server_says(UB_MIGRATION_MOVED, 0, "");
-		assert_string_equal(keeper.opts->kind, "mem");
+		assert_string_equal(keeper.side->o->kind, "mem");
 		drop_fds();
 		cookie = begin_copying(MIGRATE(NBD));
 		assert_int_equal(got_fds[UB_FD_DESTINATION], -1);
 		unit_assert_says(keeper.migration.label, "nbd://there/x");
 		server_writes_side(cookie);
 		server_says(UB_MIGRATION_MOVED, 0, "");
-		assert_string_equal(keeper.opts->nbd->uri, "nbd://there/x");
-		assert_int_equal(keeper.store_fd, -1);
+		assert_string_equal(keeper.side->o->nbd->uri, "nbd://there/x");
+		assert_int_equal(keeper.side->store_fd, -1);
 		drop_fds();
 	}
 }
@@ -573,11 +564,11 @@ static void one_that_fails_leaves_the_device_as_it_was(void **state)
 	assert_info("last_migration", "result", "failed");
 	assert_info("last_migration", "why", "no memory is left");
 	assert_info("last_migration", "pause_ms", NULL);
-	assert_string_equal(keeper.opts->kind, "nbd");
-	assert_string_equal(keeper.identity, "the source");
+	assert_string_equal(keeper.side->o->kind, "nbd");
+	assert_string_equal(keeper.side->identity, "the source");
 	assert_noted("migration", NULL);
 	assert_false(side_is_there());
-	assert_true(keeper.migration.store_fd == -1);
+	assert_true(keeper.other->store_fd == -1);
 	begin(MIGRATE(NBD)); /* and another one can begin */
 	drop_fds();
 }
@@ -601,7 +592,7 @@ static void one_is_cancelled(void **state)
 	server_hears_control(UB_MIGRATE_CANCEL);
 	server_says(UB_MIGRATION_MOVED, 0, "");
 	assert_refused("EALREADY", "too late");
-	assert_string_equal(keeper.opts->kind, "mem");
+	assert_string_equal(keeper.side->o->kind, "mem");
 }
 
 static void a_signal_ends_it_before_the_device_goes(void **state)
@@ -656,7 +647,7 @@ static void a_full_run_directory_after_the_cutover(void **state)
 	drop_fds();
 	notes_fail(true);
 	server_says(UB_MIGRATION_MOVED, 0, "");
-	assert_string_equal(keeper.opts->kind, "mem");
+	assert_string_equal(keeper.side->o->kind, "mem");
 	assert_true(side() == cookie);
 	assert_int_equal(ub_state_read("seven", &read), 0);
 	assert_true(read.has_moved);
@@ -687,7 +678,7 @@ static void a_dead_servers_migration_begins_anew(void **state)
 	(void)state;
 	server_dies();
 	assert_info("migration", "phase", "connecting");
-	assert_string_equal(keeper.opts->kind, "nbd");
+	assert_string_equal(keeper.side->o->kind, "nbd");
 	pump();
 	server_writes_side(first); /* of the dead one, late */
 	drop_fds();
@@ -714,7 +705,7 @@ static void a_server_that_died_behind_the_cutover_has_moved_it(void **state)
 	server_writes_side(begin_copying(MIGRATE(MEM)));
 	drop_fds();
 	server_dies();
-	assert_string_equal(keeper.opts->kind, "mem");
+	assert_string_equal(keeper.side->o->kind, "mem");
 	assert_info("last_migration", "result", "moved");
 	assert_info("last_migration", "pause_ms", NULL);
 	pump();
@@ -839,7 +830,7 @@ static bool runs(pid_t pid)
 static void a_command_is_the_devices_once_it_has_moved(void **state)
 {
 	uint64_t cookie = begin_copying(MIGRATE(COMMAND));
-	pid_t first = keeper.next_command->pid, second;
+	pid_t first = keeper.other->command.pid, second;
 	json_t *pid = noted("migration.destination.command.pid");
 	char path[108];
 
@@ -847,28 +838,28 @@ static void a_command_is_the_devices_once_it_has_moved(void **state)
 	assert_true(runs(first));
 	assert_int_equal(json_integer_value(pid), first);
 	json_decref(pid);
-	snprintf(path, sizeof(path), "%s", keeper.next_command->path);
+	snprintf(path, sizeof(path), "%s", keeper.other->command.path);
 	assert_int_equal(access(path, F_OK), 0);
-	assert_string_equal(keeper.migration.recipe->opts.nbd->path, path);
+	assert_string_equal(keeper.other->o->nbd->path, path);
 	server_writes_side(cookie);
 	drop_fds();
 	server_says(UB_MIGRATION_MOVED, 0, "");
-	assert_int_equal(keeper.command->pid, first);
+	assert_int_equal(keeper.side->command.pid, first);
 	assert_noted("recipe.command.socket", path);
 	/*
 	 * Then the next one has a socket of its own, and this one ends when the device has left it.
 	 */
 	cookie = begin_copying(MIGRATE(COMMAND));
-	second = keeper.next_command->pid;
+	second = keeper.other->command.pid;
 	assert_true(runs(first) && runs(second) && second != first);
-	assert_string_not_equal(keeper.next_command->path, path);
+	assert_string_not_equal(keeper.other->command.path, path);
 	server_writes_side(cookie);
 	drop_fds();
 	server_says(UB_MIGRATION_MOVED, 0, "");
 	pump_until_cleared();
 	assert_true(!runs(first) && runs(second));
 	assert_int_equal(access(path, F_OK), -1);
-	assert_int_equal(keeper.command->pid, second);
+	assert_int_equal(keeper.side->command.pid, second);
 }
 
 static void a_command_ends_with_a_migration_that_failed(void **state)
@@ -878,7 +869,7 @@ static void a_command_ends_with_a_migration_that_failed(void **state)
 	(void)state;
 	begin(MIGRATE(COMMAND));
 	drop_fds();
-	pid = keeper.next_command->pid;
+	pid = keeper.other->command.pid;
 	server_says(UB_MIGRATION_FAILED, EIO, "no");
 	pump_until_cleared();
 	assert_false(runs(pid));
@@ -891,20 +882,20 @@ static void a_command_that_died_is_started_for_the_next_attempt(void **state)
 	(void)state;
 	begin_copying(MIGRATE(COMMAND));
 	drop_fds();
-	pid = keeper.next_command->pid;
+	pid = keeper.other->command.pid;
 	server_dies();
 	pump();
 	server_hears_migrate();
 	drop_fds();
-	assert_int_equal(keeper.next_command->pid, pid);
+	assert_int_equal(keeper.other->command.pid, pid);
 	kill(pid, SIGKILL);
-	for (unsigned i = 0; i < 500 && keeper.next_command->pid; i++)
+	for (unsigned i = 0; i < 500 && keeper.other->command.pid; i++)
 		ub_loop_once(&keeper.loop, 10);
 	server_dies();
 	pump();
 	server_hears_migrate();
 	drop_fds();
-	assert_true(runs(keeper.next_command->pid) && keeper.next_command->pid != pid);
+	assert_true(runs(keeper.other->command.pid) && keeper.other->command.pid != pid);
 }
 
 /* ---- another keeper ------------------------------------------------------ */
@@ -916,15 +907,8 @@ static void adopt(struct ub_keeper *k)
 	struct ub_state state;
 	json_t *json;
 
-	*k = (struct ub_keeper){ .opts = &opts,
-				 .rundir = keeper.rundir,
-				 .control = UB_CONTROL_NONE,
-				 .migration = UB_KEEPER_MIGRATION_NONE };
-	k->commands[0] = k->commands[1] = (struct ub_command)UB_COMMAND_NONE_YET;
-	k->command = &k->commands[0];
-	k->next_command = &k->commands[1];
-	k->server = &k->servers[0];
-	ub_loop_init(&k->loop);
+	ub_keeper_init(k, &opts);
+	k->rundir = keeper.rundir;
 	assert_int_equal(ub_state_read_all("seven", &state, &json), 0);
 	assert_int_equal(ub_migrate_adopt(k, json, &state, &err), 0);
 	json_decref(json);
@@ -933,7 +917,7 @@ static void adopt(struct ub_keeper *k)
 static void another_keeper_begins_it_anew(void **state)
 {
 	uint64_t cookie = begin_copying(MIGRATE(COMMAND ",\"wait\":true,\"rate_bytes\":5"));
-	pid_t pid = keeper.next_command->pid;
+	pid_t pid = keeper.other->command.pid;
 	static struct ub_keeper next;
 
 	(void)state;
@@ -941,18 +925,18 @@ static void another_keeper_begins_it_anew(void **state)
 	assert_true(ub_migrate_is_on(&next));
 	assert_false(next.migration.is_sent);
 	assert_true(next.migration.waits && next.migration.rate_bytes == 5);
-	assert_string_equal(next.migration.recipe->opts.nbd->path, keeper.next_command->path);
-	assert_int_equal(next.next_command->pid, pid);
+	assert_string_equal(next.other->o->nbd->path, keeper.other->command.path);
+	assert_int_equal(next.other->command.pid, pid);
 	assert_string_equal(next.migration.label, "[ sleep ]");
 	assert_false(ub_migrate_has_raced(&next));
 	server_writes_side(cookie);
 	drop_fds();
 	assert_true(ub_migrate_has_raced(&next));
-	ub_loop_remove(&next.loop, next.next_command->pid_fd);
+	ub_loop_remove(&next.loop, next.other->command.pid_fd);
 	ub_migrate_let_go(&next);
-	next.next_command->argv = NULL; /* it is still the first one's */
-	ub_close(&next.next_command->pid_fd);
-	ub_close(&next.next_command->timer_fd);
+	next.other->command.argv = NULL; /* it is still the first one's */
+	ub_close(&next.other->command.pid_fd);
+	ub_close(&next.other->command.timer_fd);
 	ub_migrate_end(&next);
 }
 
@@ -966,7 +950,7 @@ static void another_keeper_knows_that_it_has_moved(void **state)
 	adopt(&next);
 	assert_false(ub_migrate_is_on(&next));
 	assert_true(next.migration.has_leftovers);
-	assert_string_equal(next.migration.recipe->opts.kind, "nbd");
+	assert_string_equal(next.other->recipe->opts.side.kind, "nbd");
 	ub_migrate_end(&next);
 }
 
@@ -979,7 +963,7 @@ static void a_keeper_that_gets_it_back_knows_it_too(void **state)
 	ub_migrate_let_go(&keeper);
 	ub_migrate_adopt_again(&keeper);
 	assert_true(ub_migrate_is_on(&keeper) && !keeper.migration.is_sent);
-	assert_string_equal(keeper.opts->kind, "nbd");
+	assert_string_equal(keeper.side->o->kind, "nbd");
 	drop_fds();
 	pump();
 	cookie = server_hears_migrate()->cookie;
@@ -989,7 +973,7 @@ static void a_keeper_that_gets_it_back_knows_it_too(void **state)
 	drop_fds();
 	ub_migrate_adopt_again(&keeper);
 	assert_false(ub_migrate_is_on(&keeper));
-	assert_string_equal(keeper.opts->kind, "mem");
+	assert_string_equal(keeper.side->o->kind, "mem");
 }
 
 #define KEEPER_TEST(test) cmocka_unit_test_setup_teardown(test, keeper_setup, keeper_teardown)

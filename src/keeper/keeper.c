@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A keeper before anything has happened. */
+#include "keeper/keeper.h"
+
+void ub_keeper_init(struct ub_keeper *k, const struct ub_attach_options *opts)
+{
+	*k = (struct ub_keeper){ .opts = opts,
+				 .rundir = UB_RUNDIR_NONE,
+				 .control = UB_CONTROL_NONE,
+				 .migration = UB_KEEPER_MIGRATION_NONE,
+				 .links = UB_LINKS_NONE };
+	for (unsigned i = 0; i < 2; i++) {
+		k->servers[i] = (struct ub_server)UB_SERVER_NONE;
+		k->servers[i].keeper = k;
+		k->sides[i] = (struct ub_side)UB_SIDE_NONE;
+	}
+	k->server = &k->servers[0];
+	k->standby = &k->servers[1];
+	k->side = &k->sides[0];
+	k->other = &k->sides[1];
+	k->side->o = &opts->side;
+	k->side->store_fd = opts->side.fd;
+	k->stats_fd = k->arena_fd = k->ledger_fd = k->signal_fd = k->handover.old_fd = -1;
+	k->handover.wait_ms = opts->upgrade_wait_ms;
+	ub_loop_init(&k->loop);
+}
