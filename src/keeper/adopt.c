@@ -10,6 +10,8 @@
  *
  * The keeper's main thread.
  */
+#include "keeper/adopt.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -26,8 +28,13 @@
 #include "base/process.h"
 #include "base/step.h"
 #include "base/text.h"
+#include "keeper/jobs.h"
 #include "keeper/keeper.h"
+#include "keeper/life.h"
+#include "keeper/note.h"
 #include "keeper/recipe.h"
+#include "keeper/recover.h"
+#include "keeper/shared.h"
 #include "run/ask-server.h"
 #include "run/state.h"
 #include "server/server.h"
@@ -100,37 +107,19 @@ static void adopt_end_strays(const struct ub_keeper *k, pid_t server_pid)
 		closedir(proc);
 }
 
-static int adopt_map_stats(struct ub_keeper *k, struct ub_err *err)
-{
-	size_t len = ub_stats_bytes(k->info.nr_hw_queues);
-	struct stat st;
-	void *page;
-
-	if (fstat(k->stats_fd, &st) < 0 || (size_t)st.st_size < len)
-		return ub_err_set(err, EPROTO, "the server's statistics page is of another size");
-	page = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, k->stats_fd, 0);
-	if (page == MAP_FAILED)
-		return ub_err_errno(err, errno, "the statistics page");
-	k->stats = page;
-	if (k->stats->version != UB_STATS_VERSION)
-		return ub_err_set(err, EPROTO, "the server's statistics are of version %u, not %u",
-				  k->stats->version, UB_STATS_VERSION);
-	return 0;
-}
-
 /* A server of a version that has none leaves no record of what it sends. */
 static int adopt_ledger(struct ub_keeper *k, struct ub_adoption *a, struct ub_err *err)
 {
 	int ret;
 
 	if (a->fds[UB_FD_LEDGER] < 0) {
-		ret = ub_keeper_make_ledger(k, err);
+		ret = ub_shared_make_ledger(k, err);
 		if (ret == 0)
 			atomic_store(&k->ledger->is_blind, 1);
 		return ret;
 	}
 	k->ledger_fd = ub_steal_fd(&a->fds[UB_FD_LEDGER]);
-	ret = ub_keeper_map_ledger(k, err);
+	ret = ub_shared_map_ledger(k, err);
 	if (ret == 0 && ub_ledger_check(k->ledger, k->ledger_bytes, k->info.nr_hw_queues,
 					(unsigned)k->info.queue_depth + UB_INTERNAL_SLOTS) < 0)
 		ret = ub_err_set(err, EPROTO,
@@ -168,11 +157,11 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 	k->side->store_fd = k->side->o->nbd ? -1 : ub_steal_fd(&a->fds[UB_FD_STORE]);
 	ub_close(&a->fds[UB_FD_STORE]);
 	server->version = a->version;
-	ret = ub_keeper_watch_server(server, a->pid, ub_steal_fd(&a->fd), err);
+	ret = ub_server_watch(server, a->pid, ub_steal_fd(&a->fd), err);
 	if (ret == 0)
-		ub_keeper_hold_rings(server);
+		ub_server_hold_rings(server);
 	if (ret == 0)
-		ret = adopt_map_stats(k, err);
+		ret = ub_shared_map_stats(k, err);
 	if (ret == 0)
 		ret = adopt_ledger(k, a, err);
 	if (ret)
@@ -189,9 +178,9 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 		if (ub_message_send_type(server->fd, UB_MSG_LIVE) < 0)
 			ub_log(UB_LOG_DEBUG, "the server is gone already");
 	} else if (a->state == UB_ADOPTED_FETCHING) {
-		ret = ub_keeper_finish_recovery(k, server, err);
+		ret = ub_recover_finish(k, server, err);
 		/* It died of it. All that it had is here, and would be gone with this keeper. */
-		if (ret && !ub_keeper_server_lives(server, ADOPT_END_MS)) {
+		if (ret && !ub_server_lives(server, ADOPT_END_MS)) {
 			ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err->text);
 			*err = (struct ub_err){ 0 };
 			ret = 0;
@@ -220,7 +209,7 @@ static int adopt_from_state(struct ub_keeper *k, const struct ub_state *state, s
 				  k->info.dev_id);
 	ret = ub_rundir_listen_server(&k->rundir, err);
 	if (ret == 0)
-		ret = ub_keeper_make_shared(k, err);
+		ret = ub_shared_make(k, err);
 	if (ret)
 		return ret;
 	/* The one that there was went with the last who held it. */
@@ -298,16 +287,10 @@ static int adopt_device(struct ub_keeper *k, const struct ub_state *state, struc
 		ret = ub_rundir_listen_control(&k->rundir, err);
 	if (ret)
 		return ret;
-	k->added = k->started = k->was_live = true;
-	/*
-	 * The keeper before this one may have died when the size was another one, and not yet
-	 * written down.
-	 */
-	if (ub_resize_look(k))
-		ub_keeper_renew_standby(k);
-	ub_resize_new_server(k);
-	ub_resize_export_grown(k); /* it may have, while nobody was there to be told */
-	ub_control_open(&k->control, k, &k->loop, ub_steal_fd(&k->rundir.control_fd));
+	k->added = k->started = true;
+	ub_life_enter(k, UB_LIVE);
+	ub_jobs_raise(k, UB_EVENT_ADOPTED);
+	ub_control_open(&k->control, k, k->verbs, &k->loop, ub_steal_fd(&k->rundir.control_fd));
 	return 0;
 }
 
@@ -318,7 +301,7 @@ static int adopt_command(struct ub_keeper *k, const struct ub_recipe *recipe, st
 	return ub_command_adopt(&k->side->command, &k->loop, ub_recipe_command_pid(recipe), err);
 }
 
-int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
+int ub_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 {
 	static struct ub_recipe recipe; /* k->opts are in it: as long as the keeper */
 	struct ub_state state;
@@ -358,9 +341,9 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 	if (ret == 0)
 		ret = adopt_command(k, &recipe, err);
 	if (ret == 0)
-		ub_keeper_note_state(k);
+		ub_note(k);
 	if (ret == 0 && k->server->gone) {
-		ret = ub_keeper_recover(k, err);
+		ret = ub_recover(k, err);
 		if (ret && !err->code)
 			ub_err_errno(err, -ret, "/dev/ublkb%u", k->info.dev_id);
 	}
@@ -384,20 +367,20 @@ static int adopt_again(struct ub_keeper *k, const char *name, struct ub_err *err
 	return ret;
 }
 
-int ub_keeper_adopt_again(struct ub_keeper *k, const char *name, struct ub_err *err)
+int ub_adopt_again(struct ub_keeper *k, const char *name, struct ub_err *err)
 {
 	int ret = adopt_again(k, name, err);
 
 	if (ret == -EAGAIN && ub_migrate_has_raced(k)) {
-		ub_keeper_let_go(k);
+		ub_adopt_let_go(k);
 		ret = adopt_again(k, name, err);
 	}
 	if (ret == 0)
-		ub_keeper_note_state(k);
+		ub_note(k);
 	return ret;
 }
 
-void ub_keeper_let_go(struct ub_keeper *k)
+void ub_adopt_let_go(struct ub_keeper *k)
 {
 	/*
 	 * Servers that are live serve on; a standby that was made for this keeper's device waits,
@@ -405,12 +388,11 @@ void ub_keeper_let_go(struct ub_keeper *k)
 	 */
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(k->servers); i++) {
 		if (k->servers[i].pid)
-			ub_keeper_forget_server(&k->servers[i]);
+			ub_server_forget(&k->servers[i]);
 	}
 	ub_links_clear(&k->links);
-	ub_migrate_let_go(k);
-	ub_settings_server_gone(k); /* nobody will answer these */
+	ub_jobs_raise(k, UB_EVENT_LET_GO);
 	ub_control_close(&k->control);
 	ub_rundir_let_go(&k->rundir);
-	ub_keeper_release_shared(k);
+	ub_shared_release(k);
 }

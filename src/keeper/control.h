@@ -37,8 +37,11 @@ struct ub_control_client {
 	char line[UB_CONTROL_REQUEST_BYTES];
 };
 
+struct ub_verb;
+
 struct ub_control {
 	struct ub_keeper *keeper;
+	const struct ub_verb *verbs;
 	struct ub_loop *loop;
 	int listen_fd; /* -1: it is not open */
 	struct ub_control_client clients[UB_CONTROL_MAX_CLIENTS];
@@ -57,14 +60,22 @@ struct ub_control_caller {
 typedef int ub_control_verb(struct ub_keeper *k, struct ub_control_caller caller,
 			    const json_t *args, json_t *reply, struct ub_err *err);
 
+struct ub_verb {
+	const char *name; /* NULL: behind the last one */
+	ub_control_verb *run;
+};
+
 #define UB_CONTROL_NONE \
 	{ \
 		.listen_fd = -1 \
 	}
 
-/* Serves listen_fd (a listening stream socket, not blocking; it becomes the control's). */
-void ub_control_open(struct ub_control *c, struct ub_keeper *k, struct ub_loop *loop,
-		     int listen_fd);
+/*
+ * Serves listen_fd (a listening stream socket, not blocking; it becomes the control's). The verbs
+ * stay the caller's.
+ */
+void ub_control_open(struct ub_control *c, struct ub_keeper *k, const struct ub_verb *verbs,
+		     struct ub_loop *loop, int listen_fd);
 void ub_control_close(struct ub_control *c); /* clients too; also one that was never opened */
 
 /*

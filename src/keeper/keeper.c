@@ -2,9 +2,12 @@
 /* A keeper before anything has happened. */
 #include "keeper/keeper.h"
 
-void ub_keeper_init(struct ub_keeper *k, const struct ub_attach_options *opts)
+void ub_keeper_init(struct ub_keeper *k, const struct ub_attach_options *opts,
+		    const struct ub_job *const jobs[], const struct ub_verb verbs[])
 {
 	*k = (struct ub_keeper){ .opts = opts,
+				 .jobs = jobs,
+				 .verbs = verbs,
 				 .rundir = UB_RUNDIR_NONE,
 				 .control = UB_CONTROL_NONE,
 				 .migration = UB_KEEPER_MIGRATION_NONE,

@@ -37,7 +37,7 @@ void ub_side_give_socket(void *arg)
 	int *fd = &k->side->command.socket_fd;
 
 	/* While there is no server it waits for the next one. */
-	if (k->server->fd < 0 || k->server->gone || k->recovery.is_running || *fd < 0)
+	if (k->server->fd < 0 || k->server->gone || k->life == UB_RECOVERING || *fd < 0)
 		return;
 	ub_message_send(k->server->fd, &header, fd, 1, MSG_DONTWAIT);
 	ub_close(fd);

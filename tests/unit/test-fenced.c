@@ -13,10 +13,12 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "helper/helper.h"
-#include "keeper/fenced.h"
+#include "keeper/job/fenced.h"
 #include "keeper/keeper.h"
+#include "keeper/note.h"
+#include "keeper/tables.h"
 #include "keeper/recipe.h"
-#include "keeper/verbs.h"
+#include "keeper/job/verbs.h"
 
 #define NR_SLOTS 8
 #define SIZE	 (1ULL << 20)
@@ -53,8 +55,8 @@ static int keeper_setup(void **state)
 	nbd.transport = NBD_URI;
 	nbd.uri = strdup("nbds://me:secret@[::1]/disk");
 	opts = (struct ub_attach_options){ .side = { .kind = "nbd", .nbd = &nbd, .fd = -1 } };
-	ub_keeper_init(&keeper, &opts);
-	keeper.was_live = true;
+	ub_keeper_init(&keeper, &opts, ub_keeper_jobs, ub_keeper_verbs);
+	ub_life_enter(&keeper, UB_LIVE);
 	keeper.info.dev_id = 7;
 	keeper.side->limits.size_bytes = SIZE;
 	strcpy(keeper.rundir.name, "seven");
@@ -192,8 +194,9 @@ static void the_verb_says_why_not(void **state)
 {
 	(void)state;
 	keeper.was_live = false;
+	keeper.life = UB_ATTACHING;
 	assert_refused(EAGAIN, "try again");
-	keeper.was_live = true;
+	ub_life_enter(&keeper, UB_LIVE);
 	keeper.server->gone = true;
 	assert_refused(EAGAIN, "try again");
 	keeper.server->gone = false;
@@ -215,22 +218,22 @@ static void the_next_server_is_told(void **state)
 	json_decref(reply);
 	assert_told(1 << 0, 3);
 	assert_told(1 << 1, 0);
-	assert_int_equal(ub_fenced_tend(&keeper), -1);
+	assert_int_equal(ub_job_fenced.tend(&keeper), -1);
 	assert_told_nothing();
 	keeper.server->gone = true;
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	assert_told_nothing();
 	keeper.server->gone = false;
 	keeper.server->pid++;
 	set_ranges(0, 2, 4);
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	assert_told(1 << 0, 3); /* what has come since, nobody has said anything of */
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	assert_told_nothing();
 	/* Nor one that has nothing any more. */
 	keeper.server->pid++;
 	set_ranges(0, 0, 4);
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	assert_told_nothing();
 }
 
@@ -243,14 +246,12 @@ static void a_command_is_run_and_believed(void **state)
 
 	(void)state;
 	set_command("echo it is off; echo >&2 really; set >\"$FENCED_DIR/out\"");
-	assert_true(ub_fenced_tend(&keeper) > 0); /* a server may have had no room to say so */
+	assert_true(ub_job_fenced.tend(&keeper) > 0); /* a server may have had no room to say so */
 	assert_int_equal(keeper.fenced.pid, 0);
 	set_ranges(0, 2, 7);
-	keeper.has_new_ranges = true;
-	ub_fenced_tend(&keeper);
-	assert_false(keeper.has_new_ranges);
-	set_ranges(0, 3, 8);	 /* after it has begun: it is about what was before */
-	ub_fenced_tend(&keeper); /* one at a time */
+	ub_job_fenced.tend(&keeper);
+	set_ranges(0, 3, 8);	     /* after it has begun: it is about what was before */
+	ub_job_fenced.tend(&keeper); /* one at a time */
 	await_end();
 	assert_told(1 << 0, 7);
 	assert_told_nothing();
@@ -277,10 +278,10 @@ static void a_command_is_run_and_believed(void **state)
 	fclose(file);
 	assert_int_equal(text[0], '!');
 	/* And then about the rest. */
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	await_end();
 	assert_told(1 << 0, 8);
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	assert_int_equal(keeper.fenced.pid, 0); /* the server is at it */
 }
 
@@ -289,24 +290,24 @@ static void a_command_that_fails_is_run_again_and_not_at_once(void **state)
 	(void)state;
 	set_command("exit 3");
 	set_ranges(0, 1, 1);
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	await_end();
 	unit_assert_says(said, "ended with status 3");
 	unit_assert_says(said, "run again in 1 s");
-	assert_true(ub_fenced_tend(&keeper) > 0);
+	assert_true(ub_job_fenced.tend(&keeper) > 0);
 	assert_int_equal(keeper.fenced.pid, 0);
 	keeper.fenced.not_before_ms = ub_now_ms();
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	await_end();
 	unit_assert_says(said, "run again in 2 s");
-	assert_true(ub_fenced_tend(&keeper) > 1000);
+	assert_true(ub_job_fenced.tend(&keeper) > 1000);
 	assert_told_nothing();
 	/* It is over without it, and the next time begins anew. */
 	set_ranges(0, 0, 1);
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	set_ranges(0, 1, 2);
 	set_command("kill -9 $$");
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	await_end();
 	unit_assert_says(said, "was killed by signal 9");
 	assert_int_equal(keeper.fenced.delay_ms, 1000);
@@ -318,19 +319,19 @@ static void a_command_that_takes_too_long_is_killed(void **state)
 	(void)state;
 	set_command("sleep 1000 & echo begun; sleep 1000");
 	set_ranges(0, 1, 1);
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	while (!strstr(said, "begun"))
 		ub_loop_once(&keeper.loop, 100);
 	keeper.fenced.deadline_ms = ub_now_ms();
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	await_end();
 	unit_assert_says(said, "took longer than 60 s and was killed");
 	/* Nor does one go on whose keeper ends. */
 	keeper.fenced.not_before_ms = 0;
-	ub_fenced_tend(&keeper);
-	ub_fenced_let_go(&keeper);
+	ub_job_fenced.tend(&keeper);
+	ub_jobs_raise(&keeper, UB_EVENT_LET_GO);
 	await_end();
-	ub_fenced_let_go(&keeper);
+	ub_jobs_raise(&keeper, UB_EVENT_LET_GO);
 	assert_told_nothing();
 }
 
@@ -343,7 +344,7 @@ static void a_command_that_prints_a_lot_is_cut(void **state)
 		    "i=$((i+1)); done;"
 		    "printf '%5000s' x; printf '\\033[2Jend'");
 	set_ranges(0, 1, 1);
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	await_end();
 	for (const char *at = said; (at = strstr(at, "fence command: x")); at++)
 		nr++;
@@ -364,15 +365,15 @@ static void no_command_is_run_in_a_cutover(void **state)
 	keeper.migration.cookie =
 		0; /* as NAME/side has it, here where there is none: it has moved */
 	set_ranges(0, 1, 9);
-	assert_in_range(ub_fenced_tend(&keeper), 1, 1000);
+	assert_in_range(ub_job_fenced.tend(&keeper), 1, 1000);
 	assert_int_equal(keeper.fenced.pid, 0);
 	keeper.migration.cookie = 5;
 	set_ranges(0, 0, 9);
-	ub_fenced_tend(&keeper); /* the other side is of somebody without a command */
+	ub_job_fenced.tend(&keeper); /* the other side is of somebody without a command */
 	assert_int_equal(keeper.fenced.pid, 0);
 	opts.side.nbd = NULL;
 	keeper.other->o = &other;
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	await_end();
 	assert_told(1 << 1, 9);
 }

@@ -14,8 +14,10 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "keeper/keeper.h"
+#include "keeper/note.h"
+#include "keeper/tables.h"
 #include "keeper/recipe.h"
-#include "keeper/verbs.h"
+#include "keeper/job/verbs.h"
 #include "run/state.h"
 
 #define SIZE (1ULL << 20)
@@ -53,7 +55,7 @@ static void give_server(struct ub_keeper *k)
 	*k->server = (struct ub_server)UB_SERVER_NONE;
 	k->server->keeper = k;
 	k->server->version = UB_MESSAGE_VERSION;
-	assert_int_equal(ub_keeper_watch_server(k->server, getpid(), pair[0], &err), 0);
+	assert_int_equal(ub_server_watch(k->server, getpid(), pair[0], &err), 0);
 }
 
 /* A live NBD device in a run directory of its own. */
@@ -76,8 +78,8 @@ static int keeper_setup(void **state)
 		.scheduler = "none",
 		.timeout_s = 5,
 	};
-	ub_keeper_init(&keeper, &opts);
-	keeper.was_live = true;
+	ub_keeper_init(&keeper, &opts, ub_keeper_jobs, ub_keeper_verbs);
+	ub_life_enter(&keeper, UB_LIVE);
 	keeper.recovery.is_on = true;
 	keeper.info.dev_id = 7;
 	keeper.info.nr_hw_queues = 1;
@@ -93,22 +95,22 @@ static int keeper_setup(void **state)
 	keeper.stats = page;
 	give_server(&keeper);
 	assert_int_equal(ub_rundir_create(&keeper.rundir, "seven", &err), 0);
-	ub_control_open(&keeper.control, &keeper, &keeper.loop,
+	ub_control_open(&keeper.control, &keeper, ub_keeper_verbs, &keeper.loop,
 			ub_steal_fd(&keeper.rundir.control_fd));
 	client_fd = ub_rundir_connect_control("seven");
 	assert_true(client_fd >= 0);
-	assert_int_equal(ub_keeper_write_state(&keeper, &err), 0);
+	assert_int_equal(ub_note_write(&keeper, &err), 0);
 	return 0;
 }
 
 static int keeper_teardown(void **state)
 {
 	(void)state;
-	ub_migrate_end(&keeper);
+	ub_jobs_raise(&keeper, UB_EVENT_ENDING);
 	ub_command_end(&keeper.side->command);
 	ub_control_close(&keeper.control);
 	ub_rundir_remove(&keeper.rundir);
-	ub_keeper_forget_server(keeper.server);
+	ub_server_forget(keeper.server);
 	ub_links_clear(&keeper.links);
 	close(client_fd);
 	close(server_fd);
@@ -130,7 +132,7 @@ static void pump(void)
 {
 	for (unsigned i = 0; i < 8; i++) {
 		ub_loop_once(&keeper.loop, 0);
-		ub_migrate_tend(&keeper);
+		ub_job_migrate.tend(&keeper);
 	}
 }
 
@@ -138,7 +140,7 @@ static void pump_until_cleared(void)
 {
 	for (unsigned i = 0; i < 500 && keeper.migration.has_leftovers; i++) {
 		ub_loop_once(&keeper.loop, 10);
-		ub_migrate_tend(&keeper);
+		ub_job_migrate.tend(&keeper);
 	}
 	assert_false(keeper.migration.has_leftovers);
 }
@@ -513,10 +515,10 @@ static void what_cannot_be_is_refused(void **state)
 	client_say(MIGRATE(MEM));
 	assert_refused("EIO", "failed");
 	keeper.recovery.has_failed = false;
-	keeper.recovery.is_running = true;
+	ub_life_enter(&keeper, UB_RECOVERING);
 	client_say(MIGRATE(MEM));
 	assert_refused("EAGAIN", "not live");
-	keeper.recovery.is_running = false;
+	ub_life_enter(&keeper, UB_LIVE);
 	keeper.resize.must_settle = true;
 	client_say(MIGRATE(MEM));
 	assert_refused("EBUSY", "size");
@@ -547,7 +549,7 @@ static void one_at_a_time_and_nothing_else_beside_it(void **state)
 	/* A growing export waits. */
 	keeper.resize.is_asked = true;
 	keeper.resize.has_caller = false;
-	assert_int_equal(ub_resize_tend(&keeper), -1);
+	assert_int_equal(ub_job_resize.tend(&keeper), -1);
 	assert_true(keeper.resize.is_asked);
 	keeper.resize.is_asked = false;
 }
@@ -665,9 +667,9 @@ static void a_full_run_directory_after_the_cutover(void **state)
 static void server_dies(void)
 {
 	keeper.server->gone = true;
-	ub_migrate_server_gone(&keeper);
+	ub_jobs_raise(&keeper, UB_EVENT_RECOVERING);
 	close(server_fd);
-	ub_keeper_forget_server(keeper.server);
+	ub_server_forget(keeper.server);
 	give_server(&keeper);
 }
 
@@ -907,7 +909,7 @@ static void adopt(struct ub_keeper *k)
 	struct ub_state state;
 	json_t *json;
 
-	ub_keeper_init(k, &opts);
+	ub_keeper_init(k, &opts, ub_keeper_jobs, ub_keeper_verbs);
 	k->rundir = keeper.rundir;
 	assert_int_equal(ub_state_read_all("seven", &state, &json), 0);
 	assert_int_equal(ub_migrate_adopt(k, json, &state, &err), 0);
@@ -933,11 +935,11 @@ static void another_keeper_begins_it_anew(void **state)
 	drop_fds();
 	assert_true(ub_migrate_has_raced(&next));
 	ub_loop_remove(&next.loop, next.other->command.pid_fd);
-	ub_migrate_let_go(&next);
+	ub_job_migrate.event(&next, UB_EVENT_LET_GO);
 	next.other->command.argv = NULL; /* it is still the first one's */
 	ub_close(&next.other->command.pid_fd);
 	ub_close(&next.other->command.timer_fd);
-	ub_migrate_end(&next);
+	ub_job_migrate.event(&next, UB_EVENT_ENDING);
 }
 
 static void another_keeper_knows_that_it_has_moved(void **state)
@@ -951,7 +953,7 @@ static void another_keeper_knows_that_it_has_moved(void **state)
 	assert_false(ub_migrate_is_on(&next));
 	assert_true(next.migration.has_leftovers);
 	assert_string_equal(next.other->recipe->opts.side.kind, "nbd");
-	ub_migrate_end(&next);
+	ub_job_migrate.event(&next, UB_EVENT_ENDING);
 }
 
 static void a_keeper_that_gets_it_back_knows_it_too(void **state)
@@ -960,7 +962,7 @@ static void a_keeper_that_gets_it_back_knows_it_too(void **state)
 
 	(void)state;
 	begin_copying(MIGRATE(MEM));
-	ub_migrate_let_go(&keeper);
+	ub_jobs_raise(&keeper, UB_EVENT_LET_GO);
 	ub_migrate_adopt_again(&keeper);
 	assert_true(ub_migrate_is_on(&keeper) && !keeper.migration.is_sent);
 	assert_string_equal(keeper.side->o->kind, "nbd");
@@ -968,7 +970,7 @@ static void a_keeper_that_gets_it_back_knows_it_too(void **state)
 	pump();
 	cookie = server_hears_migrate()->cookie;
 	server_says(UB_MIGRATION_READY, 0, "");
-	ub_migrate_let_go(&keeper);
+	ub_jobs_raise(&keeper, UB_EVENT_LET_GO);
 	server_writes_side(cookie);
 	drop_fds();
 	ub_migrate_adopt_again(&keeper);

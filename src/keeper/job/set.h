@@ -23,12 +23,8 @@ struct ub_keeper_settings {
 };
 
 /* The values in force, as members of object; those that the device does not have are not there. */
-void ub_settings_show(const struct ub_keeper *k, json_t *object);
+void ub_set_show(const struct ub_keeper *k, json_t *object);
 
-/* The server's answer to the oldest one. */
-void ub_settings_answered(struct ub_keeper *k, struct ub_msg_text *answer);
-
-/* There will be no answers. */
-void ub_settings_server_gone(struct ub_keeper *k);
+extern const struct ub_job ub_job_set;
 
 #endif

@@ -41,13 +41,6 @@ struct ub_keeper_fenced {
 	pid_t told_pid;
 };
 
-/*
- * Runs the command if there is something that it has not been asked about, passes on the word, and
- * ends a command that takes too long. When to call it again, in ms; -1: when something happens.
- */
-int ub_fenced_tend(struct ub_keeper *k);
-
-/* The keeper ends, or is no more the device's: a command that runs is killed, not waited for. */
-void ub_fenced_let_go(struct ub_keeper *k);
+extern const struct ub_job ub_job_fenced;
 
 #endif

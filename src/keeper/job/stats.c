@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The statistics page as JSON. */
-#include "keeper/stats.h"
+#include "keeper/job/stats.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -9,8 +9,8 @@
 
 #include "base/cleanup.h"
 #include "base/histogram.h"
+#include "keeper/job/verbs.h"
 #include "keeper/keeper.h"
-#include "keeper/verbs.h"
 
 #define NS_PER_S 1000000000ULL
 

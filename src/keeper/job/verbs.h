@@ -5,6 +5,7 @@
 
 #include "keeper/control.h"
 
+ub_control_verb ub_verb_stats;		  /* the statistics page: stats.c */
 ub_control_verb ub_verb_info;		  /* what is served, by whom, how it is */
 ub_control_verb ub_verb_set;		  /* changes settings: settings.c */
 ub_control_verb ub_verb_fenced;		  /* an old server can write no more: fenced.c */
@@ -19,10 +20,5 @@ ub_control_verb ub_verb_detach;	      /* takes the device away, or says who hold
 
 /* What the ledger says of the device, as members of reply: ranges.h. */
 void ub_verb_show_ranges(const struct ub_keeper *k, json_t *reply);
-
-/* Whether somebody still waits for a detach. */
-bool ub_verb_detach_is_awaited(struct ub_keeper *k);
-/* All who wait for a detach: err->code is 0, and the device is gone, or why it stays. */
-void ub_verb_detach_answer(struct ub_keeper *k, const struct ub_err *err);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The word that an old server can write no more, and who gives it. The keeper's main thread. */
-#include "keeper/fenced.h"
+#include "keeper/job/fenced.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -17,9 +17,9 @@
 #include "base/text.h"
 #include "helper/helper.h"
 #include "helper/self.h"
+#include "keeper/job/verbs.h"
 #include "keeper/keeper.h"
 #include "keeper/recipe.h"
-#include "keeper/verbs.h"
 #include "run/ranges.h"
 
 #define FENCED_COMMAND_MS   60000
@@ -268,12 +268,15 @@ static int fenced_run(struct ub_keeper *k)
 	return has_command ? FENCED_LOOK_MS : -1;
 }
 
-int ub_fenced_tend(struct ub_keeper *k)
+/*
+ * Runs the command if there is something that it has not been asked about, passes on the word, and
+ * ends a command that takes too long.
+ */
+static int fenced_tend(struct ub_keeper *k)
 {
 	struct ub_keeper_fenced *f = &k->fenced;
 	uint64_t now = ub_now_ms();
 
-	k->has_new_ranges = false;
 	if (f->pid && now >= f->deadline_ms && !f->was_killed) {
 		f->was_killed = true;
 		kill(-f->pid, SIGKILL);
@@ -287,7 +290,8 @@ int ub_fenced_tend(struct ub_keeper *k)
 	return f->was_killed ? FENCED_LOOK_MS : (int)(f->deadline_ms - now);
 }
 
-void ub_fenced_let_go(struct ub_keeper *k)
+/* A command that runs is killed, not waited for. */
+static void fenced_let_go(struct ub_keeper *k)
 {
 	struct ub_keeper_fenced *f = &k->fenced;
 
@@ -348,3 +352,19 @@ int ub_verb_fenced(struct ub_keeper *k, struct ub_control_caller caller, const j
 	json_object_set_new(reply, "bytes", json_integer((json_int_t)bytes));
 	return 0;
 }
+
+/* ---- the job ------------------------------------------------------------- */
+
+static bool fenced_hear(struct ub_keeper *k, struct ub_msg_header *msg)
+{
+	(void)k;
+	return msg->type == UB_MSG_RANGES; /* which is said so that fenced_tend() looks */
+}
+
+static void fenced_event(struct ub_keeper *k, enum ub_event event)
+{
+	if (event == UB_EVENT_LET_GO || event == UB_EVENT_ENDING)
+		fenced_let_go(k);
+}
+
+const struct ub_job ub_job_fenced = { "fenced", fenced_tend, fenced_event, fenced_hear };

@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The verb `set`: checked here, done by the server, kept here. The keeper's main thread. */
-#include "keeper/settings.h"
+#include "keeper/job/set.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
 
 #include "base/log.h"
+#include "keeper/job/verbs.h"
 #include "keeper/keeper.h"
-#include "keeper/verbs.h"
+#include "keeper/standby.h"
 
 #define SETTINGS_MAX_MS (100LL * 24 * 3600 * 1000) /* as long as a duration of the command line */
 
-void ub_settings_show(const struct ub_keeper *k, json_t *object)
+void ub_set_show(const struct ub_keeper *k, json_t *object)
 {
 	const struct nbd_options *o = k->side->o->nbd;
 
@@ -141,7 +142,7 @@ static void settings_keep(struct ub_keeper *k, const struct ub_settings *s)
 		ub_log_set_level(s->log_level);
 }
 
-void ub_settings_answered(struct ub_keeper *k, struct ub_msg_text *answer)
+static void settings_answered(struct ub_keeper *k, struct ub_msg_text *answer)
 {
 	struct ub_setting_asked asked;
 	struct ub_err err = { 0 };
@@ -155,14 +156,14 @@ void ub_settings_answered(struct ub_keeper *k, struct ub_msg_text *answer)
 		ub_err_set(&err, (int)answer->value, "%.400s", answer->text);
 	} else {
 		settings_keep(k, &asked.settings);
-		ub_keeper_renew_standby(k); /* it was told the old ones */
+		ub_standby_renew(k); /* it was told the old ones */
 		reply = json_object();
-		ub_settings_show(k, reply);
+		ub_set_show(k, reply);
 	}
 	ub_control_answer(&k->control, asked.caller, reply, &err);
 }
 
-void ub_settings_server_gone(struct ub_keeper *k)
+static void settings_server_gone(struct ub_keeper *k)
 {
 	struct ub_err err = { 0 };
 
@@ -172,3 +173,22 @@ void ub_settings_server_gone(struct ub_keeper *k)
 		ub_control_answer(&k->control, settings_take_oldest(&k->settings).caller, NULL,
 				  &err);
 }
+
+/* ---- the job ------------------------------------------------------------- */
+
+static bool settings_hear(struct ub_keeper *k, struct ub_msg_header *msg)
+{
+	if (msg->type != UB_MSG_SET)
+		return false;
+	if (msg->len_bytes >= UB_V3_BYTES_TEXT)
+		settings_answered(k, (struct ub_msg_text *)msg);
+	return true;
+}
+
+static void settings_event(struct ub_keeper *k, enum ub_event event)
+{
+	if (event == UB_EVENT_SERVER_DIED || event == UB_EVENT_LET_GO)
+		settings_server_gone(k);
+}
+
+const struct ub_job ub_job_set = { "set", NULL, settings_event, settings_hear };

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A server as the keeper sees it: a process, its messages and its end. The keeper's main thread. */
+#include "keeper/server.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -16,7 +18,9 @@
 #include "base/step.h"
 #include "helper/helper.h"
 #include "helper/self.h"
+#include "keeper/jobs.h"
 #include "keeper/keeper.h"
+#include "keeper/life.h"
 #include "server/server.h"
 
 #define SPAWN_SAY_MS 10000
@@ -80,16 +84,33 @@ static void server_take_yielded(struct ub_server *server, const struct ub_msg_yi
 	server->yielded.text[sizeof(server->yielded.text) - 1] = '\0';
 }
 
-void ub_keeper_hold_rings(struct ub_server *server)
+bool ub_server_must_hold_rings(const struct ub_keeper *k)
+{
+	return !(k->features & UBLK_F_PER_IO_DAEMON);
+}
+
+void ub_server_hold_rings(struct ub_server *server)
 {
 	const struct ub_keeper *k = server->keeper;
 
-	if (ub_keeper_must_hold_rings(k) &&
+	if (ub_server_must_hold_rings(k) &&
 	    !ub_rings_hold(&server->rings, server->pid, server->pidfd, k->info.nr_hw_queues))
 		ub_log(UB_LOG_DEBUG,
 		       "%u of %u rings of server %d are held: its death may be too much for this "
 		       "kernel",
 		       server->rings.nr, k->info.nr_hw_queues, server->pid);
+}
+
+/* One that tells how far the server is. */
+static void server_gets_on(struct ub_server *server, struct ub_msg_header *header)
+{
+	if (header->type == UB_MSG_HELLO)
+		server->version = ub_message_hello_version(header);
+	if (header->type == UB_MSG_LIMITS)
+		server_take_limits(server->keeper, (struct ub_msg_limits *)header);
+	if (header->type == UB_MSG_READY)
+		ub_server_hold_rings(server);
+	server->last_msg = header->type;
 }
 
 static void server_take_message(struct ub_server *server, struct ub_msg_header *header, int fds[])
@@ -112,36 +133,20 @@ static void server_take_message(struct ub_server *server, struct ub_msg_header *
 		if (header->len_bytes >= UB_V3_BYTES_LINK)
 			ub_links_drop(&k->links, server->pid, ((struct ub_msg_link *)header)->id);
 		break;
-	case UB_MSG_MIGRATION:
-		if (header->len_bytes > UB_V3_BYTES_MIGRATION && server == k->server)
-			ub_migrate_said(k, (struct ub_msg_migration *)header);
-		break;
-	case UB_MSG_SET:
-		if (header->len_bytes >= UB_V3_BYTES_TEXT && server == k->server)
-			ub_settings_answered(k, (struct ub_msg_text *)header);
-		break;
-	case UB_MSG_RESIZED:
-		if (header->len_bytes >= UB_V3_BYTES_RESIZED && server == k->server)
-			ub_resize_answered(k, (struct ub_msg_resized *)header);
-		break;
-	case UB_MSG_GROWN:
-		if (server == k->server)
-			ub_resize_export_grown(k);
-		break;
-	case UB_MSG_RANGES:
-		k->has_new_ranges |= server == k->server;
-		break;
 	case UB_MSG_YIELDED:
 		server_take_yielded(server, (struct ub_msg_yielded *)header);
 		break;
+	case UB_MSG_HELLO:
+	case UB_MSG_LIMITS:
+	case UB_MSG_READY:
+	case UB_MSG_TAKING:
+	case UB_MSG_FETCHING:
+	case UB_MSG_LIVE:
+		server_gets_on(server, header);
+		break;
 	default:
-		if (header->type == UB_MSG_HELLO)
-			server->version = ub_message_hello_version(header);
-		if (header->type == UB_MSG_LIMITS)
-			server_take_limits(k, (struct ub_msg_limits *)header);
-		if (header->type == UB_MSG_READY)
-			ub_keeper_hold_rings(server);
-		server->last_msg = header->type;
+		if (server == k->server)
+			ub_jobs_hear(k, header);
 		break;
 	}
 }
@@ -174,12 +179,12 @@ static void server_died(void *arg)
 	ub_rings_let_go(&server->rings);
 	ub_loop_remove(&server->keeper->loop, server->pidfd);
 	if (server == server->keeper->server)
-		ub_settings_server_gone(server->keeper);
+		ub_jobs_raise(server->keeper, UB_EVENT_SERVER_DIED);
 	server_say_dropped(server->log.nr_dropped);
 	server->log = (struct ub_log_limit){ 0 };
 }
 
-int ub_keeper_watch_server(struct ub_server *server, pid_t pid, int fd, struct ub_err *err)
+int ub_server_watch(struct ub_server *server, pid_t pid, int fd, struct ub_err *err)
 {
 	server->pid = pid;
 	server->fd = fd;
@@ -192,7 +197,7 @@ int ub_keeper_watch_server(struct ub_server *server, pid_t pid, int fd, struct u
 	return 0;
 }
 
-int ub_keeper_spawn(struct ub_keeper *k, struct ub_server *server, struct ub_err *err)
+int ub_server_spawn(struct ub_keeper *k, struct ub_server *server, struct ub_err *err)
 {
 	static const char *const argv[] = { UB_SERVER_VERB, NULL };
 	int pair[2], pid, ret;
@@ -215,10 +220,10 @@ int ub_keeper_spawn(struct ub_keeper *k, struct ub_server *server, struct ub_err
 	*server = (struct ub_server)UB_SERVER_NONE;
 	server->keeper = k;
 	server->is_child = true;
-	return ub_keeper_watch_server(server, pid, pair[0], err);
+	return ub_server_watch(server, pid, pair[0], err);
 }
 
-const char *ub_keeper_server_fate(const struct ub_server *server, char *buf, size_t len)
+const char *ub_server_fate(const struct ub_server *server, char *buf, size_t len)
 {
 	if (!server->is_child)
 		snprintf(buf, len, "has ended");
@@ -230,7 +235,7 @@ const char *ub_keeper_server_fate(const struct ub_server *server, char *buf, siz
 	return buf;
 }
 
-int ub_keeper_await(struct ub_server *server, enum ub_message_type type, int64_t timeout_ms,
+int ub_server_await(struct ub_server *server, enum ub_message_type type, int64_t timeout_ms,
 		    const char *what, struct ub_err *err)
 {
 	uint64_t began = ub_now_ms(), say = began + SPAWN_SAY_MS;
@@ -246,7 +251,7 @@ int ub_keeper_await(struct ub_server *server, enum ub_message_type type, int64_t
 		}
 		if (server->gone) {
 			ub_err_set(err, ECHILD, "the server %s before %s",
-				   ub_keeper_server_fate(server, fate, sizeof(fate)), what);
+				   ub_server_fate(server, fate, sizeof(fate)), what);
 			return -ECHILD;
 		}
 		if (k->side->command.fate[0] && !k->side->command.restarts && !k->was_live) {
@@ -254,7 +259,7 @@ int ub_keeper_await(struct ub_server *server, enum ub_message_type type, int64_t
 				   k->side->command.fate, what);
 			return -ECHILD;
 		}
-		if (k->was_live ? ub_keeper_recovery_is_given_up(k) : k->nr_signals > 0) {
+		if (k->was_live ? ub_life_is_given_up(k) : k->nr_signals > 0) {
 			ub_err_set(err, EINTR, "interrupted before %s", what);
 			return -EINTR;
 		}
@@ -282,7 +287,7 @@ static void server_pump_until_gone(struct ub_server *server, int64_t timeout_ms)
 		ub_loop_once(&server->keeper->loop, 100);
 }
 
-bool ub_keeper_server_lives(struct ub_server *server, int64_t timeout_ms)
+bool ub_server_lives(struct ub_server *server, int64_t timeout_ms)
 {
 	ub_loop_once(&server->keeper->loop, 0);
 	if (server->gone || !ub_process_is_ending(server->pid))
@@ -291,7 +296,7 @@ bool ub_keeper_server_lives(struct ub_server *server, int64_t timeout_ms)
 	return false;
 }
 
-void ub_keeper_forget_server(struct ub_server *server)
+void ub_server_forget(struct ub_server *server)
 {
 	struct ub_keeper *k = server->keeper;
 
@@ -304,7 +309,7 @@ void ub_keeper_forget_server(struct ub_server *server)
 	server->keeper = k;
 }
 
-void ub_keeper_end_server(struct ub_server *server, int64_t timeout_ms)
+void ub_server_end(struct ub_server *server, int64_t timeout_ms)
 {
 	if (!server->pid)
 		return;

@@ -3,7 +3,7 @@
  * Another size for a device that is live: the order of things is in resize.h. The keeper's main
  * thread.
  */
-#include "keeper/resize.h"
+#include "keeper/job/resize.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -18,8 +18,11 @@
 #include "base/step.h"
 #include "base/text.h"
 #include "helper/helper.h"
+#include "keeper/job/verbs.h"
 #include "keeper/keeper.h"
-#include "keeper/verbs.h"
+#include "keeper/kernel.h"
+#include "keeper/note.h"
+#include "keeper/standby.h"
 #include "run/ask-server.h"
 
 #define RESIZE_SERVER_MS 45000 /* an export that is asked, and connections that are made again */
@@ -78,7 +81,7 @@ static int resize_ask_server(struct ub_keeper *k, uint64_t *size, uint32_t flags
 	return 0;
 }
 
-void ub_resize_answered(struct ub_keeper *k, const struct ub_msg_resized *answer)
+static void resize_answered(struct ub_keeper *k, const struct ub_msg_resized *answer)
 {
 	struct ub_keeper_resize *r = &k->resize;
 
@@ -127,7 +130,11 @@ static uint64_t resize_kernel_size(const struct ub_keeper *k)
 		       0;
 }
 
-bool ub_resize_look(struct ub_keeper *k)
+/*
+ * For a keeper that comes later: the kernel's size is the device's, whatever was written down. True
+ * if that is another one.
+ */
+static bool resize_look(struct ub_keeper *k)
 {
 	uint64_t size = resize_kernel_size(k);
 
@@ -144,7 +151,7 @@ static int resize_update_kernel(struct ub_keeper *k, uint64_t size, struct ub_er
 
 	if (ret)
 		return ret;
-	ret = ub_keeper_long_cmd(k, &k->resize.cmd, UBLK_U_CMD_UPDATE_SIZE, size / SECTOR_BYTES,
+	ret = ub_kernel_long_cmd(k, &k->resize.cmd, UBLK_U_CMD_UPDATE_SIZE, size / SECTOR_BYTES,
 				 "UPDATE_SIZE", (int64_t)k->opts->timeout_s * 1000, NULL);
 	/* One that was given up may have been done all the same. */
 	if (ret && resize_kernel_size(k) != size)
@@ -161,8 +168,8 @@ static void resize_remember(struct ub_keeper *k, uint64_t size)
 	       ub_size_format(k->side->limits.size_bytes, was, sizeof(was)),
 	       ub_size_format(size, is, sizeof(is)), (unsigned long long)size);
 	k->side->limits.size_bytes = size;
-	ub_keeper_renew_standby(k);
-	ub_keeper_note_state(k);
+	ub_standby_renew(k);
+	ub_note(k);
 }
 
 /* ---- the verb ------------------------------------------------------------ */
@@ -195,7 +202,7 @@ static int resize_check(struct ub_keeper *k, uint64_t size, struct ub_err *err)
 
 	if (k->recovery.has_failed)
 		return ub_err_set(err, EIO, "the device has failed: detach it, and attach it anew");
-	if (k->server->gone || k->server->fd < 0 || k->recovery.is_running)
+	if (k->server->gone || k->server->fd < 0 || k->life == UB_RECOVERING)
 		return ub_err_set(err, EAGAIN, "the device is being recovered: try again");
 	if (size % block)
 		return ub_err_set(err, EINVAL,
@@ -320,7 +327,7 @@ static void resize_answer(struct ub_keeper *k, uint64_t was_bytes, const struct 
 		       err->text);
 }
 
-int ub_resize_tend(struct ub_keeper *k)
+static int resize_tend(struct ub_keeper *k)
 {
 	struct ub_keeper_resize *r = &k->resize;
 	uint64_t was_bytes = k->side->limits.size_bytes;
@@ -371,10 +378,10 @@ int ub_verb_resize(struct ub_keeper *k, struct ub_control_caller caller, const j
 	r->is_forced = json_is_true(force);
 	r->caller = caller;
 	r->size_bytes = (uint64_t)json_integer_value(size);
-	return 1; /* keeper_watch() sees it */
+	return 1; /* resize_tend() answers */
 }
 
-void ub_resize_export_grown(struct ub_keeper *k)
+static void resize_export_grown(struct ub_keeper *k)
 {
 	struct ub_keeper_resize *r = &k->resize;
 
@@ -386,7 +393,51 @@ void ub_resize_export_grown(struct ub_keeper *k)
 	r->size_bytes = 0;
 }
 
-void ub_resize_new_server(struct ub_keeper *k)
+static void resize_new_server(struct ub_keeper *k)
 {
 	k->resize.must_settle = k->features & UBLK_F_UPDATE_SIZE;
 }
+
+/* ---- the job ------------------------------------------------------------- */
+
+static bool resize_hear(struct ub_keeper *k, struct ub_msg_header *msg)
+{
+	if (msg->type == UB_MSG_GROWN)
+		resize_export_grown(k);
+	else if (msg->type != UB_MSG_RESIZED)
+		return false;
+	else if (msg->len_bytes >= UB_V3_BYTES_RESIZED)
+		resize_answered(k, (struct ub_msg_resized *)msg);
+	return true;
+}
+
+static void resize_event(struct ub_keeper *k, enum ub_event event)
+{
+	struct ub_keeper_resize *r = &k->resize;
+
+	switch (event) {
+	case UB_EVENT_SERVER_NEW:
+		resize_new_server(k);
+		break;
+	case UB_EVENT_SIDE_CHANGED:
+		/* The growth was the other export's. */
+		if (r->is_asked && !r->has_caller)
+			r->is_asked = false;
+		resize_export_grown(k);
+		break;
+	case UB_EVENT_ADOPTED:
+		/*
+		 * The keeper before this one may have died when the size was another one, and not
+		 * yet written down.
+		 */
+		if (resize_look(k))
+			ub_standby_renew(k);
+		resize_new_server(k);
+		resize_export_grown(k); /* it may have, while nobody was there to be told */
+		break;
+	default:
+		break;
+	}
+}
+
+const struct ub_job ub_job_resize = { "resize", resize_tend, resize_event, resize_hear };

@@ -35,26 +35,9 @@ struct ub_keeper_resize {
 	struct ub_ctrl_cmd cmd;
 };
 
-/*
- * Does what was asked for, and answers; waits for it. When to call it again, in ms; -1: there is
- * nothing to do.
- */
-int ub_resize_tend(struct ub_keeper *k);
+extern const struct ub_job ub_job_resize;
 
 /* --auto-resize takes a kernel that can. 0 or -errno with *err. */
 int ub_resize_check_options(const struct ub_keeper *k, struct ub_err *err);
-
-/* What a server says. */
-void ub_resize_answered(struct ub_keeper *k, const struct ub_msg_resized *answer);
-void ub_resize_export_grown(struct ub_keeper *k);
-
-/*
- * For a keeper that comes later: the kernel's size is the device's, whatever was written down. True
- * if that is another one.
- */
-bool ub_resize_look(struct ub_keeper *k);
-
-/* The server has taken over, or the keeper has: it may have to settle. */
-void ub_resize_new_server(struct ub_keeper *k);
 
 #endif

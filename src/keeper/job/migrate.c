@@ -2,7 +2,7 @@
 /*
  * Moving a device while it is in use, as its keeper sees it: the order of things is in migrate.h.
  */
-#include "keeper/migrate.h"
+#include "keeper/job/migrate.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,9 +19,12 @@
 #include "base/size.h"
 #include "base/step.h"
 #include "base/text.h"
+#include "keeper/job/verbs.h"
+#include "keeper/jobs.h"
 #include "keeper/keeper.h"
+#include "keeper/note.h"
 #include "keeper/recipe.h"
-#include "keeper/verbs.h"
+#include "keeper/standby.h"
 #include "run/state.h"
 #include "ublk/params.h"
 
@@ -43,41 +46,6 @@ bool ub_migrate_is_on(const struct ub_keeper *k)
 
 /* ---- state.json ---------------------------------------------------------- */
 
-json_t *ub_migrate_make_state(const struct ub_keeper *k, struct ub_err *err)
-{
-	const struct ub_keeper_migration *m = &k->migration;
-	struct ub_side asked;
-	char cookie[17];
-	json_t *json;
-
-	if (!ub_migrate_is_on(k))
-		return NULL;
-	asked = *k->other;
-	asked.identity = NULL; /* as if nobody had seen it yet */
-	snprintf(cookie, sizeof(cookie), "%016llx", (unsigned long long)m->cookie);
-	json = json_pack("{s:s, s:b, s:b, s:I, s:I, s:I, s:o, s:o*}", "cookie", cookie, "wait",
-			 m->waits, "cancelled", m->is_cancelled, "rate_bytes",
-			 (json_int_t)m->rate_bytes, "mirror_timeout_ms",
-			 (json_int_t)m->mirror_timeout_ms, "began", (json_int_t)m->began_unix_s,
-			 "destination", ub_recipe_make(k, &asked), "recipe",
-			 k->other->identity ? ub_recipe_make(k, k->other) : NULL);
-	if (!json)
-		ub_err_errno(err, ENOMEM, "state.json");
-	return json;
-}
-
-void ub_migrate_noted(struct ub_keeper *k)
-{
-	struct ub_keeper_migration *m = &k->migration;
-
-	m->must_note = false;
-	/* Nobody asks it any more. */
-	if (!ub_migrate_is_on(k) && m->has_side) {
-		ub_rundir_remove_side(&k->rundir);
-		m->has_side = false;
-	}
-}
-
 /* What has happened already: it is written down now or, where /run is full, later. */
 static void migrate_note(struct ub_keeper *k)
 {
@@ -93,7 +61,7 @@ static void migrate_note(struct ub_keeper *k)
 		m->note_not_before_ms = 0;
 		return;
 	}
-	if (ub_keeper_write_state(k, &err) == 0)
+	if (ub_note_write(k, &err) == 0)
 		return;
 	if (!m->must_note)
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err.text);
@@ -220,14 +188,6 @@ static void migrate_failed(struct ub_keeper *k, int code, const char *why)
 	migrate_answer_cancellers(k, &(struct ub_err){ .code = 0 });
 }
 
-/* What the server will not resize by itself any more, or may from now on. */
-static void migrate_forget_growth(struct ub_keeper *k)
-{
-	if (k->resize.is_asked && !k->resize.has_caller)
-		k->resize.is_asked = false;
-	ub_resize_export_grown(k);
-}
-
 /* The device is on the destination now. Waits for nothing, and allocates nothing. */
 static void migrate_swap(struct ub_keeper *k)
 {
@@ -238,7 +198,7 @@ static void migrate_swap(struct ub_keeper *k)
 	migrate_close_attempt(m);
 	m->phase = UB_MIGRATION_NONE;
 	m->has_leftovers = true;
-	migrate_forget_growth(k);
+	ub_jobs_raise(k, UB_EVENT_SIDE_CHANGED);
 }
 
 /* pause_us: NULL: the server died before it could tell. */
@@ -258,7 +218,7 @@ static void migrate_moved(struct ub_keeper *k, const uint64_t *pause_us)
 			 (unsigned long long)*pause_us % 1000);
 	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moved to %.300s%s", k->info.dev_id, m->label, pause);
 	migrate_swap(k);
-	ub_keeper_renew_standby(k); /* it was made for the source */
+	ub_standby_renew(k); /* it was made for the source */
 	migrate_note(k);
 	ub_err_set(&late, EALREADY, "it is too late: the device has been moved to %.300s",
 		   m->label);
@@ -356,7 +316,7 @@ static int migrate_ready(struct ub_keeper *k, const struct ub_msg_migration *msg
 	k->other->identity = strdup(msg->identity);
 	if (!k->other->identity)
 		return ub_err_errno(err, ENOMEM, "what the destination is");
-	return ub_keeper_write_state(k, err);
+	return ub_note_write(k, err);
 }
 
 static void migrate_take_ready(struct ub_keeper *k, const struct ub_msg_migration *msg)
@@ -407,7 +367,7 @@ static void migrate_take_failed(struct ub_keeper *k, const struct ub_msg_migrati
 		migrate_failed(k, code, msg->text[0] ? msg->text : strerror(code));
 }
 
-void ub_migrate_said(struct ub_keeper *k, struct ub_msg_migration *msg)
+static void migrate_said(struct ub_keeper *k, struct ub_msg_migration *msg)
 {
 	struct ub_keeper_migration *m = &k->migration;
 
@@ -472,7 +432,7 @@ static int migrate_prepare(struct ub_keeper *k, struct ub_err *err)
 	if (ret == 0)
 		ret = ub_side_make_store(k->other, err);
 	if (ret == 0)
-		ret = ub_keeper_write_state(k, err);
+		ret = ub_note_write(k, err);
 	if (ret)
 		return ret;
 	m->has_side = true;
@@ -566,7 +526,7 @@ static int migrate_send(struct ub_keeper *k, struct ub_err *err)
  */
 static bool migrate_may_send(const struct ub_keeper *k)
 {
-	return !k->server->gone && k->server->fd >= 0 && !k->recovery.is_running &&
+	return !k->server->gone && k->server->fd >= 0 && k->life != UB_RECOVERING &&
 	       !k->resize.is_running && !k->resize.must_settle;
 }
 
@@ -619,7 +579,7 @@ static int migrate_check(struct ub_keeper *k, struct ub_err *err)
 				  k->migration.label);
 	if (k->recovery.has_failed)
 		return ub_err_set(err, EIO, "the device has failed: detach it, and attach it anew");
-	if (!k->was_live || k->server->gone || k->server->fd < 0 || k->recovery.is_running)
+	if (!k->was_live || k->server->gone || k->server->fd < 0 || k->life == UB_RECOVERING)
 		return ub_err_set(err, EAGAIN, "the device is not live now: try again");
 	if (k->nr_signals || k->detach.nr_callers || k->detach.is_forced)
 		return ub_err_set(err, EBUSY, "the device is being taken away");
@@ -878,7 +838,7 @@ static void migrate_take_request(struct ub_keeper *k)
 	ub_control_answer(&k->control, caller, NULL, &err);
 }
 
-int ub_migrate_tend(struct ub_keeper *k)
+static int migrate_tend(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->migration;
 	int wait_ms = -1;
@@ -1042,7 +1002,7 @@ static void migrate_settle_side(struct ub_keeper *k)
 	atomic_store(&k->ledger->cut_cookie, 0);
 }
 
-void ub_migrate_server_gone(struct ub_keeper *k)
+static void migrate_server_gone(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->migration;
 	bool was_sent = m->is_sent;
@@ -1060,7 +1020,7 @@ void ub_migrate_server_gone(struct ub_keeper *k)
 	m->is_again = true;
 }
 
-void ub_migrate_let_go(struct ub_keeper *k)
+static void migrate_let_go(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->migration;
 
@@ -1160,7 +1120,7 @@ int ub_migrate_adopt(struct ub_keeper *k, const json_t *json, const struct ub_st
 	return 0;
 }
 
-void ub_migrate_end(struct ub_keeper *k)
+static void migrate_end(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->migration;
 
@@ -1179,3 +1139,26 @@ void ub_migrate_end(struct ub_keeper *k)
 	m->request = NULL;
 	m->is_asked = false;
 }
+
+/* ---- the job ------------------------------------------------------------- */
+
+static bool migrate_hear(struct ub_keeper *k, struct ub_msg_header *msg)
+{
+	if (msg->type != UB_MSG_MIGRATION)
+		return false;
+	if (msg->len_bytes > UB_V3_BYTES_MIGRATION)
+		migrate_said(k, (struct ub_msg_migration *)msg);
+	return true;
+}
+
+static void migrate_event(struct ub_keeper *k, enum ub_event event)
+{
+	if (event == UB_EVENT_RECOVERING)
+		migrate_server_gone(k);
+	else if (event == UB_EVENT_LET_GO)
+		migrate_let_go(k);
+	else if (event == UB_EVENT_ENDING)
+		migrate_end(k);
+}
+
+const struct ub_job ub_job_migrate = { "migrate", migrate_tend, migrate_event, migrate_hear };

@@ -98,42 +98,15 @@ struct ub_keeper_migration {
 		.side_fd = -1 \
 	}
 
-/*
- * Begins one that was asked for, or begins it anew, and clears away what is left. When to call it
- * again, in ms; -1: never.
- */
-int ub_migrate_tend(struct ub_keeper *k);
+extern const struct ub_job ub_job_migrate;
 
 /* Whether one goes on. */
 bool ub_migrate_is_on(const struct ub_keeper *k);
 
-/* What a server says. */
-void ub_migrate_said(struct ub_keeper *k, struct ub_msg_migration *msg);
-
-/*
- * The server has died and shall have a successor: where the device is by now, and that what it was
- * doing is to be done again.
- */
-void ub_migrate_server_gone(struct ub_keeper *k);
 /* The device shall go, but not by force: true when no migration is in the way any more. */
 bool ub_migrate_give_up(struct ub_keeper *k);
-/* The device is gone, and its server: so does all that a migration has. */
-void ub_migrate_end(struct ub_keeper *k);
-
-/* ---- state.json ---------------------------------------------------------- */
-
-/*
- * Its part, the caller's to json_decref(). NULL: there is none, or, while one goes on, no memory
- * (*err).
- */
-json_t *ub_migrate_make_state(const struct ub_keeper *k, struct ub_err *err);
-/* It has been written. */
-void ub_migrate_noted(struct ub_keeper *k);
-
 /* ---- keepers that come and go -------------------------------------------- */
 
-/* This keeper has none any more: what is needed to begin it anew stays. */
-void ub_migrate_let_go(struct ub_keeper *k);
 /*
  * What state.json (all of it) says of one: it is begun anew, or, where it has come to its end, the
  * old side is cleared away. Before the server is adopted. 0 or -errno with *err.

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What a keeper answers. Nothing here waits for anything. */
-#include "keeper/verbs.h"
+#include "keeper/job/verbs.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <unistd.h>
 
+#include "keeper/job/set.h"
 #include "keeper/keeper.h"
 #include "run/ranges.h"
 
@@ -15,7 +16,7 @@ static const char *verb_state(const struct ub_keeper *k)
 {
 	if (!k->was_live)
 		return "attaching";
-	if (k->recovery.is_running)
+	if (k->life == UB_RECOVERING)
 		return "recovering";
 	if (k->server->gone)
 		return "ending";
@@ -57,64 +58,9 @@ int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const jso
 			 ub_data_path_name(k->data_path), "program_version", PACKAGE_VERSION);
 	json_object_update(reply, info);
 	json_decref(info);
-	ub_settings_show(k, reply);
+	ub_set_show(k, reply);
 	ub_verb_show_ranges(k, reply);
 	json_object_set_new(reply, "migration", ub_migrate_to_json(k));
 	json_object_set_new(reply, "last_migration", ub_migrate_last_to_json(k));
 	return 0;
-}
-
-/* ---- detach -------------------------------------------------------------- */
-
-/* Those that have gone make room. */
-static void verb_forget_callers(struct ub_keeper *k)
-{
-	struct ub_keeper_detach *d = &k->detach;
-	unsigned nr = 0;
-
-	for (unsigned i = 0; i < d->nr_callers; i++) {
-		if (ub_control_is_awaited(&k->control, d->callers[i]))
-			d->callers[nr++] = d->callers[i];
-	}
-	d->nr_callers = nr;
-}
-
-bool ub_verb_detach_is_awaited(struct ub_keeper *k)
-{
-	verb_forget_callers(k);
-	return k->detach.nr_callers > 0;
-}
-
-int ub_verb_detach(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
-		   json_t *reply, struct ub_err *err)
-{
-	const json_t *force = json_object_get(args, "force");
-
-	(void)reply;
-	if (force && !json_is_boolean(force))
-		return ub_err_set(err, EINVAL, "force: it is true or false");
-	if (!k->was_live)
-		return ub_err_set(err, EAGAIN, "the device is not live yet: try again");
-	if (ub_migrate_is_on(k) && !json_is_true(force))
-		return ub_err_set(err, EBUSY,
-				  "/dev/ublkb%u stays: it is being moved to %.200s: cancel that "
-				  "first (migrate --cancel), or use --force",
-				  k->info.dev_id, k->migration.label);
-	verb_forget_callers(k);
-	if (k->detach.nr_callers == UB_CONTROL_MAX_CLIENTS)
-		return ub_err_set(err, EBUSY, "%u others wait for it already",
-				  UB_CONTROL_MAX_CLIENTS);
-	k->detach.callers[k->detach.nr_callers++] = caller;
-	k->detach.is_forced |= json_is_true(force);
-	return 1; /* keeper_watch() sees it */
-}
-
-void ub_verb_detach_answer(struct ub_keeper *k, const struct ub_err *err)
-{
-	struct ub_keeper_detach asked = k->detach;
-
-	/* An answer may be followed by the next request. */
-	k->detach.nr_callers = 0;
-	for (unsigned i = 0; i < asked.nr_callers; i++)
-		ub_control_answer(&k->control, asked.callers[i], NULL, err);
 }
