@@ -12,6 +12,8 @@
 #include "keeper/main.h"
 #include "server/server.h"
 
+#include <ublk-bridge/message.h>
+
 #include "config.h"
 
 const char *argp_program_version = PACKAGE_STRING;

@@ -14,7 +14,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,7 +36,6 @@
 #include "keeper/shared.h"
 #include "run/ask-server.h"
 #include "run/state.h"
-#include "server/server.h"
 #include "ublk/device.h"
 
 #define ADOPT_TRIES    20

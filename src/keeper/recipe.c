@@ -9,7 +9,6 @@
 
 #include "base/cleanup.h"
 #include "base/process.h"
-#include "base/size.h"
 #include "base/text.h"
 #include "ublk/params.h"
 

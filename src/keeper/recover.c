@@ -17,7 +17,6 @@
 
 #include <errno.h>
 #include <signal.h>
-#include <string.h>
 
 #include "base/log.h"
 #include "base/step.h"
@@ -26,7 +25,6 @@
 #include "keeper/kernel.h"
 #include "keeper/life.h"
 #include "keeper/note.h"
-#include "keeper/recipe.h"
 #include "keeper/standby.h"
 
 #define RECOVER_TEND_MS 500

@@ -16,12 +16,10 @@
 #include "base/log.h"
 #include "base/process.h"
 #include "base/step.h"
-#include "helper/helper.h"
 #include "helper/self.h"
 #include "keeper/jobs.h"
 #include "keeper/keeper.h"
 #include "keeper/life.h"
-#include "server/server.h"
 
 #define SPAWN_SAY_MS 10000
 

@@ -7,9 +7,7 @@
  */
 #include "keeper/standby.h"
 
-#include <errno.h>
 #include <signal.h>
-#include <string.h>
 
 #include "base/log.h"
 #include "keeper/brief.h"

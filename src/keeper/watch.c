@@ -2,11 +2,8 @@
 /* The keeper while its device is live. */
 #include "keeper/watch.h"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "base/cleanup.h"
 #include "base/log.h"
 #include "base/size.h"
 #include "base/step.h"

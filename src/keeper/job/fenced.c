@@ -14,12 +14,10 @@
 
 #include "base/cleanup.h"
 #include "base/step.h"
-#include "base/text.h"
 #include "helper/helper.h"
 #include "helper/self.h"
 #include "keeper/job/verbs.h"
 #include "keeper/keeper.h"
-#include "keeper/recipe.h"
 #include "run/ranges.h"
 
 #define FENCED_COMMAND_MS   60000

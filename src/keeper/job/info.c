@@ -2,7 +2,6 @@
 /* What a keeper answers. Nothing here waits for anything. */
 #include "keeper/job/verbs.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <unistd.h>
 
