@@ -25,6 +25,7 @@
 #include <time.h>
 
 #include "base/cleanup.h"
+#include "base/lifo.h"
 #include "base/log.h"
 #include "base/step.h"
 
@@ -44,6 +45,9 @@
 /* user_data: a handler's address (its low bits are clear), or a tag with this bit. */
 #define QUEUE_DATA_TAG	 1
 #define QUEUE_DATA_SHIFT 3
+
+UB_LIFO(msg_lifo, struct ub_msg);
+UB_LIFO(io_lifo, struct ub_io);
 
 static __thread struct ub_queue *this_queue;
 
@@ -194,13 +198,7 @@ static void queue_wake(struct ub_queue *q)
 
 void ub_queue_post(struct ub_queue *q, struct ub_msg *msg)
 {
-	struct ub_msg *head = atomic_load_explicit(&q->msgs, memory_order_relaxed);
-
-	do {
-		msg->next = head;
-	} while (!atomic_compare_exchange_weak_explicit(&q->msgs, &head, msg, memory_order_release,
-							memory_order_relaxed));
-	if (!head)
+	if (msg_lifo_push(&q->msgs, msg))
 		queue_wake(q);
 }
 
@@ -214,7 +212,6 @@ static void queue_link_done(struct ub_queue *q, struct ub_io *io)
 void ub_io_complete(struct ub_io *io, int32_t res)
 {
 	struct ub_queue *q = io->home;
-	struct ub_io *head;
 
 	assert(!io->is_completed); /* exactly once */
 	io->is_completed = true;
@@ -223,13 +220,7 @@ void ub_io_complete(struct ub_io *io, int32_t res)
 		queue_link_done(q, io);
 		return;
 	}
-	head = atomic_load_explicit(&q->foreign_done, memory_order_relaxed);
-	do {
-		io->next = head;
-	} while (!atomic_compare_exchange_weak_explicit(&q->foreign_done, &head, io,
-							memory_order_release,
-							memory_order_relaxed));
-	if (!head)
+	if (io_lifo_push(&q->foreign_done, io))
 		queue_wake(q);
 }
 
@@ -246,44 +237,28 @@ void ub_io_end_internal(struct ub_io *io)
 	io->home->nr_internal--;
 }
 
-/* What other threads completed: the list came newest first, and leaves here oldest first. */
+/* What other threads completed. */
 static void queue_take_foreign(struct ub_queue *q)
 {
-	struct ub_io *io = atomic_exchange_explicit(&q->foreign_done, NULL, memory_order_acquire);
-	struct ub_io *oldest = NULL;
+	struct ub_io *io = io_lifo_take(&q->foreign_done);
 
 	while (io) {
 		struct ub_io *next = io->next;
 
-		io->next = oldest;
-		oldest = io;
+		queue_link_done(q, io);
 		io = next;
-	}
-	while (oldest) {
-		struct ub_io *next = oldest->next;
-
-		queue_link_done(q, oldest);
-		oldest = next;
 	}
 }
 
 static void queue_take_msgs(struct ub_queue *q)
 {
-	struct ub_msg *msg = atomic_exchange_explicit(&q->msgs, NULL, memory_order_acquire);
-	struct ub_msg *oldest = NULL;
+	struct ub_msg *msg = msg_lifo_take(&q->msgs);
 
 	while (msg) {
 		struct ub_msg *next = msg->next;
 
-		msg->next = oldest;
-		oldest = msg;
+		msg->fn(msg, q);
 		msg = next;
-	}
-	while (oldest) {
-		struct ub_msg *next = oldest->next;
-
-		oldest->fn(oldest, q);
-		oldest = next;
 	}
 }
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The core without a kernel. A queue is a thread that polls; the rest is as src/ublk/queue.c has
- * it.
+ * The core without a kernel. A queue is a thread that polls; the rest is as src/ublk/ has it.
  */
 #include "core.h"
 
@@ -17,12 +16,16 @@
 
 #include "backend/registry.h"
 #include "base/cleanup.h"
+#include "base/lifo.h"
 #include "base/log.h"
 
 #define CORE_MAX_WATCHES 256
 #define CORE_MAX_TIMERS	 256
 #define NS_PER_MS	 1000000ULL
 #define NS_PER_S	 1000000000ULL
+
+UB_LIFO(msg_lifo, struct ub_msg);
+UB_LIFO(io_lifo, struct ub_io);
 
 struct ub_queue {
 	struct core *core;
@@ -142,14 +145,8 @@ static void queue_wake(struct ub_queue *q)
 
 void ub_queue_post(struct ub_queue *q, struct ub_msg *msg)
 {
-	struct ub_msg *head = atomic_load_explicit(&q->msgs, memory_order_relaxed);
-
 	assert(msg->fn);
-	do {
-		msg->next = head;
-	} while (!atomic_compare_exchange_weak_explicit(&q->msgs, &head, msg, memory_order_release,
-							memory_order_relaxed));
-	if (!head)
+	if (msg_lifo_push(&q->msgs, msg))
 		queue_wake(q);
 }
 
@@ -163,7 +160,6 @@ static void queue_link_done(struct ub_queue *q, struct ub_io *io)
 void ub_io_complete(struct ub_io *io, int32_t res)
 {
 	struct ub_queue *q = io->home;
-	struct ub_io *head;
 
 	assert(!io->is_completed); /* exactly once */
 	assert(res == (int32_t)io->len_bytes || (res < 0 && res > -4096));
@@ -173,13 +169,7 @@ void ub_io_complete(struct ub_io *io, int32_t res)
 		queue_link_done(q, io);
 		return;
 	}
-	head = atomic_load_explicit(&q->foreign_done, memory_order_relaxed);
-	do {
-		io->next = head;
-	} while (!atomic_compare_exchange_weak_explicit(&q->foreign_done, &head, io,
-							memory_order_release,
-							memory_order_relaxed));
-	if (!head)
+	if (io_lifo_push(&q->foreign_done, io))
 		queue_wake(q);
 }
 
@@ -212,7 +202,7 @@ static void order_is_done(struct order *order)
 
 static void queue_take_foreign(struct ub_queue *q)
 {
-	struct ub_io *io = atomic_exchange_explicit(&q->foreign_done, NULL, memory_order_acquire);
+	struct ub_io *io = io_lifo_take(&q->foreign_done);
 
 	while (io) {
 		struct ub_io *next = io->next;
@@ -224,21 +214,13 @@ static void queue_take_foreign(struct ub_queue *q)
 
 static void queue_take_msgs(struct ub_queue *q)
 {
-	struct ub_msg *msg = atomic_exchange_explicit(&q->msgs, NULL, memory_order_acquire);
-	struct ub_msg *oldest = NULL;
+	struct ub_msg *msg = msg_lifo_take(&q->msgs);
 
 	while (msg) {
 		struct ub_msg *next = msg->next;
 
-		msg->next = oldest;
-		oldest = msg;
+		msg->fn(msg, q);
 		msg = next;
-	}
-	while (oldest) {
-		struct ub_msg *next = oldest->next;
-
-		oldest->fn(oldest, q);
-		oldest = next;
 	}
 }
 
