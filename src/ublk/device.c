@@ -47,15 +47,10 @@ static int device_open_node(struct ub_device *dev, struct ub_err *err)
 	return ret;
 }
 
-bool ub_device_has_spare_bufs(const struct ub_device *dev, const struct ub_backend *be)
-{
-	return dev->config.data_path != UB_DATA_PATH_COPY && (be->ops->caps & UB_CAP_PLACE);
-}
-
 /* A device that was moved from memory has more of them than anybody would lock. */
 static bool device_locks_arena(const struct ub_device *dev)
 {
-	return !ub_device_has_spare_bufs(dev, dev->backend) &&
+	return !ub_data_path_spares_bufs(dev->config.data_path, dev->backend->ops->caps) &&
 	       (dev->config.data_path == UB_DATA_PATH_COPY || dev->config.arena_fd >= 0 ||
 		dev->arena_bytes <= DEVICE_LOCKED_BYTES);
 }

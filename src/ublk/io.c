@@ -13,6 +13,7 @@
 #include "base/histogram.h"
 #include "ublk/params.h"
 #include "ublk/queue.h"
+#include "ublk/ring.h"
 
 #define SECTOR_SHIFT 9
 
@@ -67,10 +68,10 @@ static void req_finish(struct ub_queue *q, struct ub_req *req, int32_t res)
 		if (ret)
 			res = ret;
 		/* the copy is a system call: it took time, and the clock hardly any more */
-		ub_queue_look_at_clock(q);
+		ub_ring_look_at_clock(q);
 	}
 	req_count(q, req, res);
-	ub_queue_commit(q, req, res);
+	ub_ring_commit(q, req, res);
 }
 
 /* The op that the back end sees. */
@@ -242,7 +243,7 @@ static bool req_fits(const struct ub_queue *q, const struct ub_req *req)
 /* True when the core answered it by itself. */
 static bool req_answer(struct ub_queue *q, struct ub_req *req)
 {
-	ub_queue_look_at_clock(q); /* no batch is given back here */
+	ub_ring_look_at_clock(q); /* no batch is given back here */
 	if (q->cancel_error)
 		req_give_back(q, req, req->len_bytes, q->cancel_error);
 	else if (req->op == UB_OP_FLUSH && !q->limits.can_flush)
