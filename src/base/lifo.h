@@ -2,8 +2,8 @@
 /*
  * A mailbox: any thread puts something in, without a lock, and one thread takes all that there is.
  *
- * The list is its first item, a pointer that is NULL while nothing is there. Items are the caller's,
- * and linked by their member `next`, which is the mailbox's between push and take.
+ * The list is its first item, a pointer that is NULL while nothing is there. Items are the
+ * caller's, and linked by their member `next`, which is the mailbox's between push and take.
  */
 #ifndef UB_BASE_LIFO_H
 #define UB_BASE_LIFO_H
