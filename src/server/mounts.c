@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The mounts that a back end needs. */
+#include "server/mounts.h"
+
+#include <stdlib.h>
+
+#include "backend/registry.h"
+#include "server/isolate.h"
+
+void ub_mounts_drop(const struct ub_backend_config *cfg)
+{
+	char *paths[UB_BACKEND_MAX_PATHS + 1] = { NULL };
+	struct ub_err ignored;
+	const struct ub_backend_ops *ops = ub_backend_find(cfg->kind, &ignored);
+	unsigned nr = 0;
+
+	if (ops && ops->get_paths)
+		nr = ops->get_paths(cfg, paths, UB_BACKEND_MAX_PATHS);
+	for (unsigned i = 0; i < nr; i++) {
+		char *path = realpath(paths[i], NULL);
+
+		/* Not there yet, perhaps: as it is written, then. */
+		if (path) {
+			free(paths[i]);
+			paths[i] = path;
+		}
+	}
+	ub_isolate_drop_mounts(paths);
+	for (unsigned i = 0; i < nr; i++)
+		free(paths[i]);
+}
