@@ -25,6 +25,9 @@ struct ub_backend_stats;
 struct ub_ledger;
 struct ub_backend_queue_stats;
 
+#define UB_MIN_IO_BYTES	   4096U      /* the driver wants max_sectors of at least 8 */
+#define UB_MAX_RANGE_BYTES (1U << 30) /* largest DISCARD or WRITE_ZEROES: fits a commit's s32 */
+
 /*
  * What a back end can do. Filled by get_limits(), checked once by ub_limits_check(), and turned
  * into ublk's parameters, which the kernel freezes at START. Fixed widths: it crosses from the

@@ -9,9 +9,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backend/limits.h"
 #include "base/log.h"
 #include "base/step.h"
-#include "ublk/params.h"
 
 static void (*registry_report)(enum ub_health health, const char *why);
 static void (*registry_report_grown)(void);

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "backend/store.h"
+#include "backend/limits.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/size.h"

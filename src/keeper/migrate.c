@@ -15,6 +15,7 @@
 #include <time.h>
 
 #include "backend/store.h"
+#include "backend/limits.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/size.h"

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "backend/limits.h"
 #include "base/cleanup.h"
 #include "base/process.h"
 #include "base/size.h"
