@@ -14,6 +14,7 @@
 #ifndef UBLK_BRIDGE_BACKEND_H
 #define UBLK_BRIDGE_BACKEND_H
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -110,6 +111,12 @@ struct ub_backend_config {
 
 struct ub_backend {
 	const struct ub_backend_ops *ops;
+	/*
+	 * A layer's child, which is asked what the layer does not define itself
+	 * (backend/backend.h); NULL: it is no layer, or answers for all its children. Set by its
+	 * open(), and fixed.
+	 */
+	struct ub_backend *below;
 	struct ub_limits limits;     /* as checked */
 	void *priv;		     /* the back end's */
 	_Atomic bool is_destination; /* of a migration: opened with late_ms, and not promoted yet */
@@ -271,6 +278,73 @@ struct ub_backend_ops {
 	 */
 	bool (*queue_stop)(struct ub_backend_queue *bq);
 };
+
+/*
+ * How a back end's part on a queue is called, by the core and by a layer that has it for a child:
+ * an op that is NULL does what is said there. A layer passes on what it wants to by itself, to its
+ * children's parts. Threads and errors: as of the op.
+ */
+
+/* Before anything else, also of a part that has begun: then it is not told again. Queue thread. */
+static inline void ub_backend_queue_start(struct ub_backend_queue *bq)
+{
+	if (!bq->is_started && bq->backend->ops->queue_start)
+		bq->backend->ops->queue_start(bq);
+	bq->is_started = true;
+}
+
+static inline void ub_backend_submit(struct ub_backend_queue *bq, struct ub_io *io)
+{
+	bq->backend->ops->submit(bq, io);
+}
+
+static inline void ub_backend_submit_end(struct ub_backend_queue *bq)
+{
+	const struct ub_backend_ops *ops = bq->backend->ops;
+
+	if (ops->submit_end)
+		ops->submit_end(bq);
+}
+
+static inline void ub_backend_give_back(struct ub_backend_queue *bq, const struct ub_io *io)
+{
+	if (bq->backend->ops->give_back)
+		bq->backend->ops->give_back(bq, io);
+}
+
+static inline void ub_backend_cancel(struct ub_backend_queue *bq, int err)
+{
+	assert(err < 0);
+	if (bq->backend->ops->cancel)
+		bq->backend->ops->cancel(bq, err);
+}
+
+/* True, too, where it has never begun. */
+static inline bool ub_backend_queue_stop(struct ub_backend_queue *bq)
+{
+	const struct ub_backend_ops *ops = bq->backend->ops;
+
+	return !ops->queue_stop || !bq->is_started || ops->queue_stop(bq);
+}
+
+/* And what is not on a queue's thread. bq->backend is set. 0 or -errno with *err. */
+static inline int ub_backend_queue_init(struct ub_backend_queue *bq, unsigned nr_slots,
+					struct ub_err *err)
+{
+	assert(nr_slots > UB_INTERNAL_SLOTS);
+	return bq->backend->ops->queue_init(bq, nr_slots, err);
+}
+
+static inline void ub_backend_queue_destroy(struct ub_backend_queue *bq)
+{
+	bq->backend->ops->queue_destroy(bq);
+}
+
+static inline void ub_backend_stop(struct ub_backend *be)
+{
+	if (be->ops->stop)
+		be->ops->stop(be);
+}
 
 enum ub_health {
 	UB_HEALTH_ONLINE,

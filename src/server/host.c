@@ -15,7 +15,7 @@
 
 #include <ublk-bridge/message.h>
 
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "backend/sockets.h"
 #include "base/log.h"
 #include "base/text.h"

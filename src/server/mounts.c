@@ -4,18 +4,14 @@
 
 #include <stdlib.h>
 
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "server/isolate.h"
 
 void ub_mounts_drop(const struct ub_backend_config *cfg)
 {
 	char *paths[UB_BACKEND_MAX_PATHS + 1] = { NULL };
-	struct ub_err ignored;
-	const struct ub_backend_ops *ops = ub_backend_find(cfg->kind, &ignored);
-	unsigned nr = 0;
+	unsigned nr = ub_backend_get_paths(cfg, paths, UB_BACKEND_MAX_PATHS);
 
-	if (ops && ops->get_paths)
-		nr = ops->get_paths(cfg, paths, UB_BACKEND_MAX_PATHS);
 	for (unsigned i = 0; i < nr; i++) {
 		char *path = realpath(paths[i], NULL);
 

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "backend/backend.h"
 #include "base/cleanup.h"
 #include "server/state.h"
 
@@ -67,8 +68,8 @@ void ub_move_tell(struct server *s, enum ub_migration_phase phase, const struct 
 	if (m->told == phase && phase != UB_MIGRATION_FAILED)
 		return;
 	m->told = phase;
-	if (phase == UB_MIGRATION_READY && m->dest->ops->get_identity)
-		identity = m->dest->ops->get_identity(m->dest);
+	if (phase == UB_MIGRATION_READY)
+		identity = ub_backend_get_identity(m->dest);
 	msg = move_make_message(m->id, phase, identity, err);
 	if (!msg)
 		/*

@@ -12,7 +12,7 @@
 #include <time.h>
 
 #include "backend/mirror/mirror.h"
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "base/log.h"
 #include "base/step.h"
 #include "base/text.h"
@@ -59,8 +59,8 @@ static int move_fit(struct server *s, struct ub_err *err)
 	struct ub_limits *l = &m->dest->limits;
 	int ret = move_compare(device, l, err);
 
-	if (ret == 0 && l->size_bytes > device->size_bytes && m->dest->ops->resize)
-		ret = m->dest->ops->resize(m->dest, device->size_bytes, 0, err);
+	if (ret == 0 && l->size_bytes > device->size_bytes && ub_backend_is_resizable(m->dest))
+		ret = ub_backend_resize(m->dest, device->size_bytes, 0, err);
 	if (ret)
 		return ret;
 	l->size_bytes = device->size_bytes;
@@ -94,8 +94,8 @@ static int move_open(struct server *s, struct ub_err *err)
 		ret = ub_backend_open(m->dest, &cfg, err);
 	if (ret == 0)
 		ret = move_fit(s, err);
-	if (ret == 0 && m->dest->ops->set_live)
-		ret = m->dest->ops->set_live(m->dest, err);
+	if (ret == 0)
+		ret = ub_backend_set_live(m->dest, err);
 	if (ret)
 		return ret;
 	m->dest->stats = &s->stats->backends[side];
@@ -163,14 +163,14 @@ void ub_move_pass_on_fenced(struct ub_move *m, struct ub_backend *be)
 {
 	uint64_t event = atomic_exchange(&m->fenced_event, 0);
 
-	if (event && be && be->ops && be->ops->fenced)
-		be->ops->fenced(be, event);
+	if (event && be)
+		ub_backend_fenced(be, event);
 }
 
 bool ub_move_has_settled(struct server *s, struct ub_backend *be)
 {
 	ub_move_pass_on_fenced(&s->move, be);
-	return !be->ops->has_settled || be->ops->has_settled(be);
+	return ub_backend_has_settled(be);
 }
 
 static bool move_has_settled(struct server *s, void *arg)
@@ -193,8 +193,8 @@ static void move_close_side(struct server *s, struct ub_backend *be, struct ub_b
 		move_leave(s, bqs);
 	if (be->ops)
 		move_wait_until(s, move_has_settled, be);
-	if (be->ops && be->ops->stop)
-		be->ops->stop(be);
+	if (be->ops)
+		ub_backend_stop(be);
 	/* What its threads have posted until then is run by now. */
 	if (bqs)
 		move_leave(s, bqs);

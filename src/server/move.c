@@ -10,7 +10,7 @@
 #include <sys/eventfd.h>
 
 #include "backend/mirror/mirror.h"
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "server/move-fact.h"
@@ -290,8 +290,7 @@ static void move_over(struct server *s)
 
 	atomic_store(&m->dest->is_destination, false);
 	atomic_store(&source->is_destination, true); /* what becomes of it is not the device's */
-	if (m->dest->ops->promote)
-		m->dest->ops->promote(m->dest);
+	ub_backend_promote(m->dest);
 	atomic_store_explicit(&s->stats->side, !ub_stat_side(s->stats), memory_order_release);
 	ub_move_note_cut(s, 0);
 	s->backend = m->dest;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <sys/socket.h>
 
+#include "backend/backend.h"
 #include "base/step.h"
 #include "server/host.h"
 #include "server/state.h"
@@ -26,18 +27,18 @@ static void resize_answer(struct server *s, const struct ub_err *err)
 /* What size it comes to: 0 or -errno with *err. */
 static int resize_check(struct server *s, uint64_t *size, struct ub_err *err)
 {
-	const struct ub_backend_ops *ops = s->backend->ops;
 	const struct ub_limits *l = &s->backend->limits;
-	uint64_t most = UINT64_MAX;
+	bool is_resizable = ub_backend_is_resizable(s->backend);
+	uint64_t most;
 	char why[200];
 	int ret;
 
 	if (ub_yield_is_on(&s->yield))
 		return ub_err_set(err, EAGAIN, "it is being upgraded: try again");
-	if (!ops->resize || (*size == 0 && !ops->get_size))
-		return ub_err_set(err, EOPNOTSUPP, "a device of %s %s", ops->name,
-				  ops->resize ? "has no size by itself: say which it shall have" :
-						"keeps its size");
+	if (!is_resizable || (*size == 0 && !ub_backend_knows_size(s->backend)))
+		return ub_err_set(err, EOPNOTSUPP, "a device of %s %s", s->backend->ops->name,
+				  is_resizable ? "has no size by itself: say which it shall have" :
+						 "keeps its size");
 	if (*size % l->logical_block_bytes)
 		return ub_err_set(err, EINVAL,
 				  "a size of %llu bytes is not a multiple of the block size %u",
@@ -46,7 +47,7 @@ static int resize_check(struct server *s, uint64_t *size, struct ub_err *err)
 		return 0;
 	if (ub_host_health(why, sizeof(why)) == UB_HEALTH_OFFLINE)
 		return ub_err_set(err, EAGAIN, "%s: no other size before it is online again", why);
-	ret = ops->get_size ? ops->get_size(s->backend, &most, err) : 0;
+	ret = ub_backend_get_size(s->backend, &most, err);
 	if (ret)
 		return ret;
 	if (*size == 0 && most < l->size_bytes)
@@ -82,7 +83,7 @@ static int resize_begin(struct server *s, struct ub_err *err)
 	if (ret == 0)
 		ret = ub_step("server-resize", err);
 	if (ret == 0 && size > s->backend->limits.size_bytes)
-		ret = s->backend->ops->resize(s->backend, size, s->resize.flags, err);
+		ret = ub_backend_resize(s->backend, size, s->resize.flags, err);
 	if (ret)
 		return ret;
 	s->resize.size_bytes = size;
@@ -129,7 +130,7 @@ void ub_resize_continue(struct server *s)
 		return;
 	s->is_resizing = false;
 	if (size <= was)
-		s->backend->ops->resize(s->backend, size, s->resize.flags, &err);
+		ub_backend_resize(s->backend, size, s->resize.flags, &err);
 	if (!err.code)
 		s->backend->limits.size_bytes = size;
 	if (size != was && ub_step("server-resized", &err))

@@ -11,7 +11,7 @@
 
 #include <ublk-bridge/ledger.h>
 
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/step.h"
@@ -28,9 +28,7 @@
 /* What the next server is to know of what was opened goes with the limits. */
 static int serve_send_limits(struct server *s, struct ub_err *err)
 {
-	const struct ub_backend_ops *ops = s->backend->ops;
-	cleanup_free char *identity =
-		ops->get_identity ? ops->get_identity(s->backend) : strdup("");
+	cleanup_free char *identity = ub_backend_get_identity(s->backend);
 	size_t text_bytes = identity ? strlen(identity) + 1 : 0;
 	struct ub_msg_limits *reply = calloc(1, sizeof(*reply) + text_bytes);
 	cleanup_free void *free_reply = reply;
@@ -41,7 +39,7 @@ static int serve_send_limits(struct server *s, struct ub_err *err)
 	reply->header.type = UB_MSG_LIMITS;
 	reply->header.len_bytes = (uint32_t)(sizeof(*reply) + text_bytes);
 	reply->limits = s->backend->limits;
-	reply->caps = ops->caps;
+	reply->caps = s->backend->ops->caps;
 	memcpy(reply->identity, identity, text_bytes);
 	ret = ub_message_send(s->keeper_fd, &reply->header, NULL, 0, 0);
 	return ret ? ub_err_errno(err, -ret, "the message to the keeper") : 0;
@@ -258,7 +256,7 @@ int ub_serve_take(struct server *s, struct ub_err *err)
 
 int ub_serve_live(struct server *s, struct ub_err *err)
 {
-	if (s->backend->ops->set_live && s->backend->ops->set_live(s->backend, err) != 0)
+	if (ub_backend_set_live(s->backend, err) != 0)
 		return -err->code;
 	s->phase = SERVER_LIVE;
 	if (ub_step("server-live", err))

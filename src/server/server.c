@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "backend/names.h"
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "base/cleanup.h"
 #include "base/node.h"
 #include "base/step.h"

@@ -11,6 +11,7 @@
 
 #include <ublk-bridge/message.h>
 
+#include "backend/backend.h"
 #include "backend/names.h"
 #include "backend/sockets.h"
 #include "base/cleanup.h"
@@ -37,9 +38,9 @@ static void visitor_tell_health(const struct server *s)
 	len = strlen(msg.text);
 	/* How it began, and why it has not ended. */
 	if (msg.value == UB_HEALTH_OFFLINE && s->phase == SERVER_LIVE &&
-	    s->backend->ops->describe_outage && len + 3 < sizeof(msg.text)) {
-		s->backend->ops->describe_outage(s->backend, msg.text + len + 2,
-						 sizeof(msg.text) - len - 2);
+	    len + 3 < sizeof(msg.text)) {
+		ub_backend_describe_outage(s->backend, msg.text + len + 2,
+					   sizeof(msg.text) - len - 2);
 		if (msg.text[len + 2])
 			memcpy(msg.text + len, "; ", 2);
 	}

@@ -18,6 +18,7 @@
 
 #include <ublk-bridge/message.h>
 
+#include "backend/backend.h"
 #include "backend/names.h"
 #include "base/cleanup.h"
 #include "base/log.h"
@@ -70,16 +71,15 @@ static int words_socket(struct server *s, struct ub_msg_header *header, int fds[
 			struct ub_err *err)
 {
 	(void)header;
-	if (!s->backend->ops || !s->backend->ops->take_socket || fds[0] < 0)
+	if (!ub_backend_takes_sockets(s->backend) || fds[0] < 0)
 		return ub_err_set(err, EPROTO, "an unexpected SOCKET message");
-	s->backend->ops->take_socket(s->backend, ub_steal_fd(&fds[0]));
+	ub_backend_take_socket(s->backend, ub_steal_fd(&fds[0]));
 	return 0;
 }
 
 /* Everything that is asked for, or nothing. */
 static int words_apply(struct server *s, const struct ub_settings *settings, struct ub_err *err)
 {
-	const struct ub_backend_ops *ops = s->backend->ops;
 	struct ub_settings of_backend = *settings;
 	int ret = 0;
 
@@ -88,13 +88,8 @@ static int words_apply(struct server *s, const struct ub_settings *settings, str
 	if ((settings->which & UB_SET_LOG_LEVEL) && settings->log_level > UB_LOG_DEBUG)
 		return ub_err_set(err, EINVAL, "there is no log level %u", settings->log_level);
 	of_backend.which &= ~(uint32_t)UB_SET_LOG_LEVEL;
-	if (of_backend.which && !ops->set)
-		return ub_err_set(err, EOPNOTSUPP, "a device of %s has no %s", ops->name,
-				  of_backend.which & UB_SET_OUTAGE_LIMIT  ? "outage-limit" :
-				  of_backend.which & UB_SET_STALL_TIMEOUT ? "stall-timeout" :
-									    "fence-timeout");
 	if (of_backend.which)
-		ret = ops->set(s->backend, &of_backend, err);
+		ret = ub_backend_set(s->backend, &of_backend, err);
 	if (ret == 0 && (settings->which & UB_SET_LOG_LEVEL))
 		ub_log_set_level(settings->log_level);
 	return ret;
@@ -124,9 +119,8 @@ static int words_fenced(struct server *s, struct ub_msg_header *header, int fds[
 
 	(void)fds;
 	(void)err;
-	if (s->backend->ops && s->backend->ops->fenced &&
-	    (msg->sides & 1U << s->backend->ledger_side))
-		s->backend->ops->fenced(s->backend, msg->event);
+	if (msg->sides & 1U << s->backend->ledger_side)
+		ub_backend_fenced(s->backend, msg->event);
 	ub_move_fenced(s, msg);
 	return 0;
 }

@@ -87,7 +87,6 @@ static uint8_t req_backend_op(const struct ub_queue *q, const struct ub_req *req
  */
 static void req_give_back(struct ub_queue *q, struct ub_req *req, uint64_t len_bytes, int32_t res)
 {
-	const struct ub_backend_ops *ops = q->bq->backend->ops;
 	struct ub_io io = { .op = req_backend_op(q, req),
 			    .slot = req->io.slot,
 			    .offset_bytes = req->offset_bytes,
@@ -95,15 +94,15 @@ static void req_give_back(struct ub_queue *q, struct ub_req *req, uint64_t len_b
 	bool is_change =
 		req->op == UB_OP_WRITE || req->op == UB_OP_WRITE_ZEROES || req->op == UB_OP_DISCARD;
 
-	if (ops->give_back && is_change && len_bytes && len_bytes <= UINT32_MAX)
-		ops->give_back(q->bq, &io);
+	if (is_change && len_bytes && len_bytes <= UINT32_MAX)
+		ub_backend_give_back(q->bq, &io);
 	req_finish(q, req, res);
 }
 
 static inline void req_to_backend(struct ub_queue *q, struct ub_io *io)
 {
 	io->is_completed = false;
-	q->bq->backend->ops->submit(q->bq, io);
+	ub_backend_submit(q->bq, io);
 }
 
 /* ---- parts: a request that one submit() cannot carry out ----------------- */

@@ -105,10 +105,8 @@ static void thread_say_yielded(struct ub_queue *q)
 /* The device ends: what is in flight of a layer's own ends, too. */
 static void thread_end_internal(struct ub_queue *q)
 {
-	const struct ub_backend_ops *ops = q->bq->backend->ops;
-
-	if (q->nr_internal && ops->cancel)
-		ops->cancel(q->bq, -ENODEV);
+	if (q->nr_internal)
+		ub_backend_cancel(q->bq, -ENODEV);
 	while (q->nr_internal || q->leaving)
 		ub_queue_turn(q);
 }

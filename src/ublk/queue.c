@@ -90,14 +90,10 @@ static void queue_run_done(struct ub_queue *q)
 /* What completes inside may bring new submits, and those want their submit_end() too. */
 static void queue_end_batch(struct ub_queue *q)
 {
-	const struct ub_backend_ops *ops = q->bq->backend->ops;
-
-	if (ops->submit_end)
-		ops->submit_end(q->bq);
+	ub_backend_submit_end(q->bq);
 	while (q->done_first) {
 		queue_run_done(q);
-		if (ops->submit_end)
-			ops->submit_end(q->bq);
+		ub_backend_submit_end(q->bq);
 	}
 }
 
@@ -143,14 +139,10 @@ static void queue_take_size(struct ub_msg *msg, struct ub_queue *q)
 
 void ub_queue_begin_with(struct ub_queue *q, struct ub_backend_queue *bq)
 {
-	const struct ub_backend_ops *ops = bq->backend->ops;
-
 	q->bq = bq;
 	q->limits = bq->backend->limits;
 	q->has_spare_bufs = ub_data_path_spares_bufs(q->path, bq->backend->ops->caps);
-	if (!bq->is_started && ops->queue_start)
-		ops->queue_start(bq);
-	bq->is_started = true;
+	ub_backend_queue_start(bq);
 }
 
 /* What came while it paused. */
@@ -205,9 +197,8 @@ static void queue_let_leave(struct ub_queue *q)
 
 	while (*at) {
 		struct ub_backend_queue *bq = *at;
-		const struct ub_backend_ops *ops = bq->backend->ops;
 
-		if (ops->queue_stop && bq->is_started && !ops->queue_stop(bq)) {
+		if (!ub_backend_queue_stop(bq)) {
 			at = &bq->next_leaving;
 			continue;
 		}
@@ -364,8 +355,7 @@ void ub_queue_cancel(struct ub_queue *q)
 	if (q->cancel_error)
 		return;
 	q->cancel_error = -EIO;
-	if (q->bq->backend->ops->cancel)
-		q->bq->backend->ops->cancel(q->bq, q->cancel_error);
+	ub_backend_cancel(q->bq, q->cancel_error);
 	q->is_pausing = false; /* there is nothing more to wait for */
 	if (!q->is_yielding)
 		queue_take_held(q);
@@ -416,7 +406,7 @@ static void queue_flush(struct ub_msg *msg, struct ub_queue *q)
 	io->slot = (uint16_t)(q->depth + UB_INTERNAL_SLOTS - 1);
 	ub_io_begin_internal(io);
 	if (q->limits.can_flush && !q->cancel_error)
-		q->bq->backend->ops->submit(q->bq, io);
+		ub_backend_submit(q->bq, io);
 	else
 		ub_io_complete(io, 0);
 }

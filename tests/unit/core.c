@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "base/cleanup.h"
 #include "base/lifo.h"
 #include "base/log.h"
@@ -224,17 +224,9 @@ static void queue_take_msgs(struct ub_queue *q)
 	}
 }
 
-static void queue_submit_end(struct ub_queue *q)
-{
-	const struct ub_backend_ops *ops = q->bq->backend->ops;
-
-	if (ops->submit_end)
-		ops->submit_end(q->bq);
-}
-
 static void queue_end_batch(struct ub_queue *q)
 {
-	queue_submit_end(q);
+	ub_backend_submit_end(q->bq);
 	while (q->done_first) {
 		struct ub_io *io = q->done_first;
 
@@ -243,18 +235,14 @@ static void queue_end_batch(struct ub_queue *q)
 			q->done_last = &q->done_first;
 		io->done(io, io->result);
 		if (!q->done_first)
-			queue_submit_end(q);
+			ub_backend_submit_end(q->bq);
 	}
 }
 
 static void queue_begin_with(struct ub_queue *q, struct ub_backend_queue *bq)
 {
-	const struct ub_backend_ops *ops = bq->backend->ops;
-
 	q->bq = bq;
-	if (!bq->is_started && ops->queue_start)
-		ops->queue_start(bq);
-	bq->is_started = true;
+	ub_backend_queue_start(bq);
 }
 
 /* The end of a turn: those that nothing here refers to any more have left. */
@@ -264,9 +252,8 @@ static void queue_let_leave(struct ub_queue *q)
 
 	while (*at) {
 		struct order *order = *at;
-		const struct ub_backend_ops *ops = order->bq->backend->ops;
 
-		if (ops->queue_stop && order->bq->is_started && !ops->queue_stop(order->bq)) {
+		if (!ub_backend_queue_stop(order->bq)) {
 			at = &order->next;
 			continue;
 		}
@@ -395,7 +382,7 @@ static int core_init_bq(struct core *c, struct ub_backend_queue *bq, struct ub_b
 		.nr_slots = c->depth + UB_INTERNAL_SLOTS,
 		.stats = &c->queue_stats[qid],
 	};
-	return be->ops->queue_init(bq, bq->nr_slots, err);
+	return ub_backend_queue_init(bq, bq->nr_slots, err);
 }
 
 static int core_make_queue(struct core *c, unsigned qid, struct ub_err *err)
@@ -453,8 +440,7 @@ void core_set_live(struct core *c)
 	struct ub_err ignored;
 
 	/* One that failed by now says so to each I/O. */
-	if (c->backend.ops->set_live)
-		(void)c->backend.ops->set_live(&c->backend, &ignored);
+	(void)ub_backend_set_live(&c->backend, &ignored);
 }
 
 static void io_done(struct ub_io *io, int32_t res)
@@ -480,7 +466,7 @@ static void io_submit(struct ub_msg *msg, struct ub_queue *q)
 
 	assert(cio->io.slot < q->core->depth);
 	q->nr_owned++;
-	q->bq->backend->ops->submit(q->bq, &cio->io);
+	ub_backend_submit(q->bq, &cio->io);
 }
 
 void core_start_io(struct core *c, unsigned qid, struct core_io *cio)
@@ -545,7 +531,7 @@ static void queue_give_back(struct ub_msg *msg, struct ub_queue *q)
 {
 	struct order *order = ub_container_of(msg, struct order, msg);
 
-	q->bq->backend->ops->give_back(q->bq, order->io);
+	ub_backend_give_back(q->bq, order->io);
 	order_is_done(order);
 }
 
@@ -561,7 +547,7 @@ static void queue_cancel(struct ub_msg *msg, struct ub_queue *q)
 {
 	struct order *order = ub_container_of(msg, struct order, msg);
 
-	q->bq->backend->ops->cancel(q->bq, order->err);
+	ub_backend_cancel(q->bq, order->err);
 	order_is_done(order);
 }
 
@@ -594,7 +580,7 @@ void core_free_queues(struct core *c, struct ub_backend_queue *bqs)
 {
 	for (unsigned i = 0; i < c->nr_queues; i++) {
 		if (bqs[i].backend)
-			bqs[i].backend->ops->queue_destroy(&bqs[i]);
+			ub_backend_queue_destroy(&bqs[i]);
 	}
 	free(bqs);
 }
@@ -657,7 +643,7 @@ void core_close(struct core *c)
 		}
 	}
 	for (unsigned i = 0; i < c->nr_queues; i++) {
-		c->backend.ops->queue_destroy(&c->bqs[i]);
+		ub_backend_queue_destroy(&c->bqs[i]);
 		close(c->queues[i]->wake_fd);
 		free(c->queues[i]);
 	}

@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "backend/store.h"
 #include "base/size.h"
 

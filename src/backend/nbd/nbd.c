@@ -13,7 +13,7 @@
 
 #include <ublk-bridge/stats.h>
 
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "backend/sockets.h"
 #include "base/cleanup.h"
 #include "base/heap.h"

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Finding and opening back ends through the checked door, the null one, and reports of their
- * health. */
+/*
+ * Finding and opening back ends through the checked door, asking them through it, the null one, and
+ * reports of their health.
+ */
 #include "unit.h"
 
 #include <errno.h>
 
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "base/step.h"
 
 /* A back end that does as it is told. */
@@ -36,11 +38,33 @@ static void told_close(struct ub_backend *be)
 	told.nr_closes++;
 }
 
+static int told_queue_init(struct ub_backend_queue *bq, unsigned nr_slots, struct ub_err *err)
+{
+	(void)bq;
+	(void)nr_slots;
+	(void)err;
+	return 0;
+}
+
+static void told_queue_destroy(struct ub_backend_queue *bq)
+{
+	(void)bq;
+}
+
+static void told_submit(struct ub_backend_queue *bq, struct ub_io *io)
+{
+	(void)bq;
+	(void)io;
+}
+
 static const struct ub_backend_ops backend_told = {
 	.name = "told",
 	.open = told_open,
 	.get_limits = told_get_limits,
+	.queue_init = told_queue_init,
+	.queue_destroy = told_queue_destroy,
 	.close = told_close,
+	.submit = told_submit,
 };
 
 const struct ub_backend_ops *const ub_backends[] = { &ub_backend_null, &backend_told, NULL };
@@ -179,8 +203,7 @@ static void read_only_comes_from_either_side(void **state)
 	ub_backend_close(&be);
 }
 
-/* ---- null
- * ------------------------------------------------------------------------------------------- */
+/* ---- null ---------------------------------------------------------------- */
 
 static void null_has_the_size_that_was_asked_for(void **state)
 {
@@ -227,8 +250,204 @@ static void null_completes_everything_in_full(void **state)
 	ub_backend_close(&be);
 }
 
-/* ---- reports
- * ---------------------------------------------------------------------------------------- */
+/* ---- asking: an op that is not there, and layers --------------------------- */
+
+/* What has everything, and remembers who was asked what. */
+static struct {
+	struct ub_backend *asked;
+	uint64_t number;
+} rich;
+
+static char *rich_get_identity(struct ub_backend *be)
+{
+	rich.asked = be;
+	return strdup("rich");
+}
+
+static int rich_set_live(struct ub_backend *be, struct ub_err *err)
+{
+	rich.asked = be;
+	return ub_err_set(err, EIO, "not yet");
+}
+
+static int rich_take_socket(struct ub_backend *be, int fd)
+{
+	rich.asked = be;
+	rich.number = (uint64_t)fd;
+	return 0;
+}
+
+static int rich_set(struct ub_backend *be, const struct ub_settings *settings, struct ub_err *err)
+{
+	(void)err;
+	rich.asked = be;
+	rich.number = settings->stall_timeout_ms;
+	return 0;
+}
+
+static int rich_get_size(struct ub_backend *be, uint64_t *size_bytes, struct ub_err *err)
+{
+	(void)err;
+	rich.asked = be;
+	*size_bytes = 8192;
+	return 0;
+}
+
+static int rich_resize(struct ub_backend *be, uint64_t size_bytes, uint32_t flags,
+		       struct ub_err *err)
+{
+	(void)flags;
+	(void)err;
+	rich.asked = be;
+	rich.number = size_bytes;
+	return 0;
+}
+
+static void rich_note(struct ub_backend *be)
+{
+	rich.asked = be;
+}
+
+static bool rich_has_settled(struct ub_backend *be)
+{
+	rich.asked = be;
+	return false;
+}
+
+static void rich_fenced(struct ub_backend *be, uint64_t event)
+{
+	rich.asked = be;
+	rich.number = event;
+}
+
+static uint64_t rich_count(struct ub_backend *be)
+{
+	rich.asked = be;
+	return 17;
+}
+
+static void rich_describe_outage(struct ub_backend *be, char *buf, size_t len)
+{
+	rich.asked = be;
+	snprintf(buf, len, "away");
+}
+
+static const struct ub_backend_ops backend_rich = {
+	.name = "rich",
+	.get_identity = rich_get_identity,
+	.set_live = rich_set_live,
+	.take_socket = rich_take_socket,
+	.set = rich_set,
+	.get_size = rich_get_size,
+	.resize = rich_resize,
+	.promote = rich_note,
+	.reset = rich_note,
+	.has_settled = rich_has_settled,
+	.fenced = rich_fenced,
+	.nr_losses = rich_count,
+	.describe_outage = rich_describe_outage,
+	.latency_ns = rich_count,
+};
+
+static const struct ub_settings stall_timeout = { .which = UB_SET_STALL_TIMEOUT,
+						  .stall_timeout_ms = 5 };
+
+static void what_a_back_end_lacks_has_an_answer(void **state)
+{
+	struct ub_backend be = { .ops = &backend_told };
+	struct ub_err err = { 0 };
+	uint64_t size = 0;
+	char *identity = ub_backend_get_identity(&be), buf[16] = "?";
+
+	(void)state;
+	assert_string_equal(identity, "");
+	free(identity);
+	assert_int_equal(ub_backend_set_live(&be, &err), 0);
+	assert_false(ub_backend_takes_sockets(&be));
+	assert_int_equal(ub_backend_set(&be, &stall_timeout, &err), -EOPNOTSUPP);
+	assert_string_equal(err.text, "a device of told has no stall-timeout");
+	assert_false(ub_backend_is_resizable(&be));
+	assert_false(ub_backend_knows_size(&be));
+	assert_int_equal(ub_backend_get_size(&be, &size, &err), 0);
+	assert_true(size == UINT64_MAX);
+	ub_backend_promote(&be);
+	ub_backend_reset(&be);
+	assert_true(ub_backend_has_settled(&be));
+	ub_backend_fenced(&be, 1);
+	assert_true(ub_backend_nr_losses(&be) == 0);
+	ub_backend_describe_outage(&be, buf, sizeof(buf));
+	assert_string_equal(buf, "");
+	assert_true(ub_backend_latency_ns(&be) == 0);
+}
+
+/* The same calls, of `be`: who has answered? */
+static void assert_all_answered_by(struct ub_backend *be, const struct ub_backend *who)
+{
+	struct ub_err err = { 0 };
+	uint64_t size = 0;
+	char *identity = ub_backend_get_identity(be), buf[16];
+
+#define assert_answer(condition) \
+	do { \
+		assert_true(condition); \
+		assert_ptr_equal(rich.asked, who); \
+		rich.asked = NULL; \
+	} while (0)
+
+	assert_answer(strcmp(identity, "rich") == 0);
+	free(identity);
+	assert_answer(ub_backend_set_live(be, &err) == -EIO);
+	assert_true(ub_backend_takes_sockets(be));
+	assert_answer(ub_backend_take_socket(be, 3) == 0 && rich.number == 3);
+	assert_answer(ub_backend_set(be, &stall_timeout, &err) == 0 && rich.number == 5);
+	assert_true(ub_backend_is_resizable(be));
+	assert_true(ub_backend_knows_size(be));
+	assert_answer(ub_backend_get_size(be, &size, &err) == 0 && size == 8192);
+	assert_answer(ub_backend_resize(be, 4096, 0, &err) == 0 && rich.number == 4096);
+	ub_backend_promote(be);
+	assert_answer(true);
+	ub_backend_reset(be);
+	assert_answer(true);
+	assert_answer(!ub_backend_has_settled(be));
+	ub_backend_fenced(be, 9);
+	assert_answer(rich.number == 9);
+	assert_answer(ub_backend_nr_losses(be) == 17);
+	ub_backend_describe_outage(be, buf, sizeof(buf));
+	assert_answer(strcmp(buf, "away") == 0);
+	assert_answer(ub_backend_latency_ns(be) == 17);
+#undef assert_answer
+}
+
+static void what_it_has_is_asked_of_it(void **state)
+{
+	struct ub_backend be = { .ops = &backend_rich };
+
+	(void)state;
+	assert_all_answered_by(&be, &be);
+}
+
+static void what_a_layer_does_not_define_is_asked_of_what_lies_below(void **state)
+{
+	struct ub_backend bottom = { .ops = &backend_rich };
+	struct ub_backend middle = { .ops = &backend_told, .below = &bottom };
+	struct ub_backend top = { .ops = &backend_told, .below = &middle };
+
+	(void)state;
+	assert_all_answered_by(&top, &bottom);
+	middle.ops = &backend_rich;
+	assert_all_answered_by(&top, &middle);
+}
+
+static void one_that_is_not_open_is_told_of_nothing(void **state)
+{
+	struct ub_backend be = { .ops = NULL };
+
+	(void)state;
+	assert_false(ub_backend_takes_sockets(&be));
+	ub_backend_fenced(&be, 1);
+}
+
+/* ---- reports ------------------------------------------------------------- */
 
 static unsigned nr_reports;
 static enum ub_health last_health;
@@ -275,8 +494,12 @@ int main(void)
 		cmocka_unit_test_setup(read_only_comes_from_either_side, told_setup),
 		cmocka_unit_test(null_has_the_size_that_was_asked_for),
 		cmocka_unit_test(null_completes_everything_in_full),
+		cmocka_unit_test(what_a_back_end_lacks_has_an_answer),
+		cmocka_unit_test(what_it_has_is_asked_of_it),
+		cmocka_unit_test(what_a_layer_does_not_define_is_asked_of_what_lies_below),
+		cmocka_unit_test(one_that_is_not_open_is_told_of_nothing),
 		cmocka_unit_test(repeated_reports_are_swallowed),
 	};
 
-	return cmocka_run_group_tests_name("registry", tests, NULL, NULL);
+	return cmocka_run_group_tests_name("backend", tests, NULL, NULL);
 }
