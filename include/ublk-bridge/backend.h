@@ -21,6 +21,7 @@
 
 #include "io.h"
 
+struct ub_backend;
 struct ub_err;
 struct ub_backend_stats;
 struct ub_ledger;
@@ -55,6 +56,36 @@ struct ub_limits {
 	uint8_t can_zero;   /* without: the core writes zeroes */
 	uint8_t multi_conn; /* a FLUSH on one connection covers all */
 	uint8_t nr_queues;  /* as many suit it best; 0: it does not matter */
+};
+
+enum ub_health {
+	UB_HEALTH_ONLINE,
+	UB_HEALTH_DEGRADED, /* serves, but not everything: `why` says what fails */
+	UB_HEALTH_OFFLINE,  /* I/O waits for what stands behind it */
+	/* for good: I/O fails; before the device is live this ends the attach */
+	UB_HEALTH_FAILED,
+};
+
+/*
+ * Whom a back end has opened for: the server, or a layer that has it for a child. It hears what the
+ * back end has to say, in the functions at the end of this header, and passes on to its own host
+ * what that shall know. So a layer hears of an outage before anybody else does.
+ *
+ * Each: any thread, never waits; NULL: it is not heard. `be` is the one that speaks. The host
+ * outlives its back ends, and threads that they leave behind.
+ */
+struct ub_host {
+	/* Repeats of one state do not come. `why` is good during the call. */
+	void (*report)(struct ub_host *host, struct ub_backend *be, enum ub_health health,
+		       const char *why);
+	void (*grown)(struct ub_host *host, struct ub_backend *be);
+	void (*ranges)(struct ub_host *host, struct ub_backend *be);
+	/* ub_backend_hold_socket(); 0: it is not held, and drop() is not called for it. */
+	uint32_t (*hold)(struct ub_host *host, const struct ub_backend *be, int fd);
+	void (*drop)(struct ub_host *host, uint32_t id);
+	void (*forget)(struct ub_host *host, const struct ub_backend *be);
+	bool (*has_keeper)(struct ub_host *host);
+	_Atomic int health; /* ub_backend_report()'s: what came last; 0 at first: ONLINE */
 };
 
 #define UB_BACKEND_MAX_PATHS 16
@@ -107,6 +138,7 @@ struct ub_backend_config {
 	 * ends its I/O with ENOLINK, and it goes on by itself afterwards: until promote().
 	 */
 	uint64_t late_ms;
+	struct ub_host *host; /* NULL: nobody listens */
 };
 
 struct ub_backend {
@@ -117,6 +149,7 @@ struct ub_backend {
 	 * open(), and fixed.
 	 */
 	struct ub_backend *below;
+	struct ub_host *host;	     /* of the config; NULL: none */
 	struct ub_limits limits;     /* as checked */
 	void *priv;		     /* the back end's */
 	_Atomic bool is_destination; /* of a migration: opened with late_ms, and not promoted yet */
@@ -346,14 +379,6 @@ static inline void ub_backend_stop(struct ub_backend *be)
 		be->ops->stop(be);
 }
 
-enum ub_health {
-	UB_HEALTH_ONLINE,
-	UB_HEALTH_DEGRADED, /* serves, but not everything: `why` says what fails */
-	UB_HEALTH_OFFLINE,  /* I/O waits for what stands behind it */
-	/* for good: I/O fails; before the device is live this ends the attach */
-	UB_HEALTH_FAILED,
-};
-
 /*
  * Tells the operator of a change. Repeats of one state are swallowed. Any thread, never blocks;
  * `why` is copied and cut at 200 bytes.
@@ -372,11 +397,33 @@ void ub_backend_report_ranges(struct ub_backend *be);
 /*
  * A connection whose other end may go on executing what was sent to it when this process is no
  * more: whoever makes the next one wants to know. fd stays the caller's, who says when it closes
- * it. The id for that. Any thread; a back end calls it before its first write, and not on a queue's
- * thread.
+ * it. The id for that, or 0. Any thread; a back end calls it before its first write, and not on a
+ * queue's thread.
  */
 uint32_t ub_backend_hold_socket(const struct ub_backend *be, int fd);
-void ub_backend_drop_socket(uint32_t id);
+
+/*
+ * Of a socket that is held: it closes. 0: nothing. Any thread, also one that has outlived its back
+ * end: hence the host, which a back end may keep for that.
+ */
+static inline void ub_host_drop_socket(struct ub_host *host, uint32_t id)
+{
+	if (host && host->drop && id)
+		host->drop(host, id);
+}
+
+/* The back end closes: those that it still holds are dropped. */
+static inline void ub_host_forget_sockets(struct ub_host *host, const struct ub_backend *be)
+{
+	if (host && host->forget)
+		host->forget(host, be);
+}
+
+/* Whether somebody would reset what is held, should this process die. Any thread. */
+static inline bool ub_host_has_keeper(struct ub_host *host)
+{
+	return host && host->has_keeper && host->has_keeper(host);
+}
 
 /*
  * The back ends that a program offers, NULL-terminated: defined beside its main(), so that a new

@@ -16,11 +16,6 @@
 #include "base/log.h"
 #include "base/step.h"
 
-static void (*registry_report)(enum ub_health health, const char *why);
-static void (*registry_report_grown)(void);
-static void (*registry_report_ranges)(void);
-static _Atomic int registry_health; /* one root back end a process: of that one */
-
 const struct ub_backend_ops *ub_backend_find(const char *name, struct ub_err *err)
 {
 	char known[128] = "";
@@ -54,6 +49,7 @@ int ub_backend_open(struct ub_backend *be, const struct ub_backend_config *cfg, 
 
 	memset(be, 0, sizeof(*be));
 	be->is_destination = cfg->late_ms != 0;
+	be->host = cfg->host;
 	be->ops = ub_backend_find(cfg->kind, err);
 	if (!be->ops)
 		return -EINVAL;
@@ -216,42 +212,34 @@ uint64_t ub_backend_latency_ns(struct ub_backend *be)
 
 /* ---- what back ends report ------------------------------------------------ */
 
-void ub_backend_set_reporter(void (*report)(enum ub_health health, const char *why))
-{
-	registry_report = report;
-}
-
 void ub_backend_report(struct ub_backend *be, enum ub_health health, const char *why)
 {
+	struct ub_host *host = be->host;
+
 	if (be->is_destination) {
 		if (atomic_exchange(&be->health, (int)health) != (int)health)
 			ub_log(UB_LOG_NOTICE, "the migration's destination: %s", why);
 		return;
 	}
-	if (atomic_exchange(&registry_health, (int)health) != (int)health && registry_report)
-		registry_report(health, why);
-}
-
-void ub_backend_set_grown_reporter(void (*report)(void))
-{
-	registry_report_grown = report;
+	/* The host's, and not its own: a device that has moved goes on where it was. */
+	if (host && atomic_exchange(&host->health, (int)health) != (int)health && host->report)
+		host->report(host, be, health, why);
 }
 
 void ub_backend_report_grown(struct ub_backend *be)
 {
-	if (registry_report_grown && !be->is_destination)
-		registry_report_grown();
-}
-
-void ub_backend_set_ranges_reporter(void (*report)(void))
-{
-	registry_report_ranges = report;
+	if (be->host && be->host->grown && !be->is_destination)
+		be->host->grown(be->host, be);
 }
 
 /* Of a migration's destination, too: they are the device's once it has moved. */
 void ub_backend_report_ranges(struct ub_backend *be)
 {
-	(void)be;
-	if (registry_report_ranges)
-		registry_report_ranges();
+	if (be->host && be->host->ranges)
+		be->host->ranges(be->host, be);
+}
+
+uint32_t ub_backend_hold_socket(const struct ub_backend *be, int fd)
+{
+	return be->host && be->host->hold ? be->host->hold(be->host, be, fd) : 0;
 }

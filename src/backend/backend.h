@@ -65,9 +65,4 @@ uint64_t ub_backend_nr_losses(struct ub_backend *be);
 void ub_backend_describe_outage(struct ub_backend *be, char *buf, size_t len);
 uint64_t ub_backend_latency_ns(struct ub_backend *be);
 
-/* Where reports go: the server sets it before a back end is open. */
-void ub_backend_set_reporter(void (*report)(enum ub_health health, const char *why));
-void ub_backend_set_grown_reporter(void (*report)(void));
-void ub_backend_set_ranges_reporter(void (*report)(void));
-
 #endif

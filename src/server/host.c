@@ -6,17 +6,15 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
 #include <ublk-bridge/message.h>
+#include <ublk-bridge/stats.h>
 
-#include "backend/backend.h"
-#include "backend/sockets.h"
+#include "base/cleanup.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "server/server.h"
@@ -24,9 +22,7 @@
 
 #define HOST_LINK_MS 1000 /* for a keeper that does not read what it is told */
 
-static int host_log_fd = -1;
-static struct ub_stats_page *_Atomic host_stats; /* once it is mapped */
-static struct server *_Atomic host_server;	 /* for the back end's threads */
+/* ---- the log: the process's, which has one ---------------------------------- */
 
 /* The log's sink: a datagram that is never waited for. Any thread. */
 static bool host_log(enum ub_log_level level, const char *line)
@@ -36,58 +32,75 @@ static bool host_log(enum ub_log_level level, const char *line)
 	snprintf(msg.text, sizeof(msg.text), "%s", line);
 	msg.header.len_bytes =
 		(uint32_t)(offsetof(struct ub_msg_text, text) + strlen(msg.text) + 1);
-	return ub_message_send(host_log_fd, &msg.header, NULL, 0, MSG_DONTWAIT) == 0;
+	return ub_message_send(UB_SERVER_SOCKET_FD, &msg.header, NULL, 0, MSG_DONTWAIT) == 0;
 }
 
-/*
- * What the back end said of itself last. Its threads write it, seldom, and the main thread reads
- * it.
- */
-static struct host_health {
-	pthread_mutex_t lock;
-	enum ub_health value;
-	char why[200];
-	int event_fd;
-} host_health = { .lock = PTHREAD_MUTEX_INITIALIZER, .event_fd = -1 };
+/* ---- what back ends report: any thread --------------------------------------- */
 
-static void host_report(enum ub_health health, const char *why)
+static struct server_host *host_of(struct ub_host *host)
 {
+	return ub_container_of(host, struct server_host, host);
+}
+
+static void host_report(struct ub_host *host, struct ub_backend *be, enum ub_health health,
+			const char *why)
+{
+	struct server_host *h = host_of(host);
+
+	(void)be;
 	ub_log(health == UB_HEALTH_ONLINE ? UB_LOG_NOTICE : UB_LOG_WARNING, "%s", why);
-	pthread_mutex_lock(&host_health.lock);
-	host_health.value = health;
-	snprintf(host_health.why, sizeof(host_health.why), "%s", why);
-	ub_text_clean(host_health.why);
-	pthread_mutex_unlock(&host_health.lock);
-	eventfd_write(host_health.event_fd, 1);
+	pthread_mutex_lock(&h->lock);
+	h->health = health;
+	snprintf(h->why, sizeof(h->why), "%s", why);
+	ub_text_clean(h->why);
+	pthread_mutex_unlock(&h->lock);
+	eventfd_write(h->event_fd, 1);
 }
 
-enum ub_health ub_host_health(char *why, size_t len)
+static void host_grown(struct ub_host *host, struct ub_backend *be)
 {
-	enum ub_health value;
+	struct ub_msg_header header = { .type = UB_MSG_GROWN, .len_bytes = sizeof(header) };
 
-	pthread_mutex_lock(&host_health.lock);
-	value = host_health.value;
-	snprintf(why, len, "%s", host_health.why);
-	pthread_mutex_unlock(&host_health.lock);
-	return value;
+	(void)host;
+	(void)be;
+	ub_message_send(UB_SERVER_SOCKET_FD, &header, NULL, 0, MSG_DONTWAIT);
 }
 
-/* Before the device is live nothing waits for a back end that went away: the attach fails. */
-static void host_health_changed(void *arg)
+/* A keeper that has no room for it looks again by itself. */
+static void host_ranges(struct ub_host *host, struct ub_backend *be)
 {
-	struct server *s = arg;
-	struct ub_err err = { .code = EIO };
-	eventfd_t ignored;
+	struct ub_msg_header header = { .type = UB_MSG_RANGES, .len_bytes = sizeof(header) };
 
-	eventfd_read(host_health.event_fd, &ignored);
-	if (ub_host_health(err.text, sizeof(err.text)) == UB_HEALTH_FAILED && !s->served_pid &&
-	    s->phase > SERVER_NEW && s->phase < SERVER_LIVE)
-		ub_server_fail(s, &err);
+	(void)be;
+	if (atomic_load(&host_of(host)->server->keeper_version) > UB_MESSAGE_V3)
+		ub_message_send(UB_SERVER_SOCKET_FD, &header, NULL, 0, MSG_DONTWAIT);
 }
 
-/* A connection that was made, or (-1) closed. Any thread; the keeper resets it when we are gone. */
-static void host_tell_socket(uint32_t id, int fd, bool is_destination)
+static uint32_t host_hold(struct ub_host *host, const struct ub_backend *be, int fd)
 {
+	return ub_sockets_hold(&host_of(host)->sockets, be, fd);
+}
+
+static void host_drop(struct ub_host *host, uint32_t id)
+{
+	ub_sockets_drop(&host_of(host)->sockets, id);
+}
+
+static void host_forget(struct ub_host *host, const struct ub_backend *be)
+{
+	ub_sockets_forget(&host_of(host)->sockets, be);
+}
+
+static bool host_has_keeper(struct ub_host *host)
+{
+	return ub_sockets_have_listener(&host_of(host)->sockets);
+}
+
+/* A connection that was made, or (-1) closed. The keeper resets it when we are gone. */
+static void host_tell_socket(void *arg, uint32_t id, int fd, bool is_destination)
+{
+	struct server_host *h = arg;
+	struct ub_stats_page *stats = atomic_load(&h->stats);
 	struct ub_msg_link msg = { .header = { .len_bytes = sizeof(msg) },
 				   .id = id,
 				   .is_destination = is_destination };
@@ -99,55 +112,67 @@ static void host_tell_socket(uint32_t id, int fd, bool is_destination)
 			 HOST_LINK_MS) > 0)
 			continue;
 		/* At its last close it is reset all the same: keepers of version 3 wait instead. */
-		if (fd >= 0 && host_stats)
-			atomic_store(&host_stats->lost_links, 1);
+		if (fd >= 0 && stats)
+			atomic_store(&stats->lost_links, 1);
 		break;
 	}
 }
 
-/* Any thread. */
-static void host_tell_grown(void)
-{
-	struct ub_msg_header header = { .type = UB_MSG_GROWN, .len_bytes = sizeof(header) };
+/* ---- the main thread's -------------------------------------------------------- */
 
-	ub_message_send(UB_SERVER_SOCKET_FD, &header, NULL, 0, MSG_DONTWAIT);
+enum ub_health ub_server_host_health(struct server_host *h, char *why, size_t len)
+{
+	enum ub_health health;
+
+	pthread_mutex_lock(&h->lock);
+	health = h->health;
+	snprintf(why, len, "%s", h->why);
+	pthread_mutex_unlock(&h->lock);
+	return health;
 }
 
-/* Any thread. A keeper that has no room for it looks again by itself. */
-static void host_tell_ranges(void)
+/* Before the device is live nothing waits for a back end that went away: the attach fails. */
+static void host_health_changed(void *arg)
 {
-	struct ub_msg_header header = { .type = UB_MSG_RANGES, .len_bytes = sizeof(header) };
+	struct server_host *h = arg;
+	struct server *s = h->server;
+	struct ub_err err = { .code = EIO };
+	eventfd_t ignored;
 
-	if (atomic_load(&host_server->keeper_version) > UB_MESSAGE_V3)
-		ub_message_send(UB_SERVER_SOCKET_FD, &header, NULL, 0, MSG_DONTWAIT);
+	eventfd_read(h->event_fd, &ignored);
+	if (ub_server_host_health(h, err.text, sizeof(err.text)) == UB_HEALTH_FAILED &&
+	    !s->served_pid && s->phase > SERVER_NEW && s->phase < SERVER_LIVE)
+		ub_server_fail(s, &err);
 }
 
-void ub_host_init(struct server *s)
+void ub_server_host_init(struct server_host *h, struct server *s)
 {
-	host_server = s;
-	host_log_fd = s->keeper_fd;
+	h->server = s;
+	h->host = (struct ub_host){
+		.report = host_report,
+		.grown = host_grown,
+		.ranges = host_ranges,
+		.hold = host_hold,
+		.drop = host_drop,
+		.forget = host_forget,
+		.has_keeper = host_has_keeper,
+	};
+	pthread_mutex_init(&h->lock, NULL);
+	ub_sockets_init(&h->sockets);
+	ub_server_host_set_keeper(h, true);
 	ub_log_to_sink(host_log);
-	ub_backend_set_reporter(host_report);
-	ub_backend_set_grown_reporter(host_tell_grown);
-	ub_backend_set_ranges_reporter(host_tell_ranges);
-	ub_host_set_keeper(true);
-	host_health.event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	h->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 }
 
-int ub_host_watch(struct server *s, struct ub_err *err)
+int ub_server_host_watch(struct server_host *h, struct ub_err *err)
 {
-	if (host_health.event_fd < 0)
+	if (h->event_fd < 0)
 		return ub_err_errno(err, errno, "an event descriptor");
-	ub_loop_add(&s->loop, host_health.event_fd, host_health_changed, s);
+	ub_loop_add(&h->server->loop, h->event_fd, host_health_changed, h);
 	return 0;
 }
 
-void ub_host_set_keeper(bool has_keeper)
+void ub_server_host_set_keeper(struct server_host *h, bool has_keeper)
 {
-	ub_sockets_set_listener(has_keeper ? host_tell_socket : NULL);
-}
-
-void ub_host_set_stats(struct ub_stats_page *stats)
-{
-	host_stats = stats;
+	ub_sockets_set_listener(&h->sockets, has_keeper ? host_tell_socket : NULL, h);
 }

@@ -84,6 +84,7 @@ static int move_open(struct server *s, struct ub_err *err)
 		.fd = m->dest_fd,
 		.cancel_fd = m->cancel_fd,
 		.late_ms = m->late_ms,
+		.host = &s->host.host,
 	};
 	int ret = ub_step("migrate-open", err);
 

@@ -8,7 +8,6 @@
 
 #include "backend/backend.h"
 #include "base/step.h"
-#include "server/host.h"
 #include "server/state.h"
 
 /* The answer is about the size that the back end has, whichever that is. */
@@ -45,7 +44,7 @@ static int resize_check(struct server *s, uint64_t *size, struct ub_err *err)
 				  (unsigned long long)*size, l->logical_block_bytes);
 	if (*size && *size <= l->size_bytes)
 		return 0;
-	if (ub_host_health(why, sizeof(why)) == UB_HEALTH_OFFLINE)
+	if (ub_server_host_health(&s->host, why, sizeof(why)) == UB_HEALTH_OFFLINE)
 		return ub_err_set(err, EAGAIN, "%s: no other size before it is online again", why);
 	ret = ub_backend_get_size(s->backend, &most, err);
 	if (ret)

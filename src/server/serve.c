@@ -15,7 +15,6 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/step.h"
-#include "server/host.h"
 #include "server/isolate.h"
 #include "server/mounts.h"
 #include "server/resize.h"
@@ -63,6 +62,7 @@ int ub_serve_configure(struct server *s, struct ub_msg_config *msg, int fds[], s
 	cfg.read_only = msg->read_only;
 	cfg.fd = s->store_fd;
 	cfg.cancel_fd = s->keeper_fd;
+	cfg.host = &s->host.host;
 	cfg.identity = *identity ? identity : NULL;
 	ub_mounts_drop(&cfg);
 	ret = ub_isolate_lock_memory(err);
@@ -103,7 +103,7 @@ static int serve_map_stats(struct server *s, unsigned nr_queues, struct ub_err *
 				    "CAP_IPC_LOCK)",
 				    s->stats_bytes);
 	s->backend->stats = &s->stats->backends[ub_stat_side(s->stats)];
-	ub_host_set_stats(s->stats);
+	atomic_store(&s->host.stats, s->stats);
 	return 0;
 }
 

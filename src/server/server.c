@@ -16,7 +16,6 @@
 #include "base/cleanup.h"
 #include "base/node.h"
 #include "base/step.h"
-#include "server/host.h"
 #include "server/isolate.h"
 #include "server/state.h"
 #include "server/words.h"
@@ -31,7 +30,7 @@ static void server_destroy(struct server *s)
 		_exit(s->status);
 	ub_device_close(&s->device);
 	ub_backend_close(s->backend);
-	ub_host_set_stats(NULL);
+	atomic_store(&s->host.stats, NULL);
 	if (s->stats)
 		munmap(s->stats, s->stats_bytes);
 	if (s->ledger)
@@ -81,7 +80,7 @@ static void server_init(struct server *s)
 		s->kept.fds[i] = -1;
 	s->listen_fd = s->visitor_fd = s->store_fd = s->stats_fd = s->arena_fd = s->ledger_fd = -1;
 	s->served_pidfd = -1;
-	ub_host_init(s);
+	ub_server_host_init(&s->host, s);
 	ub_loop_init(&s->loop);
 }
 
@@ -96,7 +95,7 @@ int ub_server_main(void)
 	ub_isolate();
 	s->hear_keeper = ub_words_hear;
 	ub_loop_add(&s->loop, s->keeper_fd, s->hear_keeper, s);
-	if (ub_host_watch(s, &err) || ub_step("server-hello", &err))
+	if (ub_server_host_watch(&s->host, &err) || ub_step("server-hello", &err))
 		ub_server_fail(s, &err);
 	else if (ub_message_send_hello(s->keeper_fd) < 0)
 		return UB_EXIT_FAILED;

@@ -7,6 +7,7 @@
 
 #include "base/loop.h"
 #include "base/process.h"
+#include "server/host.h"
 #include "server/move.h"
 #include "server/yield.h"
 #include "ublk/device.h"
@@ -60,6 +61,7 @@ struct server {
 	struct ub_ledger *ledger;
 	size_t ledger_bytes;
 	uint8_t (*affinity)[UB_CPU_MASK_BYTES];
+	struct server_host host;
 	struct ub_move move;
 	struct server_kept kept;
 	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)];

@@ -13,10 +13,8 @@
 
 #include "backend/backend.h"
 #include "backend/names.h"
-#include "backend/sockets.h"
 #include "base/cleanup.h"
 #include "base/log.h"
-#include "server/host.h"
 #include "server/server.h"
 #include "server/state.h"
 
@@ -29,12 +27,12 @@ static void visitor_leaves(struct server *s)
 	ub_close(&s->visitor_fd);
 }
 
-static void visitor_tell_health(const struct server *s)
+static void visitor_tell_health(struct server *s)
 {
 	struct ub_msg_text msg = { .header = { .type = UB_MSG_HEALTH, .len_bytes = sizeof(msg) } };
 	size_t len;
 
-	msg.value = ub_host_health(msg.text, sizeof(msg.text));
+	msg.value = ub_server_host_health(&s->host, msg.text, sizeof(msg.text));
 	len = strlen(msg.text);
 	/* How it began, and why it has not ended. */
 	if (msg.value == UB_HEALTH_OFFLINE && s->phase == SERVER_LIVE &&
@@ -72,7 +70,7 @@ static int visitor_adopt(struct server *s)
 	atomic_store(&s->keeper_version, s->visitor_version);
 	visitor_leaves(s);
 	nr = ub_message_pack_fds(all, UB_NR_SERVE_FDS, s->visitor_version, packed, &msg.has_fd);
-	msg.nr_links = ub_sockets_count();
+	msg.nr_links = ub_sockets_count(&s->host.sockets);
 	ub_message_fit(&msg.header, s->visitor_version, UB_V3_BYTES_ADOPTED);
 	if (ub_message_send(s->keeper_fd, &msg.header, packed, nr, MSG_DONTWAIT) < 0)
 		return 0; /* it has gone already, and the loop will find that out */
@@ -85,7 +83,7 @@ static int visitor_adopt(struct server *s)
 	}
 	if (msg.state == UB_ADOPTED_STANDBY)
 		ub_loop_remove(&s->loop, s->listen_fd);
-	ub_host_set_keeper(true);
+	ub_server_host_set_keeper(&s->host, true);
 	ub_log(UB_LOG_NOTICE, "the server (pid %d) has a keeper again", getpid());
 	return 0;
 }

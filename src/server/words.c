@@ -22,7 +22,6 @@
 #include "backend/names.h"
 #include "base/cleanup.h"
 #include "base/log.h"
-#include "server/host.h"
 #include "server/move-tell.h"
 #include "server/predecessor.h"
 #include "server/resize.h"
@@ -310,7 +309,7 @@ static void words_keeper_left(struct server *s)
 {
 	s->has_keeper = false;
 	ub_loop_remove(&s->loop, s->keeper_fd);
-	ub_host_set_keeper(false);
+	ub_server_host_set_keeper(&s->host, false);
 	ub_names_set_keeper(-1);
 	words_drop_kept(s);
 	ub_move_abandon(s);

@@ -359,11 +359,25 @@ static bool core_log(enum ub_log_level level, const char *line)
 	return true;
 }
 
-static void core_report(enum ub_health health, const char *why)
+static void core_report(struct ub_host *host, struct ub_backend *be, enum ub_health health,
+			const char *why)
 {
+	(void)host;
+	(void)be;
 	atomic_store(&core_health, (int)health);
 	atomic_fetch_add(&core_nr_reports[health], 1);
 	ub_log(UB_LOG_NOTICE, "health %d: %s", (int)health, why);
+}
+
+/* There is no keeper: an id is all that it gets. */
+static uint32_t core_hold(struct ub_host *host, const struct ub_backend *be, int fd)
+{
+	static _Atomic uint32_t last_id;
+
+	(void)host;
+	(void)be;
+	(void)fd;
+	return atomic_fetch_add(&last_id, 1) + 1;
 }
 
 void core_be_verbose(void)
@@ -402,6 +416,7 @@ static int core_make_queue(struct core *c, unsigned qid, struct ub_err *err)
 int core_open(struct core *c, const struct ub_backend_config *cfg, unsigned depth,
 	      struct ub_err *err)
 {
+	struct ub_backend_config own = *cfg;
 	int ret;
 
 	memset(c, 0, sizeof(*c));
@@ -410,12 +425,12 @@ int core_open(struct core *c, const struct ub_backend_config *cfg, unsigned dept
 	pthread_cond_init(&c->done, NULL);
 	c->depth = depth;
 	ub_log_to_sink(core_log);
-	ub_backend_set_reporter(core_report);
-	ub_backend_report(&c->backend, UB_HEALTH_ONLINE, "a new one");
+	c->host = (struct ub_host){ .report = core_report, .hold = core_hold };
+	own.host = &c->host;
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(core_nr_reports); i++)
 		atomic_store(&core_nr_reports[i], 0);
 	atomic_store(&core_health, UB_HEALTH_ONLINE);
-	ret = ub_backend_open(&c->backend, cfg, err);
+	ret = ub_backend_open(&c->backend, &own, err);
 	c->backend.stats = &c->stats;
 	c->backend.ledger = core_ledger;
 	for (unsigned i = 0; ret == 0 && i < cfg->nr_queues; i++) {

@@ -6,8 +6,10 @@
 #include "unit.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 
 #include "backend/backend.h"
+#include "base/cleanup.h"
 #include "base/step.h"
 
 /* A back end that does as it is told. */
@@ -449,36 +451,186 @@ static void one_that_is_not_open_is_told_of_nothing(void **state)
 
 /* ---- reports ------------------------------------------------------------- */
 
-static unsigned nr_reports;
-static enum ub_health last_health;
+/* Hears everything, and counts. */
+struct listener {
+	struct ub_host host;
+	struct ub_host *own; /* a layer's: where it passes on what it hears */
+	unsigned nr_reports, nr_grown, nr_ranges, nr_dropped, nr_forgotten;
+	enum ub_health last_health;
+	struct ub_backend *last_speaker;
+};
 
-static void reporter(enum ub_health health, const char *why)
+static void listener_report(struct ub_host *host, struct ub_backend *be, enum ub_health health,
+			    const char *why)
 {
+	struct listener *l = ub_container_of(host, struct listener, host);
+
 	assert_non_null(why);
-	nr_reports++;
-	last_health = health;
+	l->nr_reports++;
+	l->last_health = health;
+	l->last_speaker = be;
+}
+
+static void listener_grown(struct ub_host *host, struct ub_backend *be)
+{
+	(void)be;
+	ub_container_of(host, struct listener, host)->nr_grown++;
+}
+
+static void listener_ranges(struct ub_host *host, struct ub_backend *be)
+{
+	(void)be;
+	ub_container_of(host, struct listener, host)->nr_ranges++;
+}
+
+static uint32_t listener_hold(struct ub_host *host, const struct ub_backend *be, int fd)
+{
+	(void)host;
+	(void)be;
+	return (uint32_t)fd + 100;
+}
+
+static void listener_drop(struct ub_host *host, uint32_t id)
+{
+	ub_container_of(host, struct listener, host)->nr_dropped++;
+	assert_int_equal(id, 103);
+}
+
+static void listener_forget(struct ub_host *host, const struct ub_backend *be)
+{
+	(void)be;
+	ub_container_of(host, struct listener, host)->nr_forgotten++;
+}
+
+static bool listener_has_keeper(struct ub_host *host)
+{
+	(void)host;
+	return true;
+}
+
+static const struct ub_host all_ears = {
+	.report = listener_report,
+	.grown = listener_grown,
+	.ranges = listener_ranges,
+	.hold = listener_hold,
+	.drop = listener_drop,
+	.forget = listener_forget,
+	.has_keeper = listener_has_keeper,
+};
+
+static void opened_by(struct ub_backend *be, struct ub_host *host, uint64_t late_ms)
+{
+	struct ub_backend_config config = told_config;
+	struct ub_err err = { 0 };
+
+	told_setup(NULL);
+	config.host = host;
+	config.late_ms = late_ms;
+	assert_int_equal(ub_backend_open(be, &config, &err), 0);
 }
 
 static void repeated_reports_are_swallowed(void **state)
 {
-	struct ub_backend be = { .ops = &backend_told };
+	struct listener l = { .host = all_ears };
+	struct ub_backend be;
 
 	(void)state;
-	ub_backend_set_reporter(reporter);
+	opened_by(&be, &l.host, 0);
 	ub_backend_report(&be, UB_HEALTH_ONLINE, "as it was");
-	assert_int_equal(nr_reports, 0);
+	assert_int_equal(l.nr_reports, 0);
 	for (unsigned i = 0; i < 5; i++)
 		ub_backend_report(&be, UB_HEALTH_DEGRADED, "short of memory");
-	assert_int_equal(nr_reports, 1);
-	assert_int_equal(last_health, UB_HEALTH_DEGRADED);
+	assert_int_equal(l.nr_reports, 1);
+	assert_int_equal(l.last_health, UB_HEALTH_DEGRADED);
 	ub_backend_report(&be, UB_HEALTH_ONLINE, "well again");
 	ub_backend_report(&be, UB_HEALTH_ONLINE, "well again");
-	assert_int_equal(nr_reports, 2);
-	assert_int_equal(last_health, UB_HEALTH_ONLINE);
-	ub_backend_set_reporter(NULL);
-	ub_backend_report(&be, UB_HEALTH_DEGRADED, "nobody listens");
-	ub_backend_report(&be, UB_HEALTH_ONLINE, "nobody listens");
-	assert_int_equal(nr_reports, 2);
+	assert_int_equal(l.nr_reports, 2);
+	assert_int_equal(l.last_health, UB_HEALTH_ONLINE);
+}
+
+static void a_host_hears_all_that_its_back_end_says(void **state)
+{
+	struct listener l = { .host = all_ears };
+	struct ub_backend be;
+
+	(void)state;
+	opened_by(&be, &l.host, 0);
+	ub_backend_report_grown(&be);
+	ub_backend_report_ranges(&be);
+	assert_int_equal(ub_backend_hold_socket(&be, 3), 103);
+	ub_host_drop_socket(&l.host, 103);
+	ub_host_drop_socket(&l.host, 0); /* none */
+	ub_host_forget_sockets(&l.host, &be);
+	assert_true(ub_host_has_keeper(&l.host));
+	assert_int_equal(l.nr_grown, 1);
+	assert_int_equal(l.nr_ranges, 1);
+	assert_int_equal(l.nr_dropped, 1);
+	assert_int_equal(l.nr_forgotten, 1);
+}
+
+/* One without a host, and one whose host is deaf. */
+static void nobody_need_listen(void **state)
+{
+	struct ub_host deaf = { .report = NULL }, *hosts[] = { NULL, &deaf };
+	struct ub_backend be;
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		opened_by(&be, hosts[i], 0);
+		ub_backend_report(&be, UB_HEALTH_DEGRADED, "nobody listens");
+		ub_backend_report_grown(&be);
+		ub_backend_report_ranges(&be);
+		assert_int_equal(ub_backend_hold_socket(&be, 3), 0);
+		ub_host_drop_socket(hosts[i], 1);
+		ub_host_forget_sockets(hosts[i], &be);
+		assert_false(ub_host_has_keeper(hosts[i]));
+	}
+}
+
+/* Its outage is not the device's, nor is its size; once it is promoted they are. */
+static void a_destination_is_not_heard_as_the_device(void **state)
+{
+	struct listener l = { .host = all_ears };
+	struct ub_backend be;
+
+	(void)state;
+	opened_by(&be, &l.host, 1000);
+	ub_backend_report(&be, UB_HEALTH_OFFLINE, "away");
+	ub_backend_report_grown(&be);
+	assert_int_equal(l.nr_reports, 0);
+	assert_int_equal(l.nr_grown, 0);
+	ub_backend_report_ranges(&be);
+	assert_int_equal(l.nr_ranges, 1);
+	atomic_store(&be.is_destination, false);
+	ub_backend_report(&be, UB_HEALTH_OFFLINE, "away");
+	assert_int_equal(l.nr_reports, 1);
+}
+
+static void layer_report(struct ub_host *host, struct ub_backend *be, enum ub_health health,
+			 const char *why)
+{
+	struct listener *l = ub_container_of(host, struct listener, host);
+
+	listener_report(host, be, health, why);
+	if (health != UB_HEALTH_OFFLINE) /* an outage it makes up for by itself */
+		l->own->report(l->own, be, health, why);
+}
+
+static void a_layer_hears_its_child_first(void **state)
+{
+	struct listener server = { .host = all_ears };
+	struct listener layer = { .host = { .report = layer_report }, .own = &server.host };
+	struct ub_backend child;
+
+	(void)state;
+	opened_by(&child, &layer.host, 0);
+	ub_backend_report(&child, UB_HEALTH_OFFLINE, "away");
+	assert_int_equal(layer.nr_reports, 1);
+	assert_int_equal(server.nr_reports, 0);
+	ub_backend_report(&child, UB_HEALTH_FAILED, "gone");
+	assert_int_equal(layer.nr_reports, 2);
+	assert_int_equal(server.nr_reports, 1);
+	assert_ptr_equal(server.last_speaker, &child);
 }
 
 int main(void)
@@ -499,6 +651,10 @@ int main(void)
 		cmocka_unit_test(what_a_layer_does_not_define_is_asked_of_what_lies_below),
 		cmocka_unit_test(one_that_is_not_open_is_told_of_nothing),
 		cmocka_unit_test(repeated_reports_are_swallowed),
+		cmocka_unit_test(a_host_hears_all_that_its_back_end_says),
+		cmocka_unit_test(nobody_need_listen),
+		cmocka_unit_test(a_destination_is_not_heard_as_the_device),
+		cmocka_unit_test(a_layer_hears_its_child_first),
 	};
 
 	return cmocka_run_group_tests_name("backend", tests, NULL, NULL);
