@@ -102,6 +102,7 @@ static void req_give_back(struct ub_queue *q, struct ub_req *req, uint64_t len_b
 static inline void req_to_backend(struct ub_queue *q, struct ub_io *io)
 {
 	io->is_completed = false;
+	io->seq = ++q->last_seq;
 	ub_backend_submit(q->bq, io);
 }
 

@@ -73,6 +73,7 @@ struct ub_queue {
 	unsigned nr_commits;  /* of this turn */
 	unsigned nr_owned;    /* requests that are ours: in BACKEND or GET_DATA state */
 	unsigned nr_internal; /* I/Os of a layer's own */
+	uint64_t last_seq;    /* ub_io.seq of the I/O that was submitted last */
 	int32_t cancel_error; /* not 0: every I/O fails with it */
 	bool quit;
 	bool is_yielding, has_yielded;

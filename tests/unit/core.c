@@ -37,6 +37,7 @@ struct ub_queue {
 	struct ub_io *_Atomic foreign_done;
 	struct ub_io *done_first, **done_last;
 	unsigned nr_owned; /* by the back end */
+	uint64_t last_seq;
 	unsigned nr_internal;
 	struct order *leaving;
 	uint64_t turn_ns;
@@ -481,6 +482,7 @@ static void io_submit(struct ub_msg *msg, struct ub_queue *q)
 
 	assert(cio->io.slot < q->core->depth);
 	q->nr_owned++;
+	cio->io.seq = ++q->last_seq;
 	ub_backend_submit(q->bq, &cio->io);
 }
 
