@@ -35,9 +35,8 @@ static bool thread_await_go(struct ub_queue *q)
 }
 
 /*
- * Linux 6.12 scans partitions inside START, with the device's mutex held, and for ever when the
- * server dies then and its requests wait for the next one. It does not where a queue's thread may
- * not administrate.
+ * For scan_in_start_hangs (quirks.h): the driver does not scan where a queue's thread may not
+ * administrate.
  */
 static void thread_drop_admin(void)
 {

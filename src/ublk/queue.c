@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The queue's loop: one io_uring_enter a turn sends all commits of the last turn, fetches, and
- * sleeps.
+ * A queue's tags and its loop: one io_uring_enter a turn sends all commits of the last turn,
+ * fetches, and sleeps. And what interrupts it: another size, a pause, another back end.
  *
- * Runs on the queue's own thread, but for create, start and destroy, which are the main thread's.
- * Once live it neither allocates nor takes a lock. A queue thread never ends by itself while its
- * device lives: a lone dead queue would hang its I/O for ever, so what cannot be mended aborts the
- * server. Specification: Documentation/block/ublk.rst, "Data plane".
+ * The queue's own thread, but for what queue.h gives to the main thread. Once live it neither
+ * allocates nor takes a lock. Specification: Documentation/block/ublk.rst, "Data plane".
  */
 #include "ublk/queue.h"
 

@@ -130,7 +130,7 @@ struct ub_queue {
 	size_t desc_bytes;
 };
 
-/* ---- io.c: what the core does with a request. Queue thread ---------------- */
+/* ---- io.c: what the core does with a request. Queue thread --------------- */
 
 void ub_req_arrived(struct ub_queue *q, struct ub_req *req);
 void *ub_req_wants_data(struct ub_queue *q, struct ub_req *req); /* where the driver shall put it */
@@ -183,7 +183,7 @@ void ub_queue_flush(struct ub_queue *q);
  */
 void ub_queue_leave(struct ub_queue *q, struct ub_backend_queue *bq);
 
-/* ---- queue-thread.c: the main thread's ------------------------------------ */
+/* ---- queue-thread.c: the main thread's ----------------------------------- */
 
 /* With q->bq set. It makes its ring, and waits. 0 or -errno with *err. */
 int ub_queue_start_thread(struct ub_queue *q, struct ub_err *err);

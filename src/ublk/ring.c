@@ -286,7 +286,7 @@ void ub_ring_commit(struct ub_queue *q, struct ub_req *req, int32_t res)
 	}
 }
 
-/* ---- its beginning -------------------------------------------------------- */
+/* ---- its beginning ------------------------------------------------------- */
 
 int ub_ring_make(struct ub_queue *q)
 {
