@@ -73,7 +73,7 @@ void ub_backend_close(struct ub_backend *be)
 	be->ops = NULL;
 }
 
-/* ---- one function an op --------------------------------------------------- */
+/* ---- one function an op -------------------------------------------------- */
 
 /* The first of them, from the top, that defines it; NULL: none does. */
 #define BACKEND_WITH(top, op) \
@@ -210,7 +210,7 @@ uint64_t ub_backend_latency_ns(struct ub_backend *be)
 	return be ? be->ops->latency_ns(be) : 0;
 }
 
-/* ---- what back ends report ------------------------------------------------ */
+/* ---- what back ends report ----------------------------------------------- */
 
 void ub_backend_report(struct ub_backend *be, enum ub_health health, const char *why)
 {

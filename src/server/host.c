@@ -22,7 +22,7 @@
 
 #define HOST_LINK_MS 1000 /* for a keeper that does not read what it is told */
 
-/* ---- the log: the process's, which has one ---------------------------------- */
+/* ---- the log: the process's, which has one ------------------------------- */
 
 /* The log's sink: a datagram that is never waited for. Any thread. */
 static bool host_log(enum ub_log_level level, const char *line)
@@ -35,7 +35,7 @@ static bool host_log(enum ub_log_level level, const char *line)
 	return ub_message_send(UB_SERVER_SOCKET_FD, &msg.header, NULL, 0, MSG_DONTWAIT) == 0;
 }
 
-/* ---- what back ends report: any thread --------------------------------------- */
+/* ---- what back ends report: any thread ----------------------------------- */
 
 static struct server_host *host_of(struct ub_host *host)
 {
@@ -118,7 +118,7 @@ static void host_tell_socket(void *arg, uint32_t id, int fd, bool is_destination
 	}
 }
 
-/* ---- the main thread's -------------------------------------------------------- */
+/* ---- the main thread's --------------------------------------------------- */
 
 enum ub_health ub_server_host_health(struct server_host *h, char *why, size_t len)
 {

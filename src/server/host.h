@@ -23,7 +23,7 @@ struct server_host {
 	struct ub_host host; /* for ub_backend_config */
 	struct server *server;
 	int event_fd; /* readable: the health has changed */
-	/* what a keeper cannot be told is noted there; NULL: not mapped, or gone. Any thread reads */
+	/* What a keeper cannot be told is noted there; NULL: it is not mapped. Any thread reads. */
 	struct ub_stats_page *_Atomic stats;
 	struct ub_sockets sockets;
 	/* What the device's back end said of itself last: its threads write it, seldom. */

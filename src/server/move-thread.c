@@ -22,7 +22,7 @@
 
 #define MOVE_POLL_NS (5L * 1000 * 1000)
 
-/* ---- opening -------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------- */
 
 /*
  * What the device has announced cannot be taken back: everything that the destination lacks is
@@ -144,7 +144,7 @@ static void *move_open_thread(void *arg)
 	return NULL;
 }
 
-/* ---- closing -------------------------------------------------------------- */
+/* ---- closing ------------------------------------------------------------- */
 
 static void move_wait_until(struct server *s, bool (*is_so)(struct server *, void *), void *arg)
 {

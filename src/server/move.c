@@ -347,7 +347,7 @@ static void move_stopping(struct server *s)
 		move_pause(s, UB_MOVE_PAUSE_OUT);
 }
 
-/* ---- the stages ----------------------------------------------------------- */
+/* ---- the stages ---------------------------------------------------------- */
 
 /* What becomes of a migration that is cancelled, or has lost its keeper. */
 enum move_unwanted {

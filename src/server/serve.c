@@ -22,7 +22,7 @@
 #include "server/visitor.h"
 #include "ublk/params.h"
 
-/* ---- CONFIG ---------------------------------------------------------------- */
+/* ---- CONFIG -------------------------------------------------------------- */
 
 /* What the next server is to know of what was opened goes with the limits. */
 static int serve_send_limits(struct server *s, struct ub_err *err)
@@ -74,7 +74,7 @@ int ub_serve_configure(struct server *s, struct ub_msg_config *msg, int fds[], s
 	return serve_send_limits(s, err);
 }
 
-/* ---- SERVE, and what the queues say from then on --------------------------- */
+/* ---- SERVE, and what the queues say from then on ------------------------- */
 
 static int serve_map_stats(struct server *s, unsigned nr_queues, struct ub_err *err)
 {
@@ -233,7 +233,7 @@ int ub_serve_prepare(struct server *s, const struct ub_msg_serve *msg, int fds[]
 	return 0;
 }
 
-/* ---- TAKE, LIVE ------------------------------------------------------------ */
+/* ---- TAKE, LIVE ---------------------------------------------------------- */
 
 int ub_serve_take(struct server *s, struct ub_err *err)
 {

@@ -29,7 +29,7 @@
 #include "server/state.h"
 #include "server/yield.h"
 
-/* ---- a device that is not live yet ---------------------------------------- */
+/* ---- a device that is not live yet --------------------------------------- */
 
 static int words_config(struct server *s, struct ub_msg_header *header, int fds[],
 			struct ub_err *err)
@@ -64,7 +64,7 @@ static int words_live(struct server *s, struct ub_msg_header *header, int fds[],
 	return ub_serve_live(s, err);
 }
 
-/* ---- one that is ----------------------------------------------------------- */
+/* ---- one that is --------------------------------------------------------- */
 
 static int words_socket(struct server *s, struct ub_msg_header *header, int fds[],
 			struct ub_err *err)
@@ -162,7 +162,7 @@ static int words_exit(struct server *s, struct ub_msg_header *header, int fds[],
 	return 0;
 }
 
-/* ---- a migration, and the next one, which is kept while the last is closed -- */
+/* ---- a migration, and the next one, which is kept while the last is closed --- */
 
 static void words_drop_kept(struct server *s)
 {
@@ -256,7 +256,7 @@ static int words_migrate_control(struct server *s, struct ub_msg_header *header,
 	return 0;
 }
 
-/* ---- all of them ------------------------------------------------------------ */
+/* ---- all of them --------------------------------------------------------- */
 
 #define B(phase) (1U << SERVER_##phase)
 #define ANY	 (~0U)

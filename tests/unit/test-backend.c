@@ -252,7 +252,7 @@ static void null_completes_everything_in_full(void **state)
 	ub_backend_close(&be);
 }
 
-/* ---- asking: an op that is not there, and layers --------------------------- */
+/* ---- asking: an op that is not there, and layers ------------------------- */
 
 /* What has everything, and remembers who was asked what. */
 static struct {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The connections that a keeper is told of: each once while it is there, all of them when it comes. */
+/* The connections that a keeper is told of: each as it comes, all of them when it comes later. */
 #include "unit.h"
 
 #include <stdatomic.h>
