@@ -7,7 +7,7 @@
 #include <strings.h>
 #include <unistd.h>
 
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"

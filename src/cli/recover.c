@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/size.h"

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "backend/limits.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/step.h"
@@ -16,7 +17,6 @@
 #include "keeper/note.h"
 #include "keeper/shared.h"
 #include "run/state.h"
-#include "ublk/params.h"
 
 #define HELLO_TIMEOUT_MS    10000
 #define FETCH_TIMEOUT_MS    30000

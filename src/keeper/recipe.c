@@ -7,10 +7,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "backend/limits.h"
 #include "base/cleanup.h"
 #include "base/process.h"
 #include "base/text.h"
-#include "ublk/params.h"
 
 /* Each field of struct ub_limits, by name. */
 #define RECIPE_LIMIT(field) \

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include "backend/limits.h"
 #include "base/log.h"
 #include "base/step.h"
 #include "base/text.h"
@@ -21,7 +22,6 @@
 #include "keeper/jobs.h"
 #include "keeper/keeper.h"
 #include "keeper/note.h"
-#include "ublk/params.h"
 
 #define MIGRATE_TURN_MS 100
 /* for its first word: a server that can says at once that it has begun */

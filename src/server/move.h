@@ -2,7 +2,7 @@
 /*
  * A migration as the server carries it out: message.h has its phases. The main thread takes a step
  * whenever something has happened; what may block (opening the destination, closing what is left
- * behind) a thread of its own does.
+ * behind) a thread of its own does (move-thread.h).
  *
  *   MIGRATE ─► thread: open, compare, queues ─► READY ─GO─► pause ─ mirror in ─ resume ─┐
  *                                                                                       ▼
@@ -14,8 +14,8 @@
  * What was taken out of the device leaves the queues' rings, and is closed when nothing that was
  * sent to it can be executed any more.
  */
-#ifndef UB_SERVER_MIGRATE_H
-#define UB_SERVER_MIGRATE_H
+#ifndef UB_SERVER_MOVE_H
+#define UB_SERVER_MOVE_H
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -28,7 +28,7 @@
 
 struct server;
 
-enum ub_server_migration_stage {
+enum ub_move_stage {
 	UB_MOVE_NONE,
 	UB_MOVE_OPENING, /* the thread */
 	UB_MOVE_OPEN,	 /* until GO */
@@ -41,10 +41,11 @@ enum ub_server_migration_stage {
 	UB_MOVE_STOPPING,  /* the mirror */
 	UB_MOVE_PAUSE_OUT,
 	UB_MOVE_CLOSING, /* the thread */
+	UB_NR_MOVE_STAGES,
 };
 
-struct ub_server_migration {
-	enum ub_server_migration_stage stage;
+struct ub_move {
+	enum ub_move_stage stage;
 	enum ub_migration_phase told; /* the keeper, last */
 	uint32_t id;
 	bool may_cut;	  /* nobody is to be waited for */
@@ -62,9 +63,8 @@ struct ub_server_migration {
 	pthread_t thread;
 	bool has_thread;
 	_Atomic bool thread_is_done;
-	_Atomic bool must_hurry;       /* the process ends */
 	_Atomic uint64_t fenced_event; /* for the other side, until it is told; 0: none */
-	int thread_result;
+	int thread_result;	       /* of opening: 0, or -errno with err */
 	struct ub_backend *dest;
 	struct ub_backend *leaving; /* of the two sides the one that is closed */
 	struct ub_backend mirror;
@@ -74,39 +74,36 @@ struct ub_server_migration {
 	struct ub_msg_migration *untold; /* that the keeper had no room for; NULL: none */
 	bool is_flushing;
 	uint64_t paused_ns, deadline_ms, not_before_ms; /* 0: none */
-	/* that came while the last one was still being closed; with its descriptors */
-	struct ub_msg_migrate *next;
-	int next_fds[UB_MESSAGE_MAX_FDS];
+	void (*is_over)(struct server *s);		/* all is closed: the next one may begin */
 };
 
-void ub_migration_init(struct ub_server_migration *m);
+/* A zeroed one. is_over: called on the main thread, each time that one has come to its end. */
+void ub_move_init(struct ub_move *m, void (*is_over)(struct server *s));
 
 /*
- * MIGRATE and MIGRATE_CONTROL. 0 or -errno with *err: the message was none; whatever else fails is
- * told by MIGRATION.
+ * MIGRATE, with a string of options, while none is on. The message and descriptors stay the
+ * caller's, but for those that are taken out of fds. That it cannot be done is told by MIGRATION.
  */
-int ub_migration_begin(struct server *s, struct ub_msg_migrate *msg, int fds[], struct ub_err *err);
-int ub_migration_control(struct server *s, const struct ub_msg_migrate_control *msg,
-			 struct ub_err *err);
+void ub_move_begin(struct server *s, struct ub_msg_migrate *msg, int fds[]);
+/* MIGRATE_CONTROL. What is about another one, or comes too late, has no effect. */
+void ub_move_control(struct server *s, const struct ub_msg_migrate_control *msg);
 
 /* FENCED, for the side that is not the device's, if it is open. */
-void ub_migration_fenced(struct server *s, const struct ub_msg_fenced *msg);
+void ub_move_fenced(struct server *s, const struct ub_msg_fenced *msg);
 
 /*
- * Something has happened: the device's event, or the time that ub_migration_wait_ms() named is
- * over.
+ * Something has happened: the device's event, or the time that ub_move_wait_ms() named is over.
  */
-void ub_migration_step(struct server *s);
-int ub_migration_wait_ms(const struct server *s); /* -1: for ever */
+void ub_move_step(struct server *s);
+int ub_move_wait_ms(const struct server *s); /* -1: for ever */
 
-/* The keeper is gone, or all I/O was cancelled: there is nothing to be moved any more. */
-void ub_migration_abandon(struct server *s);
-void ub_migration_cancelled(struct server *s);
+/* The keeper is gone: there is nobody for whom the device would be moved. */
+void ub_move_abandon(struct server *s);
 
 /* Whether it pauses the queues, or has the mirror in them, or is about to. */
-bool ub_migration_needs_queues(const struct server *s);
+bool ub_move_needs_queues(const struct server *s);
 
 /* Whether the device is not in one piece: it cannot be taken apart. */
-bool ub_migration_is_on(const struct server *s);
+bool ub_move_is_on(const struct server *s);
 
 #endif
