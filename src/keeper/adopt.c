@@ -46,14 +46,14 @@
 /* Whether there is still what state.json speaks of. */
 static int adopt_find_device(struct ub_keeper *k, const struct ub_state *state, struct ub_err *err)
 {
-	int ret = ub_ctrl_get_info(&k->ctrl, state->dev_id, &k->info, err);
+	int ret = ub_ctrl_get_info(&k->device.ctrl, state->dev_id, &k->device.info, err);
 
-	if (ret == -ENODEV || (ret == 0 && k->info.ublksrv_flags != state->cookie))
+	if (ret == -ENODEV || (ret == 0 && k->device.info.ublksrv_flags != state->cookie))
 		return ub_err_set(err, ENODEV,
 				  "/dev/ublkb%u of '%s' is gone: 'ublk-bridge detach %s' clears "
 				  "what is left",
 				  state->dev_id, state->name, state->name);
-	if (ret == 0 && k->info.state == UBLK_S_DEV_DEAD)
+	if (ret == 0 && k->device.info.state == UBLK_S_DEV_DEAD)
 		return ub_err_set(err, ENODEV,
 				  "/dev/ublkb%u of '%s' was stopped: it cannot be recovered: "
 				  "detach it, and attach it anew",
@@ -98,7 +98,7 @@ static void adopt_end_strays(const struct ub_keeper *k, pid_t server_pid)
 			continue;
 		ub_log(UB_LOG_DEBUG,
 		       "/dev/ublkb%u: a standby server (pid %d) was left: it is ended",
-		       k->info.dev_id, pid);
+		       k->device.info.dev_id, pid);
 		kill(pid, SIGKILL);
 	}
 	if (proc)
@@ -113,13 +113,14 @@ static int adopt_ledger(struct ub_keeper *k, struct ub_adoption *a, struct ub_er
 	if (a->fds[UB_FD_LEDGER] < 0) {
 		ret = ub_shared_make_ledger(k, err);
 		if (ret == 0)
-			atomic_store(&k->ledger->is_blind, 1);
+			atomic_store(&k->shared.ledger->is_blind, 1);
 		return ret;
 	}
-	k->ledger_fd = ub_steal_fd(&a->fds[UB_FD_LEDGER]);
+	k->shared.ledger_fd = ub_steal_fd(&a->fds[UB_FD_LEDGER]);
 	ret = ub_shared_map_ledger(k, err);
-	if (ret == 0 && ub_ledger_check(k->ledger, k->ledger_bytes, k->info.nr_hw_queues,
-					(unsigned)k->info.queue_depth + UB_INTERNAL_SLOTS) < 0)
+	if (ret == 0 &&
+	    ub_ledger_check(k->shared.ledger, k->shared.ledger_bytes, k->device.info.nr_hw_queues,
+			    (unsigned)k->device.info.queue_depth + UB_INTERNAL_SLOTS) < 0)
 		ret = ub_err_set(err, EPROTO,
 				 "the server's ledger is of a version that this one cannot use");
 	if (ret == 0)
@@ -149,8 +150,8 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 	struct ub_server *server = a->state == UB_ADOPTED_STANDBY ? k->standby : k->server;
 	int ret;
 
-	k->stats_fd = ub_steal_fd(&a->fds[UB_FD_STATS]);
-	k->arena_fd = ub_steal_fd(&a->fds[UB_FD_ARENA]);
+	k->shared.stats_fd = ub_steal_fd(&a->fds[UB_FD_STATS]);
+	k->shared.arena_fd = ub_steal_fd(&a->fds[UB_FD_ARENA]);
 	k->rundir.listen_fd = ub_steal_fd(&a->fds[UB_FD_LISTEN]);
 	k->side->store_fd = k->side->o->nbd ? -1 : ub_steal_fd(&a->fds[UB_FD_STORE]);
 	ub_close(&a->fds[UB_FD_STORE]);
@@ -172,14 +173,15 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 	}
 	adopt_end_old_standby(state, a->pid);
 	adopt_end_strays(k, a->pid);
-	if (a->state == UB_ADOPTED_FETCHING && k->info.state == UBLK_S_DEV_LIVE) {
+	if (a->state == UB_ADOPTED_FETCHING && k->device.info.state == UBLK_S_DEV_LIVE) {
 		if (ub_message_send_type(server->fd, UB_MSG_LIVE) < 0)
 			ub_log(UB_LOG_DEBUG, "the server is gone already");
 	} else if (a->state == UB_ADOPTED_FETCHING) {
 		ret = ub_recover_finish(k, server, err);
 		/* It died of it. All that it had is here, and would be gone with this keeper. */
 		if (ret && !ub_server_lives(server, ADOPT_END_MS)) {
-			ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err->text);
+			ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->device.info.dev_id,
+			       err->text);
 			*err = (struct ub_err){ 0 };
 			ret = 0;
 		}
@@ -197,21 +199,21 @@ static int adopt_from_state(struct ub_keeper *k, const struct ub_state *state, s
 				  "/dev/ublkb%u: its memory went with the last process that held "
 				  "it, and cannot be recovered: "
 				  "detach it with --force",
-				  k->info.dev_id);
+				  k->device.info.dev_id);
 	if (k->side->o->nbd && k->side->o->nbd->transport == NBD_SOCKET &&
 	    !k->side->o->nbd->restarts)
 		return ub_err_set(err, ESTALE,
 				  "/dev/ublkb%u: its connection was handed over ready made (--fd, "
 				  "--command) and went with its "
 				  "server: detach it with --force",
-				  k->info.dev_id);
+				  k->device.info.dev_id);
 	ret = ub_rundir_listen_server(&k->rundir, err);
 	if (ret == 0)
 		ret = ub_shared_make(k, err);
 	if (ret)
 		return ret;
 	/* The one that there was went with the last who held it. */
-	atomic_store(&k->ledger->is_blind, 1);
+	atomic_store(&k->shared.ledger->is_blind, 1);
 	adopt_note_dead_server(k, state);
 	return 0;
 }
@@ -285,7 +287,7 @@ static int adopt_device(struct ub_keeper *k, const struct ub_state *state, struc
 		ret = ub_rundir_listen_control(&k->rundir, err);
 	if (ret)
 		return ret;
-	k->added = k->started = true;
+	k->device.state = UB_KERNEL_STARTED;
 	ub_life_enter(k, UB_LIVE);
 	ub_jobs_raise(k, UB_EVENT_ADOPTED);
 	ub_control_open(&k->control, k, k->verbs, &k->loop, ub_steal_fd(&k->rundir.control_fd));
@@ -329,9 +331,9 @@ int ub_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 	json_decref(json);
 	if (ret)
 		return ret;
-	ret = ub_ctrl_open(&k->ctrl, err);
+	ret = ub_ctrl_open(&k->device.ctrl, err);
 	if (ret == 0)
-		ret = ub_ctrl_get_features(&k->ctrl, &k->features, err);
+		ret = ub_ctrl_get_features(&k->device.ctrl, &k->device.features, err);
 	if (ret == 0)
 		ret = ub_recipe_apply(&recipe, k, err);
 	if (ret == 0)
@@ -343,7 +345,7 @@ int ub_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 	if (ret == 0 && k->server->gone) {
 		ret = ub_recover(k, err);
 		if (ret && !err->code)
-			ub_err_errno(err, -ret, "/dev/ublkb%u", k->info.dev_id);
+			ub_err_errno(err, -ret, "/dev/ublkb%u", k->device.info.dev_id);
 	}
 	return ret;
 }
@@ -357,7 +359,7 @@ static int adopt_again(struct ub_keeper *k, const char *name, struct ub_err *err
 		ret = ub_err_set(err, EBADMSG,
 				 "state.json of '%s' is missing or cannot be understood", name);
 	if (ret == 0)
-		ret = ub_ctrl_open(&k->ctrl, err);
+		ret = ub_ctrl_open(&k->device.ctrl, err);
 	if (ret == 0) {
 		ub_migrate_adopt_again(k);
 		ret = adopt_device(k, &state, err);

@@ -71,7 +71,7 @@ static int attach_check_name(struct ub_keeper *k, const char *name, struct ub_er
 
 	if (!ub_rundir_is_held(name) &&
 	    (ub_state_read(name, &state) != 0 ||
-	     ub_ctrl_get_info(&k->ctrl, state.dev_id, &info, &ignored) != 0 ||
+	     ub_ctrl_get_info(&k->device.ctrl, state.dev_id, &info, &ignored) != 0 ||
 	     info.ublksrv_flags != state.cookie))
 		return 0;
 	return ub_err_set(err, EBUSY,
@@ -86,10 +86,10 @@ static int attach_make_rundir(struct ub_keeper *k, struct ub_err *err)
 
 	if (ret)
 		return ret;
-	snprintf(name, sizeof(name), "ublk%u", k->info.dev_id);
+	snprintf(name, sizeof(name), "ublk%u", k->device.info.dev_id);
 	if (k->opts->name)
 		snprintf(name, sizeof(name), "%s", k->opts->name);
-	snprintf(device, sizeof(device), "/dev/ublkb%u", k->info.dev_id);
+	snprintf(device, sizeof(device), "/dev/ublkb%u", k->device.info.dev_id);
 	ub_log_set_device(device, name);
 	ret = attach_check_name(k, name, err);
 	if (ret == 0)
@@ -125,7 +125,7 @@ static bool attach_interrupted(void *arg)
 {
 	const struct ub_keeper *k = arg;
 
-	return k->nr_signals > 0 || k->server->gone || k->server->err.code;
+	return k->signals.nr > 0 || k->server->gone || k->server->err.code;
 }
 
 /* After START: the node opens, partitions are there, the scheduler is set. */
@@ -137,20 +137,20 @@ static int attach_settle(struct ub_keeper *k, struct ub_err *err)
 	const char *args[] = { "settle",
 			       id,
 			       k->opts->scheduler,
-			       k->info.flags & UBLK_F_NO_AUTO_PART_SCAN ? UB_HELPER_SCAN :
-			       may_add					? UB_HELPER_ADD :
-									  UB_HELPER_NO_SCAN,
+			       k->device.info.flags & UBLK_F_NO_AUTO_PART_SCAN ? UB_HELPER_SCAN :
+			       may_add					       ? UB_HELPER_ADD :
+										 UB_HELPER_NO_SCAN,
 			       requests,
 			       NULL };
 	int ret = ub_step("settle", err);
 
 	if (ret)
 		return ret;
-	snprintf(id, sizeof(id), "%u", k->info.dev_id);
+	snprintf(id, sizeof(id), "%u", k->device.info.dev_id);
 	/* Drivers that let go of each tag by itself notice a death by themselves, too. */
-	if (k->recovery.is_on && !(k->features & UBLK_F_PER_IO_DAEMON) &&
-	    k->info.queue_depth > SETTLE_MIN_REQUESTS)
-		snprintf(requests, sizeof(requests), "%u", k->info.queue_depth - 1U);
+	if (k->recovery.is_on && !(k->device.features & UBLK_F_PER_IO_DAEMON) &&
+	    k->device.info.queue_depth > SETTLE_MIN_REQUESTS)
+		snprintf(requests, sizeof(requests), "%u", k->device.info.queue_depth - 1U);
 	ret = ub_helper_run(&k->loop, args, "the first look at the device", said, sizeof(said),
 			    SETTLE_TIMEOUT_MS, attach_interrupted, k);
 	if (k->server->err.code) {
@@ -167,18 +167,18 @@ static int attach_settle(struct ub_keeper *k, struct ub_err *err)
 	if (ret != UB_EXIT_DONE)
 		return ub_err_set(err, EIO, "%.400s", said);
 	if (said[0])
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, said);
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->device.info.dev_id, said);
 	return 0;
 }
 
 int ub_attach(struct ub_keeper *k, struct ub_err *err)
 {
-	int ret = ub_ctrl_open(&k->ctrl, err);
+	int ret = ub_ctrl_open(&k->device.ctrl, err);
 
 	if (ret == 0)
 		ret = ub_step("features", err);
 	if (ret == 0)
-		ret = ub_ctrl_get_features(&k->ctrl, &k->features, err);
+		ret = ub_ctrl_get_features(&k->device.ctrl, &k->device.features, err);
 	if (ret == 0)
 		ret = ub_resize_check_options(k, err);
 	if (ret == 0 && k->opts->name)

@@ -68,8 +68,8 @@ static int keeper_get_masks(struct ub_keeper *k, struct ub_msg_serve *msg, struc
 	if (sizeof(*msg) + (size_t)msg->mask_bytes * msg->nr_queues > UB_MESSAGE_MAX_BYTES)
 		msg->mask_bytes = 0; /* a giant machine: its threads go where the scheduler likes */
 	for (unsigned i = 0; i < msg->nr_queues && msg->mask_bytes; i++) {
-		int ret = ub_ctrl_get_affinity(&k->ctrl, k->info.dev_id, (uint16_t)i, mask,
-					       sizeof(mask), err);
+		int ret = ub_ctrl_get_affinity(&k->device.ctrl, k->device.info.dev_id, (uint16_t)i,
+					       mask, sizeof(mask), err);
 
 		if (ret)
 			return ret;
@@ -81,11 +81,11 @@ static int keeper_get_masks(struct ub_keeper *k, struct ub_msg_serve *msg, struc
 int ub_brief_send_serve(struct ub_keeper *k, struct ub_server *server, struct ub_err *err)
 {
 	struct ub_msg_serve *msg = (struct ub_msg_serve *)calloc(1, UB_MESSAGE_MAX_BYTES);
-	const int all[UB_NR_SERVE_FDS] = { [UB_FD_STATS] = k->stats_fd,
+	const int all[UB_NR_SERVE_FDS] = { [UB_FD_STATS] = k->shared.stats_fd,
 					   [UB_FD_LISTEN] = k->rundir.listen_fd,
-					   [UB_FD_ARENA] = k->arena_fd,
+					   [UB_FD_ARENA] = k->shared.arena_fd,
 					   [UB_FD_STORE] = -1,
-					   [UB_FD_LEDGER] = k->ledger_fd };
+					   [UB_FD_LEDGER] = k->shared.ledger_fd };
 	cleanup_free void *free_msg = msg;
 	int packed[UB_MESSAGE_MAX_FDS], ret;
 	unsigned nr;
@@ -93,13 +93,14 @@ int ub_brief_send_serve(struct ub_keeper *k, struct ub_server *server, struct ub
 	if (!msg)
 		return ub_err_errno(err, ENOMEM, "the message to the server");
 	msg->header.type = UB_MSG_SERVE;
-	msg->dev_id = k->info.dev_id;
-	msg->nr_queues = k->info.nr_hw_queues;
-	msg->depth = k->info.queue_depth;
-	msg->max_io_bytes = k->info.max_io_buf_bytes;
-	msg->data_path = k->data_path;
+	msg->dev_id = k->device.info.dev_id;
+	msg->nr_queues = k->device.info.nr_hw_queues;
+	msg->depth = k->device.info.queue_depth;
+	msg->max_io_bytes = k->device.info.max_io_buf_bytes;
+	msg->data_path = k->device.data_path;
 	msg->served_pid = server == k->standby ? k->server->pid : 0;
-	msg->scans_partitions = !k->recovery.is_on || (k->info.flags & UBLK_F_NO_AUTO_PART_SCAN);
+	msg->scans_partitions =
+		!k->recovery.is_on || (k->device.info.flags & UBLK_F_NO_AUTO_PART_SCAN);
 	msg->flags = k->opts->no_stats ? UB_SERVE_NO_STATS : 0;
 	ret = keeper_get_masks(k, msg, err);
 	if (ret)

@@ -10,7 +10,7 @@ void ub_keeper_init(struct ub_keeper *k, const struct ub_attach_options *opts,
 				 .verbs = verbs,
 				 .rundir = UB_RUNDIR_NONE,
 				 .control = UB_CONTROL_NONE,
-				 .migration = UB_KEEPER_MIGRATION_NONE,
+				 .job.migration = UB_KEEPER_MIGRATION_NONE,
 				 .links = UB_LINKS_NONE };
 	for (unsigned i = 0; i < 2; i++) {
 		k->servers[i] = (struct ub_server)UB_SERVER_NONE;
@@ -23,7 +23,8 @@ void ub_keeper_init(struct ub_keeper *k, const struct ub_attach_options *opts,
 	k->other = &k->sides[1];
 	k->side->o = &opts->side;
 	k->side->store_fd = opts->side.fd;
-	k->stats_fd = k->arena_fd = k->ledger_fd = k->signal_fd = k->handover.old_fd = -1;
-	k->handover.wait_ms = opts->upgrade_wait_ms;
+	k->shared.stats_fd = k->shared.arena_fd = k->shared.ledger_fd = k->signals.fd =
+		k->job.handover.old_fd = -1;
+	k->job.handover.wait_ms = opts->upgrade_wait_ms;
 	ub_loop_init(&k->loop);
 }

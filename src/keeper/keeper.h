@@ -17,12 +17,13 @@
 #include "keeper/job/resize.h"
 #include "keeper/job/set.h"
 #include "keeper/jobs.h"
+#include "keeper/kernel.h"
 #include "keeper/life.h"
 #include "keeper/links.h"
 #include "keeper/server.h"
+#include "keeper/shared.h"
 #include "keeper/side.h"
 #include "run/rundir.h"
-#include "ublk/ctrl.h"
 
 /* Recovery: recover.c. */
 struct ub_recovery {
@@ -48,6 +49,22 @@ struct ub_keeper_handover {
 	uint64_t wait_ms;  /* how long it is tried again while requests are in flight */
 };
 
+/* SIGINT and SIGTERM ask for the end. */
+struct ub_keeper_signals {
+	int fd;
+	unsigned nr; /* since the start */
+};
+
+/* What jobs remember. */
+struct ub_keeper_jobs {
+	struct ub_keeper_settings settings;
+	struct ub_keeper_fenced fenced;
+	struct ub_keeper_detach detach;
+	struct ub_keeper_handover handover;
+	struct ub_keeper_resize resize;
+	struct ub_keeper_migration migration;
+};
+
 struct ub_keeper {
 	const struct ub_attach_options *opts;
 	const struct ub_job *const *jobs; /* NULL behind the last one */
@@ -55,47 +72,24 @@ struct ub_keeper {
 	enum ub_life life;
 	bool was_live; /* the device was announced, and may have users */
 	struct ub_loop loop;
-	struct ub_ctrl ctrl;
-	uint64_t features;
-	int signal_fd;
-	unsigned nr_signals; /* INT and TERM, since the start */
+	struct ub_keeper_signals signals;
+	int oom_score; /* what it was started with, for the commands that it starts */
 
-	/* What it was started with, for the commands that it starts. */
-	int oom_score;
 	/* What the device is made of, and the other side: both of sides[]. */
 	struct ub_side *side, *other;
 	struct ub_side sides[2];
 
-	/* The server, and the one that takes its place when it dies. */
-	struct ub_server *server, *standby; /* both of servers[] */
+	/* The server, and the one that takes its place when it dies: both of servers[]. */
+	struct ub_server *server, *standby;
 	struct ub_server servers[2];
-	struct ub_links links; /* the servers' connections, of whichever side */
+	struct ub_links links; /* the servers' connections, of either side */
+	struct ub_recovery recovery;
 
-	/* The device. */
-	struct ublksrv_ctrl_dev_info info; /* as ADD_DEV returned it */
-	enum ub_data_path data_path;
-	bool added;   /* there is a device to be deleted */
-	bool started; /* there may be a disk to be stopped */
-	/*
-	 * What the kernel may answer late lives as long as the ring, and is not used for a second
-	 * command.
-	 */
-	struct ub_ctrl_cmd start_cmd, stop_cmd, kill_cmd, del_cmd;
+	struct ub_kernel_device device;
+	struct ub_shared shared;
 	struct ub_rundir rundir;
 	struct ub_control control;
-	struct ub_keeper_settings settings;
-	struct ub_keeper_fenced fenced;
-	struct ub_keeper_detach detach;
-	struct ub_keeper_handover handover;
-	struct ub_keeper_resize resize;
-	struct ub_keeper_migration migration;
-	int stats_fd;
-	int arena_fd; /* the tag buffers, of whichever server; -1: each has its own */
-	int ledger_fd;
-	struct ub_recovery recovery;
-	struct ub_stats_page *stats;
-	struct ub_ledger *ledger; /* what may still be executed, whoever serves */
-	size_t ledger_bytes;
+	struct ub_keeper_jobs job;
 	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)];
 };
 

@@ -44,7 +44,7 @@ static uint32_t kernel_max_io(const struct ub_keeper *k, unsigned nr_queues, uns
 {
 	uint32_t page = (uint32_t)sysconf(_SC_PAGESIZE), most = k->side->limits.max_io_bytes;
 	uint64_t fits = UB_DEFAULT_ARENA_BYTES / ((uint64_t)nr_queues * depth);
-	bool is_placed = (k->side->caps & UB_CAP_PLACE) && k->data_path != UB_DATA_PATH_COPY;
+	bool is_placed = (k->side->caps & UB_CAP_PLACE) && k->device.data_path != UB_DATA_PATH_COPY;
 
 	if (most > UB_MAX_IO_BYTES)
 		most = UB_MAX_IO_BYTES;
@@ -64,12 +64,12 @@ static uint32_t kernel_max_io(const struct ub_keeper *k, unsigned nr_queues, uns
 static int kernel_check_added(struct ub_keeper *k, uint64_t wanted, unsigned nr_queues,
 			      unsigned depth, struct ub_err *err)
 {
-	const struct ublksrv_ctrl_dev_info *info = &k->info;
+	const struct ublksrv_ctrl_dev_info *info = &k->device.info;
 
 	if ((info->flags & wanted) != wanted)
 		return ub_err_set(err, EOPNOTSUPP,
 				  "the kernel did not grant the data path %s: try --data-path copy",
-				  ub_data_path_name(k->data_path));
+				  ub_data_path_name(k->device.data_path));
 	if (k->recovery.is_on && (info->flags & RECOVERY_FLAGS) != RECOVERY_FLAGS)
 		return ub_err_set(err, EOPNOTSUPP,
 				  "the kernel did not grant the device's recovery: try "
@@ -92,8 +92,8 @@ static int kernel_set_params(struct ub_keeper *k, struct ub_err *err)
 
 	if (ret)
 		return ret;
-	ub_params_from_limits(&k->side->limits, k->info.max_io_buf_bytes, &params);
-	return ub_ctrl_set_params(&k->ctrl, k->info.dev_id, &params, err);
+	ub_params_from_limits(&k->side->limits, k->device.info.max_io_buf_bytes, &params);
+	return ub_ctrl_set_params(&k->device.ctrl, k->device.info.dev_id, &params, err);
 }
 
 /* As asked for, or as suits the back end; one is the default, and no more than CPUs of use. */
@@ -114,19 +114,20 @@ int ub_kernel_add(struct ub_keeper *k, struct ub_err *err)
 	uint64_t wanted;
 	int ret;
 
-	k->data_path = k->opts->data_path;
+	k->device.data_path = k->opts->data_path;
 	ret = ub_step("add-dev", err);
 	if (ret == 0)
-		ret = ub_data_path_choose(&k->data_path, k->features, k->side->caps, err);
+		ret = ub_data_path_choose(&k->device.data_path, k->device.features, k->side->caps,
+					  err);
 	if (ret)
 		return ret;
-	wanted = ub_data_path_flag(k->data_path);
+	wanted = ub_data_path_flag(k->device.data_path);
 	k->recovery.is_on =
-		!k->opts->no_recovery && (k->features & RECOVERY_FLAGS) == RECOVERY_FLAGS;
+		!k->opts->no_recovery && (k->device.features & RECOVERY_FLAGS) == RECOVERY_FLAGS;
 	if (!k->recovery.is_on && !k->opts->no_recovery)
 		ub_log(UB_LOG_WARNING,
 		       "this kernel cannot recover devices: the device goes when its server dies");
-	k->info = (struct ublksrv_ctrl_dev_info){
+	k->device.info = (struct ublksrv_ctrl_dev_info){
 		.nr_hw_queues = (uint16_t)nr_queues,
 		.queue_depth = (uint16_t)depth,
 		.max_io_buf_bytes = kernel_max_io(k, nr_queues, depth),
@@ -135,14 +136,14 @@ int ub_kernel_add(struct ub_keeper *k, struct ub_err *err)
 		 * The helper scans, once and before the device is announced, where the kernel lets
 		 * it.
 		 */
-		.flags = wanted | (k->features & UBLK_F_NO_AUTO_PART_SCAN) |
+		.flags = wanted | (k->device.features & UBLK_F_NO_AUTO_PART_SCAN) |
 			 (k->recovery.is_on ? RECOVERY_FLAGS : 0),
 		.ublksrv_flags = ub_cookie_make(),
 	};
-	ret = ub_ctrl_add(&k->ctrl, &k->info, err);
+	ret = ub_ctrl_add(&k->device.ctrl, &k->device.info, err);
 	if (ret)
 		return ret;
-	k->added = true;
+	k->device.state = UB_KERNEL_ADDED;
 	ret = ub_step("added", err);
 	if (ret == 0)
 		ret = kernel_check_added(k, wanted, nr_queues, depth, err);
@@ -155,7 +156,7 @@ static bool kernel_must_stop_waiting(void *arg)
 {
 	const struct ub_keeper *k = arg;
 
-	return k->server->gone || k->nr_signals > 0;
+	return k->server->gone || k->signals.nr > 0;
 }
 
 int ub_kernel_long_cmd(struct ub_keeper *k, struct ub_ctrl_cmd *cmd, uint32_t op, uint64_t data,
@@ -163,10 +164,10 @@ int ub_kernel_long_cmd(struct ub_keeper *k, struct ub_ctrl_cmd *cmd, uint32_t op
 {
 	int ret;
 
-	*cmd = (struct ub_ctrl_cmd){ .op = op, .dev_id = k->info.dev_id, .data = data };
+	*cmd = (struct ub_ctrl_cmd){ .op = op, .dev_id = k->device.info.dev_id, .data = data };
 	cmd->queue_id = UINT16_MAX;
-	ret = ub_ctrl_send(&k->ctrl, cmd);
-	return ret ? ret : ub_ctrl_wait(&k->ctrl, cmd, &k->loop, what, timeout_ms, until, k);
+	ret = ub_ctrl_send(&k->device.ctrl, cmd);
+	return ret ? ret : ub_ctrl_wait(&k->device.ctrl, cmd, &k->loop, what, timeout_ms, until, k);
 }
 
 int ub_kernel_start(struct ub_keeper *k, struct ub_err *err)
@@ -190,14 +191,15 @@ int ub_kernel_start(struct ub_keeper *k, struct ub_err *err)
 	if (!lives)
 		return ub_err_set(err, ECHILD, "the server %s before START_DEV",
 				  ub_server_fate(k->server, fate, sizeof(fate)));
-	ret = ub_kernel_long_cmd(k, &k->start_cmd, UBLK_U_CMD_START_DEV, (uint64_t)k->server->pid,
-				 "START_DEV", kernel_timeout_ms(k), kernel_must_stop_waiting);
+	ret = ub_kernel_long_cmd(k, &k->device.start_cmd, UBLK_U_CMD_START_DEV,
+				 (uint64_t)k->server->pid, "START_DEV", kernel_timeout_ms(k),
+				 kernel_must_stop_waiting);
 	if (ret == 0) {
-		k->started = true;
+		k->device.state = UB_KERNEL_STARTED;
 		return ub_step("started", err);
 	}
 	/* It may have been on its way all the same: then there is a disk to be stopped. */
-	k->started = true;
+	k->device.state = UB_KERNEL_STARTED;
 	if (k->server->err.code) {
 		*err = k->server->err;
 		return ret;
@@ -217,9 +219,9 @@ bool ub_kernel_still_ours(struct ub_keeper *k)
 	struct ublksrv_ctrl_dev_info info;
 	struct ub_err ignored;
 
-	int ret = ub_ctrl_get_info(&k->ctrl, k->info.dev_id, &info, &ignored);
+	int ret = ub_ctrl_get_info(&k->device.ctrl, k->device.info.dev_id, &info, &ignored);
 
-	return ret == 0 ? info.ublksrv_flags == k->info.ublksrv_flags : ret != -ENODEV;
+	return ret == 0 ? info.ublksrv_flags == k->device.info.ublksrv_flags : ret != -ENODEV;
 }
 
 /* A step on the way down: it cannot fail, but whoever takes it can be killed there. */
@@ -236,8 +238,8 @@ void ub_kernel_unstick(struct ub_keeper *k)
 
 	if (k->server->pid && !k->server->gone)
 		kill(k->server->pid, SIGKILL);
-	ub_ctrl_close(&k->ctrl);
-	if (ub_ctrl_open(&k->ctrl, &err) != 0)
+	ub_ctrl_close(&k->device.ctrl);
+	if (ub_ctrl_open(&k->device.ctrl, &err) != 0)
 		ub_log(UB_LOG_ERROR, "%s", err.text);
 }
 
@@ -245,13 +247,13 @@ bool ub_kernel_try_stop(struct ub_keeper *k)
 {
 	int ret;
 
-	if (!(k->features & UBLK_F_SAFE_STOP_DEV) || !ub_kernel_still_ours(k))
+	if (!(k->device.features & UBLK_F_SAFE_STOP_DEV) || !ub_kernel_still_ours(k))
 		return true;
 	kernel_unmake_step("stop-dev");
-	ret = ub_kernel_long_cmd(k, &k->stop_cmd, UBLK_U_CMD_TRY_STOP_DEV, 0, "TRY_STOP_DEV",
+	ret = ub_kernel_long_cmd(k, &k->device.stop_cmd, UBLK_U_CMD_TRY_STOP_DEV, 0, "TRY_STOP_DEV",
 				 kernel_timeout_ms(k), NULL);
 	if (ret == 0)
-		k->started = false;
+		k->device.state = UB_KERNEL_ADDED;
 	return ret != -EBUSY;
 }
 
@@ -260,12 +262,12 @@ void ub_kernel_stop(struct ub_keeper *k, bool force)
 	char scrap[256], id[16];
 	int ret;
 
-	if (k->ctrl.stuck)
+	if (k->device.ctrl.stuck)
 		ub_kernel_unstick(k); /* a START that never came back */
-	if (!k->started || !ub_kernel_still_ours(k))
+	if (k->device.state != UB_KERNEL_STARTED || !ub_kernel_still_ours(k))
 		return;
 	kernel_unmake_step("stop-dev");
-	snprintf(id, sizeof(id), "%u", k->info.dev_id);
+	snprintf(id, sizeof(id), "%u", k->device.info.dev_id);
 	if (force && !k->server->gone) {
 		if (!ub_rundir_is_offline(k->rundir.name, scrap, sizeof(scrap)))
 			ub_helper_run(&k->loop, (const char *const[]){ "sync", id, NULL },
@@ -273,38 +275,38 @@ void ub_kernel_stop(struct ub_keeper *k, bool force)
 				      NULL);
 		ub_message_send_type(k->server->fd, UB_MSG_CANCEL);
 	}
-	ret = ub_kernel_long_cmd(k, &k->stop_cmd, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV",
+	ret = ub_kernel_long_cmd(k, &k->device.stop_cmd, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV",
 				 kernel_timeout_ms(k), NULL);
 	if (ret && ret != -ENODEV) {
 		ub_log(UB_LOG_WARNING, "STOP_DEV: %s: the server is killed", strerror(-ret));
 		ub_kernel_unstick(k);
-		if (k->ctrl.has_ring)
-			ub_kernel_long_cmd(k, &k->kill_cmd, UBLK_U_CMD_STOP_DEV, 0, "STOP_DEV",
-					   KILLED_TIMEOUT_MS, NULL);
+		if (k->device.ctrl.has_ring)
+			ub_kernel_long_cmd(k, &k->device.kill_cmd, UBLK_U_CMD_STOP_DEV, 0,
+					   "STOP_DEV", KILLED_TIMEOUT_MS, NULL);
 	}
-	k->started = false;
+	k->device.state = UB_KERNEL_ADDED;
 }
 
 void ub_kernel_delete(struct ub_keeper *k)
 {
 	int ret;
 
-	if (!k->added || !ub_kernel_still_ours(k)) {
-		k->added = false;
+	if (k->device.state == UB_KERNEL_NONE || !ub_kernel_still_ours(k)) {
+		k->device.state = UB_KERNEL_NONE;
 		return;
 	}
 	kernel_unmake_step("del-dev");
-	ret = ub_kernel_long_cmd(k, &k->del_cmd, UBLK_U_CMD_DEL_DEV, 0, "DEL_DEV", DEL_TIMEOUT_MS,
-				 NULL);
+	ret = ub_kernel_long_cmd(k, &k->device.del_cmd, UBLK_U_CMD_DEL_DEV, 0, "DEL_DEV",
+				 DEL_TIMEOUT_MS, NULL);
 
 	if (ret == -EINTR || ret == -ETIMEDOUT)
 		ub_log(UB_LOG_WARNING,
 		       "/dev/ublkb%u is gone, but somebody still has it open or mounted: its "
 		       "number stays "
 		       "taken until then",
-		       k->info.dev_id);
+		       k->device.info.dev_id);
 	else if (ret && ret != -ENODEV)
 		ub_log(UB_LOG_WARNING, "DEL_DEV: %s: try 'ublk-bridge detach %u'", strerror(-ret),
-		       k->info.dev_id);
-	k->added = false;
+		       k->device.info.dev_id);
+	k->device.state = UB_KERNEL_NONE;
 }

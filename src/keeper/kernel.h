@@ -6,10 +6,33 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <ublk-bridge/ublk-abi.h>
+
 #include "base/err.h"
 #include "ublk/ctrl.h"
+#include "ublk/datapath.h"
 
 struct ub_keeper;
+
+/* How much of the device there is. */
+enum ub_kernel_state {
+	UB_KERNEL_NONE,
+	UB_KERNEL_ADDED,   /* it is to be deleted */
+	UB_KERNEL_STARTED, /* and there may be a disk, which is to be stopped before */
+};
+
+struct ub_kernel_device {
+	struct ub_ctrl ctrl;
+	uint64_t features;		   /* of the driver */
+	struct ublksrv_ctrl_dev_info info; /* as ADD_DEV returned it */
+	enum ub_data_path data_path;
+	enum ub_kernel_state state;
+	/*
+	 * What the kernel may answer late lives as long as the ring, and is not used for a second
+	 * command.
+	 */
+	struct ub_ctrl_cmd start_cmd, stop_cmd, kill_cmd, del_cmd;
+};
 
 /* ADD_DEV and SET_PARAMS, of what the server has told of the back end. 0 or -errno with *err. */
 int ub_kernel_add(struct ub_keeper *k, struct ub_err *err);

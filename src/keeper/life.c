@@ -30,8 +30,8 @@ static const struct {
 void ub_life_enter(struct ub_keeper *k, enum ub_life to)
 {
 	assert(lives[k->life].next & 1U << to);
-	ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: %s, and now %s", k->info.dev_id, lives[k->life].name,
-	       lives[to].name ? lives[to].name : "over");
+	ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: %s, and now %s", k->device.info.dev_id,
+	       lives[k->life].name, lives[to].name ? lives[to].name : "over");
 	k->life = to;
 	k->was_live |= to == UB_LIVE;
 }
@@ -44,7 +44,7 @@ bool ub_life_has_server(const struct ub_keeper *k)
 
 bool ub_life_is_given_up(struct ub_keeper *k)
 {
-	if (k->nr_signals < 2 && !k->detach.is_forced)
+	if (k->signals.nr < 2 && !k->job.detach.is_forced)
 		return false;
 	if (!k->recovery.insisted_ms)
 		k->recovery.insisted_ms = ub_now_ms();

@@ -36,9 +36,9 @@ static void keeper_signal(void *arg)
 	struct ub_keeper *k = arg;
 	struct signalfd_siginfo info;
 
-	if (read(k->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
+	if (read(k->signals.fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
 		return;
-	k->nr_signals++;
+	k->signals.nr++;
 	ub_command_hold(&k->side->command);
 	ub_command_hold(&k->other->command);
 }
@@ -58,10 +58,10 @@ static int keeper_take_signals(struct ub_keeper *k, struct ub_err *err)
 	signal(SIGPIPE, SIG_IGN);
 	/* ignored by whoever started us: then nobody could be waited for */
 	signal(SIGCHLD, SIG_DFL);
-	k->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (k->signal_fd < 0)
+	k->signals.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (k->signals.fd < 0)
 		return ub_err_errno(err, errno, "a signal descriptor");
-	ub_loop_add(&k->loop, k->signal_fd, keeper_signal, k);
+	ub_loop_add(&k->loop, k->signals.fd, keeper_signal, k);
 	return 0;
 }
 
@@ -94,11 +94,12 @@ static void keeper_announce(const struct ub_keeper *k)
 	char size[32];
 
 	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: %s of %s, %u queue%s of depth %u, data path %s%s",
-	       k->info.dev_id, ub_size_format(k->side->limits.size_bytes, size, sizeof(size)),
-	       k->side->o->kind, k->info.nr_hw_queues, k->info.nr_hw_queues == 1 ? "" : "s",
-	       k->info.queue_depth, ub_data_path_name(k->data_path),
+	       k->device.info.dev_id,
+	       ub_size_format(k->side->limits.size_bytes, size, sizeof(size)), k->side->o->kind,
+	       k->device.info.nr_hw_queues, k->device.info.nr_hw_queues == 1 ? "" : "s",
+	       k->device.info.queue_depth, ub_data_path_name(k->device.data_path),
 	       k->side->limits.read_only ? ", read only" : "");
-	printf("/dev/ublkb%u\n", k->info.dev_id);
+	printf("/dev/ublkb%u\n", k->device.info.dev_id);
 	fflush(stdout);
 }
 
@@ -135,7 +136,7 @@ static int keeper_serve_on(struct ub_keeper *k, bool is_adopted, int ready_fd)
 	if (ready_fd >= 0 && !keeper_detach_terminal(ready_fd) && !is_adopted) {
 		ub_log(UB_LOG_NOTICE,
 		       "whoever started this daemon was interrupted: the device goes");
-		k->nr_signals++;
+		k->signals.nr++;
 	}
 	ret = ub_watch(k);
 	ub_log_flush();

@@ -18,7 +18,7 @@
  */
 static json_t *note_migration(const struct ub_keeper *k, struct ub_err *err)
 {
-	const struct ub_keeper_migration *m = &k->migration;
+	const struct ub_keeper_migration *m = &k->job.migration;
 	struct ub_side asked;
 	char cookie[17];
 	json_t *json;
@@ -42,7 +42,7 @@ static json_t *note_migration(const struct ub_keeper *k, struct ub_err *err)
 /* It has been written: NAME/side is asked by nobody any more, once no migration goes on. */
 static void note_is_written(struct ub_keeper *k)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 
 	m->must_note = false;
 	if (m->phase == UB_MIGRATION_NONE && m->has_side) {
@@ -54,8 +54,8 @@ static void note_is_written(struct ub_keeper *k)
 int ub_note_write(struct ub_keeper *k, struct ub_err *err)
 {
 	struct ub_state state = {
-		.dev_id = k->info.dev_id,
-		.cookie = k->info.ublksrv_flags,
+		.dev_id = k->device.info.dev_id,
+		.cookie = k->device.info.ublksrv_flags,
 		.keeper_pid = getpid(),
 		.server_pid = k->server->pid,
 		.standby_pid = k->standby->stage == UB_STANDBY_READY && !k->standby->is_dismissed ?
@@ -71,7 +71,7 @@ int ub_note_write(struct ub_keeper *k, struct ub_err *err)
 	snprintf(state.name, sizeof(state.name), "%s", k->rundir.name);
 	snprintf(state.backend, sizeof(state.backend), "%s", k->side->o->kind);
 	migration = note_migration(k, err);
-	if (!migration && k->migration.phase != UB_MIGRATION_NONE)
+	if (!migration && k->job.migration.phase != UB_MIGRATION_NONE)
 		return -err->code;
 	recipe = ub_recipe_make(k, k->side);
 	ret = recipe ? ub_state_write(&k->rundir, &state, recipe, migration, err) :
@@ -89,6 +89,6 @@ void ub_note(struct ub_keeper *k)
 
 	if (ub_note_write(k, &err) == 0)
 		return;
-	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err.text);
-	k->migration.must_note = true;
+	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->device.info.dev_id, err.text);
+	k->job.migration.must_note = true;
 }

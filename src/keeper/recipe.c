@@ -118,7 +118,7 @@ json_t *ub_recipe_make(const struct ub_keeper *k, const struct ub_side *side)
 			 "size_bytes", (json_int_t)(o->nbd ? 0 : size_bytes), "prealloc",
 			 o->prealloc, "block_bytes", (int)o->logical_block_bytes, "queues",
 			 (int)k->opts->nr_queues, "read_only", k->opts->read_only, "core_dump",
-			 k->opts->core_dump, "data_path", ub_data_path_name(k->data_path),
+			 k->opts->core_dump, "data_path", ub_data_path_name(k->device.data_path),
 			 "scheduler", k->opts->scheduler, "timeout_s", (int)k->opts->timeout_s,
 			 "command", recipe_command_to_json(&side->command), "limits",
 			 recipe_limits_to_json(limits), "caps",
@@ -215,7 +215,7 @@ int ub_recipe_apply(const struct ub_recipe *r, struct ub_keeper *k, struct ub_er
 	if (ret)
 		return ret;
 	k->side->caps = (uint32_t)caps;
-	k->data_path = r->opts.data_path;
+	k->device.data_path = r->opts.data_path;
 	k->recovery.is_on = !r->opts.no_recovery;
 	k->recovery.has_failed = failed;
 	k->side->identity = strdup(identity);

@@ -59,8 +59,8 @@ static int recover_check(struct ub_keeper *k)
 
 	if (ub_life_is_given_up(k))
 		return -EINTR;
-	ret = ub_ctrl_get_info(&k->ctrl, k->info.dev_id, &info, &ignored);
-	if (ret == -ENODEV || (ret == 0 && (info.ublksrv_flags != k->info.ublksrv_flags ||
+	ret = ub_ctrl_get_info(&k->device.ctrl, k->device.info.dev_id, &info, &ignored);
+	if (ret == -ENODEV || (ret == 0 && (info.ublksrv_flags != k->device.info.ublksrv_flags ||
 					    info.state == UBLK_S_DEV_DEAD)))
 		return -ENODEV;
 	return 0;
@@ -92,7 +92,7 @@ static int recover_await_standby(struct ub_keeper *k)
 			return 0;
 		if (ub_now_ms() >= say) {
 			ub_log(UB_LOG_WARNING, "/dev/ublkb%u: I/O still waits for a server",
-			       k->info.dev_id);
+			       k->device.info.dev_id);
 			say = ub_now_ms() + RECOVER_SAY_MS;
 		}
 		ub_loop_once(&k->loop, RECOVER_RETRY_MS);
@@ -116,7 +116,7 @@ static int recover_start(struct ub_keeper *k, struct ub_err *err)
 		 * Linux 6.12, when nothing was fetched since the last one: what that one did is in
 		 * force still.
 		 */
-		if (ret == -EINVAL && !(k->features & UBLK_F_PER_IO_DAEMON))
+		if (ret == -EINVAL && !(k->device.features & UBLK_F_PER_IO_DAEMON))
 			ret = 0;
 		if (ret != -EBUSY)
 			break;
@@ -129,7 +129,7 @@ static int recover_start(struct ub_keeper *k, struct ub_err *err)
 			ub_log(UB_LOG_NOTICE,
 			       "/dev/ublkb%u: the kernel has not noticed its server's death for "
 			       "%llu s",
-			       k->info.dev_id, (unsigned long long)waited / 1000);
+			       k->device.info.dev_id, (unsigned long long)waited / 1000);
 			say += RECOVER_SAY_MS;
 		}
 		ret = recover_pause(k, waited < RECOVER_QUICK_MS ? RECOVER_RETRY_MS :
@@ -169,11 +169,11 @@ static void recover_look_whether_it_left_nothing(struct ub_keeper *k)
 {
 	uint64_t in_flight = 0;
 
-	for (unsigned i = 0; i < k->info.nr_hw_queues; i++)
-		in_flight += ub_stat_read(&k->stats->queues[i].in_flight);
+	for (unsigned i = 0; i < k->device.info.nr_hw_queues; i++)
+		in_flight += ub_stat_read(&k->shared.stats->queues[i].in_flight);
 	if (k->recovery.is_planned && k->server->version <= UB_MESSAGE_V3 &&
 	    !k->server->is_dismissed && !in_flight && !ub_migrate_is_on(k))
-		atomic_store(&k->ledger->is_blind, 0);
+		atomic_store(&k->shared.ledger->is_blind, 0);
 }
 
 static bool recover_must_stop_waiting(void *arg)
@@ -189,7 +189,7 @@ static bool recover_must_stop_waiting(void *arg)
  */
 static bool recover_is_half_fetched_fatal(const struct ub_keeper *k)
 {
-	return !(k->features & UBLK_F_PER_IO_DAEMON) && k->info.nr_hw_queues > 1;
+	return !(k->device.features & UBLK_F_PER_IO_DAEMON) && k->device.info.nr_hw_queues > 1;
 }
 
 static int recover_refuse_half_fetched(struct ub_err *err, const char *hint)
@@ -207,13 +207,14 @@ int ub_recover_finish(struct ub_keeper *k, struct ub_server *server, struct ub_e
 
 	if (ret)
 		return ret;
-	*cmd = (struct ub_ctrl_cmd){ .op = UBLK_U_CMD_END_USER_RECOVERY, .dev_id = k->info.dev_id };
+	*cmd = (struct ub_ctrl_cmd){ .op = UBLK_U_CMD_END_USER_RECOVERY,
+				     .dev_id = k->device.info.dev_id };
 	cmd->queue_id = UINT16_MAX;
 	cmd->data = (uint64_t)server->pid;
-	ret = ub_ctrl_send(&k->ctrl, cmd);
+	ret = ub_ctrl_send(&k->device.ctrl, cmd);
 	if (ret == 0)
-		ret = ub_ctrl_wait(&k->ctrl, cmd, &k->loop, "END_USER_RECOVERY", RECOVER_FETCH_MS,
-				   recover_must_stop_waiting, server);
+		ret = ub_ctrl_wait(&k->device.ctrl, cmd, &k->loop, "END_USER_RECOVERY",
+				   RECOVER_FETCH_MS, recover_must_stop_waiting, server);
 	if (ret)
 		return ub_err_errno(err, -ret, "END_USER_RECOVERY");
 	if (recover_is_half_fetched_fatal(k))
@@ -282,7 +283,7 @@ static int recover_count_death(struct ub_keeper *k, struct ub_err *err)
 		       "/dev/ublkb%u: %u servers died one after the other: from now on all I/O "
 		       "fails (detach the device, "
 		       "and attach it anew)",
-		       k->info.dev_id, r->nr_deaths);
+		       k->device.info.dev_id, r->nr_deaths);
 		r->has_failed = true;
 		ub_standby_dismiss(k); /* it is one of those */
 	}
@@ -330,9 +331,9 @@ static int recover_unstick(struct ub_keeper *k)
 {
 	struct ub_err ignored;
 
-	if (k->ctrl.stuck) {
-		ub_ctrl_close(&k->ctrl);
-		if (ub_ctrl_open(&k->ctrl, &ignored) != 0)
+	if (k->device.ctrl.stuck) {
+		ub_ctrl_close(&k->device.ctrl);
+		if (ub_ctrl_open(&k->device.ctrl, &ignored) != 0)
 			ub_log(UB_LOG_ERROR, "%s", ignored.text);
 	}
 	return recover_pause(k, RECOVER_MAX_DELAY_MS);
@@ -364,8 +365,8 @@ static int recover_attempts(struct ub_keeper *k, struct ub_err *err)
 		ret = recover_once(k, &has_taken, err);
 		if (ret == 0 || ret == -ENODEV || ret == -EINTR || ret == -ENOTRECOVERABLE)
 			return ret;
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: recovery: %s; trying again", k->info.dev_id,
-		       err->text);
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: recovery: %s; trying again",
+		       k->device.info.dev_id, err->text);
 		r->is_planned = false;
 		if (!has_taken) {
 			/* The kernel's doing, and not the standby's. */
@@ -394,7 +395,7 @@ int ub_recover(struct ub_keeper *k, struct ub_err *err)
 		ub_log(UB_LOG_WARNING,
 		       "/dev/ublkb%u: the server (pid %d) %s: I/O waits until the next one has "
 		       "taken over",
-		       k->info.dev_id, k->server->pid,
+		       k->device.info.dev_id, k->server->pid,
 		       ub_server_fate(k->server, fate, sizeof(fate)));
 	recover_look_whether_it_left_nothing(k);
 	/* the device may be made of something else by now, which takes another standby */
@@ -417,7 +418,7 @@ int ub_recover(struct ub_keeper *k, struct ub_err *err)
 	r->nr_done++;
 	ub_log(UB_LOG_NOTICE,
 	       "/dev/ublkb%u: recovered after %llu.%03llu s: the server is pid %d now",
-	       k->info.dev_id, (unsigned long long)(r->done_ms - began) / 1000,
+	       k->device.info.dev_id, (unsigned long long)(r->done_ms - began) / 1000,
 	       (unsigned long long)(r->done_ms - began) % 1000, k->server->pid);
 	if (k->side->command.socket_fd >= 0)
 		ub_side_give_socket(k);
@@ -462,7 +463,7 @@ static int switch_await(struct ub_keeper *k, uint64_t *began_ms)
 		return -ETIMEDOUT;
 	/* That version has no way back. */
 	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: the server (pid %d) does not end: it is killed",
-	       k->info.dev_id, k->server->pid);
+	       k->device.info.dev_id, k->server->pid);
 	k->server->is_dismissed = true; /* what it leaves nobody knows */
 	kill(k->server->pid, SIGKILL);
 	while (!k->server->gone && !ub_life_is_given_up(k))
@@ -479,9 +480,9 @@ static bool switch_may_try_again(struct ub_keeper *k, uint64_t until_ms)
 
 	if (next_ms >= until_ms)
 		return false;
-	while (!k->server->gone && !k->nr_signals && (now = ub_now_ms()) < next_ms)
+	while (!k->server->gone && !k->signals.nr && (now = ub_now_ms()) < next_ms)
 		ub_loop_once(&k->loop, (int)(next_ms - now));
-	return !k->nr_signals;
+	return !k->signals.nr;
 }
 
 /* One try: 0: the server has ended. */

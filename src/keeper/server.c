@@ -84,7 +84,7 @@ static void server_take_yielded(struct ub_server *server, const struct ub_msg_yi
 
 bool ub_server_must_hold_rings(const struct ub_keeper *k)
 {
-	return !(k->features & UBLK_F_PER_IO_DAEMON);
+	return !(k->device.features & UBLK_F_PER_IO_DAEMON);
 }
 
 void ub_server_hold_rings(struct ub_server *server)
@@ -92,11 +92,11 @@ void ub_server_hold_rings(struct ub_server *server)
 	const struct ub_keeper *k = server->keeper;
 
 	if (ub_server_must_hold_rings(k) &&
-	    !ub_rings_hold(&server->rings, server->pid, server->pidfd, k->info.nr_hw_queues))
+	    !ub_rings_hold(&server->rings, server->pid, server->pidfd, k->device.info.nr_hw_queues))
 		ub_log(UB_LOG_DEBUG,
 		       "%u of %u rings of server %d are held: its death may be too much for this "
 		       "kernel",
-		       server->rings.nr, k->info.nr_hw_queues, server->pid);
+		       server->rings.nr, k->device.info.nr_hw_queues, server->pid);
 }
 
 /* One that tells how far the server is. */
@@ -257,7 +257,7 @@ int ub_server_await(struct ub_server *server, enum ub_message_type type, int64_t
 				   k->side->command.fate, what);
 			return -ECHILD;
 		}
-		if (k->was_live ? ub_life_is_given_up(k) : k->nr_signals > 0) {
+		if (k->was_live ? ub_life_is_given_up(k) : k->signals.nr > 0) {
 			ub_err_set(err, EINTR, "interrupted before %s", what);
 			return -EINTR;
 		}

@@ -6,9 +6,24 @@
 #ifndef UB_KEEPER_SHARED_H
 #define UB_KEEPER_SHARED_H
 
+#include <stddef.h>
+
+#include <ublk-bridge/ledger.h>
+#include <ublk-bridge/page.h>
+
 #include "base/err.h"
 
 struct ub_keeper;
+
+/* Descriptors: -1: there is none. Mappings: NULL. */
+struct ub_shared {
+	int stats_fd;
+	int arena_fd; /* the tag buffers, of each server in its turn; -1: each has its own */
+	int ledger_fd;
+	struct ub_stats_page *stats;
+	struct ub_ledger *ledger; /* what may still be executed, no matter who serves */
+	size_t ledger_bytes;
+};
 
 /* Makes all of them. 0 or -errno with *err. */
 int ub_shared_make(struct ub_keeper *k, struct ub_err *err);

@@ -34,7 +34,7 @@ static void standby_failed(struct ub_keeper *k, const char *why)
 	struct ub_recovery *r = &k->recovery;
 
 	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: there is no standby server now: %s; retrying",
-	       k->info.dev_id, why);
+	       k->device.info.dev_id, why);
 	ub_standby_dismiss(k);
 	r->standby_delay_ms = r->standby_delay_ms ? 2 * r->standby_delay_ms : STANDBY_MIN_DELAY_MS;
 	if (r->standby_delay_ms > STANDBY_MAX_DELAY_MS)
@@ -65,7 +65,7 @@ static int standby_step(struct ub_keeper *k, struct ub_server *s, struct ub_err 
 		if (ub_server_must_hold_rings(k) && ub_message_send_type(s->fd, UB_MSG_HOLD) < 0)
 			ub_log(UB_LOG_DEBUG, "the standby is gone already");
 		ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: a standby server (pid %d) is ready",
-		       k->info.dev_id, s->pid);
+		       k->device.info.dev_id, s->pid);
 		ub_note(k);
 		return 0;
 	default:

@@ -34,18 +34,18 @@ static void watch_say_served(const struct ub_keeper *k)
 	uint64_t ios[UB_NR_OPS] = { 0 }, bytes[UB_NR_OPS] = { 0 }, errors = 0;
 	char read[32], written[32];
 
-	for (unsigned i = 0; i < k->info.nr_hw_queues; i++) {
+	for (unsigned i = 0; i < k->device.info.nr_hw_queues; i++) {
 		for (unsigned op = 0; op < UB_NR_OPS; op++) {
-			ios[op] += ub_stat_read(&k->stats->queues[i].ios[op]);
-			bytes[op] += ub_stat_read(&k->stats->queues[i].bytes[op]);
-			errors += ub_stat_read(&k->stats->queues[i].errors[op]);
+			ios[op] += ub_stat_read(&k->shared.stats->queues[i].ios[op]);
+			bytes[op] += ub_stat_read(&k->shared.stats->queues[i].bytes[op]);
+			errors += ub_stat_read(&k->shared.stats->queues[i].errors[op]);
 		}
 	}
 	ub_log(UB_LOG_NOTICE,
 	       "/dev/ublkb%u served %llu reads (%s), %llu writes (%s), %llu flushes, %llu "
 	       "discards, %llu "
 	       "writes of zeroes; %llu failed",
-	       k->info.dev_id, (unsigned long long)ios[UB_OP_READ],
+	       k->device.info.dev_id, (unsigned long long)ios[UB_OP_READ],
 	       ub_size_format(bytes[UB_OP_READ], read, sizeof(read)),
 	       (unsigned long long)ios[UB_OP_WRITE],
 	       ub_size_format(bytes[UB_OP_WRITE], written, sizeof(written)),
@@ -85,11 +85,11 @@ static void watch_say_rest(struct ub_keeper *k)
 {
 	char rest[120];
 
-	if (!k->stats)
+	if (!k->shared.stats)
 		return;
-	ub_ranges_describe_rest(k->ledger, k->side->limits.size_bytes, rest, sizeof(rest));
+	ub_ranges_describe_rest(k->shared.ledger, k->side->limits.size_bytes, rest, sizeof(rest));
 	if (rest[0])
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, rest);
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->device.info.dev_id, rest);
 }
 
 /* is_wanted: somebody asked for the end, and got it. */
@@ -100,11 +100,12 @@ static int watch_finish(struct ub_keeper *k, bool is_wanted)
 
 	if (died)
 		ub_log(UB_LOG_ERROR, "/dev/ublkb%u: the server %s: the device is taken away",
-		       k->info.dev_id, ub_server_fate(k->server, fate, sizeof(fate)));
-	else if (k->server->gone && !k->nr_signals && !is_wanted)
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u was stopped by somebody else", k->info.dev_id);
+		       k->device.info.dev_id, ub_server_fate(k->server, fate, sizeof(fate)));
+	else if (k->server->gone && !k->signals.nr && !is_wanted)
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u was stopped by somebody else",
+		       k->device.info.dev_id);
 	watch_say_rest(k);
-	ub_watch_teardown(k, k->nr_signals > 1 || k->detach.is_forced);
+	ub_watch_teardown(k, k->signals.nr > 1 || k->job.detach.is_forced);
 	return died ? UB_EXIT_FAILED : UB_EXIT_DONE;
 }
 
@@ -117,7 +118,7 @@ static int watch_recover(struct ub_keeper *k)
 	int ret = k->recovery.is_on ? ub_recover(k, &err) : -ENODEV;
 
 	if (ret && ret != -ENODEV && err.code)
-		ub_log(UB_LOG_ERROR, "/dev/ublkb%u cannot be recovered: %s", k->info.dev_id,
+		ub_log(UB_LOG_ERROR, "/dev/ublkb%u cannot be recovered: %s", k->device.info.dev_id,
 		       err.text);
 	return ret;
 }
@@ -131,7 +132,7 @@ static bool watch_live(struct ub_keeper *k)
 		if (k->server->gone && watch_recover(k) != 0)
 			return false;
 		wait_ms = ub_jobs_sooner(ub_jobs_tend(k), ub_standby_tend(k));
-		if (k->handover.is_asked) {
+		if (k->job.handover.is_asked) {
 			ub_upgrade_hand_over(k);
 			if (k->life == UB_OVER)
 				return false;

@@ -48,9 +48,9 @@ static int keeper_setup(void **state)
 	opts = (struct ub_attach_options){ .side = { .kind = "nbd", .nbd = &nbd, .fd = -1 } };
 	ub_keeper_init(&keeper, &opts, ub_keeper_jobs, ub_keeper_verbs);
 	ub_life_enter(&keeper, UB_LIVE);
-	keeper.info.dev_id = 7;
+	keeper.device.info.dev_id = 7;
 	keeper.side->limits.size_bytes = 1 << 20;
-	keeper.data_path = UB_DATA_PATH_COPY;
+	keeper.device.data_path = UB_DATA_PATH_COPY;
 	strcpy(keeper.rundir.name, "seven");
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
 	keeper.server->fd = pair[0];
@@ -213,7 +213,7 @@ static void info_tells_what_is_waited_for(void **state)
 	range->state = UB_RANGE;
 	ub_ledger_side(ledger, 0)->nr_losses = 2;
 	ub_ledger_side(ledger, 0)->lost_bytes = 4096;
-	keeper.ledger = ledger;
+	keeper.shared.ledger = ledger;
 	client_say(fd, INFO);
 	reply = client_hear(fd);
 	fence = json_object_get(reply, "fence");
@@ -602,11 +602,11 @@ static void what_is_no_size_is_refused_and_one_size_is_asked_for_at_a_time(void 
 	client_say(fd, RESIZE(""));
 	assert_refused(fd, "EINVAL", "has no size by itself");
 	opts.side.nbd = &nbd;
-	assert_false(keeper.resize.is_asked);
+	assert_false(keeper.job.resize.is_asked);
 	client_say(fd, RESIZE(",\"size_bytes\":8192,\"force\":true"));
 	assert_true(client_has_nothing(fd));
-	assert_true(keeper.resize.is_asked && keeper.resize.is_forced);
-	assert_true(keeper.resize.size_bytes == 8192);
+	assert_true(keeper.job.resize.is_asked && keeper.job.resize.is_forced);
+	assert_true(keeper.job.resize.size_bytes == 8192);
 	client_say(other, RESIZE(""));
 	assert_refused(other, "EBUSY", "being changed already");
 	/* This kernel cannot, and whoever asked first is told. */
@@ -614,8 +614,8 @@ static void what_is_no_size_is_refused_and_one_size_is_asked_for_at_a_time(void 
 	assert_refused(fd, "EOPNOTSUPP", "cannot change the size");
 	client_say(other, RESIZE(""));
 	assert_true(client_has_nothing(other));
-	assert_true(keeper.resize.is_asked && !keeper.resize.is_forced &&
-		    keeper.resize.size_bytes == 0);
+	assert_true(keeper.job.resize.is_asked && !keeper.job.resize.is_forced &&
+		    keeper.job.resize.size_bytes == 0);
 	assert_true(client_has_nothing(server_fd));
 	close(fd);
 	close(other);
@@ -635,18 +635,18 @@ static void only_a_device_that_shall_follow_follows_its_export(void **state)
 	struct ub_err err = { 0 };
 
 	(void)state;
-	keeper.features = UBLK_F_UPDATE_SIZE;
+	keeper.device.features = UBLK_F_UPDATE_SIZE;
 	export_grows();
-	assert_false(keeper.resize.is_asked);
+	assert_false(keeper.job.resize.is_asked);
 	nbd.auto_resize = true;
 	assert_int_equal(ub_resize_check_options(&keeper, &err), 0);
 	export_grows();
-	assert_true(keeper.resize.is_asked && !keeper.resize.has_caller &&
-		    keeper.resize.size_bytes == 0);
-	keeper.resize.is_asked = false;
-	keeper.features = 0;
+	assert_true(keeper.job.resize.is_asked && !keeper.job.resize.has_caller &&
+		    keeper.job.resize.size_bytes == 0);
+	keeper.job.resize.is_asked = false;
+	keeper.device.features = 0;
 	export_grows();
-	assert_false(keeper.resize.is_asked);
+	assert_false(keeper.job.resize.is_asked);
 	assert_int_equal(ub_resize_check_options(&keeper, &err), -EOPNOTSUPP);
 	unit_assert_says(err.text, "--auto-resize: this kernel");
 }
@@ -734,7 +734,7 @@ static void one_that_goes_before_its_answer_is_not_missed(void **state)
 	assert_true(client_has_nothing(fd));
 	server_answers(0, "");
 	assert_ok(fd);
-	while (keeper.settings.nr_asked)
+	while (keeper.job.settings.nr_asked)
 		server_answers(EIO, "no");
 	server_answers(0, "nobody has asked");
 	close(fd);
@@ -773,15 +773,15 @@ static void all_who_detach_are_answered(void **state)
 	client_say(gone, DETACH);
 	close(gone);
 	pump();
-	assert_int_equal(keeper.detach.nr_callers, 3);
-	assert_false(keeper.detach.is_forced);
+	assert_int_equal(keeper.job.detach.nr_callers, 3);
+	assert_false(keeper.job.detach.is_forced);
 	ub_detach_answer(&keeper, &busy);
-	assert_int_equal(keeper.detach.nr_callers, 0);
+	assert_int_equal(keeper.job.detach.nr_callers, 0);
 	assert_refused(one, "EBUSY", "mounted");
 	assert_refused(two, "EBUSY", "mounted");
 	client_say(one, DETACH);
 	client_say(two, "{\"version\":1,\"verb\":\"detach\",\"force\":true}\n");
-	assert_true(keeper.detach.is_forced);
+	assert_true(keeper.job.detach.is_forced);
 	ub_detach_answer(&keeper, &(struct ub_err){ .code = 0 });
 	assert_ok(one);
 	assert_ok(two);
@@ -844,7 +844,7 @@ static void fuzz_server(uint64_t *seed)
 
 	while (ub_message_receive(server_fd, inbox, fds, MSG_DONTWAIT) == 0)
 		server_answers(unit_random(seed) % 2 ? 0 : EINVAL, "as it was thrown");
-	if (keeper.detach.nr_callers)
+	if (keeper.job.detach.nr_callers)
 		ub_detach_answer(&keeper, &(struct ub_err){ .code = EBUSY, .text = "busy" });
 }
 

@@ -57,7 +57,7 @@ static int keeper_setup(void **state)
 	opts = (struct ub_attach_options){ .side = { .kind = "nbd", .nbd = &nbd, .fd = -1 } };
 	ub_keeper_init(&keeper, &opts, ub_keeper_jobs, ub_keeper_verbs);
 	ub_life_enter(&keeper, UB_LIVE);
-	keeper.info.dev_id = 7;
+	keeper.device.info.dev_id = 7;
 	keeper.side->limits.size_bytes = SIZE;
 	strcpy(keeper.rundir.name, "seven");
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
@@ -67,9 +67,9 @@ static int keeper_setup(void **state)
 	server_fd = pair[1];
 	page = aligned_alloc(64, (ub_stats_bytes(1) + 63) & ~(size_t)63);
 	memset(page, 0, ub_stats_bytes(1));
-	keeper.stats = page;
-	keeper.ledger = calloc(1, ub_ledger_bytes(1, NR_SLOTS));
-	ub_ledger_init(keeper.ledger, 1, NR_SLOTS);
+	keeper.shared.stats = page;
+	keeper.shared.ledger = calloc(1, ub_ledger_bytes(1, NR_SLOTS));
+	ub_ledger_init(keeper.shared.ledger, 1, NR_SLOTS);
 	return 0;
 }
 
@@ -81,10 +81,10 @@ static int keeper_teardown(void **state)
 	snprintf(path, sizeof(path), "%s/out", dir);
 	unlink(path);
 	assert_int_equal(rmdir(dir), 0);
-	assert_int_equal(keeper.fenced.pid, 0);
+	assert_int_equal(keeper.job.fenced.pid, 0);
 	close(keeper.server->fd);
 	close(server_fd);
-	free(keeper.ledger);
+	free(keeper.shared.ledger);
 	free(page);
 	nbd_options_destroy(&nbd);
 	for (unsigned i = 0; i < UB_LOOP_MAX; i++)
@@ -102,14 +102,14 @@ static void set_command(const char *command)
 static void set_ranges(unsigned side, unsigned nr, uint64_t events)
 {
 	for (unsigned i = 0; i < 4; i++) {
-		struct ub_ledger_range *r = ub_ledger_range(keeper.ledger, side, i);
+		struct ub_ledger_range *r = ub_ledger_range(keeper.shared.ledger, side, i);
 
 		r->start = i * 8192ULL;
 		r->end = r->start + 4096;
 		r->state = i < nr ? UB_RANGE : UB_RANGE_FREE;
 	}
-	ub_ledger_side(keeper.ledger, side)->nr_live = nr;
-	ub_ledger_side(keeper.ledger, side)->events = events;
+	ub_ledger_side(keeper.shared.ledger, side)->nr_live = nr;
+	ub_ledger_side(keeper.shared.ledger, side)->events = events;
 }
 
 /* The server is told this, and nothing else. */
@@ -137,8 +137,8 @@ static void await_end(void)
 {
 	uint64_t deadline = ub_now_ms() + 20000;
 
-	assert_int_not_equal(keeper.fenced.pid, 0);
-	while (keeper.fenced.pid) {
+	assert_int_not_equal(keeper.job.fenced.pid, 0);
+	while (keeper.job.fenced.pid) {
 		assert_true(ub_now_ms() < deadline);
 		ub_loop_once(&keeper.loop, 100);
 	}
@@ -247,7 +247,7 @@ static void a_command_is_run_and_believed(void **state)
 	(void)state;
 	set_command("echo it is off; echo >&2 really; set >\"$FENCED_DIR/out\"");
 	assert_true(ub_job_fenced.tend(&keeper) > 0); /* a server may have had no room to say so */
-	assert_int_equal(keeper.fenced.pid, 0);
+	assert_int_equal(keeper.job.fenced.pid, 0);
 	set_ranges(0, 2, 7);
 	ub_job_fenced.tend(&keeper);
 	set_ranges(0, 3, 8);	     /* after it has begun: it is about what was before */
@@ -282,7 +282,7 @@ static void a_command_is_run_and_believed(void **state)
 	await_end();
 	assert_told(1 << 0, 8);
 	ub_job_fenced.tend(&keeper);
-	assert_int_equal(keeper.fenced.pid, 0); /* the server is at it */
+	assert_int_equal(keeper.job.fenced.pid, 0); /* the server is at it */
 }
 
 static void a_command_that_fails_is_run_again_and_not_at_once(void **state)
@@ -295,8 +295,8 @@ static void a_command_that_fails_is_run_again_and_not_at_once(void **state)
 	unit_assert_says(said, "ended with status 3");
 	unit_assert_says(said, "run again in 1 s");
 	assert_true(ub_job_fenced.tend(&keeper) > 0);
-	assert_int_equal(keeper.fenced.pid, 0);
-	keeper.fenced.not_before_ms = ub_now_ms();
+	assert_int_equal(keeper.job.fenced.pid, 0);
+	keeper.job.fenced.not_before_ms = ub_now_ms();
 	ub_job_fenced.tend(&keeper);
 	await_end();
 	unit_assert_says(said, "run again in 2 s");
@@ -310,7 +310,7 @@ static void a_command_that_fails_is_run_again_and_not_at_once(void **state)
 	ub_job_fenced.tend(&keeper);
 	await_end();
 	unit_assert_says(said, "was killed by signal 9");
-	assert_int_equal(keeper.fenced.delay_ms, 1000);
+	assert_int_equal(keeper.job.fenced.delay_ms, 1000);
 	assert_told_nothing();
 }
 
@@ -322,12 +322,12 @@ static void a_command_that_takes_too_long_is_killed(void **state)
 	ub_job_fenced.tend(&keeper);
 	while (!strstr(said, "begun"))
 		ub_loop_once(&keeper.loop, 100);
-	keeper.fenced.deadline_ms = ub_now_ms();
+	keeper.job.fenced.deadline_ms = ub_now_ms();
 	ub_job_fenced.tend(&keeper);
 	await_end();
 	unit_assert_says(said, "took longer than 60 s and was killed");
 	/* Nor does one go on whose keeper ends. */
-	keeper.fenced.not_before_ms = 0;
+	keeper.job.fenced.not_before_ms = 0;
 	ub_job_fenced.tend(&keeper);
 	ub_jobs_raise(&keeper, UB_EVENT_LET_GO);
 	await_end();
@@ -361,16 +361,16 @@ static void no_command_is_run_in_a_cutover(void **state)
 	(void)state;
 	set_command("true");
 	set_ranges(1, 1, 9);
-	keeper.migration.phase = UB_MIGRATION_COPYING;
-	keeper.migration.cookie =
+	keeper.job.migration.phase = UB_MIGRATION_COPYING;
+	keeper.job.migration.cookie =
 		0; /* as NAME/side has it, here where there is none: it has moved */
 	set_ranges(0, 1, 9);
 	assert_in_range(ub_job_fenced.tend(&keeper), 1, 1000);
-	assert_int_equal(keeper.fenced.pid, 0);
-	keeper.migration.cookie = 5;
+	assert_int_equal(keeper.job.fenced.pid, 0);
+	keeper.job.migration.cookie = 5;
 	set_ranges(0, 0, 9);
 	ub_job_fenced.tend(&keeper); /* the other side is of somebody without a command */
-	assert_int_equal(keeper.fenced.pid, 0);
+	assert_int_equal(keeper.job.fenced.pid, 0);
 	opts.side.nbd = NULL;
 	keeper.other->o = &other;
 	ub_job_fenced.tend(&keeper);

@@ -81,9 +81,9 @@ static int keeper_setup(void **state)
 	ub_keeper_init(&keeper, &opts, ub_keeper_jobs, ub_keeper_verbs);
 	ub_life_enter(&keeper, UB_LIVE);
 	keeper.recovery.is_on = true;
-	keeper.info.dev_id = 7;
-	keeper.info.nr_hw_queues = 1;
-	keeper.data_path = UB_DATA_PATH_COPY;
+	keeper.device.info.dev_id = 7;
+	keeper.device.info.nr_hw_queues = 1;
+	keeper.device.data_path = UB_DATA_PATH_COPY;
 	keeper.side->identity = strdup("the source");
 	keeper.side->limits = (struct ub_limits){ .size_bytes = SIZE,
 						  .logical_block_bytes = 4096,
@@ -92,7 +92,7 @@ static int keeper_setup(void **state)
 	page = aligned_alloc(64, (ub_stats_bytes(1) + 63) & ~(size_t)63);
 	assert_non_null(page);
 	memset(page, 0, ub_stats_bytes(1));
-	keeper.stats = page;
+	keeper.shared.stats = page;
 	give_server(&keeper);
 	assert_int_equal(ub_rundir_create(&keeper.rundir, "seven", &err), 0);
 	ub_control_open(&keeper.control, &keeper, ub_keeper_verbs, &keeper.loop,
@@ -138,11 +138,11 @@ static void pump(void)
 
 static void pump_until_cleared(void)
 {
-	for (unsigned i = 0; i < 500 && keeper.migration.has_leftovers; i++) {
+	for (unsigned i = 0; i < 500 && keeper.job.migration.has_leftovers; i++) {
 		ub_loop_once(&keeper.loop, 10);
 		ub_job_migrate.tend(&keeper);
 	}
-	assert_false(keeper.migration.has_leftovers);
+	assert_false(keeper.job.migration.has_leftovers);
 }
 
 /* ---- the client, and the server ------------------------------------------ */
@@ -243,7 +243,7 @@ static void server_hears_control(uint32_t what)
 	assert_int_equal(ub_message_receive(server_fd, inbox, fds, MSG_DONTWAIT), 0);
 	assert_int_equal(msg->header.type, UB_MSG_MIGRATE_CONTROL);
 	assert_int_equal(msg->what, what);
-	assert_int_equal(msg->id, keeper.migration.id);
+	assert_int_equal(msg->id, keeper.job.migration.id);
 }
 
 static void server_says_as(uint32_t id, enum ub_migration_phase phase, uint32_t code,
@@ -274,7 +274,7 @@ static void server_says_as(uint32_t id, enum ub_migration_phase phase, uint32_t 
 
 static void server_says(enum ub_migration_phase phase, uint32_t code, const char *text)
 {
-	server_says_as(keeper.migration.id, phase, code, text, "the destination");
+	server_says_as(keeper.job.migration.id, phase, code, text, "the destination");
 }
 
 static void server_links(enum ub_message_type type, uint32_t id, bool is_destination)
@@ -441,7 +441,8 @@ static void a_device_is_moved_to_memory(void **state)
 	assert_false(side_is_there());
 	assert_info("migration", NULL, NULL);
 	assert_info("last_migration", "result", "moved");
-	assert_true(keeper.migration.last.has_pause && keeper.migration.last.pause_us == 1500);
+	assert_true(keeper.job.migration.last.has_pause &&
+		    keeper.job.migration.last.pause_us == 1500);
 	pump_until_cleared();
 	drop_fds();
 }
@@ -459,7 +460,7 @@ static void and_back_again(void **state)
 		drop_fds();
 		cookie = begin_copying(MIGRATE(NBD));
 		assert_int_equal(got_fds[UB_FD_DESTINATION], -1);
-		unit_assert_says(keeper.migration.label, "nbd://there/x");
+		unit_assert_says(keeper.job.migration.label, "nbd://there/x");
 		server_writes_side(cookie);
 		server_says(UB_MIGRATION_MOVED, 0, "");
 		assert_string_equal(keeper.side->o->nbd->uri, "nbd://there/x");
@@ -519,10 +520,10 @@ static void what_cannot_be_is_refused(void **state)
 	client_say(MIGRATE(MEM));
 	assert_refused("EAGAIN", "not live");
 	ub_life_enter(&keeper, UB_LIVE);
-	keeper.resize.must_settle = true;
+	keeper.job.resize.must_settle = true;
 	client_say(MIGRATE(MEM));
 	assert_refused("EBUSY", "size");
-	keeper.resize.must_settle = false;
+	keeper.job.resize.must_settle = false;
 	assert_noted("migration", NULL);
 	assert_false(side_is_there());
 	assert_true(server_has_nothing());
@@ -547,11 +548,11 @@ static void one_at_a_time_and_nothing_else_beside_it(void **state)
 	client_say(VERB("migrate-rate"));
 	assert_refused("EINVAL", "rate_bytes");
 	/* A growing export waits. */
-	keeper.resize.is_asked = true;
-	keeper.resize.has_caller = false;
+	keeper.job.resize.is_asked = true;
+	keeper.job.resize.has_caller = false;
 	assert_int_equal(ub_job_resize.tend(&keeper), -1);
-	assert_true(keeper.resize.is_asked);
-	keeper.resize.is_asked = false;
+	assert_true(keeper.job.resize.is_asked);
+	keeper.job.resize.is_asked = false;
 }
 
 static void one_that_fails_leaves_the_device_as_it_was(void **state)
@@ -559,7 +560,7 @@ static void one_that_fails_leaves_the_device_as_it_was(void **state)
 	(void)state;
 	begin_copying(MIGRATE(MEM));
 	drop_fds();
-	server_says_as(keeper.migration.id + 1, UB_MIGRATION_FAILED, EIO, "another's", "");
+	server_says_as(keeper.job.migration.id + 1, UB_MIGRATION_FAILED, EIO, "another's", "");
 	assert_true(ub_migrate_is_on(&keeper));
 	server_says(UB_MIGRATION_FAILED, ENOSPC, "no memory is left");
 	assert_false(ub_migrate_is_on(&keeper));
@@ -630,9 +631,9 @@ static void what_cannot_be_written_down_does_not_begin(void **state)
 	assert_true(server_has_nothing());
 	server_says(UB_MIGRATION_FAILED, ECANCELED, "");
 	assert_info("last_migration", "result", "failed");
-	unit_assert_says(keeper.migration.last.why, "state.json");
+	unit_assert_says(keeper.job.migration.last.why, "state.json");
 	notes_fail(false);
-	keeper.migration.note_not_before_ms = 0;
+	keeper.job.migration.note_not_before_ms = 0;
 	pump();
 	assert_noted("migration", NULL);
 	assert_false(side_is_there());
@@ -654,7 +655,7 @@ static void a_full_run_directory_after_the_cutover(void **state)
 	assert_int_equal(ub_state_read("seven", &read), 0);
 	assert_true(read.has_moved);
 	notes_fail(false);
-	keeper.migration.note_not_before_ms = 0;
+	keeper.job.migration.note_not_before_ms = 0;
 	pump();
 	assert_false(side_is_there());
 	assert_int_equal(ub_state_read("seven", &read), 0);
@@ -742,7 +743,7 @@ static void one_that_kills_its_servers_is_given_up(void **state)
 	server_dies();
 	pump();
 	assert_info("last_migration", "result", "failed");
-	unit_assert_says(keeper.migration.last.why, "servers died one after the other");
+	unit_assert_says(keeper.job.migration.last.why, "servers died one after the other");
 	assert_true(server_has_nothing());
 	begin(MIGRATE(MEM)); /* whoever asks for it again gets it */
 	drop_fds();
@@ -760,7 +761,7 @@ static void connections_are_held_whichever_their_side(void **state)
 	assert_int_equal(keeper.links.nr, 2);
 	server_says(UB_MIGRATION_CUTOVER, 0, "");
 	server_links(UB_MSG_LINK, 5, false);
-	server_writes_side(keeper.migration.cookie);
+	server_writes_side(keeper.job.migration.cookie);
 	drop_fds();
 	server_says(UB_MIGRATION_MOVED, 0, "");
 	assert_int_equal(keeper.links.nr, 3);
@@ -925,11 +926,11 @@ static void another_keeper_begins_it_anew(void **state)
 	(void)state;
 	adopt(&next);
 	assert_true(ub_migrate_is_on(&next));
-	assert_false(next.migration.is_sent);
-	assert_true(next.migration.waits && next.migration.rate_bytes == 5);
+	assert_false(next.job.migration.is_sent);
+	assert_true(next.job.migration.waits && next.job.migration.rate_bytes == 5);
 	assert_string_equal(next.other->o->nbd->path, keeper.other->command.path);
 	assert_int_equal(next.other->command.pid, pid);
-	assert_string_equal(next.migration.label, "[ sleep ]");
+	assert_string_equal(next.job.migration.label, "[ sleep ]");
 	assert_false(ub_migrate_has_raced(&next));
 	server_writes_side(cookie);
 	drop_fds();
@@ -951,7 +952,7 @@ static void another_keeper_knows_that_it_has_moved(void **state)
 	drop_fds();
 	adopt(&next);
 	assert_false(ub_migrate_is_on(&next));
-	assert_true(next.migration.has_leftovers);
+	assert_true(next.job.migration.has_leftovers);
 	assert_string_equal(next.other->recipe->opts.side.kind, "nbd");
 	ub_job_migrate.event(&next, UB_EVENT_ENDING);
 }
@@ -964,7 +965,7 @@ static void a_keeper_that_gets_it_back_knows_it_too(void **state)
 	begin_copying(MIGRATE(MEM));
 	ub_jobs_raise(&keeper, UB_EVENT_LET_GO);
 	ub_migrate_adopt_again(&keeper);
-	assert_true(ub_migrate_is_on(&keeper) && !keeper.migration.is_sent);
+	assert_true(ub_migrate_is_on(&keeper) && !keeper.job.migration.is_sent);
 	assert_string_equal(keeper.side->o->kind, "nbd");
 	drop_fds();
 	pump();

@@ -89,7 +89,7 @@ static int destination_nbd(struct ub_keeper *k, const json_t *destination,
 		return ub_err_set(err, EINVAL,
 				  "the device is there already: it cannot be moved to the export "
 				  "that it is served from");
-	if (nbd->auto_resize && !(k->features & UBLK_F_UPDATE_SIZE))
+	if (nbd->auto_resize && !(k->device.features & UBLK_F_UPDATE_SIZE))
 		return ub_err_set(err, EOPNOTSUPP,
 				  "--auto-resize: this kernel cannot change the size of a device");
 	return nbd_options_check(nbd, err);

@@ -23,7 +23,7 @@
 /* Those that have gone make room. */
 static void detach_forget_callers(struct ub_keeper *k)
 {
-	struct ub_keeper_detach *d = &k->detach;
+	struct ub_keeper_detach *d = &k->job.detach;
 	unsigned nr = 0;
 
 	for (unsigned i = 0; i < d->nr_callers; i++) {
@@ -36,7 +36,7 @@ static void detach_forget_callers(struct ub_keeper *k)
 static bool detach_is_awaited(struct ub_keeper *k)
 {
 	detach_forget_callers(k);
-	return k->detach.nr_callers > 0;
+	return k->job.detach.nr_callers > 0;
 }
 
 int ub_verb_detach(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
@@ -53,22 +53,22 @@ int ub_verb_detach(struct ub_keeper *k, struct ub_control_caller caller, const j
 		return ub_err_set(err, EBUSY,
 				  "/dev/ublkb%u stays: it is being moved to %.200s: cancel that "
 				  "first (migrate --cancel), or use --force",
-				  k->info.dev_id, k->migration.label);
+				  k->device.info.dev_id, k->job.migration.label);
 	detach_forget_callers(k);
-	if (k->detach.nr_callers == UB_CONTROL_MAX_CLIENTS)
+	if (k->job.detach.nr_callers == UB_CONTROL_MAX_CLIENTS)
 		return ub_err_set(err, EBUSY, "%u others wait for it already",
 				  UB_CONTROL_MAX_CLIENTS);
-	k->detach.callers[k->detach.nr_callers++] = caller;
-	k->detach.is_forced |= json_is_true(force);
+	k->job.detach.callers[k->job.detach.nr_callers++] = caller;
+	k->job.detach.is_forced |= json_is_true(force);
 	return 1; /* ub_detach_tend() answers */
 }
 
 void ub_detach_answer(struct ub_keeper *k, const struct ub_err *err)
 {
-	struct ub_keeper_detach asked = k->detach;
+	struct ub_keeper_detach asked = k->job.detach;
 
 	/* An answer may be followed by the next request. */
-	k->detach.nr_callers = 0;
+	k->job.detach.nr_callers = 0;
 	for (unsigned i = 0; i < asked.nr_callers; i++)
 		ub_control_answer(&k->control, asked.callers[i], NULL, err);
 }
@@ -79,14 +79,14 @@ static bool detach_is_insisted(void *arg)
 {
 	const struct ub_keeper *k = arg;
 
-	return k->nr_signals > 1 || k->detach.is_forced || k->server->gone;
+	return k->signals.nr > 1 || k->job.detach.is_forced || k->server->gone;
 }
 
 /* There is nothing to be written back any more, or somebody does not care. */
 static bool detach_must_go(const struct ub_keeper *k)
 {
 	/* A server that can be replaced is, for whoever insists, too: what is dirty needs one. */
-	return k->server->gone ? !k->recovery.is_on : k->nr_signals > 1 || k->detach.is_forced;
+	return k->server->gone ? !k->recovery.is_on : k->signals.nr > 1 || k->job.detach.is_forced;
 }
 
 /* What lost connections may still write: whoever uses the export next must not find it on top. */
@@ -96,14 +96,14 @@ static enum ub_ranges_wait_state detach_look_at_ranges(struct ub_keeper *k, char
 	struct ub_ranges r;
 	char what[80];
 
-	ub_ranges_read(k->side->o->nbd ? k->ledger : NULL, ub_stat_side(k->stats),
+	ub_ranges_read(k->side->o->nbd ? k->shared.ledger : NULL, ub_stat_side(k->shared.stats),
 		       k->side->limits.size_bytes, ub_now_ms(), &r);
-	state = ub_ranges_wait(&k->detach.wait, &r, ub_now_ms());
+	state = ub_ranges_wait(&k->job.detach.wait, &r, ub_now_ms());
 	if (state == UB_RANGES_OVER) {
-		ub_ranges_read_other(k->ledger, !ub_stat_side(k->stats), k->side->limits.size_bytes,
-				     ub_now_ms(), &r);
-		state = ub_ranges_wait_other(&k->detach.other_wait, &r, ub_now_ms(),
-					     k->info.dev_id);
+		ub_ranges_read_other(k->shared.ledger, !ub_stat_side(k->shared.stats),
+				     k->side->limits.size_bytes, ub_now_ms(), &r);
+		state = ub_ranges_wait_other(&k->job.detach.other_wait, &r, ub_now_ms(),
+					     k->device.info.dev_id);
 	}
 	if (state == UB_RANGES_WAIT)
 		ub_ranges_describe_wait(&r, said, len);
@@ -112,7 +112,7 @@ static enum ub_ranges_wait_state detach_look_at_ranges(struct ub_keeper *k, char
 			 "%s may still be written by lost connections: 'ublk-bridge fenced %u' "
 			 "when that server "
 			 "can write no more",
-			 ub_ranges_describe(&r, what, sizeof(what)), k->info.dev_id);
+			 ub_ranges_describe(&r, what, sizeof(what)), k->device.info.dev_id);
 	return state;
 }
 
@@ -124,13 +124,13 @@ static bool detach_awaits_ranges(struct ub_keeper *k, int *ret, char *said, size
 {
 	enum ub_ranges_wait_state state = detach_look_at_ranges(k, said, len);
 
-	if (state == UB_RANGES_WAIT && !k->detach.awaits_ranges)
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: it goes when that is over: %s", k->info.dev_id,
-		       said);
-	k->detach.awaits_ranges = state == UB_RANGES_WAIT;
+	if (state == UB_RANGES_WAIT && !k->job.detach.awaits_ranges)
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: it goes when that is over: %s",
+		       k->device.info.dev_id, said);
+	k->job.detach.awaits_ranges = state == UB_RANGES_WAIT;
 	if (state == UB_RANGES_TOO_LONG)
 		*ret = UB_EXIT_BUSY;
-	return k->detach.awaits_ranges;
+	return k->job.detach.awaits_ranges;
 }
 
 /*
@@ -143,15 +143,15 @@ static bool detach_may_go(struct ub_keeper *k)
 	char id[16], said[512];
 	int ret;
 
-	if (k->detach.awaits_ranges && !k->nr_signals && !detach_is_awaited(k)) {
-		k->detach.awaits_ranges =
+	if (k->job.detach.awaits_ranges && !k->signals.nr && !detach_is_awaited(k)) {
+		k->job.detach.awaits_ranges =
 			false; /* whoever asked has gone, and does not expect it any more */
 		return detach_must_go(k);
 	}
-	if (k->detach.awaits_ranges &&
+	if (k->job.detach.awaits_ranges &&
 	    detach_look_at_ranges(k, said, sizeof(said)) == UB_RANGES_WAIT)
 		return detach_must_go(k);
-	snprintf(id, sizeof(id), "%u", k->info.dev_id);
+	snprintf(id, sizeof(id), "%u", k->device.info.dev_id);
 	if (ub_rundir_is_offline(k->rundir.name, said, sizeof(said)))
 		ret = UB_EXIT_FAILED;
 	else
@@ -179,31 +179,31 @@ static bool detach_may_go(struct ub_keeper *k)
 		snprintf(said, sizeof(said), "%s", strerror(-ret));
 	/* Who asks by the socket is told, and asks again; a signal is remembered. */
 	ub_err_set(&err, ret == UB_EXIT_DONE || ret == UB_EXIT_BUSY ? EBUSY : EIO,
-		   "/dev/ublkb%u stays: %.400s", k->info.dev_id, said);
+		   "/dev/ublkb%u stays: %.400s", k->device.info.dev_id, said);
 	ub_detach_answer(k, &err);
-	k->detach.awaits_ranges = false;
-	if (!k->nr_signals)
-		k->detach.wait = k->detach.other_wait =
+	k->job.detach.awaits_ranges = false;
+	if (!k->signals.nr)
+		k->job.detach.wait = k->job.detach.other_wait =
 			(struct ub_ranges_wait){ 0 }; /* whoever asks next has the same patience */
-	if (k->nr_signals && strcmp(said, k->detach.told) != 0) {
+	if (k->signals.nr && strcmp(said, k->job.detach.told) != 0) {
 		ub_log(UB_LOG_WARNING,
 		       "/dev/ublkb%u stays: %s; it goes when it is free (signal again to take it "
 		       "away now)",
-		       k->info.dev_id, said);
-		snprintf(k->detach.told, sizeof(k->detach.told), "%s", said);
+		       k->device.info.dev_id, said);
+		snprintf(k->job.detach.told, sizeof(k->job.detach.told), "%s", said);
 	}
 	return false;
 }
 
 bool ub_detach_tend(struct ub_keeper *k, int *wait_ms)
 {
-	struct ub_keeper_detach *d = &k->detach;
+	struct ub_keeper_detach *d = &k->job.detach;
 
-	if (!k->nr_signals && !d->nr_callers && !d->is_forced)
+	if (!k->signals.nr && !d->nr_callers && !d->is_forced)
 		return false;
 	if ((detach_must_go(k) || ub_migrate_give_up(k)) && detach_may_go(k))
 		return true;
-	if (k->nr_signals || d->awaits_ranges)
+	if (k->signals.nr || d->awaits_ranges)
 		*wait_ms = DETACH_RETRY_MS;
 	return false;
 }

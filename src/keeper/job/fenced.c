@@ -28,12 +28,13 @@
 
 static uint64_t fenced_events(const struct ub_keeper *k, unsigned side)
 {
-	return atomic_load_explicit(&ub_ledger_side(k->ledger, side)->events, memory_order_acquire);
+	return atomic_load_explicit(&ub_ledger_side(k->shared.ledger, side)->events,
+				    memory_order_acquire);
 }
 
 static bool fenced_has_ranges(const struct ub_keeper *k, unsigned side)
 {
-	return atomic_load_explicit(&ub_ledger_side(k->ledger, side)->nr_live,
+	return atomic_load_explicit(&ub_ledger_side(k->shared.ledger, side)->nr_live,
 				    memory_order_acquire) > 0;
 }
 
@@ -52,7 +53,7 @@ static int fenced_send(struct ub_keeper *k, unsigned side, uint64_t event)
 /* Also a server that has come since: the one before it may have died before it heard of it. */
 static void fenced_pass_on(struct ub_keeper *k)
 {
-	struct ub_keeper_fenced *f = &k->fenced;
+	struct ub_keeper_fenced *f = &k->job.fenced;
 
 	if (f->told_pid == k->server->pid || k->server->version <= UB_MESSAGE_V3)
 		return;
@@ -71,13 +72,13 @@ static void fenced_output(void *arg)
 	struct ub_keeper *k = arg;
 
 	/* All who had it as their output have gone; that the command has ended, its pidfd says. */
-	if (!ub_output_read(&k->fenced.output, k->fenced.out_fd))
-		ub_loop_remove(&k->loop, k->fenced.out_fd);
+	if (!ub_output_read(&k->job.fenced.output, k->job.fenced.out_fd))
+		ub_loop_remove(&k->loop, k->job.fenced.out_fd);
 }
 
 static void fenced_forget_command(struct ub_keeper *k)
 {
-	struct ub_keeper_fenced *f = &k->fenced;
+	struct ub_keeper_fenced *f = &k->job.fenced;
 
 	ub_loop_remove(&k->loop, f->pidfd);
 	ub_loop_remove(&k->loop, f->out_fd);
@@ -88,7 +89,7 @@ static void fenced_forget_command(struct ub_keeper *k)
 
 static void fenced_failed(struct ub_keeper *k, const char *how)
 {
-	struct ub_keeper_fenced *f = &k->fenced;
+	struct ub_keeper_fenced *f = &k->job.fenced;
 
 	f->delay_ms = f->delay_ms ? 2 * f->delay_ms : FENCED_MIN_DELAY_MS;
 	if (f->delay_ms > FENCED_MAX_DELAY_MS)
@@ -97,18 +98,18 @@ static void fenced_failed(struct ub_keeper *k, const char *how)
 	ub_log(UB_LOG_WARNING,
 	       "/dev/ublkb%u: the fence command %s: it says nothing of the old server, and is run "
 	       "again in %llu s if that is still waited for",
-	       k->info.dev_id, how, (unsigned long long)f->delay_ms / 1000);
+	       k->device.info.dev_id, how, (unsigned long long)f->delay_ms / 1000);
 }
 
 static void fenced_succeeded(struct ub_keeper *k)
 {
-	struct ub_keeper_fenced *f = &k->fenced;
+	struct ub_keeper_fenced *f = &k->job.fenced;
 
 	ub_log(UB_LOG_NOTICE,
 	       "/dev/ublkb%u: the fence command says that the old server can write no more: "
 	       "nothing "
 	       "waits for it any longer",
-	       k->info.dev_id);
+	       k->device.info.dev_id);
 	f->delay_ms = f->not_before_ms = 0;
 	if (f->event > f->event_said[f->side])
 		f->event_said[f->side] = f->event;
@@ -120,7 +121,7 @@ static void fenced_succeeded(struct ub_keeper *k)
 static void fenced_ended(void *arg)
 {
 	struct ub_keeper *k = arg;
-	struct ub_keeper_fenced *f = &k->fenced;
+	struct ub_keeper_fenced *f = &k->job.fenced;
 	int status = 0;
 	char how[96];
 
@@ -147,13 +148,13 @@ static void fenced_ended(void *arg)
 /* A process that becomes a shell: helper.h. 0 or -errno. */
 static int fenced_spawn(struct ub_keeper *k, const struct nbd_options *o)
 {
-	struct ub_keeper_fenced *f = &k->fenced;
+	struct ub_keeper_fenced *f = &k->job.fenced;
 	char id[16], score[16], server[512], host[256], port[32];
 	const char *args[] = { UB_HELPER_VERB, "fence", id,    k->rundir.name,	 server,
 			       host,	       port,	score, o->fence_command, NULL };
 	int pipe_fds[2], ret;
 
-	snprintf(id, sizeof(id), "%u", k->info.dev_id);
+	snprintf(id, sizeof(id), "%u", k->device.info.dev_id);
 	snprintf(score, sizeof(score), "%d", k->oom_score);
 	nbd_options_describe(o, server, sizeof(server));
 	if (!nbd_options_get_address(o, host, sizeof(host), port, sizeof(port)))
@@ -185,7 +186,7 @@ static int fenced_spawn(struct ub_keeper *k, const struct nbd_options *o)
 
 static void fenced_start(struct ub_keeper *k, unsigned side, const struct nbd_options *o)
 {
-	struct ub_keeper_fenced *f = &k->fenced;
+	struct ub_keeper_fenced *f = &k->job.fenced;
 	char server[256], how[96];
 	struct ub_err err = { 0 };
 	int ret;
@@ -195,9 +196,9 @@ static void fenced_start(struct ub_keeper *k, unsigned side, const struct nbd_op
 	f->was_killed = false;
 	f->output.len = 0;
 	snprintf(f->output.who, sizeof(f->output.who), "/dev/ublkb%u: fence command",
-		 k->info.dev_id);
+		 k->device.info.dev_id);
 	f->deadline_ms = ub_now_ms() + FENCED_COMMAND_MS;
-	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: %s: the fence command is run", k->info.dev_id,
+	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: %s: the fence command is run", k->device.info.dev_id,
 	       nbd_options_describe(o, server, sizeof(server)));
 	ret = ub_step("fence-command", &err);
 	if (ret == 0)
@@ -226,7 +227,7 @@ static const struct nbd_options *fenced_options(const struct ub_keeper *k, unsig
  */
 static bool fenced_is_in_cutover(const struct ub_keeper *k)
 {
-	return ub_migrate_is_on(k) && ub_rundir_read_side(&k->rundir) == k->migration.cookie;
+	return ub_migrate_is_on(k) && ub_rundir_read_side(&k->rundir) == k->job.migration.cookie;
 }
 
 /* Whether there is a command for this side; *is_wanted: and something to ask it about. */
@@ -236,15 +237,15 @@ static bool fenced_look_at(const struct ub_keeper *k, unsigned side, const struc
 	*is_wanted = false;
 	if (!o || !o->fence_command)
 		return false;
-	*is_wanted =
-		fenced_has_ranges(k, side) && fenced_events(k, side) > k->fenced.event_said[side];
+	*is_wanted = fenced_has_ranges(k, side) &&
+		     fenced_events(k, side) > k->job.fenced.event_said[side];
 	return true;
 }
 
 static int fenced_run(struct ub_keeper *k)
 {
-	struct ub_keeper_fenced *f = &k->fenced;
-	unsigned present = ub_stat_side(k->stats);
+	struct ub_keeper_fenced *f = &k->job.fenced;
+	unsigned present = ub_stat_side(k->shared.stats);
 	bool has_command = false, is_wanted;
 	uint64_t now = ub_now_ms();
 
@@ -272,7 +273,7 @@ static int fenced_run(struct ub_keeper *k)
  */
 static int fenced_tend(struct ub_keeper *k)
 {
-	struct ub_keeper_fenced *f = &k->fenced;
+	struct ub_keeper_fenced *f = &k->job.fenced;
 	uint64_t now = ub_now_ms();
 
 	if (f->pid && now >= f->deadline_ms && !f->was_killed) {
@@ -280,7 +281,8 @@ static int fenced_tend(struct ub_keeper *k)
 		kill(-f->pid, SIGKILL);
 		kill(f->pid, SIGKILL); /* one that has no group of its own yet */
 	}
-	if (!k->was_live || k->server->gone || !k->ledger || !k->stats || k->recovery.has_failed)
+	if (!k->was_live || k->server->gone || !k->shared.ledger || !k->shared.stats ||
+	    k->recovery.has_failed)
 		return -1;
 	fenced_pass_on(k);
 	if (!f->pid)
@@ -291,7 +293,7 @@ static int fenced_tend(struct ub_keeper *k)
 /* A command that runs is killed, not waited for. */
 static void fenced_let_go(struct ub_keeper *k)
 {
-	struct ub_keeper_fenced *f = &k->fenced;
+	struct ub_keeper_fenced *f = &k->job.fenced;
 
 	if (!f->pid)
 		return;
@@ -305,7 +307,7 @@ static int fenced_check(const struct ub_keeper *k, struct ub_err *err)
 {
 	const struct ub_side_options *other = k->other->o;
 
-	if (!k->was_live || k->server->gone || k->server->fd < 0 || !k->ledger)
+	if (!k->was_live || k->server->gone || k->server->fd < 0 || !k->shared.ledger)
 		return ub_err_set(err, EAGAIN, "the device is not live now: try again");
 	if (!k->side->o->nbd && !(other && other->nbd))
 		return ub_err_set(err, EOPNOTSUPP, "a device of %s has no server that could write",
@@ -330,22 +332,22 @@ int ub_verb_fenced(struct ub_keeper *k, struct ub_control_caller caller, const j
 	for (unsigned side = 0; side < UB_LEDGER_SIDES && ret == 0; side++) {
 		struct ub_ranges r;
 
-		ub_ranges_read(k->ledger, side, k->side->limits.size_bytes, ub_now_ms(), &r);
+		ub_ranges_read(k->shared.ledger, side, k->side->limits.size_bytes, ub_now_ms(), &r);
 		ret = fenced_send(k, side, r.event);
 		if (ret)
 			return ub_err_errno(err, -ret, "the server cannot be told");
-		k->fenced.event_said[side] = r.event;
+		k->job.fenced.event_said[side] = r.event;
 		nr += r.nr;
 		bytes += r.bytes;
 	}
 	if (ret)
 		return ret;
-	k->fenced.told_pid = k->server->pid;
+	k->job.fenced.told_pid = k->server->pid;
 	ub_log(UB_LOG_NOTICE,
 	       "/dev/ublkb%u: somebody says that the old server can write no more: %u ranges are "
 	       "not "
 	       "waited for any longer",
-	       k->info.dev_id, nr);
+	       k->device.info.dev_id, nr);
 	json_object_set_new(reply, "ranges", json_integer(nr));
 	json_object_set_new(reply, "bytes", json_integer((json_int_t)bytes));
 	return 0;

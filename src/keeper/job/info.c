@@ -26,8 +26,8 @@ void ub_verb_show_ranges(const struct ub_keeper *k, json_t *reply)
 {
 	struct ub_ranges r;
 
-	ub_ranges_read(k->ledger, k->stats ? ub_stat_side(k->stats) : 0, k->side->limits.size_bytes,
-		       ub_now_ms(), &r);
+	ub_ranges_read(k->shared.ledger, k->shared.stats ? ub_stat_side(k->shared.stats) : 0,
+		       k->side->limits.size_bytes, ub_now_ms(), &r);
 	ub_ranges_to_json(k->side->o->nbd ? &r : NULL, k->side->o->nbd, reply);
 }
 
@@ -40,10 +40,10 @@ int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const jso
 	(void)caller;
 	(void)args;
 	(void)err;
-	snprintf(device, sizeof(device), "/dev/ublkb%u", k->info.dev_id);
+	snprintf(device, sizeof(device), "/dev/ublkb%u", k->device.info.dev_id);
 	info = json_pack("{s:s, s:s, s:i, s:i, s:i, s:o, s:i, s:s, s:s, s:I, s:i, s:b, s:i, s:i, "
 			 "s:i, s:s, s:s}",
-			 "name", k->rundir.name, "device", device, "id", (int)k->info.dev_id,
+			 "name", k->rundir.name, "device", device, "id", (int)k->device.info.dev_id,
 			 "keeper_pid", (int)getpid(), "server_pid", (int)k->server->pid,
 			 "standby_pid",
 			 k->standby->stage == UB_STANDBY_READY ? json_integer(k->standby->pid) :
@@ -52,9 +52,10 @@ int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const jso
 			 k->side->o->kind, "size_bytes", (json_int_t)k->side->limits.size_bytes,
 			 "logical_block_bytes", (int)k->side->limits.logical_block_bytes,
 			 "read_only", (int)k->side->limits.read_only, "queues",
-			 (int)k->info.nr_hw_queues, "depth", (int)k->info.queue_depth,
-			 "max_io_bytes", (int)k->info.max_io_buf_bytes, "data_path",
-			 ub_data_path_name(k->data_path), "program_version", PACKAGE_VERSION);
+			 (int)k->device.info.nr_hw_queues, "depth", (int)k->device.info.queue_depth,
+			 "max_io_bytes", (int)k->device.info.max_io_buf_bytes, "data_path",
+			 ub_data_path_name(k->device.data_path), "program_version",
+			 PACKAGE_VERSION);
 	json_object_update(reply, info);
 	json_decref(info);
 	ub_set_show(k, reply);

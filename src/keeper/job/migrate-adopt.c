@@ -18,13 +18,13 @@
 bool ub_migrate_has_moved(const struct ub_keeper *k)
 {
 	return ub_migrate_is_on(k) && k->other->identity &&
-	       ub_rundir_read_side(&k->rundir) == k->migration.cookie;
+	       ub_rundir_read_side(&k->rundir) == k->job.migration.cookie;
 }
 
 /* It is begun anew, from the beginning. */
 static void migrate_rewind(struct ub_keeper *k)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 
 	ub_migrate_close_attempt(m);
 	ub_close(&k->other->store_fd);
@@ -39,20 +39,20 @@ static void migrate_rewind(struct ub_keeper *k)
  */
 static void migrate_settle_side(struct ub_keeper *k)
 {
-	uint64_t cookie = k->ledger ? atomic_load(&k->ledger->cut_cookie) : 0;
+	uint64_t cookie = k->shared.ledger ? atomic_load(&k->shared.ledger->cut_cookie) : 0;
 
 	if (!cookie)
 		return;
 	if (ub_rundir_read_side(&k->rundir) == cookie)
-		atomic_store_explicit(&k->stats->side,
-				      atomic_load(&k->ledger->cut_side) % UB_STATS_SIDES,
+		atomic_store_explicit(&k->shared.stats->side,
+				      atomic_load(&k->shared.ledger->cut_side) % UB_STATS_SIDES,
 				      memory_order_release);
-	atomic_store(&k->ledger->cut_cookie, 0);
+	atomic_store(&k->shared.ledger->cut_cookie, 0);
 }
 
 void ub_migrate_server_gone(struct ub_keeper *k)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	bool was_sent = m->is_sent;
 
 	migrate_settle_side(k);
@@ -70,7 +70,7 @@ void ub_migrate_server_gone(struct ub_keeper *k)
 
 void ub_migrate_let_go(struct ub_keeper *k)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 
 	m->nr_cancellers = 0;
 	json_decref(m->request);
@@ -84,8 +84,8 @@ void ub_migrate_adopt_again(struct ub_keeper *k)
 {
 	if (ub_migrate_has_moved(k)) {
 		ub_migrate_remember(k, "moved", "");
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moved to %.300s", k->info.dev_id,
-		       k->migration.label);
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moved to %.300s", k->device.info.dev_id,
+		       k->job.migration.label);
 		ub_migrate_swap(k);
 	} else if (ub_migrate_is_on(k)) {
 		migrate_rewind(k);
@@ -94,7 +94,7 @@ void ub_migrate_adopt_again(struct ub_keeper *k)
 
 bool ub_migrate_has_raced(const struct ub_keeper *k)
 {
-	return ub_migrate_is_on(k) && ub_rundir_read_side(&k->rundir) == k->migration.cookie;
+	return ub_migrate_is_on(k) && ub_rundir_read_side(&k->rundir) == k->job.migration.cookie;
 }
 
 /* The other side's command, as another keeper has started it. */
@@ -122,13 +122,13 @@ static void migrate_adopt_old_side(struct ub_keeper *k, json_t *recipe)
 		ub_log(UB_LOG_WARNING,
 		       "what the device was made of before it was moved is left alone: %s",
 		       err.text);
-	k->migration.has_leftovers = true;
+	k->job.migration.has_leftovers = true;
 }
 
 int ub_migrate_adopt(struct ub_keeper *k, const json_t *json, const struct ub_state *state,
 		     struct ub_err *err)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	json_t *migration = json_object_get(json, "migration"), *destination;
 	json_int_t rate, timeout, began;
 	const char *cookie;

@@ -31,7 +31,7 @@ static int migrate_start_command(struct ub_keeper *k, struct ub_err *err)
  */
 int ub_migrate_prepare(struct ub_keeper *k, struct ub_err *err)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	int ret;
 
 	if (getrandom(&m->cookie, sizeof(m->cookie), 0) != sizeof(m->cookie) || !m->cookie)
@@ -67,7 +67,7 @@ static char *migrate_make_extras(const char *more_options)
 static int migrate_make_message(struct ub_keeper *k, struct ub_msg_migrate **msg,
 				struct ub_err *err)
 {
-	const struct ub_keeper_migration *m = &k->migration;
+	const struct ub_keeper_migration *m = &k->job.migration;
 	const struct ub_side_options *o = k->other->o;
 	cleanup_free char *needed = NULL, *more = NULL, *extras = NULL;
 	bool is_whole = !o->nbd || nbd_options_to_two_json(o->nbd, &needed, &more) == 0;
@@ -101,7 +101,7 @@ static int migrate_make_message(struct ub_keeper *k, struct ub_msg_migrate **msg
 
 int ub_migrate_send(struct ub_keeper *k, struct ub_err *err)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	cleanup_fd int mounts = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
 	const int all[UB_NR_MIGRATE_FDS] = {
 		[UB_FD_SIDE] = m->side_fd,
@@ -135,5 +135,5 @@ int ub_migrate_send(struct ub_keeper *k, struct ub_err *err)
 bool ub_migrate_may_send(const struct ub_keeper *k)
 {
 	return !k->server->gone && k->server->fd >= 0 && k->life != UB_RECOVERING &&
-	       !k->resize.is_running && !k->resize.must_settle;
+	       !k->job.resize.is_running && !k->job.resize.must_settle;
 }

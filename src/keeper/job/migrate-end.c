@@ -21,7 +21,7 @@
 /* What has happened already: it is written down now or, where /run is full, later. */
 void ub_migrate_note(struct ub_keeper *k)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	struct ub_err err = { 0 };
 
 	/*
@@ -36,14 +36,14 @@ void ub_migrate_note(struct ub_keeper *k)
 	if (ub_note_write(k, &err) == 0)
 		return;
 	if (!m->must_note)
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err.text);
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->device.info.dev_id, err.text);
 	m->must_note = true;
 	m->note_not_before_ms = ub_now_ms() + MIGRATE_NOTE_MS;
 }
 
 void ub_migrate_remember(struct ub_keeper *k, const char *result, const char *why)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	struct ub_migration_result *r = &m->last;
 
 	*r = (struct ub_migration_result){ .result = result, .took_ms = ub_now_ms() - m->began_ms };
@@ -61,7 +61,7 @@ void ub_migrate_close_attempt(struct ub_keeper_migration *m)
 
 void ub_migrate_answer_cancellers(struct ub_keeper *k, const struct ub_err *err)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	struct ub_control_caller callers[UB_CONTROL_MAX_CLIENTS];
 	unsigned nr = m->nr_cancellers;
 
@@ -75,16 +75,16 @@ void ub_migrate_answer_cancellers(struct ub_keeper *k, const struct ub_err *err)
 /* The device is on its source, as before. code: an errno; ECANCELED: as somebody wished. */
 void ub_migrate_failed(struct ub_keeper *k, int code, const char *why)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 
 	ub_migrate_remember(k, code == ECANCELED ? "cancelled" : "failed",
 			    code == ECANCELED ? "" : why);
 	if (code == ECANCELED)
 		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moving it to %.200s was cancelled",
-		       k->info.dev_id, m->label);
+		       k->device.info.dev_id, m->label);
 	else
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: it is not moved to %.150s: %.250s",
-		       k->info.dev_id, m->label, why);
+		       k->device.info.dev_id, m->label, why);
 	ub_migrate_close_attempt(m);
 	ub_close(&k->other->store_fd);
 	m->phase = UB_MIGRATION_NONE;
@@ -98,7 +98,7 @@ void ub_migrate_failed(struct ub_keeper *k, int code, const char *why)
 /* The device is on the destination now. Waits for nothing, and allocates nothing. */
 void ub_migrate_swap(struct ub_keeper *k)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 
 	ub_side_swap(k);
 	ub_close(&k->other->store_fd); /* the server has given the source up */
@@ -111,7 +111,7 @@ void ub_migrate_swap(struct ub_keeper *k)
 /* pause_us: NULL: the server died before it could tell. */
 void ub_migrate_moved(struct ub_keeper *k, const uint64_t *pause_us)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	struct ub_err late = { 0 };
 	char pause[64] = "";
 
@@ -123,7 +123,8 @@ void ub_migrate_moved(struct ub_keeper *k, const uint64_t *pause_us)
 		snprintf(pause, sizeof(pause), "; I/O stood still for %llu.%03llu ms",
 			 (unsigned long long)*pause_us / 1000,
 			 (unsigned long long)*pause_us % 1000);
-	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moved to %.300s%s", k->info.dev_id, m->label, pause);
+	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moved to %.300s%s", k->device.info.dev_id, m->label,
+	       pause);
 	ub_migrate_swap(k);
 	ub_standby_renew(k); /* it was made for the source */
 	ub_migrate_note(k);
@@ -138,7 +139,7 @@ void ub_migrate_moved(struct ub_keeper *k, const uint64_t *pause_us)
  */
 bool ub_migrate_command_has_ended(struct ub_keeper *k)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	struct ub_command *c = &k->other->command;
 
 	if (!c->argv)
@@ -155,7 +156,7 @@ bool ub_migrate_command_has_ended(struct ub_keeper *k)
 /* What the device is not made of, or not any more. Waits for its command, if that has not ended. */
 void ub_migrate_clear(struct ub_keeper *k)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 
 	m->has_leftovers = false;
 	m->clear_deadline_ms = 0;

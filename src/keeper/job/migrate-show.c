@@ -7,7 +7,7 @@
 
 bool ub_migrate_is_on(const struct ub_keeper *k)
 {
-	return k->migration.phase != UB_MIGRATION_NONE;
+	return k->job.migration.phase != UB_MIGRATION_NONE;
 }
 
 static const char *const migrate_phases[UB_NR_MIGRATION_PHASES] = {
@@ -20,14 +20,14 @@ struct ub_migration_progress ub_migrate_progress(const struct ub_keeper *k)
 {
 	struct ub_migration_progress p = { 0 };
 
-	if (!k->stats)
+	if (!k->shared.stats)
 		return p;
-	p.total_bytes = ub_stat_read(&k->stats->migration.total_bytes);
-	p.dirty_bytes = ub_stat_read(&k->stats->migration.dirty_bytes);
-	p.copied_bytes = ub_stat_read(&k->stats->migration.copied_bytes);
-	p.zeroed_bytes = ub_stat_read(&k->stats->migration.zeroed_bytes);
-	for (unsigned i = 0; i < k->info.nr_hw_queues; i++)
-		p.mirrored_bytes += ub_stat_read(&k->stats->queues[i].mirrored_bytes);
+	p.total_bytes = ub_stat_read(&k->shared.stats->migration.total_bytes);
+	p.dirty_bytes = ub_stat_read(&k->shared.stats->migration.dirty_bytes);
+	p.copied_bytes = ub_stat_read(&k->shared.stats->migration.copied_bytes);
+	p.zeroed_bytes = ub_stat_read(&k->shared.stats->migration.zeroed_bytes);
+	for (unsigned i = 0; i < k->device.info.nr_hw_queues; i++)
+		p.mirrored_bytes += ub_stat_read(&k->shared.stats->queues[i].mirrored_bytes);
 	return p;
 }
 
@@ -38,7 +38,7 @@ static json_t *migrate_text(const char *text)
 
 json_t *ub_migrate_to_json(const struct ub_keeper *k)
 {
-	const struct ub_keeper_migration *m = &k->migration;
+	const struct ub_keeper_migration *m = &k->job.migration;
 	struct ub_migration_progress p;
 
 	if (!ub_migrate_is_on(k))
@@ -58,7 +58,7 @@ json_t *ub_migrate_to_json(const struct ub_keeper *k)
 
 json_t *ub_migrate_last_to_json(const struct ub_keeper *k)
 {
-	const struct ub_migration_result *r = &k->migration.last;
+	const struct ub_migration_result *r = &k->job.migration.last;
 
 	if (!r->result)
 		return json_null();

@@ -36,7 +36,7 @@
 
 static int migrate_control(struct ub_keeper *k, enum ub_migrate_control what)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	struct ub_msg_migrate_control msg = {
 		.header = { .type = UB_MSG_MIGRATE_CONTROL, .len_bytes = sizeof(msg) },
 		.id = m->id,
@@ -49,7 +49,7 @@ static int migrate_control(struct ub_keeper *k, enum ub_migrate_control what)
 
 static void migrate_cancel(struct ub_keeper *k)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 
 	m->is_cancelled = true;
 	if (!m->is_sent)
@@ -98,7 +98,7 @@ static int migrate_ready(struct ub_keeper *k, const struct ub_msg_migration *msg
 
 static void migrate_take_ready(struct ub_keeper *k, const struct ub_msg_migration *msg)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	struct ub_err err = { 0 };
 
 	if (k->other->identity || m->is_cancelled)
@@ -115,27 +115,27 @@ static void migrate_take_ready(struct ub_keeper *k, const struct ub_msg_migratio
 
 static void migrate_paused(struct ub_keeper *k, const char *why)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 
 	/* Again and again for the same reason is told once. */
 	if (strcmp(m->why, why) != 0)
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: moving it to %.150s pauses: %.250s",
-		       k->info.dev_id, m->label, why);
+		       k->device.info.dev_id, m->label, why);
 	snprintf(m->why, sizeof(m->why), "%s", why);
 }
 
 static void migrate_in_step(struct ub_keeper *k)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 
 	m->why[0] = '\0';
-	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: in step with %.200s%s", k->info.dev_id, m->label,
-	       m->waits ? ": waits to be told to move there (migrate --complete)" : "");
+	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: in step with %.200s%s", k->device.info.dev_id,
+	       m->label, m->waits ? ": waits to be told to move there (migrate --complete)" : "");
 }
 
 static void migrate_take_failed(struct ub_keeper *k, const struct ub_msg_migration *msg)
 {
-	const struct ub_keeper_migration *m = &k->migration;
+	const struct ub_keeper_migration *m = &k->job.migration;
 	int code = msg->code ? (int)msg->code : EIO;
 
 	if (code == ECANCELED && m->refused.code)
@@ -146,7 +146,7 @@ static void migrate_take_failed(struct ub_keeper *k, const struct ub_msg_migrati
 
 static void migrate_said(struct ub_keeper *k, struct ub_msg_migration *msg)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 
 	if (!ub_migrate_is_on(k) || !m->is_sent || msg->id != m->id ||
 	    !ub_message_string(&msg->header, sizeof(*msg), 0) ||
@@ -187,7 +187,7 @@ static void migrate_said(struct ub_keeper *k, struct ub_msg_migration *msg)
  */
 static int migrate_go_on(struct ub_keeper *k)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	struct ub_err err = { 0 };
 	int ret = 0;
 
@@ -227,21 +227,21 @@ static int migrate_check(struct ub_keeper *k, struct ub_err *err)
 	if (ub_migrate_is_on(k))
 		return ub_err_set(err, EBUSY,
 				  "it is being moved to %.200s already: cancel that first, or wait",
-				  k->migration.label);
+				  k->job.migration.label);
 	if (k->recovery.has_failed)
 		return ub_err_set(err, EIO, "the device has failed: detach it, and attach it anew");
 	if (!k->was_live || k->server->gone || k->server->fd < 0 || k->life == UB_RECOVERING)
 		return ub_err_set(err, EAGAIN, "the device is not live now: try again");
-	if (k->nr_signals || k->detach.nr_callers || k->detach.is_forced)
+	if (k->signals.nr || k->job.detach.nr_callers || k->job.detach.is_forced)
 		return ub_err_set(err, EBUSY, "the device is being taken away");
-	if (k->resize.is_running || k->resize.is_asked || k->resize.must_settle)
+	if (k->job.resize.is_running || k->job.resize.is_asked || k->job.resize.must_settle)
 		return ub_err_set(err, EBUSY, "its size is being changed: try again");
 	return 0;
 }
 
 static int migrate_parse(struct ub_keeper *k, const json_t *args, struct ub_err *err)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	int ret;
 
 	m->rate_bytes = 0;
@@ -257,7 +257,7 @@ static int migrate_parse(struct ub_keeper *k, const json_t *args, struct ub_err 
 
 static int migrate_begin(struct ub_keeper *k, const json_t *args, struct ub_err *err)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	int ret = migrate_check(k, err);
 
 	if (ret)
@@ -278,7 +278,7 @@ static int migrate_begin(struct ub_keeper *k, const json_t *args, struct ub_err 
 		ret = ub_migrate_send(k, err);
 	if (ret == 0) {
 		ub_side_describe(k->other, m->label, sizeof(m->label));
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moving it to %.300s", k->info.dev_id,
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moving it to %.300s", k->device.info.dev_id,
 		       m->label);
 		return 0;
 	}
@@ -293,7 +293,7 @@ static int migrate_begin(struct ub_keeper *k, const json_t *args, struct ub_err 
 
 static void migrate_take_request(struct ub_keeper *k)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	struct ub_control_caller caller = m->caller;
 	json_t *request = m->request;
 	struct ub_err err = { 0 };
@@ -307,7 +307,7 @@ static void migrate_take_request(struct ub_keeper *k)
 
 static int migrate_tend(struct ub_keeper *k)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	int wait_ms = -1;
 
 	if (m->is_tending || k->server->gone || !k->was_live)
@@ -328,7 +328,7 @@ static int migrate_tend(struct ub_keeper *k)
 int ub_verb_migrate(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
 		    json_t *reply, struct ub_err *err)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	int ret = migrate_check(k, err);
 
 	(void)reply;
@@ -354,7 +354,7 @@ static int migrate_check_is_on(const struct ub_keeper *k, struct ub_err *err)
 int ub_verb_migrate_complete(struct ub_keeper *k, struct ub_control_caller caller,
 			     const json_t *args, json_t *reply, struct ub_err *err)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	int ret = migrate_check_is_on(k, err);
 
 	(void)caller;
@@ -375,7 +375,7 @@ int ub_verb_migrate_complete(struct ub_keeper *k, struct ub_control_caller calle
 int ub_verb_migrate_rate(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
 			 json_t *reply, struct ub_err *err)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	uint64_t was = m->rate_bytes;
 	int ret = migrate_check_is_on(k, err);
 
@@ -401,7 +401,7 @@ int ub_verb_migrate_rate(struct ub_keeper *k, struct ub_control_caller caller, c
 int ub_verb_migrate_cancel(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
 			   json_t *reply, struct ub_err *err)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 	int ret = migrate_check_is_on(k, err);
 	unsigned nr = 0;
 
@@ -427,21 +427,21 @@ int ub_verb_migrate_cancel(struct ub_keeper *k, struct ub_control_caller caller,
 
 bool ub_migrate_give_up(struct ub_keeper *k)
 {
-	if (ub_migrate_is_on(k) && !k->migration.is_cancelled)
+	if (ub_migrate_is_on(k) && !k->job.migration.is_cancelled)
 		migrate_cancel(k);
 	return !ub_migrate_is_on(k);
 }
 
 static void migrate_end(struct ub_keeper *k)
 {
-	struct ub_keeper_migration *m = &k->migration;
+	struct ub_keeper_migration *m = &k->job.migration;
 
 	if (ub_migrate_has_moved(k)) {
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: it had been moved to %.300s", k->info.dev_id,
-		       m->label);
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: it had been moved to %.300s",
+		       k->device.info.dev_id, m->label);
 	} else if (ub_migrate_is_on(k)) {
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: moving it to %.300s is given up",
-		       k->info.dev_id, m->label);
+		       k->device.info.dev_id, m->label);
 	}
 	ub_migrate_answer_cancellers(k, &(struct ub_err){ .code = 0 });
 	ub_migrate_close_attempt(m);

@@ -43,7 +43,7 @@ static bool resize_must_go(void *arg)
 {
 	const struct ub_keeper *k = arg;
 
-	return k->server->gone || k->nr_signals > 1 || k->detach.is_forced;
+	return k->server->gone || k->signals.nr > 1 || k->job.detach.is_forced;
 }
 
 /* *size: what is asked for, and the size that the server has then. 0 or -errno with *err. */
@@ -52,7 +52,7 @@ static int resize_ask_server(struct ub_keeper *k, uint64_t *size, uint32_t flags
 {
 	struct ub_msg_resize msg = { .header = { .type = UB_MSG_RESIZE,
 						 .len_bytes = sizeof(msg) } };
-	struct ub_keeper_resize *r = &k->resize;
+	struct ub_keeper_resize *r = &k->job.resize;
 	uint64_t deadline = ub_now_ms() + timeout_ms;
 	int ret;
 
@@ -83,7 +83,7 @@ static int resize_ask_server(struct ub_keeper *k, uint64_t *size, uint32_t flags
 
 static void resize_answered(struct ub_keeper *k, const struct ub_msg_resized *answer)
 {
-	struct ub_keeper_resize *r = &k->resize;
+	struct ub_keeper_resize *r = &k->job.resize;
 
 	if (answer->id != r->id)
 		return; /* of a question that was given up, or another keeper's */
@@ -100,7 +100,7 @@ static uint32_t resize_flags(const struct ub_keeper *k)
 /* The server gives up what it has behind the device's end. */
 static void resize_settle(struct ub_keeper *k)
 {
-	struct ub_keeper_resize *r = &k->resize;
+	struct ub_keeper_resize *r = &k->job.resize;
 	uint64_t size = k->side->limits.size_bytes;
 	struct ub_err err = { 0 };
 
@@ -115,7 +115,7 @@ static void resize_settle(struct ub_keeper *k)
 		return;
 	r->settle_not_before_ms = ub_now_ms() + RESIZE_AGAIN_MS;
 	ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: what the server has behind the device's end: %s",
-	       k->info.dev_id, err.text);
+	       k->device.info.dev_id, err.text);
 }
 
 /* ---- the kernel ---------------------------------------------------------- */
@@ -124,7 +124,7 @@ static uint64_t resize_kernel_size(const struct ub_keeper *k)
 {
 	char path[64], text[32];
 
-	snprintf(path, sizeof(path), "/sys/block/ublkb%u/size", k->info.dev_id);
+	snprintf(path, sizeof(path), "/sys/block/ublkb%u/size", k->device.info.dev_id);
 	return ub_text_read_file(path, text, sizeof(text)) > 0 ?
 		       strtoull(text, NULL, 10) * SECTOR_BYTES :
 		       0;
@@ -151,7 +151,7 @@ static int resize_update_kernel(struct ub_keeper *k, uint64_t size, struct ub_er
 
 	if (ret)
 		return ret;
-	ret = ub_kernel_long_cmd(k, &k->resize.cmd, UBLK_U_CMD_UPDATE_SIZE, size / SECTOR_BYTES,
+	ret = ub_kernel_long_cmd(k, &k->job.resize.cmd, UBLK_U_CMD_UPDATE_SIZE, size / SECTOR_BYTES,
 				 "UPDATE_SIZE", (int64_t)k->opts->timeout_s * 1000, NULL);
 	/* One that was given up may have been done all the same. */
 	if (ret && resize_kernel_size(k) != size)
@@ -164,7 +164,7 @@ static void resize_remember(struct ub_keeper *k, uint64_t size)
 {
 	char was[32], is[32];
 
-	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: %s become %s (%llu bytes)", k->info.dev_id,
+	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: %s become %s (%llu bytes)", k->device.info.dev_id,
 	       ub_size_format(k->side->limits.size_bytes, was, sizeof(was)),
 	       ub_size_format(size, is, sizeof(is)), (unsigned long long)size);
 	k->side->limits.size_bytes = size;
@@ -178,7 +178,7 @@ static int resize_check_kernel(const struct ub_keeper *k, struct ub_err *err)
 {
 	struct utsname uts;
 
-	if (k->features & UBLK_F_UPDATE_SIZE)
+	if (k->device.features & UBLK_F_UPDATE_SIZE)
 		return 0;
 	uname(&uts);
 	return ub_err_set(err, EOPNOTSUPP,
@@ -213,7 +213,7 @@ static int resize_check(struct ub_keeper *k, uint64_t size, struct ub_err *err)
 	if (ub_rundir_is_offline(k->rundir.name, why, sizeof(why)))
 		return ub_err_set(err, EAGAIN,
 				  "%s: its size is not changed before it is online again", why);
-	if (k->resize.must_settle)
+	if (k->job.resize.must_settle)
 		return ub_err_set(err, EAGAIN,
 				  "I/O behind the present end is still in flight: try again");
 	return 0;
@@ -225,9 +225,9 @@ static int resize_check_holders(struct ub_keeper *k, uint64_t size, struct ub_er
 	char id[16], said[512];
 	int ret;
 
-	if (k->resize.is_forced)
+	if (k->job.resize.is_forced)
 		return 0;
-	snprintf(id, sizeof(id), "%u", k->info.dev_id);
+	snprintf(id, sizeof(id), "%u", k->device.info.dev_id);
 	ret = ub_helper_run(&k->loop, (const char *const[]){ "holders", id, NULL },
 			    "looking for holders", said, sizeof(said), RESIZE_HOLDERS_MS,
 			    resize_must_go, k);
@@ -237,9 +237,9 @@ static int resize_check_holders(struct ub_keeper *k, uint64_t size, struct ub_er
 		return ub_err_set(err, EBUSY,
 				  "/dev/ublkb%u stays as it is: %.300s; what lies behind %llu "
 				  "bytes would be lost (--force)",
-				  k->info.dev_id, said, (unsigned long long)size);
-	return ub_err_set(err, EIO, "it cannot be told who holds /dev/ublkb%u: %s", k->info.dev_id,
-			  ret < 0 ? strerror(-ret) : said);
+				  k->device.info.dev_id, said, (unsigned long long)size);
+	return ub_err_set(err, EIO, "it cannot be told who holds /dev/ublkb%u: %s",
+			  k->device.info.dev_id, ret < 0 ? strerror(-ret) : said);
 }
 
 /* Nobody holds it; but memory that was written to is gone when the device has become smaller. */
@@ -247,7 +247,8 @@ static int resize_check_memory(const struct ub_keeper *k, uint64_t size, struct 
 {
 	char text[32];
 
-	if (k->resize.is_forced || strcmp(k->side->o->kind, "mem") != 0 || k->side->store_fd < 0)
+	if (k->job.resize.is_forced || strcmp(k->side->o->kind, "mem") != 0 ||
+	    k->side->store_fd < 0)
 		return 0;
 	/*
 	 * Holes were never written, or discarded since. What is still in the page cache was written
@@ -259,7 +260,7 @@ static int resize_check_memory(const struct ub_keeper *k, uint64_t size, struct 
 			  "/dev/ublkb%u stays as it is: there is data behind %s, which would be "
 			  "lost: discard it (blkdiscard), "
 			  "or use --force",
-			  k->info.dev_id, ub_size_format(size, text, sizeof(text)));
+			  k->device.info.dev_id, ub_size_format(size, text, sizeof(text)));
 }
 
 static int resize_shrink(struct ub_keeper *k, uint64_t size, struct ub_err *err)
@@ -272,7 +273,7 @@ static int resize_shrink(struct ub_keeper *k, uint64_t size, struct ub_err *err)
 		ret = resize_update_kernel(k, size, err);
 	if (ret)
 		return ret;
-	k->resize.must_settle = true;
+	k->job.resize.must_settle = true;
 	resize_remember(k, size);
 	if (!k->server->gone)
 		resize_settle(k);
@@ -289,7 +290,7 @@ static int resize_grow(struct ub_keeper *k, uint64_t size, struct ub_err *err)
 	if (ret == 0)
 		ret = resize_update_kernel(k, size, err);
 	if (ret)
-		k->resize.must_settle = true; /* it may be larger by now, or become so */
+		k->job.resize.must_settle = true; /* it may be larger by now, or become so */
 	else
 		resize_remember(k, size);
 	return ret;
@@ -297,7 +298,7 @@ static int resize_grow(struct ub_keeper *k, uint64_t size, struct ub_err *err)
 
 static int resize_do(struct ub_keeper *k, struct ub_err *err)
 {
-	uint64_t size = k->resize.size_bytes;
+	uint64_t size = k->job.resize.size_bytes;
 	int ret = resize_check_kernel(k, err);
 
 	if (ret == 0)
@@ -312,7 +313,7 @@ static int resize_do(struct ub_keeper *k, struct ub_err *err)
 
 static void resize_answer(struct ub_keeper *k, uint64_t was_bytes, const struct ub_err *err)
 {
-	struct ub_keeper_resize *r = &k->resize;
+	struct ub_keeper_resize *r = &k->job.resize;
 
 	r->is_asked = false;
 	if (r->has_caller)
@@ -323,13 +324,13 @@ static void resize_answer(struct ub_keeper *k, uint64_t was_bytes, const struct 
 							"was_bytes", (json_int_t)was_bytes),
 				  err);
 	else if (err->code)
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u keeps its size: %s", k->info.dev_id,
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u keeps its size: %s", k->device.info.dev_id,
 		       err->text);
 }
 
 static int resize_tend(struct ub_keeper *k)
 {
-	struct ub_keeper_resize *r = &k->resize;
+	struct ub_keeper_resize *r = &k->job.resize;
 	uint64_t was_bytes = k->side->limits.size_bytes;
 	struct ub_err err = { 0 };
 
@@ -351,7 +352,7 @@ int ub_verb_resize(struct ub_keeper *k, struct ub_control_caller caller, const j
 {
 	const json_t *size = json_object_get(args, "size_bytes"),
 		     *force = json_object_get(args, "force");
-	struct ub_keeper_resize *r = &k->resize;
+	struct ub_keeper_resize *r = &k->job.resize;
 
 	(void)reply;
 	if (size && !json_is_integer(size))
@@ -371,7 +372,7 @@ int ub_verb_resize(struct ub_keeper *k, struct ub_control_caller caller, const j
 				  "the device is being moved to %.200s: its size is not changed "
 				  "before that is over, or cancelled "
 				  "(migrate --cancel)",
-				  k->migration.label);
+				  k->job.migration.label);
 	if (r->is_running || (r->is_asked && r->has_caller))
 		return ub_err_set(err, EBUSY, "its size is being changed already: try again");
 	r->is_asked = r->has_caller = true;
@@ -383,10 +384,10 @@ int ub_verb_resize(struct ub_keeper *k, struct ub_control_caller caller, const j
 
 static void resize_export_grown(struct ub_keeper *k)
 {
-	struct ub_keeper_resize *r = &k->resize;
+	struct ub_keeper_resize *r = &k->job.resize;
 
 	if (!k->side->o->nbd || !k->side->o->nbd->auto_resize || r->is_asked ||
-	    !(k->features & UBLK_F_UPDATE_SIZE))
+	    !(k->device.features & UBLK_F_UPDATE_SIZE))
 		return;
 	r->is_asked = true;
 	r->has_caller = r->is_forced = false;
@@ -395,7 +396,7 @@ static void resize_export_grown(struct ub_keeper *k)
 
 static void resize_new_server(struct ub_keeper *k)
 {
-	k->resize.must_settle = k->features & UBLK_F_UPDATE_SIZE;
+	k->job.resize.must_settle = k->device.features & UBLK_F_UPDATE_SIZE;
 }
 
 /* ---- the job ------------------------------------------------------------- */
@@ -413,7 +414,7 @@ static bool resize_hear(struct ub_keeper *k, struct ub_msg_header *msg)
 
 static void resize_event(struct ub_keeper *k, enum ub_event event)
 {
-	struct ub_keeper_resize *r = &k->resize;
+	struct ub_keeper_resize *r = &k->job.resize;
 
 	switch (event) {
 	case UB_EVENT_SERVER_NEW:

@@ -92,7 +92,7 @@ int ub_verb_set(struct ub_keeper *k, struct ub_control_caller caller, const json
 		json_t *reply, struct ub_err *err)
 {
 	struct ub_msg_set msg = { .header = { .type = UB_MSG_SET, .len_bytes = sizeof(msg) } };
-	struct ub_keeper_settings *ks = &k->settings;
+	struct ub_keeper_settings *ks = &k->job.settings;
 	int ret = settings_parse(args, &msg.settings, err);
 
 	(void)reply;
@@ -148,9 +148,9 @@ static void settings_answered(struct ub_keeper *k, struct ub_msg_text *answer)
 	struct ub_err err = { 0 };
 	json_t *reply = NULL;
 
-	if (!k->settings.nr_asked)
+	if (!k->job.settings.nr_asked)
 		return;
-	asked = settings_take_oldest(&k->settings);
+	asked = settings_take_oldest(&k->job.settings);
 	answer->text[sizeof(answer->text) - 1] = '\0';
 	if (answer->value) {
 		ub_err_set(&err, (int)answer->value, "%.400s", answer->text);
@@ -169,8 +169,8 @@ static void settings_server_gone(struct ub_keeper *k)
 
 	ub_err_set(&err, EIO,
 		   "the server is gone: it is not known whether it has taken the setting");
-	while (k->settings.nr_asked)
-		ub_control_answer(&k->control, settings_take_oldest(&k->settings).caller, NULL,
+	while (k->job.settings.nr_asked)
+		ub_control_answer(&k->control, settings_take_oldest(&k->job.settings).caller, NULL,
 				  &err);
 }
 

@@ -192,23 +192,24 @@ int ub_verb_stats(struct ub_keeper *k, struct ub_control_caller caller, const js
 	json_t *stats;
 
 	(void)caller;
-	if (!k->stats)
+	if (!k->shared.stats)
 		return ub_err_set(err, EAGAIN,
 				  "nothing is counted yet: the device is being attached");
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	snprintf(device, sizeof(device), "/dev/ublkb%u", k->info.dev_id);
+	snprintf(device, sizeof(device), "/dev/ublkb%u", k->device.info.dev_id);
 	json_object_set_new(reply, "name", json_string(k->rundir.name));
 	json_object_set_new(reply, "device", json_string(device));
-	json_object_set_new(reply, "id", json_integer(k->info.dev_id));
+	json_object_set_new(reply, "id", json_integer(k->device.info.dev_id));
 	json_object_set_new(reply, "kind", json_string(k->side->o->kind));
 	json_object_set_new(reply, "size_bytes",
 			    json_integer((json_int_t)k->side->limits.size_bytes));
-	json_object_set_new(reply, "data_path", json_string(ub_data_path_name(k->data_path)));
-	json_object_set_new(reply, "queues", json_integer(k->info.nr_hw_queues));
+	json_object_set_new(reply, "data_path",
+			    json_string(ub_data_path_name(k->device.data_path)));
+	json_object_set_new(reply, "queues", json_integer(k->device.info.nr_hw_queues));
 	json_object_set_new(reply, "has_latencies", json_boolean(!k->opts->no_stats));
 	json_object_set_new(reply, "migration", ub_migrate_to_json(k));
 	ub_verb_show_ranges(k, reply);
-	stats = ub_stats_to_json(k->stats, k->info.nr_hw_queues,
+	stats = ub_stats_to_json(k->shared.stats, k->device.info.nr_hw_queues,
 				 (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec,
 				 json_is_true(json_object_get(args, "buckets")));
 	json_object_update(reply, stats);
