@@ -44,11 +44,9 @@ static void note_is_written(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->job.migration;
 
-	m->must_note = false;
-	if (m->phase == UB_MIGRATION_NONE && m->has_side) {
+	m->note_due_ms = 0;
+	if (m->phase == UB_MIGRATION_NONE)
 		ub_rundir_remove_side(&k->rundir);
-		m->has_side = false;
-	}
 }
 
 int ub_note_write(struct ub_keeper *k, struct ub_err *err)
@@ -90,5 +88,5 @@ void ub_note(struct ub_keeper *k)
 	if (ub_note_write(k, &err) == 0)
 		return;
 	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->device.info.dev_id, err.text);
-	k->job.migration.must_note = true;
+	k->job.migration.note_due_ms = 1;
 }

@@ -138,11 +138,11 @@ static void pump(void)
 
 static void pump_until_cleared(void)
 {
-	for (unsigned i = 0; i < 500 && keeper.job.migration.has_leftovers; i++) {
+	for (unsigned i = 0; i < 500 && ub_migrate_has_leftovers(&keeper); i++) {
 		ub_loop_once(&keeper.loop, 10);
 		ub_job_migrate.tend(&keeper);
 	}
-	assert_false(keeper.job.migration.has_leftovers);
+	assert_false(ub_migrate_has_leftovers(&keeper));
 }
 
 /* ---- the client, and the server ------------------------------------------ */
@@ -441,7 +441,7 @@ static void a_device_is_moved_to_memory(void **state)
 	assert_false(side_is_there());
 	assert_info("migration", NULL, NULL);
 	assert_info("last_migration", "result", "moved");
-	assert_true(keeper.job.migration.last.has_pause &&
+	assert_true(keeper.job.migration.last.pause_us >= 0 &&
 		    keeper.job.migration.last.pause_us == 1500);
 	pump_until_cleared();
 	drop_fds();
@@ -633,7 +633,7 @@ static void what_cannot_be_written_down_does_not_begin(void **state)
 	assert_info("last_migration", "result", "failed");
 	unit_assert_says(keeper.job.migration.last.why, "state.json");
 	notes_fail(false);
-	keeper.job.migration.note_not_before_ms = 0;
+	keeper.job.migration.note_due_ms = 1;
 	pump();
 	assert_noted("migration", NULL);
 	assert_false(side_is_there());
@@ -655,7 +655,7 @@ static void a_full_run_directory_after_the_cutover(void **state)
 	assert_int_equal(ub_state_read("seven", &read), 0);
 	assert_true(read.has_moved);
 	notes_fail(false);
-	keeper.job.migration.note_not_before_ms = 0;
+	keeper.job.migration.note_due_ms = 1;
 	pump();
 	assert_false(side_is_there());
 	assert_int_equal(ub_state_read("seven", &read), 0);
@@ -926,7 +926,7 @@ static void another_keeper_begins_it_anew(void **state)
 	(void)state;
 	adopt(&next);
 	assert_true(ub_migrate_is_on(&next));
-	assert_false(next.job.migration.is_sent);
+	assert_int_equal(next.job.migration.attempt, UB_ATTEMPT_NONE);
 	assert_true(next.job.migration.waits && next.job.migration.rate_bytes == 5);
 	assert_string_equal(next.other->o->nbd->path, keeper.other->command.path);
 	assert_int_equal(next.other->command.pid, pid);
@@ -952,7 +952,7 @@ static void another_keeper_knows_that_it_has_moved(void **state)
 	drop_fds();
 	adopt(&next);
 	assert_false(ub_migrate_is_on(&next));
-	assert_true(next.job.migration.has_leftovers);
+	assert_true(ub_migrate_has_leftovers(&next));
 	assert_string_equal(next.other->recipe->opts.side.kind, "nbd");
 	ub_job_migrate.event(&next, UB_EVENT_ENDING);
 }
@@ -965,7 +965,7 @@ static void a_keeper_that_gets_it_back_knows_it_too(void **state)
 	begin_copying(MIGRATE(MEM));
 	ub_jobs_raise(&keeper, UB_EVENT_LET_GO);
 	ub_migrate_adopt_again(&keeper);
-	assert_true(ub_migrate_is_on(&keeper) && !keeper.job.migration.is_sent);
+	assert_true(ub_migrate_is_on(&keeper) && keeper.job.migration.attempt < UB_ATTEMPT_SENT);
 	assert_string_equal(keeper.side->o->kind, "nbd");
 	drop_fds();
 	pump();

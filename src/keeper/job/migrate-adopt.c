@@ -53,7 +53,7 @@ static void migrate_settle_side(struct ub_keeper *k)
 void ub_migrate_server_gone(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->job.migration;
-	bool was_sent = m->is_sent;
+	bool was_sent = m->attempt >= UB_ATTEMPT_SENT;
 
 	migrate_settle_side(k);
 	if (ub_migrate_has_moved(k))
@@ -75,7 +75,6 @@ void ub_migrate_let_go(struct ub_keeper *k)
 	m->nr_cancellers = 0;
 	json_decref(m->request);
 	m->request = NULL;
-	m->is_asked = false;
 	ub_close(&m->side_fd);
 	ub_close(&k->other->store_fd);
 }
@@ -122,7 +121,6 @@ static void migrate_adopt_old_side(struct ub_keeper *k, json_t *recipe)
 		ub_log(UB_LOG_WARNING,
 		       "what the device was made of before it was moved is left alone: %s",
 		       err.text);
-	k->job.migration.has_leftovers = true;
 }
 
 int ub_migrate_adopt(struct ub_keeper *k, const json_t *json, const struct ub_state *state,
@@ -135,7 +133,6 @@ int ub_migrate_adopt(struct ub_keeper *k, const json_t *json, const struct ub_st
 	uint64_t now = (uint64_t)time(NULL);
 	int waits, is_cancelled = 0, ret;
 
-	m->has_side = true; /* a keeper may have died before it could remove it */
 	if (state->has_moved)
 		migrate_adopt_old_side(k, json_object_get(json, "recipe"));
 	if (!state->is_migrating)

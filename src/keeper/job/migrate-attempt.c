@@ -43,10 +43,11 @@ int ub_migrate_prepare(struct ub_keeper *k, struct ub_err *err)
 		ret = ub_note_write(k, err);
 	if (ret)
 		return ret;
-	m->has_side = true;
 	m->side_fd = ub_rundir_make_side(&k->rundir, err);
-	m->is_prepared = m->side_fd >= 0;
-	return m->is_prepared ? 0 : -err->code;
+	if (m->side_fd < 0)
+		return -err->code;
+	m->attempt = UB_ATTEMPT_PREPARED;
+	return 0;
 }
 
 /* What a server that does not know it does without; in a string of its own, NULL: no memory. */
@@ -123,7 +124,7 @@ int ub_migrate_send(struct ub_keeper *k, struct ub_err *err)
 	if (ret)
 		return ub_err_errno(err, -ret, "the server cannot be told");
 	ub_close(&m->side_fd);
-	m->is_sent = true;
+	m->attempt = UB_ATTEMPT_SENT;
 	m->sent_ms = ub_now_ms();
 	return 0;
 }

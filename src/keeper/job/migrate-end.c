@@ -29,16 +29,14 @@ void ub_migrate_note(struct ub_keeper *k)
 	 * NAME/side says it.
 	 */
 	if (k->server->gone) {
-		m->must_note = true;
-		m->note_not_before_ms = 0;
+		m->note_due_ms = 1;
 		return;
 	}
 	if (ub_note_write(k, &err) == 0)
 		return;
-	if (!m->must_note)
+	if (!m->note_due_ms)
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->device.info.dev_id, err.text);
-	m->must_note = true;
-	m->note_not_before_ms = ub_now_ms() + MIGRATE_NOTE_MS;
+	m->note_due_ms = ub_now_ms() + MIGRATE_NOTE_MS;
 }
 
 void ub_migrate_remember(struct ub_keeper *k, const char *result, const char *why)
@@ -46,7 +44,9 @@ void ub_migrate_remember(struct ub_keeper *k, const char *result, const char *wh
 	struct ub_keeper_migration *m = &k->job.migration;
 	struct ub_migration_result *r = &m->last;
 
-	*r = (struct ub_migration_result){ .result = result, .took_ms = ub_now_ms() - m->began_ms };
+	*r = (struct ub_migration_result){ .result = result,
+					   .pause_us = -1,
+					   .took_ms = ub_now_ms() - m->began_ms };
 	r->progress = ub_migrate_progress(k);
 	snprintf(r->label, sizeof(r->label), "%s", m->label);
 	snprintf(r->why, sizeof(r->why), "%s", why);
@@ -56,7 +56,7 @@ void ub_migrate_remember(struct ub_keeper *k, const char *result, const char *wh
 void ub_migrate_close_attempt(struct ub_keeper_migration *m)
 {
 	ub_close(&m->side_fd);
-	m->is_prepared = m->is_sent = m->is_heard = false;
+	m->attempt = UB_ATTEMPT_NONE;
 }
 
 void ub_migrate_answer_cancellers(struct ub_keeper *k, const struct ub_err *err)
@@ -88,7 +88,6 @@ void ub_migrate_failed(struct ub_keeper *k, int code, const char *why)
 	ub_migrate_close_attempt(m);
 	ub_close(&k->other->store_fd);
 	m->phase = UB_MIGRATION_NONE;
-	m->has_leftovers = true;
 	/* else the next keeper would begin it anew if state.json cannot be written */
 	ub_rundir_void_side(&k->rundir);
 	ub_migrate_note(k);
@@ -104,7 +103,6 @@ void ub_migrate_swap(struct ub_keeper *k)
 	ub_close(&k->other->store_fd); /* the server has given the source up */
 	ub_migrate_close_attempt(m);
 	m->phase = UB_MIGRATION_NONE;
-	m->has_leftovers = true;
 	ub_jobs_raise(k, UB_EVENT_SIDE_CHANGED);
 }
 
@@ -117,8 +115,7 @@ void ub_migrate_moved(struct ub_keeper *k, const uint64_t *pause_us)
 
 	ub_step("migrate-moved", &late); /* which cannot fail: it has happened */
 	ub_migrate_remember(k, "moved", "");
-	m->last.has_pause = pause_us != NULL;
-	m->last.pause_us = pause_us ? *pause_us : 0;
+	m->last.pause_us = pause_us ? (int64_t)*pause_us : -1;
 	if (pause_us)
 		snprintf(pause, sizeof(pause), "; I/O stood still for %llu.%03llu ms",
 			 (unsigned long long)*pause_us / 1000,
@@ -158,7 +155,6 @@ void ub_migrate_clear(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->job.migration;
 
-	m->has_leftovers = false;
 	m->clear_deadline_ms = 0;
 	ub_side_clear(k->other);
 }

@@ -10,6 +10,11 @@ bool ub_migrate_is_on(const struct ub_keeper *k)
 	return k->job.migration.phase != UB_MIGRATION_NONE;
 }
 
+bool ub_migrate_has_leftovers(const struct ub_keeper *k)
+{
+	return !ub_migrate_is_on(k) && k->other->o;
+}
+
 static const char *const migrate_phases[UB_NR_MIGRATION_PHASES] = {
 	[UB_MIGRATION_CONNECTING] = "connecting", [UB_MIGRATION_READY] = "connecting",
 	[UB_MIGRATION_COPYING] = "copying",	  [UB_MIGRATION_PAUSED] = "paused",
@@ -65,7 +70,7 @@ json_t *ub_migrate_last_to_json(const struct ub_keeper *k)
 	return json_pack("{s:s, s:s, s:o, s:f, s:o, s:I, s:I, s:I}", "result", r->result,
 			 "destination", r->label, "why", migrate_text(r->why), "seconds",
 			 (double)r->took_ms / 1000, "pause_ms",
-			 r->has_pause ? json_real((double)r->pause_us / 1000) : json_null(),
+			 r->pause_us >= 0 ? json_real((double)r->pause_us / 1000) : json_null(),
 			 "copied_bytes", (json_int_t)r->progress.copied_bytes, "zeroed_bytes",
 			 (json_int_t)r->progress.zeroed_bytes, "mirrored_bytes",
 			 (json_int_t)r->progress.mirrored_bytes);

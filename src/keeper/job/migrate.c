@@ -44,7 +44,9 @@ static int migrate_control(struct ub_keeper *k, enum ub_migrate_control what)
 		.rate_bytes = m->rate_bytes,
 	};
 
-	return m->is_sent ? ub_message_send(k->server->fd, &msg.header, NULL, 0, MSG_DONTWAIT) : 0;
+	if (m->attempt < UB_ATTEMPT_SENT)
+		return 0;
+	return ub_message_send(k->server->fd, &msg.header, NULL, 0, MSG_DONTWAIT);
 }
 
 static void migrate_cancel(struct ub_keeper *k)
@@ -52,7 +54,7 @@ static void migrate_cancel(struct ub_keeper *k)
 	struct ub_keeper_migration *m = &k->job.migration;
 
 	m->is_cancelled = true;
-	if (!m->is_sent)
+	if (m->attempt < UB_ATTEMPT_SENT)
 		ub_migrate_failed(k, ECANCELED, "");
 	else if (migrate_control(k, UB_MIGRATE_CANCEL) < 0)
 		ub_log(UB_LOG_DEBUG, "the server is gone already"); /* and then it ends, too */
@@ -148,13 +150,13 @@ static void migrate_said(struct ub_keeper *k, struct ub_msg_migration *msg)
 {
 	struct ub_keeper_migration *m = &k->job.migration;
 
-	if (!ub_migrate_is_on(k) || !m->is_sent || msg->id != m->id ||
+	if (!ub_migrate_is_on(k) || m->attempt < UB_ATTEMPT_SENT || msg->id != m->id ||
 	    !ub_message_string(&msg->header, sizeof(*msg), 0) ||
 	    msg->phase >= UB_NR_MIGRATION_PHASES)
 		return;
 	msg->text[sizeof(msg->text) - 1] = '\0';
 	ub_text_clean(msg->text);
-	m->is_heard = true;
+	m->attempt = UB_ATTEMPT_HEARD;
 	if (msg->phase < UB_MIGRATION_MOVED && msg->phase != UB_MIGRATION_NONE)
 		m->phase = msg->phase;
 	switch (msg->phase) {
@@ -191,8 +193,8 @@ static int migrate_go_on(struct ub_keeper *k)
 	struct ub_err err = { 0 };
 	int ret = 0;
 
-	if (m->is_sent) {
-		if (m->is_heard)
+	if (m->attempt >= UB_ATTEMPT_SENT) {
+		if (m->attempt == UB_ATTEMPT_HEARD)
 			return -1;
 		if (ub_now_ms() - m->sent_ms < MIGRATE_ANSWER_MS)
 			return MIGRATE_TURN_MS;
@@ -209,7 +211,7 @@ static int migrate_go_on(struct ub_keeper *k)
 	} else if (!ub_migrate_may_send(k)) {
 		return MIGRATE_TURN_MS;
 	} else {
-		if (!m->is_prepared)
+		if (m->attempt == UB_ATTEMPT_NONE)
 			ret = ub_migrate_prepare(k, &err);
 		if (ret == 0)
 			ret = ub_migrate_send(k, &err);
@@ -283,7 +285,6 @@ static int migrate_begin(struct ub_keeper *k, const json_t *args, struct ub_err 
 		return 0;
 	}
 	ub_migrate_close_attempt(m);
-	m->has_leftovers = true;
 	if (ub_migrate_is_on(k)) {
 		m->phase = UB_MIGRATION_NONE;
 		ub_migrate_note(k);
@@ -298,7 +299,6 @@ static void migrate_take_request(struct ub_keeper *k)
 	json_t *request = m->request;
 	struct ub_err err = { 0 };
 
-	m->is_asked = false;
 	m->request = NULL;
 	migrate_begin(k, request, &err);
 	json_decref(request);
@@ -310,19 +310,17 @@ static int migrate_tend(struct ub_keeper *k)
 	struct ub_keeper_migration *m = &k->job.migration;
 	int wait_ms = -1;
 
-	if (m->is_tending || k->server->gone || !k->was_live)
+	if (k->server->gone || !k->was_live)
 		return -1;
-	m->is_tending = true;
-	if (m->has_leftovers && ub_migrate_command_has_ended(k))
+	if (ub_migrate_has_leftovers(k) && ub_migrate_command_has_ended(k))
 		ub_migrate_clear(k);
-	if (m->is_asked && !m->has_leftovers)
+	if (m->request && !ub_migrate_has_leftovers(k))
 		migrate_take_request(k);
 	if (ub_migrate_is_on(k))
 		wait_ms = migrate_go_on(k);
-	if (m->must_note && ub_now_ms() >= m->note_not_before_ms)
+	if (m->note_due_ms && ub_now_ms() >= m->note_due_ms)
 		ub_migrate_note(k);
-	m->is_tending = false;
-	return m->must_note || m->has_leftovers ? MIGRATE_TURN_MS : wait_ms;
+	return m->note_due_ms || ub_migrate_has_leftovers(k) ? MIGRATE_TURN_MS : wait_ms;
 }
 
 int ub_verb_migrate(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
@@ -334,12 +332,11 @@ int ub_verb_migrate(struct ub_keeper *k, struct ub_control_caller caller, const 
 	(void)reply;
 	if (ret)
 		return ret;
-	if (m->is_asked)
+	if (m->request)
 		return ub_err_set(err, EBUSY, "somebody else has it moved already: try again");
 	m->request = json_deep_copy(args);
 	if (!m->request)
 		return ub_err_errno(err, ENOMEM, "the request");
-	m->is_asked = true;
 	m->caller = caller;
 	return 1; /* keeper_watch() sees it */
 }
@@ -449,7 +446,6 @@ static void migrate_end(struct ub_keeper *k)
 	ub_migrate_clear(k);
 	json_decref(m->request);
 	m->request = NULL;
-	m->is_asked = false;
 }
 
 /* ---- the job ------------------------------------------------------------- */

@@ -47,22 +47,22 @@ struct ub_migration_progress {
 	uint64_t total_bytes, dirty_bytes, copied_bytes, zeroed_bytes, mirrored_bytes;
 };
 
-struct ub_keeper_migration {
-	/* The verb `migrate`, until it is answered. */
-	json_t *request;
-	struct ub_control_caller caller;
-	bool is_asked;
+/* How far an attempt is. */
+enum ub_migrate_attempt {
+	UB_ATTEMPT_NONE,
+	UB_ATTEMPT_PREPARED, /* side_fd and the other side are this attempt's */
+	UB_ATTEMPT_SENT,     /* the server has been told of it */
+	UB_ATTEMPT_HEARD,    /* and has said something */
+};
 
-	bool is_tending;
-	bool is_prepared;   /* side_fd and the other side are this attempt's */
-	bool is_sent;	    /* the server has been told of this attempt */
-	bool is_heard;	    /* and has said something */
-	bool is_again;	    /* an earlier attempt has lost its server */
-	bool is_cancelled;  /* its end is wanted */
-	bool waits;	    /* in step, until `migrate-complete` */
-	bool has_leftovers; /* it is over, and the other side is still to be cleared away */
-	bool has_side;	    /* there may be a file to be removed once state.json is written */
-	bool must_note;	    /* state.json could not be written */
+struct ub_keeper_migration {
+	json_t *request; /* of the verb `migrate`, until it is answered; NULL: none */
+	struct ub_control_caller caller;
+
+	enum ub_migrate_attempt attempt;
+	bool is_again;	   /* an earlier attempt has lost its server */
+	bool is_cancelled; /* its end is wanted */
+	bool waits;	   /* in step, until `migrate-complete` */
 	/* NONE: there is none. As the server told it last; CONNECTING before that */
 	enum ub_migration_phase phase;
 	uint32_t id;
@@ -72,7 +72,8 @@ struct ub_keeper_migration {
 	uint64_t began_unix_s, began_ms, sent_ms;
 	/* of the other side's command, once that was told to end; 0: it was not */
 	uint64_t clear_deadline_ms;
-	uint64_t note_not_before_ms;
+	/* when state.json is to be written, which could not be; 0: it has been */
+	uint64_t note_due_ms;
 	struct ub_err refused; /* its code is not 0: this keeper has cancelled it, and why */
 	char label[UB_MIGRATE_LABEL_BYTES];
 	char why[512]; /* "": nothing to say */
@@ -87,8 +88,7 @@ struct ub_keeper_migration {
 		char label[UB_MIGRATE_LABEL_BYTES];
 		char why[512];
 		uint64_t took_ms;
-		bool has_pause;
-		uint64_t pause_us;
+		int64_t pause_us; /* -1: nobody knows */
 		struct ub_migration_progress progress;
 	} last;
 };
@@ -102,6 +102,8 @@ extern const struct ub_job ub_job_migrate;
 
 /* Whether one goes on. */
 bool ub_migrate_is_on(const struct ub_keeper *k);
+/* Whether it is over, and the other side is still to be cleared away. */
+bool ub_migrate_has_leftovers(const struct ub_keeper *k);
 
 /* The device shall go, but not by force: true when no migration is in the way any more. */
 bool ub_migrate_give_up(struct ub_keeper *k);
