@@ -111,6 +111,7 @@ static void resize_settle(struct ub_keeper *k)
 	 */
 	if (r->must_settle && err.code == EOPNOTSUPP)
 		r->must_settle = false;
+	r->settle_not_before_ms = 0;
 	if (!r->must_settle)
 		return;
 	r->settle_not_before_ms = ub_now_ms() + RESIZE_AGAIN_MS;
@@ -396,7 +397,15 @@ static void resize_export_grown(struct ub_keeper *k)
 
 static void resize_new_server(struct ub_keeper *k)
 {
-	k->job.resize.must_settle = k->device.features & UBLK_F_UPDATE_SIZE;
+	struct ub_keeper_resize *r = &k->job.resize;
+
+	r->must_settle = k->device.features & UBLK_F_UPDATE_SIZE;
+	/*
+	 * The server before it may have died of this, and the device is not to fail of it: servers
+	 * that live for RESIZE_AGAIN_MS are not counted as one death after the other.
+	 */
+	if (r->settle_not_before_ms)
+		r->settle_not_before_ms = ub_now_ms() + RESIZE_AGAIN_MS + RESIZE_TURN_MS;
 }
 
 /* ---- the job ------------------------------------------------------------- */
