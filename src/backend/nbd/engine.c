@@ -18,11 +18,12 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/sysinfo.h>
 
 #include <ublk-bridge/stats.h>
 
+#include "backend/nbd/connector.h"
 #include "backend/nbd/nbd.h"
+#include "backend/nbd/reserve.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -37,7 +38,6 @@
 #define ENGINE_SAY_MEMORY_MS 10000 /* not more often */
 /* how often is looked, at least, whether what waits for a range may go */
 #define ENGINE_FENCE_MS	 200
-#define ENGINE_MEMORY_MS 10 /* how often is looked whether memory is short */
 #define ENGINE_MIN_REPLY 16 /* bytes of the shortest one */
 #define ENGINE_CHUNK	 20 /* bytes of a structured reply's header */
 #define ENGINE_MAX_PIECE 32 /* … of a READ, with all that follows but the data */
@@ -1297,31 +1297,6 @@ static void link_arm(struct nbd_link *link)
 }
 
 /*
- * Before something is sent. A send needs pages, and while memory is short those that others wait
- * for may become free only by it; nor should it wait for a CPU behind those that look for pages in
- * vain. Not for good: a real-time thread interrupts a program after each request, and gets no
- * batches.
- */
-static void queue_look_at_memory(struct nbd_queue *nq)
-{
-	struct sysinfo info;
-	bool is_short;
-	uint64_t now;
-
-	if (!nq->may_use_reserve || nq->has_looked)
-		return;
-	nq->has_looked = true; /* once a batch */
-	now = ub_now_ms();
-	if (now - nq->memory_seen_ms < ENGINE_MEMORY_MS)
-		return;
-	nq->memory_seen_ms = now;
-	is_short =
-		sysinfo(&info) == 0 && (uint64_t)info.freeram * info.mem_unit < nq->be->short_bytes;
-	if (is_short != nq->uses_reserve && nbd_thread_use_reserve(is_short) == 0)
-		nq->uses_reserve = is_short;
-}
-
-/*
  * Tells libnbd to read. Whether there is something is never certain: a poll on the ring completes
  * with what its wake-up said, and a unix socket's sender first makes its data readable and then
  * wakes the reader. When it loses its CPU in between, and another reply's event has brought us to
@@ -1390,7 +1365,7 @@ static void link_writable(struct ub_watch *watch, int32_t res)
 		link_look_at_end(link);
 	else if (!link->is_draining)
 		conn_progress(link->conn);
-	queue_look_at_memory(link->conn->home);
+	nbd_reserve_look(link->conn->home);
 	if (nbd.aio_get_direction(link->handle) & LIBNBD_AIO_DIRECTION_WRITE)
 		nbd.aio_notify_write(link->handle);
 	link_is_dead(link);
@@ -1680,7 +1655,7 @@ void nbd_engine_submit(struct nbd_queue *nq, struct ub_io *io)
 			     0) &&
 	    nbd_op_changes(io->op))
 		nbd_fence_claim(nq->be, cmd, io);
-	queue_look_at_memory(nq);
+	nbd_reserve_look(nq);
 	queue_route(nq, cmd);
 }
 
@@ -1713,7 +1688,7 @@ void nbd_engine_submit_end(struct nbd_queue *nq)
 {
 	bool again;
 
-	queue_look_at_memory(nq);
+	nbd_reserve_look(nq);
 	/* What one gives up goes to another, and that may be one before it: only then is polled. */
 	do {
 		again = false;

@@ -13,6 +13,7 @@
 
 #include <ublk-bridge/stats.h>
 
+#include "backend/nbd/connector.h"
 #include "backend/nbd/nbd.h"
 #include "backend/sockets.h"
 #include "base/log.h"

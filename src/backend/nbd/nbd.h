@@ -378,34 +378,19 @@ void nbd_fence_set_timeout(struct nbd_backend *be, uint64_t timeout_ms);
 unsigned nbd_fence_word(struct nbd_backend *be, uint64_t event);
 bool nbd_fence_has_settled(struct nbd_backend *be);
 
-/* ---- connector.c --------------------------------------------------------- */
+static inline uint64_t nbd_stall_ms(const struct nbd_backend *be)
+{
+	return atomic_load_explicit(&be->stall_timeout_ms, memory_order_relaxed);
+}
 
-/* Makes a link of a ready handle, which it takes. NULL: no memory, and the handle is closed. */
-struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handle,
-				 const struct nbd_export *export);
-void nbd_link_free(struct nbd_link *link);
+/* How many conns have a link, as the connector knows it. The connector's. */
+static inline unsigned nbd_nr_given(const struct nbd_backend *be)
+{
+	unsigned nr = 0;
 
-/*
- * Makes the calling thread one whose sends find pages when others have to wait for them, or an
- * ordinary one again. 0 or -errno (it needs CAP_SYS_NICE).
- */
-int nbd_thread_use_reserve(bool use);
-
-int nbd_connector_start(struct nbd_backend *be, struct ub_err *err);
-void nbd_connector_stop(struct nbd_backend *be); /* also one that was not started */
-/* Any thread: backend.h. */
-void nbd_connector_describe_outage(struct nbd_backend *be, char *buf, size_t len);
-/*
- * The thread is over, or is the caller: the links that nobody has taken back yet are among those
- * that have ended.
- */
-void nbd_connector_take_all(struct nbd_backend *be);
-/* Ends what is left of its connections, and frees all of it. nbd.c. */
-void nbd_backend_free(struct nbd_backend *be);
-
-/* Any thread, never blocks: there is something to do for it. */
-void nbd_connector_wake(struct nbd_backend *be);
-/* A queue's thread: the link is the connector's from now on. */
-void nbd_connector_retire(struct nbd_link *link);
+	for (unsigned i = 0; i < be->nr_conns; i++)
+		nr += be->conns[i].given != NULL;
+	return nr;
+}
 
 #endif

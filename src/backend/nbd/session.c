@@ -145,6 +145,13 @@ struct nbd_handle *nbd_session_start(const struct nbd_options *o, int socket_fd,
 	return NULL;
 }
 
+void nbd_session_close(struct nbd_handle *handle, bool is_polite)
+{
+	if (is_polite)
+		nbd.aio_disconnect(handle, 0);
+	nbd.close(handle);
+}
+
 int nbd_session_events(struct nbd_handle *handle, short *events)
 {
 	unsigned direction = nbd.aio_get_direction(handle);

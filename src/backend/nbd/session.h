@@ -43,6 +43,9 @@ struct nbd_export {
 struct nbd_handle *nbd_session_start(const struct nbd_options *o, int socket_fd,
 				     struct ub_err *err);
 
+/* The end of one that has become no link. is_polite: of a ready one, the server is told. */
+void nbd_session_close(struct nbd_handle *handle, bool is_polite);
+
 /* The descriptor and the events (poll(2)) that it waits for. */
 int nbd_session_events(struct nbd_handle *handle, short *events);
 
