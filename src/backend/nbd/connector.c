@@ -18,6 +18,8 @@
 
 #include <ublk-bridge/stats.h>
 
+#include "backend/nbd/fence.h"
+#include "backend/nbd/library.h"
 #include "backend/nbd/reserve.h"
 #include "backend/nbd/say.h"
 #include "backend/nbd/connector.h"
@@ -34,50 +36,6 @@
 #define CONNECTOR_SHORT_LIFE_MS 1000
 #define CONNECTOR_KNOCK_MS	2000 /* without a greeting, after a connection that we have reset */
 #define CONNECTOR_END_TRIES	50   /* of 10 ms: a look-up of a name cannot be interrupted */
-
-/* ---- links --------------------------------------------------------------- */
-
-struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handle,
-				 const struct nbd_export *export)
-{
-	struct nbd_link *link = calloc(1, sizeof(*link));
-	int fd = dup(nbd.aio_get_fd(handle));
-
-	if (!link || fd < 0) {
-		free(link);
-		if (fd >= 0)
-			close(fd);
-		nbd.close(handle);
-		return NULL;
-	}
-	link->conn = conn;
-	link->handle = handle;
-	link->fd = fd;
-	link->is_tls = export->has_tls;
-	link->has_structured_replies = export->has_structured_replies;
-	link->has_status = export->can_status;
-	link->max_payload_bytes = export->max_payload_bytes;
-	link->size_bytes = export->size_bytes;
-	atomic_store_explicit(&conn->be->seen_bytes, export->size_bytes, memory_order_relaxed);
-	link->made_ms = ub_now_ms();
-	link->entry = -1;
-	link->kind = ub_socket_kind(fd);
-	if (link->kind == UB_CONN_TCP)
-		ub_socket_get_ends(fd, &link->ends);
-	nbd_session_tune(fd, nbd_stall_ms(conn->be), conn->be->send_bytes);
-	link->held_id = ub_backend_hold_socket(conn->be->backend, fd);
-	atomic_store_explicit(&conn->be->latency_ns, nbd_session_latency_ns(fd),
-			      memory_order_relaxed);
-	return link;
-}
-
-void nbd_link_free(struct nbd_link *link)
-{
-	nbd.close(link->handle);
-	ub_backend_drop_socket(link->held_id);
-	close(link->fd);
-	free(link);
-}
 
 /* A half more or less: many devices of one server shall not come back all at once. */
 static uint64_t connector_jitter(struct nbd_backend *be, uint64_t ms)
@@ -102,7 +60,7 @@ static void connector_fail(struct nbd_backend *be, const char *why)
 {
 	atomic_store_explicit(&be->has_failed, true, memory_order_release);
 	nbd_say_failed(be, why);
-	nbd_engine_kick_all(be);
+	nbd_conns_kick(be);
 }
 
 /* Its conn has it no more. True if that leaves the conn without a connection. */
@@ -160,25 +118,9 @@ static void connector_take_link_back(struct nbd_backend *be, struct nbd_link *li
 		connector_lost(be, link);
 }
 
-/* What was retired since the last time, oldest first. */
-static struct nbd_link *connector_pop_retired(struct nbd_backend *be)
-{
-	struct nbd_link *link = atomic_exchange_explicit(&be->retired, NULL, memory_order_acquire);
-	struct nbd_link *oldest = NULL;
-
-	while (link) {
-		struct nbd_link *next = link->next;
-
-		link->next = oldest;
-		oldest = link;
-		link = next;
-	}
-	return oldest;
-}
-
 static void connector_take_retired(struct nbd_backend *be)
 {
-	struct nbd_link *link = connector_pop_retired(be);
+	struct nbd_link *link = nbd_link_take_retired(be);
 
 	while (link) {
 		struct nbd_link *next = link->next;
@@ -253,7 +195,7 @@ static void connector_attempt_failed(struct nbd_conn *conn, const char *why)
 	if (nbd_nr_given(be) == 0 && atomic_load(&be->backend->is_destination))
 		atomic_fetch_add_explicit(&be->nr_losses, 1, memory_order_acq_rel);
 	if (nbd_nr_given(be) == 0)
-		nbd_engine_note_outage(be);
+		nbd_outage_note(be);
 	connector_back_off(conn);
 	if (nbd_nr_given(be) == 0 || be->said_stalled)
 		nbd_say_why(be, why);
@@ -295,7 +237,7 @@ static void connector_attempt_ready(struct nbd_conn *conn)
 	}
 	link->replaced = conn->given;
 	conn->given = link;
-	nbd_engine_give(link);
+	nbd_conn_give(link);
 	if (!link->replaced)
 		nbd_say_online(be);
 	nbd_say_grown(be, &now);
@@ -522,7 +464,7 @@ void nbd_connector_free(struct nbd_backend *be)
 
 void nbd_connector_take_all(struct nbd_backend *be)
 {
-	for (struct nbd_link *link = connector_pop_retired(be), *next; link; link = next) {
+	for (struct nbd_link *link = nbd_link_take_retired(be), *next; link; link = next) {
 		next = link->next;
 		connector_forget_link(link);
 		link->next = be->ended;
@@ -560,25 +502,6 @@ static void *connector_main(void *arg)
 	return NULL;
 }
 
-void nbd_connector_wake(struct nbd_backend *be)
-{
-	if (eventfd_write(be->wake_fd, 1) < 0)
-		ub_log(UB_LOG_DEBUG, "the connector cannot be woken: %s", strerror(errno));
-}
-
-void nbd_connector_retire(struct nbd_link *link)
-{
-	struct nbd_backend *be = link->conn->be;
-	struct nbd_link *head = atomic_load_explicit(&be->retired, memory_order_relaxed);
-
-	do {
-		link->next = head;
-	} while (!atomic_compare_exchange_weak_explicit(&be->retired, &head, link,
-							memory_order_release,
-							memory_order_relaxed));
-	nbd_connector_wake(be);
-}
-
 int nbd_connector_start(struct nbd_backend *be, struct ub_err *err)
 {
 	pthread_attr_t attr;
@@ -603,7 +526,7 @@ void nbd_connector_stop(struct nbd_backend *be)
 	if (!be->has_thread)
 		return;
 	atomic_store_explicit(&be->must_end, true, memory_order_release);
-	nbd_connector_wake(be);
+	nbd_wake_connector(be);
 	for (unsigned i = 0; i < CONNECTOR_END_TRIES && ret; i++) {
 		ret = pthread_tryjoin_np(be->thread, NULL);
 		if (ret)

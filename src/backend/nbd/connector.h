@@ -9,11 +9,6 @@
 
 #include "backend/nbd/nbd.h"
 
-/* Makes a link of a ready handle, which it takes. NULL: no memory, and the handle is closed. */
-struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handle,
-				 const struct nbd_export *export);
-void nbd_link_free(struct nbd_link *link);
-
 /* Main thread: the thread begins. 0 or -errno with *err. */
 int nbd_connector_start(struct nbd_backend *be, struct ub_err *err);
 /*
@@ -28,10 +23,5 @@ void nbd_connector_stop(struct nbd_backend *be);
 void nbd_connector_take_all(struct nbd_backend *be);
 /* The last one who has it: ends what is left of its connections, and frees all of it. */
 void nbd_connector_free(struct nbd_backend *be);
-
-/* Any thread, never blocks: there is something to do for it. */
-void nbd_connector_wake(struct nbd_backend *be);
-/* A queue's thread: the link is the connector's from now on. */
-void nbd_connector_retire(struct nbd_link *link);
 
 #endif

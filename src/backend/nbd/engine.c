@@ -21,7 +21,8 @@
 
 #include <ublk-bridge/stats.h>
 
-#include "backend/nbd/connector.h"
+#include "backend/nbd/fence.h"
+#include "backend/nbd/library.h"
 #include "backend/nbd/nbd.h"
 #include "backend/nbd/reserve.h"
 #include "base/cleanup.h"
@@ -41,56 +42,6 @@
 #define ENGINE_MIN_REPLY 16 /* bytes of the shortest one */
 #define ENGINE_CHUNK	 20 /* bytes of a structured reply's header */
 #define ENGINE_MAX_PIECE 32 /* … of a READ, with all that follows but the data */
-
-/* ---- lists --------------------------------------------------------------- */
-
-static void list_add(struct nbd_list *list, struct nbd_cmd *cmd)
-{
-	cmd->prev = list->last;
-	cmd->next = NULL;
-	if (list->last)
-		list->last->next = cmd;
-	else
-		list->first = cmd;
-	list->last = cmd;
-}
-
-static void list_add_first(struct nbd_list *list, struct nbd_cmd *cmd)
-{
-	cmd->prev = NULL;
-	cmd->next = list->first;
-	if (list->first)
-		list->first->prev = cmd;
-	else
-		list->last = cmd;
-	list->first = cmd;
-}
-
-static void list_remove(struct nbd_list *list, struct nbd_cmd *cmd)
-{
-	if (cmd->prev)
-		cmd->prev->next = cmd->next;
-	else
-		list->first = cmd->next;
-	if (cmd->next)
-		cmd->next->prev = cmd->prev;
-	else
-		list->last = cmd->prev;
-}
-
-/* Puts all of `from` before what is in `list`. */
-static void list_splice_first(struct nbd_list *list, struct nbd_list *from)
-{
-	if (!from->first)
-		return;
-	from->last->next = list->first;
-	if (list->first)
-		list->first->prev = from->last;
-	else
-		list->last = from->last;
-	list->first = from->first;
-	from->first = from->last = NULL;
-}
 
 /* ---- an I/O's end, and where it goes ------------------------------------- */
 
@@ -161,8 +112,6 @@ static void conn_post(struct nbd_conn *conn, struct nbd_cmd *cmd)
 							memory_order_relaxed));
 	if (head)
 		return;
-	/* Here and not when its home starts: that may come later than another queue's first I/O. */
-	conn->inbox_msg.fn = conn_take_inbox;
 	ub_queue_post(conn->home->bq->queue, &conn->inbox_msg);
 }
 
@@ -271,20 +220,6 @@ static void queue_route(struct nbd_queue *nq, struct nbd_cmd *cmd)
 
 /* ---- commands ------------------------------------------------------------ */
 
-static void link_fail(struct nbd_link *link, const char *why)
-{
-	if (link->failing)
-		return;
-	link->failing = true;
-	snprintf(link->why, sizeof(link->why), "%s", why);
-}
-
-/* Before anything is done to it: afterwards nobody can tell who ended it. */
-static void link_look_at_end(struct nbd_link *link)
-{
-	link->is_closed_by_peer |= ub_socket_is_closed_by_peer(link->fd, link->kind);
-}
-
 /* Whether libnbd has given the connection up. */
 static bool link_is_dead(struct nbd_link *link)
 {
@@ -293,13 +228,13 @@ static bool link_is_dead(struct nbd_link *link)
 	if (link->failing)
 		return true;
 	if (nbd.aio_is_closed(link->handle)) {
-		link_look_at_end(link);
-		link_fail(link, "the server closed the connection");
+		nbd_link_look_at_end(link);
+		nbd_link_fail(link, "the server closed the connection");
 	} else if (nbd.aio_is_dead(link->handle)) {
 		/* nobody has ended it: libnbd did not like what it read */
 		link->is_wrong = poll(&pfd, 1, 0) == 0;
-		link_look_at_end(link);
-		link_fail(link, nbd_session_reason());
+		nbd_link_look_at_end(link);
+		nbd_link_fail(link, nbd_session_reason());
 	}
 	return link->failing;
 }
@@ -409,7 +344,7 @@ static void link_count_answered(struct nbd_link *link, const struct nbd_cmd *cmd
 /* It waits at the head of the line: callbacks must not call libnbd. */
 static void conn_put_first(struct nbd_conn *conn, struct nbd_cmd *cmd)
 {
-	list_add_first(&conn->waiting, cmd);
+	nbd_list_add_first(&conn->waiting, cmd);
 	conn->must_issue = true;
 }
 
@@ -501,7 +436,7 @@ static int cmd_answered(void *arg, int *error)
 	if (code == ENOTCONN)
 		return 1;
 	if (code == ESHUTDOWN) {
-		link_fail(link, "the server is shutting down");
+		nbd_link_fail(link, "the server is shutting down");
 		return 1;
 	}
 	if (__builtin_expect(atomic_load_explicit(&cmd->be->fence.nr_unproven,
@@ -512,14 +447,14 @@ static int cmd_answered(void *arg, int *error)
 	link->replied_bytes = code ? 0 : link->replied_bytes + cmd_reply_bytes(cmd);
 	if (cmd->io->op == UB_OP_READ && code == 0 && !cmd_has_all(cmd)) {
 		cmd->nr_wrong++;
-		link_fail(link,
-			  "the server answered a read with too few bytes, or with some twice");
+		nbd_link_fail(link,
+			      "the server answered a read with too few bytes, or with some twice");
 		return 1;
 	}
 	link->has_answered = link->has_progress = true;
 	link->nr_done_again += cmd->was_sent;
 	cmd_count_wait(cmd, link->conn);
-	list_remove(&link->in_flight, cmd);
+	nbd_list_remove(&link->in_flight, cmd);
 	link->nr_in_flight--;
 	cmd->link = NULL;
 	cmd_take_answer(link, cmd, code);
@@ -646,7 +581,7 @@ static bool link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 	else if (cmd->io->op == UB_OP_FLUSH)
 		link_mark_flush(link, cmd);
 	link->nr_got_again += cmd->was_sent;
-	list_add(&link->in_flight, cmd);
+	nbd_list_add(&link->in_flight, cmd);
 	link->nr_in_flight++;
 	if (!link->conn->is_ticking)
 		conn_start_ticking(link->conn);
@@ -654,7 +589,7 @@ static bool link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 	cmd_count_sent(cmd, link->conn);
 	if (link_call(link, cmd) >= 0 || link_is_dead(link))
 		return true; /* of a dead one it stays in the list, to be sent again */
-	list_remove(&link->in_flight, cmd);
+	nbd_list_remove(&link->in_flight, cmd);
 	link->nr_in_flight--;
 	cmd->link = NULL;
 	if (nbd_op_changes(cmd->io->op))
@@ -729,7 +664,7 @@ static void conn_hold(struct nbd_conn *conn, struct nbd_cmd *cmd)
 	}
 	if (!conn->fenced.first)
 		ub_timer_set(&conn->fence, 1);
-	list_add(&conn->fenced, cmd);
+	nbd_list_add(&conn->fenced, cmd);
 	nbd_fence_count_waiting(conn->be, true);
 }
 
@@ -754,7 +689,7 @@ static void conn_take_fenced(struct nbd_conn *conn)
 	conn->lacks_memory = false;
 	for (const struct nbd_cmd *cmd = conn->fenced.first; cmd; cmd = cmd->next)
 		nbd_fence_count_waiting(conn->be, false);
-	list_splice_first(&conn->waiting, &conn->fenced);
+	nbd_list_splice_first(&conn->waiting, &conn->fenced);
 }
 
 /* Sends what conn_may_issue(). */
@@ -781,7 +716,7 @@ static void conn_fail_waiting(struct nbd_conn *conn, int32_t error)
 	while (conn->waiting.first) {
 		struct nbd_cmd *cmd = conn->waiting.first;
 
-		list_remove(&conn->waiting, cmd);
+		nbd_list_remove(&conn->waiting, cmd);
 		cmd_complete(cmd, error);
 	}
 }
@@ -800,7 +735,7 @@ static void conn_fail_wrong(struct nbd_conn *conn, const char *why)
 		       "it: %s",
 		       conn->be->server, cmd->io->len_bytes,
 		       (unsigned long long)cmd->io->offset_bytes, cmd->nr_wrong, why);
-		list_remove(&conn->waiting, cmd);
+		nbd_list_remove(&conn->waiting, cmd);
 		cmd_complete(cmd, -EIO);
 	}
 }
@@ -849,7 +784,7 @@ static void conn_wait(struct nbd_conn *conn, struct nbd_cmd *cmd)
 	if (error)
 		cmd_complete(cmd, error);
 	else
-		list_add(&conn->waiting, cmd);
+		nbd_list_add(&conn->waiting, cmd);
 }
 
 static void conn_add(struct nbd_conn *conn, struct nbd_cmd *cmd)
@@ -893,10 +828,10 @@ static void conn_issue_waiting(struct nbd_conn *conn)
 	for (; cmd; cmd = next) {
 		next = cmd->next;
 		if (flush_is_elsewhere(conn, cmd)) {
-			list_remove(&conn->waiting, cmd);
+			nbd_list_remove(&conn->waiting, cmd);
 			queue_route(conn->home, cmd);
 		} else if (conn_may_issue(conn, cmd)) {
-			list_remove(&conn->waiting, cmd);
+			nbd_list_remove(&conn->waiting, cmd);
 			conn_send(conn, cmd);
 		} else if (cmd->io->op != UB_OP_FLUSH && !conn->draining) {
 			break; /* nor may what follows */
@@ -917,7 +852,7 @@ static void conn_reroute(struct nbd_conn *conn)
 	while (list.first) {
 		struct nbd_cmd *cmd = list.first;
 
-		list_remove(&list, cmd);
+		nbd_list_remove(&list, cmd);
 		cmd->was_old_flushed = false;
 		queue_route(conn->home, cmd);
 	}
@@ -969,13 +904,7 @@ static bool backend_look_for_outage(struct nbd_backend *be)
 	return begins;
 }
 
-void nbd_engine_kick_all(struct nbd_backend *be)
-{
-	for (unsigned i = 0; i < be->nr_conns; i++)
-		nbd_engine_kick(&be->conns[i]);
-}
-
-void nbd_engine_note_outage(struct nbd_backend *be)
+void nbd_outage_note(struct nbd_backend *be)
 {
 	bool begins;
 
@@ -983,7 +912,7 @@ void nbd_engine_note_outage(struct nbd_backend *be)
 	begins = backend_look_for_outage(be);
 	pthread_mutex_unlock(&be->works_lock);
 	if (begins)
-		nbd_engine_kick_all(be);
+		nbd_conns_kick(be);
 }
 
 static void conn_set_works(struct nbd_conn *conn, bool works)
@@ -1000,7 +929,7 @@ static void conn_set_works(struct nbd_conn *conn, bool works)
 		nr += atomic_load_explicit(&nq->own[i]->is_online, memory_order_relaxed);
 	ub_stat_set(&conn_stats(conn)->nr_online, nr);
 	if (begins)
-		nbd_engine_kick_all(conn->be);
+		nbd_conns_kick(conn->be);
 }
 
 /* Changes, and what makes them durable. */
@@ -1040,7 +969,7 @@ static void link_drop_internal(struct nbd_link *link)
 	if (!internal->is_busy)
 		return;
 	internal->is_busy = false;
-	list_remove(&link->in_flight, &internal->cmd);
+	nbd_list_remove(&link->in_flight, &internal->cmd);
 }
 
 static void link_send_internal(struct nbd_link *link, uint8_t op)
@@ -1110,8 +1039,8 @@ static void conn_retire(struct nbd_conn *conn, struct nbd_link *link)
 		link->nr_again++;
 	}
 	link->nr_in_flight = 0;
-	list_splice_first(&conn->waiting, &link->in_flight);
-	nbd_connector_retire(link);
+	nbd_list_splice_first(&conn->waiting, &link->in_flight);
+	nbd_link_retire(link);
 	conn_fail_wrong(conn, why);
 	if (!conn->link && reserve) {
 		conn->reserve = NULL;
@@ -1148,7 +1077,7 @@ static void link_give_up(struct nbd_link *link)
 	       "%s: connection %u gave no answer for too long: it is given up, and its %u requests "
 	       "are sent again",
 	       link->conn->be->server, link->conn->index + 1, link->nr_in_flight);
-	link_fail(link, "the server gave no answer for too long");
+	nbd_link_fail(link, "the server gave no answer for too long");
 }
 
 static void conn_patience_is_over(struct ub_timer *timer)
@@ -1217,7 +1146,7 @@ static bool conn_check_old_link(struct nbd_conn *conn, struct nbd_link *link)
 			return false;
 		}
 		link->is_polite = !link->in_flight.first;
-		link_fail(link, "its place is taken by another connection");
+		nbd_link_fail(link, "its place is taken by another connection");
 	}
 	conn_retire(conn, link);
 	return true;
@@ -1235,7 +1164,7 @@ static void conn_set_online(struct nbd_conn *conn)
 	conn_set_works(conn, true);
 	for (unsigned i = 0; i < conn->be->nr_conns; i++) {
 		if (&conn->be->conns[i] != conn)
-			nbd_engine_kick(&conn->be->conns[i]);
+			nbd_conn_kick(&conn->be->conns[i]);
 	}
 	ub_timer_set(&conn->outage, 0);
 }
@@ -1247,7 +1176,7 @@ static void conn_progress(struct nbd_conn *conn)
 		return;
 	conn_set_online(conn);
 	conn->must_issue = true;
-	nbd_connector_wake(conn->be);
+	nbd_wake_connector(conn->be);
 }
 
 /* An armed watch came back. False: of a retired link, and nothing is to be done any more. */
@@ -1260,7 +1189,7 @@ static bool link_disarmed(struct nbd_link *link, bool *armed)
 	link->conn->home->nr_armed--;
 	/* The last one of a retired link gives it free: it must not be touched after that. */
 	if (atomic_fetch_sub_explicit(&link->nr_armed, 1, memory_order_acq_rel) == 1 && !is_current)
-		nbd_connector_wake(be);
+		nbd_wake_connector(be);
 	return is_current;
 }
 
@@ -1281,7 +1210,7 @@ static void link_arm(struct nbd_link *link)
 
 	/* A command that libnbd took, and died of when it sent it: no event may tell. */
 	if (!direction && link_is_dead(link)) {
-		nbd_engine_kick(link->conn); /* its retirement is the next turn's */
+		nbd_conn_kick(link->conn); /* its retirement is the next turn's */
 		return;
 	}
 	/*
@@ -1342,12 +1271,12 @@ static void link_readable(struct ub_watch *watch, int32_t res)
 	if (!link_disarmed(link, &link->readable_armed) || link->failing)
 		return;
 	if (res < 0) {
-		link_fail(link, "its socket cannot be polled");
+		nbd_link_fail(link, "its socket cannot be polled");
 		return;
 	}
 	/* That it has ended is no progress. */
 	if (res & (POLLERR | POLLHUP | POLLRDHUP))
-		link_look_at_end(link);
+		nbd_link_look_at_end(link);
 	else if ((res & POLLIN) && !link->is_draining)
 		conn_progress(link->conn);
 	link_read(link);
@@ -1362,7 +1291,7 @@ static void link_writable(struct ub_watch *watch, int32_t res)
 	if (!link_disarmed(link, &link->writable_armed) || link->failing)
 		return;
 	if (res < 0 || (res & (POLLERR | POLLHUP)))
-		link_look_at_end(link);
+		nbd_link_look_at_end(link);
 	else if (!link->is_draining)
 		conn_progress(link->conn);
 	nbd_reserve_look(link->conn->home);
@@ -1380,8 +1309,8 @@ static void link_hung_up(struct ub_watch *watch, int32_t res)
 	(void)res;
 	if (!link_disarmed(link, &link->hung_up_armed) || link->failing || link->nr_in_flight)
 		return;
-	link_look_at_end(link);
-	link_fail(link, "the server closed the connection");
+	nbd_link_look_at_end(link);
+	nbd_link_fail(link, "the server closed the connection");
 }
 
 /* A part of the stall timeout has passed. */
@@ -1407,7 +1336,7 @@ static void conn_tick(struct ub_timer *timer)
 	ub_timer_set(&conn->patience, link_patience_ms(conn->link));
 	conn_arm_outage(conn);
 	conn_look_at_waiting(conn); /* what has not been sent may go over others */
-	nbd_connector_wake(conn->be);
+	nbd_wake_connector(conn->be);
 }
 
 /* The outage limit is over. */
@@ -1420,7 +1349,7 @@ static void conn_outage(struct ub_timer *timer)
 	if (!over || over < conn->outage_limit_ms)
 		conn_arm_outage(conn);
 	else if (conn->link)
-		link_fail(conn->link, "the server did not answer within the outage limit");
+		nbd_link_fail(conn->link, "the server did not answer within the outage limit");
 	else
 		conn_look_at_waiting(conn);
 }
@@ -1435,7 +1364,7 @@ static void conn_use_link(struct nbd_conn *conn, struct nbd_link *link)
 		       "%s: too many old connections are not over yet: no new one is used",
 		       be->server);
 		link->unused = true;
-		nbd_connector_retire(link);
+		nbd_link_retire(link);
 		return;
 	}
 	/*
@@ -1459,7 +1388,7 @@ static void conn_drop_reserve(struct nbd_conn *conn)
 	if (!conn->reserve)
 		return;
 	conn->reserve->unused = true;
-	nbd_connector_retire(conn->reserve);
+	nbd_link_retire(conn->reserve);
 	conn->reserve = NULL;
 }
 
@@ -1480,7 +1409,7 @@ static void conn_take_successor(struct nbd_conn *conn, struct nbd_link *link)
 		conn_retire(conn, conn->draining);
 	}
 	if (!link_has_work(conn->link) && !link_must_flush(conn->link)) {
-		link_fail(conn->link, "its place is taken by another connection");
+		nbd_link_fail(conn->link, "its place is taken by another connection");
 		conn_retire(conn, conn->link);
 	} else {
 		conn_drain(conn);
@@ -1500,7 +1429,7 @@ static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
 				   !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed) &&
 				   conn->link->size_bytes >= link->size_bytes)) {
 		link->unused = true;
-		nbd_connector_retire(link);
+		nbd_link_retire(link);
 		return;
 	}
 	if (conn->link && conn->link->failing)
@@ -1512,7 +1441,7 @@ static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
 	conn_look_at_waiting(conn);
 }
 
-void nbd_engine_give(struct nbd_link *link)
+void nbd_conn_give(struct nbd_link *link)
 {
 	link->msg.fn = conn_take_link;
 	ub_queue_post(link->conn->home->bq->queue, &link->msg);
@@ -1543,12 +1472,12 @@ static void conn_take_settings(struct nbd_conn *conn)
 static void conn_retire_links(struct nbd_conn *conn, const char *why)
 {
 	if (conn->draining) {
-		link_fail(conn->draining, why);
+		nbd_link_fail(conn->draining, why);
 		conn_retire(conn, conn->draining);
 	}
 	conn_drop_reserve(conn);
 	if (conn->link) {
-		link_fail(conn->link, why);
+		nbd_link_fail(conn->link, why);
 		conn_retire(conn, conn->link);
 	}
 }
@@ -1565,11 +1494,11 @@ static void conn_reset(struct nbd_conn *conn)
 	conn_fail_waiting(conn, -ENOLINK);
 }
 
-void nbd_engine_reset(struct nbd_backend *be)
+void nbd_conns_reset(struct nbd_backend *be)
 {
 	for (unsigned i = 0; i < be->nr_conns; i++) {
 		atomic_store_explicit(&be->conns[i].must_reset, true, memory_order_release);
-		nbd_engine_kick(&be->conns[i]);
+		nbd_conn_kick(&be->conns[i]);
 	}
 }
 
@@ -1591,17 +1520,19 @@ static void conn_kicked(struct ub_msg *msg, struct ub_queue *q)
 	conn_look_at_waiting(conn);
 }
 
-void nbd_engine_kick(struct nbd_conn *conn)
-{
-	if (!conn->home || atomic_exchange_explicit(&conn->is_kicked, true, memory_order_acq_rel))
-		return;
-	conn->kick_msg.fn = conn_kicked;
-	ub_queue_post(conn->home->bq->queue, &conn->kick_msg);
-}
-
 /* ---- what the core calls ------------------------------------------------- */
 
-void nbd_engine_start(struct nbd_queue *nq)
+void nbd_conn_init(struct nbd_conn *conn, struct nbd_backend *be, unsigned index)
+{
+	conn->be = be;
+	conn->index = index;
+	conn->knock_fd = -1;
+	/* Not when its home starts: that may come later than another queue's first I/O. */
+	conn->inbox_msg.fn = conn_take_inbox;
+	conn->kick_msg.fn = conn_kicked;
+}
+
+void nbd_conns_start(struct nbd_queue *nq)
 {
 	nbd_fence_start(nq->be);
 	for (unsigned i = 0; i < nq->nr_own; i++) {
@@ -1621,10 +1552,10 @@ void nbd_engine_start(struct nbd_queue *nq)
 		if (conn->given) /* made when the back end was opened */
 			conn_take_link(&conn->given->msg, nq->bq->queue);
 	}
-	nbd_engine_submit_end(nq); /* watches them: the first I/O may be long in coming */
+	nbd_submit_end(nq->bq); /* watches them: the first I/O may be long in coming */
 	if (atomic_fetch_add_explicit(&nq->be->nr_started, 1, memory_order_acq_rel) + 1 ==
 	    nq->be->nr_queues)
-		nbd_connector_wake(nq->be);
+		nbd_wake_connector(nq->be);
 }
 
 /* Those conns that have answered changes which a FLUSH has to cover. */
@@ -1639,8 +1570,9 @@ static uint64_t flush_conns(const struct nbd_backend *be)
 	return mask;
 }
 
-void nbd_engine_submit(struct nbd_queue *nq, struct ub_io *io)
+void nbd_submit(struct ub_backend_queue *bq, struct ub_io *io)
 {
+	struct nbd_queue *nq = bq->priv;
 	struct nbd_cmd *cmd = &nq->cmds[io->slot];
 
 	cmd->io = io;
@@ -1659,8 +1591,9 @@ void nbd_engine_submit(struct nbd_queue *nq, struct ub_io *io)
 	queue_route(nq, cmd);
 }
 
-void nbd_engine_give_back(struct nbd_queue *nq, const struct ub_io *io)
+void nbd_give_back(struct ub_backend_queue *bq, const struct ub_io *io)
 {
+	struct nbd_queue *nq = bq->priv;
 	struct nbd_cmd *cmd = &nq->cmds[io->slot];
 
 	/* The parts that never came may have ranges as well. */
@@ -1684,8 +1617,9 @@ static bool conn_settle(struct nbd_conn *conn)
 	return changed;
 }
 
-void nbd_engine_submit_end(struct nbd_queue *nq)
+void nbd_submit_end(struct ub_backend_queue *bq)
 {
+	struct nbd_queue *nq = bq->priv;
 	bool again;
 
 	nbd_reserve_look(nq);
@@ -1722,15 +1656,18 @@ static void queue_end_conns(struct nbd_queue *nq, int err, const char *why)
 	}
 }
 
-void nbd_engine_cancel(struct nbd_queue *nq, int err)
+void nbd_cancel(struct ub_backend_queue *bq, int err)
 {
+	struct nbd_queue *nq = bq->priv;
+
 	/* Nothing is to be reached any more, and nobody to be told. */
 	atomic_store_explicit(&nq->be->has_failed, true, memory_order_release);
 	queue_end_conns(nq, err, "all I/O was cancelled");
 }
 
-bool nbd_engine_leave(struct nbd_queue *nq)
+bool nbd_queue_stop(struct ub_backend_queue *bq)
 {
+	struct nbd_queue *nq = bq->priv;
 	bool is_armed = nq->nr_armed != 0;
 
 	if (!nq->has_left) {
@@ -1742,7 +1679,7 @@ bool nbd_engine_leave(struct nbd_queue *nq)
 				nq->own[i]->link->is_polite = true;
 		}
 		queue_end_conns(nq, -ECANCELED, "it is not needed any more");
-		nbd_connector_wake(nq->be);
+		nbd_wake_connector(nq->be);
 	}
 	for (unsigned i = 0; i < nq->nr_own; i++) {
 		struct nbd_conn *conn = nq->own[i];

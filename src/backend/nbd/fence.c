@@ -4,6 +4,8 @@
  * connections that were given up, and what is said of it. The lock is taken by whichever thread has
  * something to do with an outage; an I/O that meets none takes it never.
  */
+#include "backend/nbd/fence.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,8 +15,6 @@
 
 #include <ublk-bridge/stats.h>
 
-#include "backend/nbd/connector.h"
-#include "backend/nbd/nbd.h"
 #include "backend/sockets.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -327,7 +327,7 @@ static void fence_ask_for_life(struct nbd_backend *be)
 		if (!atomic_load_explicit(&be->conns[i].is_online, memory_order_acquire))
 			continue;
 		atomic_store_explicit(&be->conns[i].must_probe, true, memory_order_release);
-		nbd_engine_kick(&be->conns[i]);
+		nbd_conn_kick(&be->conns[i]);
 		return;
 	}
 }
@@ -378,10 +378,10 @@ void nbd_fence_tend(struct nbd_backend *be)
 	if (late.nr)
 		fence_warn(be, &late);
 	if (nr)
-		nbd_engine_kick_all(be);
+		nbd_conns_kick(be);
 	fence_ask_for_life(be);
 	if (was_lost)
-		nbd_connector_wake(be); /* it may free them */
+		nbd_wake_connector(be); /* it may free them */
 }
 
 uint64_t nbd_fence_next_ms(struct nbd_backend *be)
@@ -405,7 +405,7 @@ void nbd_fence_set_timeout(struct nbd_backend *be, uint64_t timeout_ms)
 	ub_fence_set_timeout(&be->fence, timeout_ms);
 	pthread_mutex_unlock(&be->fence_lock);
 	nbd_fence_tend(be);
-	nbd_connector_wake(be);
+	nbd_wake_connector(be);
 }
 
 unsigned nbd_fence_word(struct nbd_backend *be, uint64_t event)
@@ -417,8 +417,8 @@ unsigned nbd_fence_word(struct nbd_backend *be, uint64_t event)
 	nr = be->has_inherited ? ub_fence_word(&be->fence, event) : 0;
 	pthread_mutex_unlock(&be->fence_lock);
 	if (nr)
-		nbd_engine_kick_all(be);
-	nbd_connector_wake(be);
+		nbd_conns_kick(be);
+	nbd_wake_connector(be);
 	return nr;
 }
 

@@ -10,6 +10,7 @@
 #include <ublk-bridge/stats.h>
 
 #include "backend/nbd/connector.h"
+#include "backend/nbd/fence.h"
 #include "backend/nbd/open.h"
 #include "backend/nbd/reserve.h"
 #include "backend/nbd/say.h"
@@ -63,12 +64,12 @@ static void nbd_promote(struct ub_backend *backend)
 			      memory_order_relaxed);
 	atomic_store_explicit(&be->stall_timeout_ms, be->options.stall_timeout_ms,
 			      memory_order_relaxed);
-	nbd_engine_kick_all(be);
+	nbd_conns_kick(be);
 }
 
 static void nbd_reset(struct ub_backend *backend)
 {
-	nbd_engine_reset(backend->priv);
+	nbd_conns_reset(backend->priv);
 }
 
 static bool nbd_has_settled(struct ub_backend *backend)
@@ -113,7 +114,7 @@ static int nbd_take_socket(struct ub_backend *backend, int fd)
 	}
 	old = atomic_exchange_explicit(&be->next_socket, fd, memory_order_acq_rel);
 	ub_close(&old);
-	nbd_connector_wake(be);
+	nbd_wake_connector(be);
 	return 0;
 }
 
@@ -138,7 +139,7 @@ static int nbd_set(struct ub_backend *backend, const struct ub_settings *setting
 				      memory_order_relaxed);
 	if (settings->which & UB_SET_FENCE_TIMEOUT)
 		nbd_fence_set_timeout(be, settings->fence_timeout_ms);
-	nbd_engine_kick_all(be);
+	nbd_conns_kick(be);
 	return 0;
 }
 
@@ -192,7 +193,7 @@ static void nbd_queue_start(struct ub_backend_queue *bq)
 			nq->own[nq->nr_own++] = &be->conns[i];
 	}
 	nbd_reserve_allow(nq);
-	nbd_engine_start(nq);
+	nbd_conns_start(nq);
 }
 
 static void nbd_queue_destroy(struct ub_backend_queue *bq)
@@ -208,26 +209,6 @@ static void nbd_queue_destroy(struct ub_backend_queue *bq)
 	bq->priv = NULL;
 }
 
-static void nbd_submit(struct ub_backend_queue *bq, struct ub_io *io)
-{
-	nbd_engine_submit(bq->priv, io);
-}
-
-static void nbd_give_back(struct ub_backend_queue *bq, const struct ub_io *io)
-{
-	nbd_engine_give_back(bq->priv, io);
-}
-
-static void nbd_submit_end(struct ub_backend_queue *bq)
-{
-	nbd_engine_submit_end(bq->priv);
-}
-
-static bool nbd_queue_stop(struct ub_backend_queue *bq)
-{
-	return nbd_engine_leave(bq->priv);
-}
-
 static void nbd_stop(struct ub_backend *backend)
 {
 	nbd_connector_stop(backend->priv);
@@ -236,11 +217,6 @@ static void nbd_stop(struct ub_backend *backend)
 static void nbd_describe_outage(struct ub_backend *backend, char *buf, size_t len)
 {
 	nbd_say_describe_outage(backend->priv, buf, len);
-}
-
-static void nbd_cancel(struct ub_backend_queue *bq, int err)
-{
-	nbd_engine_cancel(bq->priv, err);
 }
 
 /* ---- the end ------------------------------------------------------------- */

@@ -106,11 +106,8 @@ static int open_make_conns(struct nbd_backend *be, unsigned nr, struct ub_err *e
 	be->conns = calloc(nr, sizeof(*be->conns));
 	if (!be->conns)
 		return ub_err_errno(err, ENOMEM, "%u connections", nr);
-	for (unsigned i = 0; i < nr; i++) {
-		be->conns[i].be = be;
-		be->conns[i].index = i;
-		be->conns[i].knock_fd = -1;
-	}
+	for (unsigned i = 0; i < nr; i++)
+		nbd_conn_init(&be->conns[i], be, i);
 	return 0;
 }
 

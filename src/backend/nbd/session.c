@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "backend/names.h"
+#include "backend/nbd/library.h"
 #include "base/log.h"
 #include "base/size.h"
 #include "base/socket.h"

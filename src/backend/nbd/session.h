@@ -17,9 +17,10 @@
 
 #include <ublk-bridge/backend.h>
 
-#include "backend/nbd/library.h"
 #include "backend/nbd/options.h"
 #include "base/err.h"
+
+struct nbd_handle;
 
 #define NBD_NAME_BYTES 256 /* of a name or a description; longer ones are compared by what fits */
 

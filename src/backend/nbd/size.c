@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <poll.h>
 
-#include "backend/nbd/connector.h"
 #include "backend/nbd/open.h"
 #include "base/loop.h"
 
@@ -74,7 +73,7 @@ static int size_renew_links(struct nbd_backend *be, uint64_t size_bytes, struct 
 	unsigned old;
 	int ret = 0;
 
-	nbd_connector_wake(be);
+	nbd_wake_connector(be);
 	while (ret == 0 && (old = size_find_old(be, size_bytes)) < be->nr_conns) {
 		if (ub_now_ms() >= deadline)
 			return ub_err_set(err, EAGAIN,

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A conn: a place for a connection, and what waits for one there. It has one home queue, whose
+ * thread alone sends and reads on its links.
+ */
+#ifndef UB_BACKEND_NBD_CONN_H
+#define UB_BACKEND_NBD_CONN_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <ublk-bridge/backend.h>
+
+#include "backend/nbd/cmd.h"
+#include "backend/nbd/link.h"
+
+struct nbd_backend;
+struct nbd_queue;
+
+/* A session that is being made, and when the next one may be. The connector's. */
+struct nbd_attempt {
+	struct nbd_handle *handle; /* NULL: none */
+	uint64_t deadline_ms;
+	uint64_t not_before_ms;
+	uint64_t delay_ms;
+	uint32_t seq; /* of the fence, when it began */
+	/*
+	 * when to doubt that the server has heard of the last connection's end; 0: it is not, or
+	 * has been done
+	 */
+	uint64_t knock_ms;
+	bool was_useless; /* the last one: another's success is no reason to hurry */
+};
+
+struct nbd_conn {
+	struct nbd_backend *be;
+	unsigned index;
+	struct nbd_queue *home; /* set before any thread uses it */
+
+	/* The home thread's. */
+	struct nbd_link *link; /* NULL: offline */
+	/* the one before it, that has not answered everything; NULL: none */
+	struct nbd_link *draining;
+	struct nbd_link *reserve; /* takes the place of a link that is leaving */
+	struct nbd_list waiting;
+	struct nbd_list fenced; /* changes that overlap a range */
+	bool is_resetting;
+	bool had_link;	 /* it is not its first one */
+	bool must_issue; /* waiting ones may go at the end of the batch */
+	/* a link ended with answered changes that it had not flushed: the next one is asked to */
+	bool is_flush_due;
+	bool lacks_memory; /* libnbd had none for a request: it is in `fenced` */
+	uint64_t said_memory_ms;
+	/* one at a time: connections ended over something that one of these was answered with */
+	bool is_careful;
+	struct ub_timer tick, outage, patience, drain, fence;
+	/* as the timers have them: conn_take_settings() */
+	uint64_t outage_limit_ms, stall_timeout_ms;
+	bool is_ticking, has_progress;
+	unsigned quiet_ticks;
+	int32_t cancel_error;
+
+	/* Any thread's. */
+	_Atomic bool is_online; /* with a link that is not stalled */
+	_Atomic bool is_stalled;
+	_Atomic uint64_t link_bytes; /* of its link's export; 0: it is offline */
+	struct nbd_cmd *_Atomic inbox;
+	struct ub_msg inbox_msg;
+	struct ub_msg kick_msg;
+	_Atomic bool is_kicked;
+	_Atomic bool must_reset; /* what is in flight, or waits, takes too long */
+	_Atomic bool must_probe; /* a sign of life is asked for */
+	/* one of its links has answered changes that it has not flushed, or its last one had */
+	_Atomic bool has_unflushed;
+
+	/* The connector's. */
+	struct nbd_link *given;	   /* the newest link, until it is retired */
+	struct ub_socket_ends old; /* of the last one that we have reset */
+	int knock_fd;		   /* -1: none */
+	struct nbd_attempt attempt;
+};
+
+/* Main thread: one that was zeroed, before any thread knows of it. */
+void nbd_conn_init(struct nbd_conn *conn, struct nbd_backend *be, unsigned index);
+
+/* The connector: hands a link to its conn's home thread, whose it is from now on. */
+void nbd_conn_give(struct nbd_link *link);
+
+/* The queue's thread begins. */
+void nbd_conns_start(struct nbd_queue *nq);
+/* Any thread: what is in flight ends with ENOLINK, and its connections are made again. */
+void nbd_conns_reset(struct nbd_backend *be);
+
+/* Any thread: an attempt has shown that nothing works: the outage begins, if none has. */
+void nbd_outage_note(struct nbd_backend *be);
+
+/* The contract's, backend.h: on the queue's thread. */
+void nbd_submit(struct ub_backend_queue *bq, struct ub_io *io);
+void nbd_give_back(struct ub_backend_queue *bq, const struct ub_io *io);
+void nbd_submit_end(struct ub_backend_queue *bq);
+void nbd_cancel(struct ub_backend_queue *bq, int err);
+bool nbd_queue_stop(struct ub_backend_queue *bq);
+
+#endif

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A link: one connection that was made, from its making until nothing of it is left; and the
+ * mailboxes by which links, kicks and wake-ups go from thread to thread.
+ *
+ * The connector (or the main thread, when the back end is opened) makes it, and frees it. In between
+ * it is its conn's home thread's, from nbd_conn_give() until nbd_link_retire().
+ */
+#ifndef UB_BACKEND_NBD_LINK_H
+#define UB_BACKEND_NBD_LINK_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <ublk-bridge/io.h>
+#include <ublk-bridge/ledger.h>
+
+#include "backend/nbd/cmd.h"
+#include "backend/nbd/session.h"
+#include "base/socket.h"
+
+#define NBD_WHY_BYTES 200
+
+struct nbd_backend;
+struct nbd_conn;
+
+/*
+ * What a link asks for by itself, one at a time: a FLUSH, or a READ that asks for nothing but an
+ * answer.
+ */
+struct nbd_internal {
+	struct nbd_cmd cmd;
+	struct ub_io io;
+	bool is_busy;
+	char buf[4096];
+};
+
+/* One connection, from the handover until nothing of it is left. */
+struct nbd_link {
+	struct nbd_conn *conn;
+	struct nbd_handle *handle;
+	int fd; /* a duplicate: it outlives libnbd's, for the fence */
+	enum ub_ledger_conn_kind kind;
+	int entry;	  /* its connection in the ledger; -1: none yet, or no more */
+	uint32_t held_id; /* under which the keeper knows it */
+	bool is_tls, has_structured_replies, has_status;
+	uint32_t max_payload_bytes;
+	/* of the export, as this connection knows it: a server holds each to what it was told */
+	uint64_t size_bytes;
+
+	/* The home thread's, until it is retired. */
+	struct nbd_list in_flight;
+	unsigned nr_in_flight;
+	unsigned nr_sent; /* commands, since the batch began */
+	/* of the replies that were read since it was set to 0: at the most so many */
+	uint32_t replied_bytes;
+	struct ub_watch readable, writable, hung_up;
+	bool readable_armed, writable_armed, hung_up_armed;
+	bool failing;		/* to be retired as soon as libnbd has returned */
+	bool is_closed_by_peer; /* the server closed it, before anything that we did to it */
+	bool is_slow;		/* it was given up because it was silent for too long */
+	bool is_wrong;		/* … because of what the server said */
+	/* another one has taken over; it is read until its changes are answered */
+	bool is_draining;
+	/* it works, and another one waits for its place: nothing is sent on it any more */
+	bool is_leaving;
+	bool is_polite;	   /* nothing is unanswered: the server is told that it ends */
+	bool cannot_flush; /* before it leaves: it was tried */
+	bool has_progress; /* since the drain timer was set */
+	bool unused;	   /* it was not needed any more */
+	bool has_answered; /* a command, in a way that could be used */
+	unsigned nr_again; /* requests that are to be sent again */
+	/* that it was given, after they had been sent elsewhere; and that it answered */
+	unsigned nr_got_again, nr_done_again;
+	uint64_t answered_bytes;     /* of changes that are not durable by themselves */
+	uint64_t flushed_bytes;	     /* of those: before a FLUSH that was answered */
+	_Atomic uint64_t *unflushed; /* the difference, in the ledger */
+	struct nbd_internal internal;
+	char why[NBD_WHY_BYTES];
+
+	_Atomic unsigned nr_armed; /* watches that the ring still has */
+	struct ub_msg msg;
+	struct nbd_link *next;	   /* in the connector's lists */
+	struct nbd_link *replaced; /* the older one that it shall take over from */
+	uint64_t made_ms;
+	/* retired, and not reset for certain: fence.c needs its descriptor */
+	_Atomic bool is_lost_yet;
+	struct nbd_link *next_lost; /* under fence_lock */
+	struct ub_socket_ends ends; /* TCP */
+};
+
+/*
+ * Makes a link of a ready handle, which it takes. NULL: no memory, and the handle is closed. The
+ * connector, or the main thread while the back end is opened.
+ */
+struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handle,
+				 const struct nbd_export *export);
+/* Neither the ring nor the fence has it any more. Whoever may create one. */
+void nbd_link_free(struct nbd_link *link);
+
+/*
+ * It is to be retired as soon as the call that is under way has returned: at the end of the turn at
+ * the latest. `why` is copied; the first one counts. Home thread.
+ */
+void nbd_link_fail(struct nbd_link *link, const char *why);
+
+/* Before anything is done to it: afterwards nobody can tell who ended it. Home thread. */
+void nbd_link_look_at_end(struct nbd_link *link);
+
+/* Home thread: the link is the connector's from now on. */
+void nbd_link_retire(struct nbd_link *link);
+/* The connector: what was retired since the last time, oldest first, by `next`. */
+struct nbd_link *nbd_link_take_retired(struct nbd_backend *be);
+
+/* Any thread, never blocks: there is something to do for the connector. */
+void nbd_wake_connector(struct nbd_backend *be);
+
+/* Any thread: the conn's home thread looks at its settings, and at what waits. */
+void nbd_conn_kick(struct nbd_conn *conn);
+void nbd_conns_kick(struct nbd_backend *be);
+
+#endif
