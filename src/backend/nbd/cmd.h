@@ -4,6 +4,7 @@
 #define UB_BACKEND_NBD_CMD_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include <ublk-bridge/io.h>
@@ -21,7 +22,7 @@ struct nbd_cmd {
 	uint32_t done_bytes;
 	/* of the part in flight; of a READ's data, how much came */
 	uint32_t part_bytes, seen_bytes;
-	uint64_t seen_edges; /* … and where its pieces begin and end: engine.c */
+	uint64_t seen_edges; /* … and where its pieces begin and end: nbd_cmd_data() */
 	uint64_t sent_ns;    /* for the statistics */
 	/* it was sent, and its connection ended, and it has not been sent again yet */
 	bool is_again;

@@ -139,7 +139,7 @@ static void connector_free_ended(struct nbd_backend *be)
 		struct nbd_link *link = *at;
 
 		if (atomic_load_explicit(&link->is_lost_yet, memory_order_acquire) ||
-		    atomic_load_explicit(&link->nr_armed, memory_order_acquire)) {
+		    !link->engine->is_idle(link)) {
 			at = &link->next;
 			continue;
 		}
@@ -158,6 +158,12 @@ static bool connector_must_end(const struct nbd_backend *be)
 }
 
 /* ---- new connections ----------------------------------------------------- */
+
+const struct nbd_engine *nbd_connector_engine(const struct nbd_options *o)
+{
+	(void)o; /* there is one, and it can do everything */
+	return &nbd_engine_libnbd;
+}
 
 /*
  * A server with one place for clients that has not heard of the last connection's end accepts no
@@ -186,7 +192,7 @@ static void connector_attempt_failed(struct nbd_conn *conn, const char *why)
 
 	ub_close(&conn->knock_fd);
 	if (a->handle)
-		nbd.close(a->handle);
+		nbd_session_close(a->handle, false);
 	a->handle = NULL;
 	ub_stat_add(&be->backend->stats->failed_attempts, 1);
 	/*
@@ -216,8 +222,7 @@ static void connector_attempt_ready(struct nbd_conn *conn)
 	conn->old.len = 0;
 	nbd_fence_prove(be, a->seq);
 	if (atomic_load(&be->is_leaving)) { /* that was all that it was for */
-		nbd.aio_disconnect(handle, 0);
-		nbd.close(handle);
+		nbd_session_close(handle, true);
 		a->handle = NULL;
 		connector_back_off(conn);
 		return;
@@ -230,7 +235,7 @@ static void connector_attempt_ready(struct nbd_conn *conn)
 		return;
 	}
 	a->handle = NULL;
-	link = nbd_link_create(conn, handle, &now);
+	link = nbd_link_create(conn, nbd_connector_engine(&be->options), handle, &now);
 	if (!link) {
 		connector_attempt_failed(conn, "no memory for the connection");
 		return;
@@ -284,7 +289,9 @@ static void connector_attempt_start(struct nbd_conn *conn)
 	a->seq = atomic_load_explicit(&be->fence.seq, memory_order_acquire);
 	a->deadline_ms = ub_now_ms() + CONNECTOR_ATTEMPT_MS;
 	a->knock_ms = conn->old.len ? ub_now_ms() + CONNECTOR_KNOCK_MS : 0;
-	a->handle = nbd_session_start(&be->options, fd, &err);
+	a->handle = nbd_session_start(&be->options,
+				      nbd_connector_engine(&be->options)->wants_structured_replies,
+				      fd, &err);
 	if (connector_must_end(be))
 		return;
 	if (a->handle)
@@ -441,12 +448,12 @@ void nbd_connector_free(struct nbd_backend *be)
 		struct nbd_conn *conn = &be->conns[i];
 
 		if (conn->attempt.handle)
-			nbd.close(conn->attempt.handle);
+			nbd_session_close(conn->attempt.handle, false);
 		ub_close(&conn->knock_fd);
 		if (!conn->given)
 			continue;
 		/* a last word, if it can be said at once */
-		nbd.aio_disconnect(conn->given->handle, 0);
+		conn->given->engine->bye(conn->given);
 		if (conn->given->replaced)
 			nbd_link_free(conn->given->replaced);
 		nbd_link_free(conn->given);

@@ -9,31 +9,33 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "backend/nbd/library.h"
 #include "backend/nbd/nbd.h"
 #include "base/log.h"
 #include "base/loop.h"
 
 /* ---- its life ------------------------------------------------------------ */
 
-struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handle,
-				 const struct nbd_export *export)
+struct nbd_link *nbd_link_create(struct nbd_conn *conn, const struct nbd_engine *engine,
+				 struct nbd_handle *handle, const struct nbd_export *export)
 {
+	const struct nbd_wire wire = { .handle = handle, .fd = nbd_session_fd(handle) };
 	struct nbd_link *link = calloc(1, sizeof(*link));
-	int fd = dup(nbd.aio_get_fd(handle));
+	int fd = dup(wire.fd);
 
-	if (!link || fd < 0) {
+	if (link) {
+		link->engine = engine;
+		link->is_tls = export->has_tls;
+		link->has_structured_replies = export->has_structured_replies;
+	}
+	if (!link || fd < 0 || engine->take(link, &wire) != 0) {
 		free(link);
 		if (fd >= 0)
 			close(fd);
-		nbd.close(handle);
+		nbd_session_close(handle, false);
 		return NULL;
 	}
 	link->conn = conn;
-	link->handle = handle;
 	link->fd = fd;
-	link->is_tls = export->has_tls;
-	link->has_structured_replies = export->has_structured_replies;
 	link->has_status = export->can_status;
 	link->max_payload_bytes = export->max_payload_bytes;
 	link->size_bytes = export->size_bytes;
@@ -52,7 +54,7 @@ struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handl
 
 void nbd_link_free(struct nbd_link *link)
 {
-	nbd.close(link->handle);
+	link->engine->close(link);
 	ub_backend_drop_socket(link->held_id);
 	close(link->fd);
 	free(link);
@@ -64,6 +66,12 @@ void nbd_link_fail(struct nbd_link *link, const char *why)
 		return;
 	link->failing = true;
 	snprintf(link->why, sizeof(link->why), "%s", why);
+}
+
+void nbd_link_ended(struct nbd_link *link, const char *why, bool is_wrong)
+{
+	link->is_wrong = is_wrong;
+	nbd_link_fail(link, why);
 }
 
 void nbd_link_look_at_end(struct nbd_link *link)

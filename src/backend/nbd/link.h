@@ -17,6 +17,7 @@
 #include <ublk-bridge/ledger.h>
 
 #include "backend/nbd/cmd.h"
+#include "backend/nbd/engine.h"
 #include "backend/nbd/session.h"
 #include "base/socket.h"
 
@@ -39,7 +40,10 @@ struct nbd_internal {
 /* One connection, from the handover until nothing of it is left. */
 struct nbd_link {
 	struct nbd_conn *conn;
-	struct nbd_handle *handle;
+	const struct nbd_engine *engine;
+	union {
+		struct nbd_libnbd libnbd;
+	} e;	/* the engine's */
 	int fd; /* a duplicate: it outlives libnbd's, for the fence */
 	enum ub_ledger_conn_kind kind;
 	int entry;	  /* its connection in the ledger; -1: none yet, or no more */
@@ -52,12 +56,8 @@ struct nbd_link {
 	/* The home thread's, until it is retired. */
 	struct nbd_list in_flight;
 	unsigned nr_in_flight;
-	unsigned nr_sent; /* commands, since the batch began */
-	/* of the replies that were read since it was set to 0: at the most so many */
-	uint32_t replied_bytes;
-	struct ub_watch readable, writable, hung_up;
-	bool readable_armed, writable_armed, hung_up_armed;
-	bool failing;		/* to be retired as soon as libnbd has returned */
+	bool is_ready;		/* the engine's: send() may be called */
+	bool failing;		/* to be retired as soon as the engine has returned */
 	bool is_closed_by_peer; /* the server closed it, before anything that we did to it */
 	bool is_slow;		/* it was given up because it was silent for too long */
 	bool is_wrong;		/* … because of what the server said */
@@ -79,7 +79,7 @@ struct nbd_link {
 	struct nbd_internal internal;
 	char why[NBD_WHY_BYTES];
 
-	_Atomic unsigned nr_armed; /* watches that the ring still has */
+	_Atomic unsigned nr_armed; /* operations that the ring still has: the engine counts */
 	struct ub_msg msg;
 	struct nbd_link *next;	   /* in the connector's lists */
 	struct nbd_link *replaced; /* the older one that it shall take over from */
@@ -91,11 +91,11 @@ struct nbd_link {
 };
 
 /*
- * Makes a link of a ready handle, which it takes. NULL: no memory, and the handle is closed. The
- * connector, or the main thread while the back end is opened.
+ * Makes a link of a ready handle, which it takes, for that engine. NULL: no memory, and the handle
+ * is closed. The connector, or the main thread while the back end is opened.
  */
-struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handle,
-				 const struct nbd_export *export);
+struct nbd_link *nbd_link_create(struct nbd_conn *conn, const struct nbd_engine *engine,
+				 struct nbd_handle *handle, const struct nbd_export *export);
 /* Neither the ring nor the fence has it any more. Whoever may create one. */
 void nbd_link_free(struct nbd_link *link);
 
@@ -104,6 +104,15 @@ void nbd_link_free(struct nbd_link *link);
  * the latest. `why` is copied; the first one counts. Home thread.
  */
 void nbd_link_fail(struct nbd_link *link, const char *why);
+
+/*
+ * An engine takes a command at any time, and can give none back: so it gets each when it can send
+ * it, and no earlier. Home thread.
+ */
+static inline bool nbd_link_is_ready(const struct nbd_link *link)
+{
+	return !link->failing && link->is_ready;
+}
 
 /* Before anything is done to it: afterwards nobody can tell who ended it. Home thread. */
 void nbd_link_look_at_end(struct nbd_link *link);

@@ -61,7 +61,10 @@ static int open_finish_session(const struct nbd_backend *be, struct nbd_handle *
 int nbd_open_connect(struct nbd_backend *be, int socket_fd, struct nbd_handle **out,
 		     struct nbd_export *export, struct ub_err *err)
 {
-	struct nbd_handle *handle = nbd_session_start(&be->options, socket_fd, err);
+	struct nbd_handle *handle =
+		nbd_session_start(&be->options,
+				  nbd_connector_engine(&be->options)->wants_structured_replies,
+				  socket_fd, err);
 	int ret;
 
 	if (!handle)
@@ -70,7 +73,7 @@ int nbd_open_connect(struct nbd_backend *be, int socket_fd, struct nbd_handle **
 	if (ret == 0)
 		ret = nbd_session_export(handle, export, err);
 	if (ret)
-		nbd.close(handle);
+		nbd_session_close(handle, false);
 	else
 		*out = handle;
 	return ret;
@@ -125,10 +128,11 @@ static int open_conns(struct nbd_backend *be, struct nbd_handle *first, struct u
 			       "the server does not say that several are safe (multi-conn)");
 	ret = open_make_conns(be, nr, err);
 	if (ret) {
-		nbd.close(first);
+		nbd_session_close(first, false);
 		return ret;
 	}
-	be->conns[0].given = nbd_link_create(&be->conns[0], first, &be->first);
+	be->conns[0].given = nbd_link_create(&be->conns[0], nbd_connector_engine(&be->options),
+					     first, &be->first);
 	return be->conns[0].given ? 0 : ub_err_errno(err, ENOMEM, "the first connection");
 }
 
@@ -152,10 +156,12 @@ static int open_others(struct nbd_backend *be, struct ub_err *err)
 		}
 		ret = nbd_export_compare(&be->first, &export, &be->limits, be->nr_conns, err);
 		if (ret) {
-			nbd.close(handle);
+			nbd_session_close(handle, false);
 			return ub_err_wrap(err, "%s: connection %u", be->server, i + 1);
 		}
-		be->conns[i].given = nbd_link_create(&be->conns[i], handle, &export);
+		be->conns[i].given =
+			nbd_link_create(&be->conns[i], nbd_connector_engine(&be->options), handle,
+					&export);
 	}
 	return 0;
 }

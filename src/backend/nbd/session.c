@@ -50,7 +50,8 @@ static int session_error(const char *what, struct ub_err *err)
 	return ub_err_set(err, code ? code : EIO, "%s: %s", what, nbd_session_reason());
 }
 
-static int session_prepare(struct nbd_handle *h, const struct nbd_options *o)
+static int session_prepare(struct nbd_handle *h, const struct nbd_options *o,
+			   bool wants_structured_replies)
 {
 	static const int tls[] = {
 		[NBD_TLS_UNSET] = LIBNBD_TLS_DISABLE,
@@ -65,10 +66,10 @@ static int session_prepare(struct nbd_handle *h, const struct nbd_options *o)
 
 	ret |= nbd.set_full_info(h, true);
 	ret |= nbd.set_request_block_size(h, true);
-	ret |= nbd.set_request_structured_replies(h, true);
+	ret |= nbd.set_request_structured_replies(h, wants_structured_replies);
 	/* a migration asks what is allocated */
 	ret |= nbd.add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION);
-	ret |= nbd.set_pread_initialize(h, false); /* what was read is counted: engine.c */
+	ret |= nbd.set_pread_initialize(h, false); /* what was read is counted: cmd.h */
 	ret |= nbd.set_uri_allow_local_file(h, true);
 	if (o->export_name)
 		ret |= nbd.set_export_name(h, o->export_name);
@@ -119,11 +120,12 @@ static int session_set_hostname(struct nbd_handle *h, const struct nbd_options *
 							      0;
 }
 
-struct nbd_handle *nbd_session_start(const struct nbd_options *o, int socket_fd, struct ub_err *err)
+struct nbd_handle *nbd_session_start(const struct nbd_options *o, bool wants_structured_replies,
+				     int socket_fd, struct ub_err *err)
 {
 	struct nbd_handle *h = nbd.create();
 
-	if (!h || session_prepare(h, o) != 0) {
+	if (!h || session_prepare(h, o, wants_structured_replies) != 0) {
 		session_error("cannot prepare a connection", err);
 		if (socket_fd >= 0)
 			close(socket_fd);
@@ -144,6 +146,11 @@ struct nbd_handle *nbd_session_start(const struct nbd_options *o, int socket_fd,
 	if (h)
 		nbd.close(h);
 	return NULL;
+}
+
+int nbd_session_fd(struct nbd_handle *handle)
+{
+	return nbd.aio_get_fd(handle);
 }
 
 void nbd_session_close(struct nbd_handle *handle, bool is_polite)

@@ -1,28 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Commands and replies, on the queues' own threads, through libnbd's asynchronous calls.
- *
- * The socket is polled on the queue's ring, one-shot and level-triggered. libnbd is told to read
- * once an event, and again only while bytes are known to be there. Told so when there is nothing,
- * it believes that a reply has begun, and sends no command before that has come, nor the rest of
- * one that is sent half: then the server waits for us, and we for it. That cannot be avoided, but
- * undone: link_notify_read(). libnbd's callbacks run inside its calls and must not call it: they
- * change lists, and what follows is done when the call has returned.
+ * The policy: what is sent where and when, what waits, and what follows when a server is silent or
+ * gone. On the queues' own threads; how a command is sent is an engine's.
  */
 #include <assert.h>
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
 
 #include <ublk-bridge/stats.h>
 
 #include "backend/nbd/fence.h"
-#include "backend/nbd/library.h"
 #include "backend/nbd/nbd.h"
 #include "backend/nbd/reserve.h"
 #include "base/cleanup.h"
@@ -31,17 +19,14 @@
 #include "base/socket.h"
 
 /* a stall timeout has so many; it is noticed one of them late at the most */
-#define ENGINE_TICKS	     4
-#define ENGINE_MAX_SLOW	     16	  /* doublings of a request's time */
-#define ENGINE_MAX_WRONG     8	  /* wrong answers to one request; then it fails */
-#define ENGINE_SUSPECTS	     4	  /* … from so many on those that may be it are sent one by one */
-#define ENGINE_PROBE_MS	     1000 /* for so long a sign of life is expected of what is in flight */
-#define ENGINE_SAY_MEMORY_MS 10000 /* not more often */
+#define CONN_TICKS	   4
+#define CONN_MAX_SLOW	   16	 /* doublings of a request's time */
+#define CONN_MAX_WRONG	   8	 /* wrong answers to one request; then it fails */
+#define CONN_SUSPECTS	   4	 /* … from so many on those that may be it are sent one by one */
+#define CONN_PROBE_MS	   1000	 /* for so long a sign of life is expected of what is in flight */
+#define CONN_SAY_MEMORY_MS 10000 /* not more often */
 /* how often is looked, at least, whether what waits for a range may go */
-#define ENGINE_FENCE_MS	 200
-#define ENGINE_MIN_REPLY 16 /* bytes of the shortest one */
-#define ENGINE_CHUNK	 20 /* bytes of a structured reply's header */
-#define ENGINE_MAX_PIECE 32 /* … of a READ, with all that follows but the data */
+#define CONN_FENCE_MS 200
 
 /* ---- an I/O's end, and where it goes ------------------------------------- */
 
@@ -220,75 +205,6 @@ static void queue_route(struct nbd_queue *nq, struct nbd_cmd *cmd)
 
 /* ---- commands ------------------------------------------------------------ */
 
-/* Whether libnbd has given the connection up. */
-static bool link_is_dead(struct nbd_link *link)
-{
-	struct pollfd pfd = { .fd = link->fd, .events = POLLRDHUP };
-
-	if (link->failing)
-		return true;
-	if (nbd.aio_is_closed(link->handle)) {
-		nbd_link_look_at_end(link);
-		nbd_link_fail(link, "the server closed the connection");
-	} else if (nbd.aio_is_dead(link->handle)) {
-		/* nobody has ended it: libnbd did not like what it read */
-		link->is_wrong = poll(&pfd, 1, 0) == 0;
-		nbd_link_look_at_end(link);
-		nbd_link_fail(link, nbd_session_reason());
-	}
-	return link->failing;
-}
-
-/*
- * A number for each place in a READ, of which no sums are alike by chance. Pieces of data are
- * summed up as edge(end) - edge(begin): that is edge(length) - edge(0) when each piece begins where
- * another one ends, and so only when they cover everything, and nothing twice. Their order does not
- * matter.
- */
-static uint64_t read_edge(uint64_t at)
-{
-	at = (at + 1) * 0x9e3779b97f4a7c15ULL;
-	at = (at ^ at >> 32) * 0xd6e8feb86659fd93ULL;
-	return at ^ at >> 32;
-}
-
-/*
- * Data of a READ under structured replies: libnbd tells, and does not insist, that all of it comes.
- */
-static int cmd_chunk(void *arg, const void *data, size_t len, uint64_t offset, unsigned status,
-		     int *error)
-{
-	struct nbd_cmd *cmd = arg;
-
-	(void)data;
-	(void)error;
-	if (status == LIBNBD_READ_ERROR)
-		return 0;
-	offset -= cmd->io->offset_bytes + cmd->done_bytes;
-	cmd->seen_bytes += (uint32_t)len;
-	cmd->seen_edges += read_edge(offset + len) - read_edge(offset);
-	cmd->link->replied_bytes +=
-		ENGINE_MAX_PIECE + (status == LIBNBD_READ_DATA ? (uint32_t)len : 0);
-	return 0;
-}
-
-static bool cmd_has_all(const struct nbd_cmd *cmd)
-{
-	/* A simple reply has all of it. */
-	if (!cmd->link->has_structured_replies)
-		return true;
-	return cmd->seen_bytes == cmd->part_bytes &&
-	       cmd->seen_edges == read_edge(cmd->part_bytes) - read_edge(0);
-}
-
-/* The most that the answer's end has taken, behind what cmd_chunk() counted. */
-static uint32_t cmd_reply_bytes(const struct nbd_cmd *cmd)
-{
-	if (cmd->link->has_structured_replies)
-		return ENGINE_CHUNK;
-	return ENGINE_MIN_REPLY + (cmd->io->op == UB_OP_READ ? cmd->part_bytes : 0);
-}
-
 static struct ub_backend_queue_stats *conn_stats(const struct nbd_conn *conn)
 {
 	return conn->home->bq->stats;
@@ -425,31 +341,33 @@ static void cmd_take_answer(struct nbd_link *link, struct nbd_cmd *cmd, int code
 		cmd_complete(cmd, (int32_t)io->len_bytes);
 }
 
-/* libnbd: a command was answered, or its connection ended. Returns 1: libnbd may forget it. */
-static int cmd_answered(void *arg, int *error)
+static bool cmd_has_all(const struct nbd_cmd *cmd)
 {
-	struct nbd_cmd *cmd = arg;
-	struct nbd_link *link = cmd->link;
-	int code = *error;
+	/* A simple reply has all of it. */
+	if (!cmd->link->has_structured_replies)
+		return true;
+	return cmd->seen_bytes == cmd->part_bytes &&
+	       cmd->seen_edges == nbd_read_edge(cmd->part_bytes) - nbd_read_edge(0);
+}
 
-	/* Neither is an answer: it stays in flight, and is sent again over another connection. */
-	if (code == ENOTCONN)
-		return 1;
+void nbd_cmd_answered(struct nbd_cmd *cmd, int code)
+{
+	struct nbd_link *link = cmd->link;
+
+	/* No answer: it stays in flight, and is sent again over another connection. */
 	if (code == ESHUTDOWN) {
 		nbd_link_fail(link, "the server is shutting down");
-		return 1;
+		return;
 	}
 	if (__builtin_expect(atomic_load_explicit(&cmd->be->fence.nr_unproven,
 						  memory_order_relaxed) != 0,
 			     0))
 		nbd_fence_prove(cmd->be, cmd->sent_seq);
-	/* With an error comes a text of whatever length. */
-	link->replied_bytes = code ? 0 : link->replied_bytes + cmd_reply_bytes(cmd);
 	if (cmd->io->op == UB_OP_READ && code == 0 && !cmd_has_all(cmd)) {
 		cmd->nr_wrong++;
 		nbd_link_fail(link,
 			      "the server answered a read with too few bytes, or with some twice");
-		return 1;
+		return;
 	}
 	link->has_answered = link->has_progress = true;
 	link->nr_done_again += cmd->was_sent;
@@ -458,68 +376,6 @@ static int cmd_answered(void *arg, int *error)
 	link->nr_in_flight--;
 	cmd->link = NULL;
 	cmd_take_answer(link, cmd, code);
-	return 1;
-}
-
-/*
- * libnbd: what a range begins with, as pairs of length and state. One is what was asked for: the
- * list of all can be long, and is sent in many small parts.
- */
-static int cmd_extents(void *arg, const char *context, uint64_t offset, uint32_t *entries,
-		       size_t nr, int *error)
-{
-	struct nbd_cmd *cmd = arg;
-	struct ub_extent *extent = cmd->io->buf;
-	uint64_t len = 0;
-	size_t i = 0;
-
-	(void)context;
-	(void)offset;
-	(void)error;
-	cmd->link->replied_bytes += ENGINE_MAX_PIECE + (uint32_t)(nr * sizeof(*entries));
-	if (nr < 2)
-		return 0;
-	extent->is_zero = entries[1] & LIBNBD_STATE_ZERO;
-	for (; i + 1 < nr && !!(entries[i + 1] & LIBNBD_STATE_ZERO) == extent->is_zero; i += 2)
-		len += entries[i];
-	extent->len_bytes = len < cmd->io->len_bytes ? (uint32_t)len : cmd->io->len_bytes;
-	return 0;
-}
-
-static int64_t link_call(struct nbd_link *link, struct nbd_cmd *cmd)
-{
-	const nbd_completion_callback answered = { .callback = cmd_answered, .user_data = cmd };
-	const nbd_extent_callback extents = { .callback = cmd_extents, .user_data = cmd };
-	const nbd_chunk_callback chunk = { .callback = cmd_chunk, .user_data = cmd };
-	const struct ub_io *io = cmd->io;
-	uint32_t fua = io->flags & UB_FUA ? LIBNBD_CMD_FLAG_FUA : 0;
-	uint32_t no_hole = io->flags & UB_NOUNMAP ? LIBNBD_CMD_FLAG_NO_HOLE : 0;
-	uint64_t offset = io->offset_bytes + cmd->done_bytes;
-	char *data = (char *)io->buf + cmd->done_bytes;
-
-	switch (io->op) {
-	case UB_OP_READ:
-		if (link->has_structured_replies)
-			return nbd.aio_pread_structured(link->handle, data, cmd->part_bytes, offset,
-							chunk, answered, 0);
-		cmd->seen_bytes = cmd->part_bytes;
-		return nbd.aio_pread(link->handle, data, cmd->part_bytes, offset, answered, 0);
-	case UB_OP_WRITE:
-		return nbd.aio_pwrite(link->handle, data, cmd->part_bytes, offset, answered, fua);
-	case UB_OP_STATUS:
-		/*
-		 * A server that says nothing of the range has said nothing: no part of it is known.
-		 */
-		*(struct ub_extent *)io->buf = (struct ub_extent){ .len_bytes = io->len_bytes };
-		return nbd.aio_block_status(link->handle, cmd->part_bytes, offset, extents,
-					    answered, LIBNBD_CMD_FLAG_REQ_ONE);
-	case UB_OP_FLUSH:
-		return nbd.aio_flush(link->handle, answered, 0);
-	case UB_OP_DISCARD:
-		return nbd.aio_trim(link->handle, cmd->part_bytes, offset, answered, 0);
-	default:
-		return nbd.aio_zero(link->handle, cmd->part_bytes, offset, answered, fua | no_hole);
-	}
 }
 
 static void conn_start_ticking(struct nbd_conn *conn)
@@ -527,29 +383,7 @@ static void conn_start_ticking(struct nbd_conn *conn)
 	conn->is_ticking = true;
 	conn->has_progress = true;
 	conn->quiet_ticks = 0;
-	ub_timer_set(&conn->tick, conn->stall_timeout_ms / ENGINE_TICKS + 1);
-}
-
-static void link_cork(struct nbd_link *link, int on)
-{
-	setsockopt(link->fd, IPPROTO_TCP, TCP_CORK, &on, sizeof(on));
-}
-
-/*
- * libnbd sends each command by itself, and TCP makes a segment of each: what follows the first one
- * of a batch waits for the batch's end.
- */
-static void link_count_sent(struct nbd_link *link)
-{
-	if (++link->nr_sent == 2 && link->kind == UB_CONN_TCP)
-		link_cork(link, 1);
-}
-
-static void link_end_batch(struct nbd_link *link)
-{
-	if (link->nr_sent >= 2 && link->kind == UB_CONN_TCP)
-		link_cork(link, 0);
-	link->nr_sent = 0;
+	ub_timer_set(&conn->tick, conn->stall_timeout_ms / CONN_TICKS + 1);
 }
 
 static void link_mark_flush(const struct nbd_link *link, struct nbd_cmd *cmd)
@@ -558,10 +392,11 @@ static void link_mark_flush(const struct nbd_link *link, struct nbd_cmd *cmd)
 	cmd->losses = atomic_load_explicit(&cmd->be->nr_losses, memory_order_acquire);
 }
 
-/* False: libnbd has no memory for it, and nothing of it was sent. */
+/* False: there was no memory for it, and nothing of it was sent. */
 static bool link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 {
 	uint32_t left = cmd->io->len_bytes - cmd->done_bytes;
+	int ret;
 
 	if (__builtin_expect(cmd->io->op == UB_OP_STATUS && !link->has_status, 0)) {
 		cmd_complete(cmd, -EOPNOTSUPP);
@@ -585,18 +420,18 @@ static bool link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 	link->nr_in_flight++;
 	if (!link->conn->is_ticking)
 		conn_start_ticking(link->conn);
-	link_count_sent(link);
 	cmd_count_sent(cmd, link->conn);
-	if (link_call(link, cmd) >= 0 || link_is_dead(link))
+	ret = link->engine->send(link, cmd);
+	if (__builtin_expect(ret == 0, 1))
 		return true; /* of a dead one it stays in the list, to be sent again */
 	nbd_list_remove(&link->in_flight, cmd);
 	link->nr_in_flight--;
 	cmd->link = NULL;
 	if (nbd_op_changes(cmd->io->op))
 		ub_fence_answer(cmd->rec);
-	if (nbd.get_errno() == ENOMEM)
+	if (ret == -EAGAIN)
 		return false;
-	cmd_complete(cmd, nbd.get_errno() ? -nbd.get_errno() : -EIO);
+	cmd_complete(cmd, ret);
 	return true;
 }
 
@@ -605,15 +440,6 @@ static bool link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
 static bool link_has_unflushed(const struct nbd_link *link)
 {
 	return link->answered_bytes != link->flushed_bytes && link->conn->be->limits.can_flush;
-}
-
-/*
- * libnbd takes a command at any time, and can give none back: so it gets each when it can send it,
- * and no earlier.
- */
-static bool link_is_ready(const struct nbd_link *link)
-{
-	return !link->failing && nbd.aio_is_ready(link->handle);
 }
 
 /* Whether new requests may be sent on it: on a stalled one they would wait, too. */
@@ -641,9 +467,9 @@ static bool conn_must_wait_for_suspect(struct nbd_conn *conn)
 	if (__builtin_expect(!conn->is_careful, 1))
 		return false;
 	for (const struct nbd_cmd *cmd = conn->link->in_flight.first; cmd; cmd = cmd->next)
-		has_suspects |= cmd->nr_wrong >= ENGINE_SUSPECTS;
+		has_suspects |= cmd->nr_wrong >= CONN_SUSPECTS;
 	for (const struct nbd_cmd *cmd = conn->waiting.first; cmd; cmd = cmd->next)
-		has_suspects |= cmd->nr_wrong >= ENGINE_SUSPECTS;
+		has_suspects |= cmd->nr_wrong >= CONN_SUSPECTS;
 	conn->is_careful = has_suspects;
 	return has_suspects && conn->link->nr_in_flight;
 }
@@ -651,8 +477,9 @@ static bool conn_must_wait_for_suspect(struct nbd_conn *conn)
 static bool conn_may_issue(struct nbd_conn *conn, const struct nbd_cmd *cmd)
 {
 	if (__builtin_expect(conn->draining != NULL, 0) && cmd_is_for_draining(conn, cmd))
-		return link_is_ready(conn->draining);
-	return conn_works(conn) && link_is_ready(conn->link) && !conn_must_wait_for_suspect(conn);
+		return nbd_link_is_ready(conn->draining);
+	return conn_works(conn) && nbd_link_is_ready(conn->link) &&
+	       !conn_must_wait_for_suspect(conn);
 }
 
 /* A change that overlaps a range. Nobody waits for what a device is being moved to. */
@@ -673,7 +500,7 @@ static void conn_hold_for_memory(struct nbd_conn *conn, struct nbd_cmd *cmd)
 {
 	uint64_t now = ub_now_ms();
 
-	if (!conn->said_memory_ms || now - conn->said_memory_ms > ENGINE_SAY_MEMORY_MS) {
+	if (!conn->said_memory_ms || now - conn->said_memory_ms > CONN_SAY_MEMORY_MS) {
 		ub_log(UB_LOG_WARNING,
 		       "%s: there is no memory to send a request: it is tried again",
 		       conn->be->server);
@@ -728,7 +555,7 @@ static void conn_fail_wrong(struct nbd_conn *conn, const char *why)
 
 	for (; cmd; cmd = next) {
 		next = cmd->next;
-		if (cmd->nr_wrong < ENGINE_MAX_WRONG)
+		if (cmd->nr_wrong < CONN_MAX_WRONG)
 			continue;
 		ub_log(UB_LOG_WARNING,
 		       "%s: a request of %u bytes at byte %llu fails: %u connections ended over "
@@ -994,11 +821,11 @@ static void cmd_lose_link(struct nbd_cmd *cmd, const struct nbd_link *link, bool
 {
 	cmd->link = NULL;
 	cmd->is_again = cmd->was_sent = true;
-	cmd->nr_slow = (uint8_t)(cmd->nr_slow + (link->is_slow && cmd->nr_slow < ENGINE_MAX_SLOW));
-	if (link->is_wrong && cmd->nr_wrong < ENGINE_MAX_WRONG &&
-	    (was_alone || cmd->nr_wrong < ENGINE_SUSPECTS))
+	cmd->nr_slow = (uint8_t)(cmd->nr_slow + (link->is_slow && cmd->nr_slow < CONN_MAX_SLOW));
+	if (link->is_wrong && cmd->nr_wrong < CONN_MAX_WRONG &&
+	    (was_alone || cmd->nr_wrong < CONN_SUSPECTS))
 		cmd->nr_wrong++;
-	link->conn->is_careful |= cmd->nr_wrong >= ENGINE_SUSPECTS;
+	link->conn->is_careful |= cmd->nr_wrong >= CONN_SUSPECTS;
 	if (nbd_op_changes(cmd->io->op))
 		cmd->done_bytes = 0;
 	cmd_count_wait(cmd, link->conn);
@@ -1019,7 +846,7 @@ static void conn_retire(struct nbd_conn *conn, struct nbd_link *link)
 	conn->is_flush_due |= link_has_unflushed(link);
 	if (link->is_polite) {
 		ub_socket_set_linger(link->fd, false);
-		nbd.aio_disconnect(link->handle, 0); /* a last word, if it can be said at once */
+		link->engine->bye(link);
 	}
 	/* Before anything of it can be sent anywhere. */
 	nbd_fence_end(link);
@@ -1121,7 +948,7 @@ static void conn_look_at_fence(struct ub_timer *timer)
 		return;
 	nbd_fence_tend(conn->be);
 	ms = nbd_fence_next_ms(conn->be);
-	ub_timer_set(&conn->fence, ms < ENGINE_FENCE_MS ? ms + 1 : ENGINE_FENCE_MS);
+	ub_timer_set(&conn->fence, ms < CONN_FENCE_MS ? ms + 1 : CONN_FENCE_MS);
 	if (ms == UINT64_MAX || conn->lacks_memory) /* there are no ranges any more */
 		conn_look_at_waiting(conn);
 }
@@ -1141,7 +968,7 @@ static bool conn_check_old_link(struct nbd_conn *conn, struct nbd_link *link)
 			 * A sign of life may be asked for still: there is one command of our own on
 			 * a link.
 			 */
-			if (link_is_ready(link) && !link->internal.is_busy)
+			if (nbd_link_is_ready(link) && !link->internal.is_busy)
 				link_send_internal(link, UB_OP_FLUSH);
 			return false;
 		}
@@ -1169,148 +996,18 @@ static void conn_set_online(struct nbd_conn *conn)
 	ub_timer_set(&conn->outage, 0);
 }
 
-static void conn_progress(struct nbd_conn *conn)
+void nbd_conn_progress(struct nbd_link *link)
 {
+	struct nbd_conn *conn = link->conn;
+
+	if (link->is_draining)
+		return;
 	conn->has_progress = true;
 	if (!atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))
 		return;
 	conn_set_online(conn);
 	conn->must_issue = true;
 	nbd_wake_connector(conn->be);
-}
-
-/* An armed watch came back. False: of a retired link, and nothing is to be done any more. */
-static bool link_disarmed(struct nbd_link *link, bool *armed)
-{
-	struct nbd_backend *be = link->conn->be;
-	bool is_current = link->conn->link == link || link->conn->draining == link;
-
-	*armed = false;
-	link->conn->home->nr_armed--;
-	/* The last one of a retired link gives it free: it must not be touched after that. */
-	if (atomic_fetch_sub_explicit(&link->nr_armed, 1, memory_order_acq_rel) == 1 && !is_current)
-		nbd_wake_connector(be);
-	return is_current;
-}
-
-static void link_arm_watch(struct nbd_link *link, struct ub_watch *watch, bool *armed,
-			   uint32_t events)
-{
-	if (*armed)
-		return;
-	*armed = true;
-	link->conn->home->nr_armed++;
-	atomic_fetch_add_explicit(&link->nr_armed, 1, memory_order_relaxed);
-	ub_watch_arm(watch, link->fd, events);
-}
-
-static void link_arm(struct nbd_link *link)
-{
-	unsigned direction = nbd.aio_get_direction(link->handle);
-
-	/* A command that libnbd took, and died of when it sent it: no event may tell. */
-	if (!direction && link_is_dead(link)) {
-		nbd_conn_kick(link->conn); /* its retirement is the next turn's */
-		return;
-	}
-	/*
-	 * Under TLS there may be bytes that are no reply, such as a session ticket: they wait for
-	 * one.
-	 */
-	if (!link->is_tls || link->nr_in_flight)
-		link_arm_watch(link, &link->readable, &link->readable_armed, POLLIN | POLLRDHUP);
-	else
-		link_arm_watch(link, &link->hung_up, &link->hung_up_armed, POLLRDHUP);
-	if (direction & LIBNBD_AIO_DIRECTION_WRITE)
-		link_arm_watch(link, &link->writable, &link->writable_armed, POLLOUT);
-}
-
-/*
- * Tells libnbd to read. Whether there is something is never certain: a poll on the ring completes
- * with what its wake-up said, and a unix socket's sender first makes its data readable and then
- * wakes the reader. When it loses its CPU in between, and another reply's event has brought us to
- * read this one, too, the late wake-up completes the poll that was armed again. Under TLS what
- * comes may be no reply, or a part of one.
- *
- * libnbd waits in REPLY.START then: of a connection at work the one state that neither is ready nor
- * wants to write. A second call takes it for the rest of a reply, and goes back to what is to be
- * sent. -1: the connection has ended.
- */
-static int link_notify_read(struct nbd_link *link)
-{
-	link->replied_bytes = 0;
-	if (nbd.aio_notify_read(link->handle) < 0)
-		return -1;
-	if (__builtin_expect(link->replied_bytes != 0, 1))
-		return 0;
-	if (nbd.aio_get_direction(link->handle) != LIBNBD_AIO_DIRECTION_READ ||
-	    nbd.aio_is_ready(link->handle))
-		return 0;
-	return nbd.aio_notify_read(link->handle);
-}
-
-/* Reads replies: one, and then as many as are there for certain. */
-static void link_read(struct nbd_link *link)
-{
-	int here = 0;
-
-	if (link_notify_read(link) < 0 || link->is_tls || !link->nr_in_flight ||
-	    link_is_dead(link) || ioctl(link->fd, FIONREAD, &here) < 0)
-		return;
-	while (here >= ENGINE_MIN_REPLY && link->nr_in_flight) {
-		if (link_notify_read(link) < 0 || link->failing || !link->replied_bytes)
-			return;
-		here -= (int)link->replied_bytes;
-	}
-}
-
-static void link_readable(struct ub_watch *watch, int32_t res)
-{
-	struct nbd_link *link = ub_container_of(watch, struct nbd_link, readable);
-
-	if (!link_disarmed(link, &link->readable_armed) || link->failing)
-		return;
-	if (res < 0) {
-		nbd_link_fail(link, "its socket cannot be polled");
-		return;
-	}
-	/* That it has ended is no progress. */
-	if (res & (POLLERR | POLLHUP | POLLRDHUP))
-		nbd_link_look_at_end(link);
-	else if ((res & POLLIN) && !link->is_draining)
-		conn_progress(link->conn);
-	link_read(link);
-	link_is_dead(link);
-	link->conn->must_issue = true; /* libnbd may take commands again */
-}
-
-static void link_writable(struct ub_watch *watch, int32_t res)
-{
-	struct nbd_link *link = ub_container_of(watch, struct nbd_link, writable);
-
-	if (!link_disarmed(link, &link->writable_armed) || link->failing)
-		return;
-	if (res < 0 || (res & (POLLERR | POLLHUP)))
-		nbd_link_look_at_end(link);
-	else if (!link->is_draining)
-		conn_progress(link->conn);
-	nbd_reserve_look(link->conn->home);
-	if (nbd.aio_get_direction(link->handle) & LIBNBD_AIO_DIRECTION_WRITE)
-		nbd.aio_notify_write(link->handle);
-	link_is_dead(link);
-	link->conn->must_issue = true;
-}
-
-/* TLS, nothing in flight: the server hung up. */
-static void link_hung_up(struct ub_watch *watch, int32_t res)
-{
-	struct nbd_link *link = ub_container_of(watch, struct nbd_link, hung_up);
-
-	(void)res;
-	if (!link_disarmed(link, &link->hung_up_armed) || link->failing || link->nr_in_flight)
-		return;
-	nbd_link_look_at_end(link);
-	nbd_link_fail(link, "the server closed the connection");
 }
 
 /* A part of the stall timeout has passed. */
@@ -1321,10 +1018,10 @@ static void conn_tick(struct ub_timer *timer)
 	conn->is_ticking = conn->link && conn->link->nr_in_flight;
 	if (!conn->is_ticking)
 		return;
-	ub_timer_set(&conn->tick, conn->stall_timeout_ms / ENGINE_TICKS + 1);
+	ub_timer_set(&conn->tick, conn->stall_timeout_ms / CONN_TICKS + 1);
 	conn->quiet_ticks = conn->has_progress ? 0 : conn->quiet_ticks + 1;
 	conn->has_progress = false;
-	if (conn->quiet_ticks != ENGINE_TICKS)
+	if (conn->quiet_ticks != CONN_TICKS)
 		return;
 	/*
 	 * A slow server is not cut for nothing: it has as long again, and longer for what was sent
@@ -1422,9 +1119,7 @@ static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
 	struct nbd_link *link = ub_container_of(msg, struct nbd_link, msg);
 	struct nbd_conn *conn = link->conn;
 
-	link->readable = (struct ub_watch){ .queue = q, .ready = link_readable };
-	link->writable = (struct ub_watch){ .queue = q, .ready = link_writable };
-	link->hung_up = (struct ub_watch){ .queue = q, .ready = link_hung_up };
+	(void)q;
 	if (conn->cancel_error || (conn->link && !conn->link->failing &&
 				   !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed) &&
 				   conn->link->size_bytes >= link->size_bytes)) {
@@ -1514,8 +1209,8 @@ static void conn_kicked(struct ub_msg *msg, struct ub_queue *q)
 		conn_reset(conn);
 	/* What is in flight will be a sign of life itself, if it was sent late enough. */
 	if (atomic_exchange_explicit(&conn->must_probe, false, memory_order_acq_rel) &&
-	    conn_works(conn) && link_is_ready(conn->link) && !conn->link->internal.is_busy &&
-	    (!conn->link->nr_in_flight || nbd_fence_unproven_ms(conn->be) >= ENGINE_PROBE_MS))
+	    conn_works(conn) && nbd_link_is_ready(conn->link) && !conn->link->internal.is_busy &&
+	    (!conn->link->nr_in_flight || nbd_fence_unproven_ms(conn->be) >= CONN_PROBE_MS))
 		link_send_internal(conn->link, UB_OP_READ);
 	conn_look_at_waiting(conn);
 }
@@ -1632,14 +1327,10 @@ void nbd_submit_end(struct ub_backend_queue *bq)
 	for (unsigned i = 0; i < nq->nr_own; i++) {
 		struct nbd_conn *conn = nq->own[i];
 
-		if (conn->link) {
-			link_end_batch(conn->link);
-			link_arm(conn->link);
-		}
-		if (conn->draining) {
-			link_end_batch(conn->draining);
-			link_arm(conn->draining);
-		}
+		if (conn->link)
+			conn->link->engine->end_batch(conn->link);
+		if (conn->draining)
+			conn->draining->engine->end_batch(conn->draining);
 	}
 	nq->has_looked = false;
 }
