@@ -28,7 +28,7 @@ struct nbd_cmd {
 	bool is_again;
 	bool was_sent;	  /* it was sent, and its connection ended, at some time */
 	bool has_ranges;  /* the ledger has some that let it pass */
-	bool is_internal; /* the link's own: link_send_internal() */
+	bool is_internal; /* the link's own: nbd_send_internal() */
 	/* FLUSH: of the conn where it is, the older link; any conn */
 	bool was_old_flushed, was_flushed;
 	/* how often its link was given up because it was slow: each time it gets twice as long */
@@ -54,6 +54,15 @@ static inline bool nbd_op_changes(uint8_t op)
 {
 	return op == UB_OP_WRITE || op == UB_OP_DISCARD || op == UB_OP_WRITE_ZEROES;
 }
+
+/* The one place that every I/O passes when it is answered. res: as ub_io_complete() has it. */
+void nbd_cmd_complete(struct nbd_cmd *cmd, int32_t res);
+
+/*
+ * A FLUSH has been wherever it had to be. A server says once that something could not be written:
+ * the application hears of it, though it was we who asked.
+ */
+void nbd_flush_complete(struct nbd_cmd *cmd);
 
 /* ---- lists: the home thread of the conn that has them -------------------- */
 

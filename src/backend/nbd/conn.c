@@ -1,791 +1,36 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The policy: what is sent where and when, what waits, and what follows when a server is silent or
- * gone. On the queues' own threads; how a command is sent is an engine's.
+ * The life of a conn's links: taken, stalled and replaced, drained, given up, retired; and what the
+ * core calls of a queue's conns. On the queues' own threads.
  */
-#include <assert.h>
+#include "backend/nbd/conn.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #include <ublk-bridge/stats.h>
 
+#include "backend/nbd/conn-timers.h"
 #include "backend/nbd/fence.h"
 #include "backend/nbd/nbd.h"
+#include "backend/nbd/outage.h"
 #include "backend/nbd/reserve.h"
+#include "backend/nbd/send.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/socket.h"
 
-/* a stall timeout has so many; it is noticed one of them late at the most */
-#define CONN_TICKS	   4
-#define CONN_MAX_SLOW	   16	 /* doublings of a request's time */
-#define CONN_MAX_WRONG	   8	 /* wrong answers to one request; then it fails */
-#define CONN_SUSPECTS	   4	 /* … from so many on those that may be it are sent one by one */
-#define CONN_PROBE_MS	   1000	 /* for so long a sign of life is expected of what is in flight */
-#define CONN_SAY_MEMORY_MS 10000 /* not more often */
-/* how often is looked, at least, whether what waits for a range may go */
-#define CONN_FENCE_MS 200
+#define CONN_MAX_SLOW 16   /* doublings of a request's time */
+#define CONN_PROBE_MS 1000 /* for so long a sign of life is expected of what is in flight */
 
-/* ---- an I/O's end, and where it goes ------------------------------------- */
-
-static void cmd_internal_done(struct nbd_cmd *cmd, int32_t res)
-{
-	struct nbd_internal *internal = ub_container_of(cmd, struct nbd_internal, cmd);
-	struct nbd_link *link = ub_container_of(internal, struct nbd_link, internal);
-
-	internal->is_busy = false;
-	if (internal->io.op == UB_OP_FLUSH && res < 0)
-		link->cannot_flush = true;
-}
-
-/* The one place that every I/O passes when it is answered. */
-static void cmd_complete(struct nbd_cmd *cmd, int32_t res)
-{
-	if (__builtin_expect(cmd->is_internal, 0)) {
-		cmd_internal_done(cmd, res);
-		return;
-	}
-	/*
-	 * Before the kernel may send a newer change of the same blocks. One in parts keeps its own
-	 * until give_back().
-	 */
-	if (__builtin_expect(cmd->has_ranges, 0) && !(cmd->io->flags & UB_PART))
-		nbd_fence_done(cmd->be, cmd);
-	cmd->io->losses = atomic_load_explicit(&cmd->be->nr_losses, memory_order_relaxed);
-	ub_io_complete(cmd->io, res);
-}
-
-static void conn_add(struct nbd_conn *conn, struct nbd_cmd *cmd);
-static void conn_add_posted(struct nbd_conn *conn, struct nbd_cmd *cmd);
-
-static void conn_take_inbox(struct ub_msg *msg, struct ub_queue *q)
-{
-	struct nbd_conn *conn = ub_container_of(msg, struct nbd_conn, inbox_msg);
-	/*
-	 * Who finds the inbox empty posts the message again: the mailbox is done with it before
-	 * that.
-	 */
-	struct nbd_cmd *cmd = atomic_exchange_explicit(&conn->inbox, NULL, memory_order_acq_rel);
-	struct nbd_cmd *oldest = NULL;
-
-	(void)q;
-	while (cmd) {
-		struct nbd_cmd *next = cmd->posted;
-
-		cmd->posted = oldest;
-		oldest = cmd;
-		cmd = next;
-	}
-	while (oldest) {
-		cmd = oldest;
-		oldest = cmd->posted;
-		conn_add_posted(conn, cmd);
-	}
-}
-
-/* Hands an I/O to a conn that another thread is the home of. */
-static void conn_post(struct nbd_conn *conn, struct nbd_cmd *cmd)
-{
-	struct nbd_cmd *head = atomic_load_explicit(&conn->inbox, memory_order_relaxed);
-
-	do {
-		cmd->posted = head;
-	} while (!atomic_compare_exchange_weak_explicit(&conn->inbox, &head, cmd,
-							memory_order_acq_rel,
-							memory_order_relaxed));
-	if (head)
-		return;
-	ub_queue_post(conn->home->bq->queue, &conn->inbox_msg);
-}
-
-/* The conn of this queue that works and has the least to do; NULL: none works. */
-static struct nbd_conn *queue_own_conn(const struct nbd_queue *nq)
-{
-	struct nbd_conn *best = NULL;
-
-	for (unsigned i = 0; i < nq->nr_own; i++) {
-		struct nbd_conn *conn = nq->own[i];
-
-		if (conn->link && !conn->link->failing &&
-		    !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed) &&
-		    (!best || conn->link->nr_in_flight < best->link->nr_in_flight))
-			best = conn;
-	}
-	return best;
-}
-
-/* Any conn that works, of whichever queue; NULL: none does. */
-static struct nbd_conn *queue_any_conn(const struct nbd_queue *nq)
-{
-	const struct nbd_backend *be = nq->be;
-
-	for (unsigned i = 0; i < be->nr_conns; i++) {
-		struct nbd_conn *conn = &be->conns[(nq->bq->qid + i) % be->nr_conns];
-
-		if (atomic_load_explicit(&conn->is_online, memory_order_acquire))
-			return conn;
-	}
-	return NULL;
-}
-
-/*
- * The next conn that a FLUSH has to be sent to, because changes were answered there; NULL: there is
- * none. An offline one has nothing to flush, and would keep it for as long as it is so.
- */
-static struct nbd_conn *flush_target(struct nbd_cmd *cmd)
-{
-	struct nbd_backend *be = cmd->be;
-
-	for (unsigned i = 0; i < be->nr_conns && cmd->todo; i++) {
-		struct nbd_conn *conn = &be->conns[i];
-
-		if (!(cmd->todo & 1ULL << i))
-			continue;
-		if (!atomic_load_explicit(&conn->has_unflushed, memory_order_acquire))
-			cmd->todo &= ~(1ULL << i); /* another one's FLUSH was there */
-		else if (atomic_load_explicit(&conn->link_bytes, memory_order_acquire))
-			return conn;
-	}
-	return NULL;
-}
-
-/*
- * It has been wherever it had to be, and nothing was lost since it was last sent: then that one
- * covered what is left.
- */
-static bool flush_is_done(const struct nbd_cmd *cmd)
-{
-	return cmd->was_flushed &&
-	       cmd->losses == atomic_load_explicit(&cmd->be->nr_losses, memory_order_acquire);
-}
-
-/* One of our own, and not the application's. */
-static bool cmd_is_ours(const struct nbd_cmd *cmd)
-{
-	return cmd->is_internal || cmd->io->slot >= cmd->be->depth;
-}
-
-/*
- * A server says once that something could not be written: the application hears of it, though it
- * was we who asked.
- */
-static void flush_complete(struct nbd_cmd *cmd)
-{
-	cmd_complete(cmd,
-		     cmd->is_internal ? 0 : -nbd_fence_flush_error(cmd->be, !cmd_is_ours(cmd)));
-}
-
-/*
- * Sends an I/O on its way, on this queue's thread. A FLUSH goes to every conn that has answered
- * changes: what stands behind one of them may have died, and be another one's by now, and nobody
- * could tell.
- */
-static void queue_route(struct nbd_queue *nq, struct nbd_cmd *cmd)
-{
-	struct nbd_conn *conn = __builtin_expect(cmd->todo != 0, 0) ? flush_target(cmd) : NULL;
-
-	if (!conn && flush_is_done(cmd)) {
-		flush_complete(cmd);
-		return;
-	}
-	if (!conn)
-		conn = queue_own_conn(nq);
-	if (!conn)
-		conn = queue_any_conn(nq);
-	if (!conn)
-		conn = nq->nr_own ? nq->own[0] : &nq->be->conns[nq->bq->qid % nq->be->nr_conns];
-	assert(conn);
-	if (conn->home == nq)
-		conn_add(conn, cmd);
-	else
-		conn_post(conn, cmd);
-}
-
-/* ---- commands ------------------------------------------------------------ */
-
-static struct ub_backend_queue_stats *conn_stats(const struct nbd_conn *conn)
-{
-	return conn->home->bq->stats;
-}
-
-static void cmd_count_sent(struct nbd_cmd *cmd, const struct nbd_conn *conn)
-{
-	ub_stat_add(&conn_stats(conn)->requests, 1);
-	if (cmd->is_again)
-		ub_stat_add(&conn_stats(conn)->retries, 1);
-	cmd->is_again = false;
-	cmd->sent_ns = ub_queue_turn_ns(conn->home->bq->queue);
-}
-
-/* Its answer is there, or none will come. */
-static void cmd_count_wait(const struct nbd_cmd *cmd, const struct nbd_conn *conn)
-{
-	ub_stat_add(&conn_stats(conn)->wait_ns,
-		    ub_queue_turn_ns(conn->home->bq->queue) - cmd->sent_ns);
-}
-
-/*
- * Whether one of the conn's links has answered changes that it has not flushed: for FLUSHes of
- * other queues.
- */
-static void conn_note_unflushed(struct nbd_conn *conn)
-{
-	bool has =
-		conn->is_flush_due ||
-		(conn->link && conn->link->answered_bytes != conn->link->flushed_bytes) ||
-		(conn->draining && conn->draining->answered_bytes != conn->draining->flushed_bytes);
-
-	if (atomic_load_explicit(&conn->has_unflushed, memory_order_relaxed) != has)
-		atomic_store_explicit(&conn->has_unflushed, has, memory_order_release);
-}
-
-static void link_note_unflushed(struct nbd_link *link)
-{
-	atomic_store_explicit(link->unflushed, link->answered_bytes - link->flushed_bytes,
-			      memory_order_release);
-	conn_note_unflushed(link->conn);
-}
-
-/* Before it is completed: a FLUSH that follows must find it. */
-static void link_count_answered(struct nbd_link *link, const struct nbd_cmd *cmd)
-{
-	if ((cmd->io->flags & UB_FUA) || !cmd->be->limits.can_flush)
-		return;
-	link->answered_bytes += cmd->part_bytes;
-	link_note_unflushed(link);
-}
-
-/* It waits at the head of the line: callbacks must not call libnbd. */
-static void conn_put_first(struct nbd_conn *conn, struct nbd_cmd *cmd)
-{
-	nbd_list_add_first(&conn->waiting, cmd);
-	conn->must_issue = true;
-}
-
-static void flush_answered(struct nbd_link *link, struct nbd_cmd *cmd)
-{
-	struct nbd_conn *conn = link->conn;
-
-	if (cmd->flush_mark > link->flushed_bytes) {
-		link->flushed_bytes = cmd->flush_mark;
-		link_note_unflushed(link);
-	}
-	if (cmd->is_internal) {
-		cmd_complete(cmd, 0);
-		return;
-	}
-	cmd->was_flushed = true;
-	if (link == conn->draining) {
-		cmd->was_old_flushed = true;
-		conn_put_first(conn, cmd);
-		return;
-	}
-	cmd->was_old_flushed = false;
-	cmd->todo &= ~(1ULL << conn->index);
-	/* A FLUSH that was sent before this became due does not cover it. */
-	if (conn->is_flush_due &&
-	    cmd->losses == atomic_load_explicit(&cmd->be->nr_losses, memory_order_acquire)) {
-		conn->is_flush_due = false;
-		conn_note_unflushed(conn);
-	}
-	if (flush_target(cmd) || !flush_is_done(cmd))
-		conn_put_first(conn, cmd);
-	else
-		flush_complete(cmd);
-}
-
-/*
- * A part was answered. What an earlier one has changed may have been lost since, and nobody was
- * told yet that it was done: then all of it is sent again.
- */
-static bool cmd_has_lost_parts(struct nbd_cmd *cmd)
-{
-	uint64_t losses = atomic_load_explicit(&cmd->be->nr_losses, memory_order_relaxed);
-
-	if (cmd->done_bytes == cmd->part_bytes)
-		cmd->losses = losses;
-	return cmd->losses != losses;
-}
-
-static void cmd_take_answer(struct nbd_link *link, struct nbd_cmd *cmd, int code)
-{
-	struct ub_io *io = cmd->io;
-	bool changes = nbd_op_changes(io->op);
-
-	if (changes)
-		ub_fence_answer(cmd->rec);
-	if (code) {
-		if (io->op == UB_OP_FLUSH && cmd_is_ours(cmd))
-			nbd_fence_keep_flush_error(cmd->be, code);
-		cmd_complete(cmd, -code);
-		return;
-	}
-	if (io->op == UB_OP_FLUSH) {
-		flush_answered(link, cmd);
-		return;
-	}
-	if (changes)
-		link_count_answered(link, cmd);
-	cmd->done_bytes += cmd->part_bytes;
-	if (__builtin_expect(cmd->part_bytes == io->len_bytes, 1)) {
-		cmd_complete(cmd, (int32_t)io->len_bytes);
-		return;
-	}
-	if (changes && cmd_has_lost_parts(cmd))
-		cmd->done_bytes = 0;
-	if (cmd->done_bytes < io->len_bytes)
-		conn_put_first(link->conn, cmd);
-	else
-		cmd_complete(cmd, (int32_t)io->len_bytes);
-}
-
-static bool cmd_has_all(const struct nbd_cmd *cmd)
-{
-	/* A simple reply has all of it. */
-	if (!cmd->link->has_structured_replies)
-		return true;
-	return cmd->seen_bytes == cmd->part_bytes &&
-	       cmd->seen_edges == nbd_read_edge(cmd->part_bytes) - nbd_read_edge(0);
-}
-
-void nbd_cmd_answered(struct nbd_cmd *cmd, int code)
-{
-	struct nbd_link *link = cmd->link;
-
-	/* No answer: it stays in flight, and is sent again over another connection. */
-	if (code == ESHUTDOWN) {
-		nbd_link_fail(link, "the server is shutting down");
-		return;
-	}
-	if (__builtin_expect(atomic_load_explicit(&cmd->be->fence.nr_unproven,
-						  memory_order_relaxed) != 0,
-			     0))
-		nbd_fence_prove(cmd->be, cmd->sent_seq);
-	if (cmd->io->op == UB_OP_READ && code == 0 && !cmd_has_all(cmd)) {
-		cmd->nr_wrong++;
-		nbd_link_fail(link,
-			      "the server answered a read with too few bytes, or with some twice");
-		return;
-	}
-	link->has_answered = link->has_progress = true;
-	link->nr_done_again += cmd->was_sent;
-	cmd_count_wait(cmd, link->conn);
-	nbd_list_remove(&link->in_flight, cmd);
-	link->nr_in_flight--;
-	cmd->link = NULL;
-	cmd_take_answer(link, cmd, code);
-}
-
-static void conn_start_ticking(struct nbd_conn *conn)
-{
-	conn->is_ticking = true;
-	conn->has_progress = true;
-	conn->quiet_ticks = 0;
-	ub_timer_set(&conn->tick, conn->stall_timeout_ms / CONN_TICKS + 1);
-}
-
-static void link_mark_flush(const struct nbd_link *link, struct nbd_cmd *cmd)
-{
-	cmd->flush_mark = link->answered_bytes;
-	cmd->losses = atomic_load_explicit(&cmd->be->nr_losses, memory_order_acquire);
-}
-
-/* False: there was no memory for it, and nothing of it was sent. */
-static bool link_issue(struct nbd_link *link, struct nbd_cmd *cmd)
-{
-	uint32_t left = cmd->io->len_bytes - cmd->done_bytes;
-	int ret;
-
-	if (__builtin_expect(cmd->io->op == UB_OP_STATUS && !link->has_status, 0)) {
-		cmd_complete(cmd, -EOPNOTSUPP);
-		return true;
-	}
-	cmd->link = link;
-	cmd->seen_bytes = 0;
-	cmd->seen_edges = 0;
-	cmd->part_bytes = left;
-	if (cmd->io->op <= UB_OP_WRITE && left > link->max_payload_bytes)
-		cmd->part_bytes = link->max_payload_bytes;
-	cmd->sent_seq = atomic_load_explicit(&cmd->be->fence.seq, memory_order_acquire);
-	/* Before it can be anywhere: whoever comes after our death must know of it. */
-	if (nbd_op_changes(cmd->io->op))
-		ub_fence_send(cmd->rec, link->entry, cmd->io->op, cmd->io->offset_bytes,
-			      cmd->io->len_bytes);
-	else if (cmd->io->op == UB_OP_FLUSH)
-		link_mark_flush(link, cmd);
-	link->nr_got_again += cmd->was_sent;
-	nbd_list_add(&link->in_flight, cmd);
-	link->nr_in_flight++;
-	if (!link->conn->is_ticking)
-		conn_start_ticking(link->conn);
-	cmd_count_sent(cmd, link->conn);
-	ret = link->engine->send(link, cmd);
-	if (__builtin_expect(ret == 0, 1))
-		return true; /* of a dead one it stays in the list, to be sent again */
-	nbd_list_remove(&link->in_flight, cmd);
-	link->nr_in_flight--;
-	cmd->link = NULL;
-	if (nbd_op_changes(cmd->io->op))
-		ub_fence_answer(cmd->rec);
-	if (ret == -EAGAIN)
-		return false;
-	cmd_complete(cmd, ret);
-	return true;
-}
-
-/* ---- conns --------------------------------------------------------------- */
-
-static bool link_has_unflushed(const struct nbd_link *link)
-{
-	return link->answered_bytes != link->flushed_bytes && link->conn->be->limits.can_flush;
-}
-
-/* Whether new requests may be sent on it: on a stalled one they would wait, too. */
-static bool conn_works(const struct nbd_conn *conn)
-{
-	return conn->link && !conn->link->failing && !conn->link->is_leaving &&
-	       !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed);
-}
-
-/* A FLUSH is for both links of a conn, the older one first. */
-static bool cmd_is_for_draining(const struct nbd_conn *conn, const struct nbd_cmd *cmd)
-{
-	return cmd->io->op == UB_OP_FLUSH && conn->draining && !cmd->was_old_flushed &&
-	       link_has_unflushed(conn->draining);
-}
-
-/*
- * Connections have ended over answers that nobody could understand, and it is not known to which
- * request those were. A request that is alone in flight is the one; so the suspects are sent alone.
- */
-static bool conn_must_wait_for_suspect(struct nbd_conn *conn)
-{
-	bool has_suspects = false;
-
-	if (__builtin_expect(!conn->is_careful, 1))
-		return false;
-	for (const struct nbd_cmd *cmd = conn->link->in_flight.first; cmd; cmd = cmd->next)
-		has_suspects |= cmd->nr_wrong >= CONN_SUSPECTS;
-	for (const struct nbd_cmd *cmd = conn->waiting.first; cmd; cmd = cmd->next)
-		has_suspects |= cmd->nr_wrong >= CONN_SUSPECTS;
-	conn->is_careful = has_suspects;
-	return has_suspects && conn->link->nr_in_flight;
-}
-
-static bool conn_may_issue(struct nbd_conn *conn, const struct nbd_cmd *cmd)
-{
-	if (__builtin_expect(conn->draining != NULL, 0) && cmd_is_for_draining(conn, cmd))
-		return nbd_link_is_ready(conn->draining);
-	return conn_works(conn) && nbd_link_is_ready(conn->link) &&
-	       !conn_must_wait_for_suspect(conn);
-}
-
-/* A change that overlaps a range. Nobody waits for what a device is being moved to. */
-static void conn_hold(struct nbd_conn *conn, struct nbd_cmd *cmd)
-{
-	if (atomic_load_explicit(&conn->be->backend->is_destination, memory_order_relaxed)) {
-		cmd_complete(cmd, -ENOLINK);
-		return;
-	}
-	if (!conn->fenced.first)
-		ub_timer_set(&conn->fence, 1);
-	nbd_list_add(&conn->fenced, cmd);
-	nbd_fence_count_waiting(conn->be, true);
-}
-
-/* A request that libnbd had no memory for is tried again soon, as if it waited for a range. */
-static void conn_hold_for_memory(struct nbd_conn *conn, struct nbd_cmd *cmd)
-{
-	uint64_t now = ub_now_ms();
-
-	if (!conn->said_memory_ms || now - conn->said_memory_ms > CONN_SAY_MEMORY_MS) {
-		ub_log(UB_LOG_WARNING,
-		       "%s: there is no memory to send a request: it is tried again",
-		       conn->be->server);
-		conn->said_memory_ms = now;
-	}
-	conn->lacks_memory = true;
-	conn_hold(conn, cmd);
-}
-
-/* Those that wait for a range are looked at again, in their order. */
-static void conn_take_fenced(struct nbd_conn *conn)
-{
-	conn->lacks_memory = false;
-	for (const struct nbd_cmd *cmd = conn->fenced.first; cmd; cmd = cmd->next)
-		nbd_fence_count_waiting(conn->be, false);
-	nbd_list_splice_first(&conn->waiting, &conn->fenced);
-}
-
-/* Sends what conn_may_issue(). */
-static void conn_send(struct nbd_conn *conn, struct nbd_cmd *cmd)
-{
-	struct nbd_backend *be = conn->be;
-
-	if (nbd_op_changes(cmd->io->op) &&
-	    __builtin_expect(atomic_load_explicit(&be->fence.nr_live, memory_order_acquire) != 0,
-			     0) &&
-	    !nbd_fence_may_pass(be, cmd))
-		conn_hold(conn, cmd);
-	else if (!link_issue(__builtin_expect(conn->draining != NULL, 0) &&
-					     cmd_is_for_draining(conn, cmd) ?
-				     conn->draining :
-				     conn->link,
-			     cmd))
-		conn_hold_for_memory(conn, cmd);
-}
-
-static void conn_fail_waiting(struct nbd_conn *conn, int32_t error)
-{
-	conn_take_fenced(conn);
-	while (conn->waiting.first) {
-		struct nbd_cmd *cmd = conn->waiting.first;
-
-		nbd_list_remove(&conn->waiting, cmd);
-		cmd_complete(cmd, error);
-	}
-}
-
-/* Those that the server has answered in a way that cannot be used, again and again. */
-static void conn_fail_wrong(struct nbd_conn *conn, const char *why)
-{
-	struct nbd_cmd *cmd = conn->waiting.first, *next;
-
-	for (; cmd; cmd = next) {
-		next = cmd->next;
-		if (cmd->nr_wrong < CONN_MAX_WRONG)
-			continue;
-		ub_log(UB_LOG_WARNING,
-		       "%s: a request of %u bytes at byte %llu fails: %u connections ended over "
-		       "it: %s",
-		       conn->be->server, cmd->io->len_bytes,
-		       (unsigned long long)cmd->io->offset_bytes, cmd->nr_wrong, why);
-		nbd_list_remove(&conn->waiting, cmd);
-		cmd_complete(cmd, -EIO);
-	}
-}
-
-/* The error that all I/O ends with from now on; 0: none. */
-static int32_t conn_final_error(const struct nbd_conn *conn)
-{
-	if (conn->cancel_error)
-		return conn->cancel_error;
-	return atomic_load_explicit(&conn->be->has_failed, memory_order_acquire) ? -EIO : 0;
-}
-
-/* No server answers with ENOLINK: who mirrors can tell an outage by it. */
-static int32_t conn_outage_error(const struct nbd_conn *conn)
-{
-	return atomic_load_explicit(&conn->be->backend->is_destination, memory_order_relaxed) ?
-		       -ENOLINK :
-		       -EIO;
-}
-
-/* How long no connection has worked; 0: one does. */
-static uint64_t conn_outage_ms(const struct nbd_conn *conn)
-{
-	uint64_t since = atomic_load_explicit(&conn->be->quiet_since_ms, memory_order_acquire),
-		 now = ub_now_ms();
-
-	return since ? (now > since ? now - since : 1) : 0;
-}
-
-/* The error that I/O on an offline conn ends with by now; 0: it waits. */
-static int32_t conn_offline_error(const struct nbd_conn *conn)
-{
-	uint64_t limit = conn->outage_limit_ms, over;
-	int32_t error = conn_final_error(conn);
-
-	if (error || conn->link || limit == NBD_NO_LIMIT)
-		return error;
-	over = conn_outage_ms(conn);
-	return over && over >= limit ? conn_outage_error(conn) : 0;
-}
-
-static void conn_wait(struct nbd_conn *conn, struct nbd_cmd *cmd)
-{
-	int32_t error = conn_offline_error(conn);
-
-	if (error)
-		cmd_complete(cmd, error);
-	else
-		nbd_list_add(&conn->waiting, cmd);
-}
-
-static void conn_add(struct nbd_conn *conn, struct nbd_cmd *cmd)
-{
-	if (!conn->waiting.first && conn_may_issue(conn, cmd))
-		conn_send(conn, cmd);
-	else
-		conn_wait(conn, cmd);
-	conn->must_issue |= conn->waiting.first && conn->link;
-}
-
-/*
- * As conn_add(), of what another thread sent when this conn worked: it may have ended since then.
- */
-static void conn_add_posted(struct nbd_conn *conn, struct nbd_cmd *cmd)
-{
-	if (!conn->link && !conn_final_error(conn) &&
-	    (queue_own_conn(conn->home) || queue_any_conn(conn->home)))
-		queue_route(conn->home, cmd);
-	else
-		conn_add(conn, cmd);
-}
-
-/* A FLUSH that has to go to another conn. */
-static bool flush_is_elsewhere(const struct nbd_conn *conn, struct nbd_cmd *cmd)
-{
-	const struct nbd_conn *target;
-
-	if (cmd->io->op != UB_OP_FLUSH || (!cmd->todo && !cmd->was_flushed) || cmd->was_old_flushed)
-		return false;
-	target = flush_target(cmd);
-	return target ? target != conn : flush_is_done(cmd);
-}
-
-/* Sends what waits and may go, in its order. */
-static void conn_issue_waiting(struct nbd_conn *conn)
-{
-	struct nbd_cmd *cmd = conn->waiting.first, *next;
-
-	conn->must_issue = false;
-	for (; cmd; cmd = next) {
-		next = cmd->next;
-		if (flush_is_elsewhere(conn, cmd)) {
-			nbd_list_remove(&conn->waiting, cmd);
-			queue_route(conn->home, cmd);
-		} else if (conn_may_issue(conn, cmd)) {
-			nbd_list_remove(&conn->waiting, cmd);
-			conn_send(conn, cmd);
-		} else if (cmd->io->op != UB_OP_FLUSH && !conn->draining) {
-			break; /* nor may what follows */
-		}
-	}
-}
-
-/* An offline conn's I/O goes over another one, if there is one that works. */
-static void conn_reroute(struct nbd_conn *conn)
-{
-	struct nbd_list list;
-
-	if (!queue_own_conn(conn->home) && !queue_any_conn(conn->home))
-		return;
-	conn_take_fenced(conn);
-	list = conn->waiting;
-	conn->waiting.first = conn->waiting.last = NULL;
-	while (list.first) {
-		struct nbd_cmd *cmd = list.first;
-
-		nbd_list_remove(&list, cmd);
-		cmd->was_old_flushed = false;
-		queue_route(conn->home, cmd);
-	}
-}
-
-/* What waits is sent, goes over another connection, or fails: an outage is one when none works. */
-static void conn_look_at_waiting(struct nbd_conn *conn)
-{
-	int32_t error = conn_final_error(conn);
-
-	if (conn->is_resetting)
-		error = -ENOLINK;
-	if (!error && conn_works(conn)) {
-		conn_take_fenced(conn);
-		conn_issue_waiting(conn);
-		return;
-	}
-	if (!error) {
-		conn_reroute(conn);
-		error = conn_offline_error(conn);
-	}
-	if (error)
-		conn_fail_waiting(conn, error);
-}
-
-static void conn_arm_outage(struct nbd_conn *conn)
-{
-	uint64_t limit = conn->outage_limit_ms, over = conn_outage_ms(conn);
-
-	if (!over || limit == NBD_NO_LIMIT)
-		ub_timer_set(&conn->outage, 0);
-	else
-		ub_timer_set(&conn->outage, limit > over ? limit - over + 1 : 1);
-}
-
-/* An outage is one when no connection works. True: it begins. */
-static bool backend_look_for_outage(struct nbd_backend *be)
-{
-	bool begins = false, works = false;
-
-	for (unsigned i = 0; i < be->nr_conns; i++)
-		works |= atomic_load_explicit(&be->conns[i].is_online, memory_order_relaxed);
-	if (works) {
-		atomic_store_explicit(&be->quiet_since_ms, 0, memory_order_release);
-	} else if (!atomic_load_explicit(&be->quiet_since_ms, memory_order_relaxed)) {
-		atomic_store_explicit(&be->quiet_since_ms, ub_now_ms(), memory_order_release);
-		begins = true;
-	}
-	return begins;
-}
-
-void nbd_outage_note(struct nbd_backend *be)
-{
-	bool begins;
-
-	pthread_mutex_lock(&be->works_lock);
-	begins = backend_look_for_outage(be);
-	pthread_mutex_unlock(&be->works_lock);
-	if (begins)
-		nbd_conns_kick(be);
-}
-
-static void conn_set_works(struct nbd_conn *conn, bool works)
-{
-	const struct nbd_queue *nq = conn->home;
-	unsigned nr = 0;
-	bool begins;
-
-	pthread_mutex_lock(&conn->be->works_lock);
-	atomic_store_explicit(&conn->is_online, works, memory_order_release);
-	begins = backend_look_for_outage(conn->be);
-	pthread_mutex_unlock(&conn->be->works_lock);
-	for (unsigned i = 0; i < nq->nr_own; i++)
-		nr += atomic_load_explicit(&nq->own[i]->is_online, memory_order_relaxed);
-	ub_stat_set(&conn_stats(conn)->nr_online, nr);
-	if (begins)
-		nbd_conns_kick(conn->be);
-}
-
-/* Changes, and what makes them durable. */
-static bool link_has_work(const struct nbd_link *link)
-{
-	for (const struct nbd_cmd *cmd = link->in_flight.first; cmd; cmd = cmd->next) {
-		if (nbd_op_changes(cmd->io->op) || cmd->io->op == UB_OP_FLUSH)
-			return true;
-	}
-	return false;
-}
+/* ---- the end of a link ---------------------------------------------------- */
 
 /* What it has answered is to be flushed, and no other connection can do that for certain. */
 static bool link_must_flush(const struct nbd_link *link)
 {
-	return link_has_unflushed(link) && !link->cannot_flush;
-}
-
-/*
- * How long it may be silent once it has stalled. Who has been sent again for that reason gets
- * longer each time.
- */
-static uint64_t link_patience_ms(const struct nbd_link *link)
-{
-	unsigned nr_slow = 0;
-
-	for (const struct nbd_cmd *cmd = link->in_flight.first; cmd; cmd = cmd->next)
-		nr_slow = cmd->nr_slow > nr_slow ? cmd->nr_slow : nr_slow;
-	return (link->conn->stall_timeout_ms << nr_slow) + 1;
+	return nbd_link_has_unflushed(link) && !link->cannot_flush;
 }
 
 /* What it asks for by itself goes with it. */
@@ -799,36 +44,19 @@ static void link_drop_internal(struct nbd_link *link)
 	nbd_list_remove(&link->in_flight, &internal->cmd);
 }
 
-static void link_send_internal(struct nbd_link *link, uint8_t op)
-{
-	struct nbd_internal *internal = &link->internal;
-	struct nbd_backend *be = link->conn->be;
-
-	assert(!internal->is_busy);
-	internal->is_busy = true;
-	internal->io = (struct ub_io){ .op = op };
-	if (op == UB_OP_READ) {
-		internal->io.len_bytes = be->limits.logical_block_bytes;
-		internal->io.buf = internal->buf;
-	}
-	internal->cmd = (struct nbd_cmd){ .be = be, .io = &internal->io, .is_internal = true };
-	if (!link_issue(link, &internal->cmd))
-		cmd_complete(&internal->cmd, -ENOMEM);
-}
-
 /* A request goes on from its beginning: what was done of it may be gone with the server. */
 static void cmd_lose_link(struct nbd_cmd *cmd, const struct nbd_link *link, bool was_alone)
 {
 	cmd->link = NULL;
 	cmd->is_again = cmd->was_sent = true;
 	cmd->nr_slow = (uint8_t)(cmd->nr_slow + (link->is_slow && cmd->nr_slow < CONN_MAX_SLOW));
-	if (link->is_wrong && cmd->nr_wrong < CONN_MAX_WRONG &&
-	    (was_alone || cmd->nr_wrong < CONN_SUSPECTS))
+	if (link->is_wrong && cmd->nr_wrong < NBD_MAX_WRONG &&
+	    (was_alone || cmd->nr_wrong < NBD_SUSPECTS))
 		cmd->nr_wrong++;
-	link->conn->is_careful |= cmd->nr_wrong >= CONN_SUSPECTS;
+	link->conn->is_careful |= cmd->nr_wrong >= NBD_SUSPECTS;
 	if (nbd_op_changes(cmd->io->op))
 		cmd->done_bytes = 0;
-	cmd_count_wait(cmd, link->conn);
+	nbd_cmd_count_wait(cmd, link->conn);
 }
 
 static void conn_use_link(struct nbd_conn *conn, struct nbd_link *link);
@@ -843,7 +71,7 @@ static void conn_retire(struct nbd_conn *conn, struct nbd_link *link)
 	snprintf(why, sizeof(why), "%s", link->why);
 	link_drop_internal(link);
 	was_alone = link->in_flight.first && link->in_flight.first == link->in_flight.last;
-	conn->is_flush_due |= link_has_unflushed(link);
+	conn->is_flush_due |= nbd_link_has_unflushed(link);
 	if (link->is_polite) {
 		ub_socket_set_linger(link->fd, false);
 		link->engine->bye(link);
@@ -856,11 +84,11 @@ static void conn_retire(struct nbd_conn *conn, struct nbd_link *link)
 	} else {
 		conn->link = NULL;
 		atomic_store_explicit(&conn->link_bytes, 0, memory_order_release);
-		conn_set_works(conn, false);
+		nbd_outage_set_works(conn, false);
 		atomic_store_explicit(&conn->is_stalled, false, memory_order_relaxed);
 		ub_timer_set(&conn->patience, 0);
 	}
-	conn_note_unflushed(conn);
+	nbd_conn_note_unflushed(conn);
 	for (struct nbd_cmd *cmd = link->in_flight.first; cmd; cmd = cmd->next) {
 		cmd_lose_link(cmd, link, was_alone);
 		link->nr_again++;
@@ -868,12 +96,12 @@ static void conn_retire(struct nbd_conn *conn, struct nbd_link *link)
 	link->nr_in_flight = 0;
 	nbd_list_splice_first(&conn->waiting, &link->in_flight);
 	nbd_link_retire(link);
-	conn_fail_wrong(conn, why);
+	nbd_send_fail_wrong(conn, why);
 	if (!conn->link && reserve) {
 		conn->reserve = NULL;
 		conn_use_link(conn, reserve);
 	}
-	conn_look_at_waiting(conn);
+	nbd_send_look(conn);
 }
 
 /* A stalled link's place is taken: it is read on, because its answers are the one sure sign. */
@@ -889,68 +117,11 @@ static void conn_drain(struct nbd_conn *conn)
 	conn->link = NULL;
 	conn->draining = link;
 	ub_timer_set(&conn->patience, 0);
-	ub_timer_set(&conn->drain, link_patience_ms(link));
+	ub_timer_set(&conn->drain, nbd_link_patience_ms(link));
 	ub_log(UB_LOG_NOTICE,
 	       "%s: an old connection has unanswered writes: it is read on, for at most %llu s "
 	       "more",
-	       conn->be->server, (unsigned long long)link_patience_ms(link) / 1000);
-}
-
-/* Time is over for one that has stalled. */
-static void link_give_up(struct nbd_link *link)
-{
-	link->is_slow = true;
-	ub_log(UB_LOG_NOTICE,
-	       "%s: connection %u gave no answer for too long: it is given up, and its %u requests "
-	       "are sent again",
-	       link->conn->be->server, link->conn->index + 1, link->nr_in_flight);
-	nbd_link_fail(link, "the server gave no answer for too long");
-}
-
-static void conn_patience_is_over(struct ub_timer *timer)
-{
-	struct nbd_conn *conn = ub_container_of(timer, struct nbd_conn, patience);
-
-	if (!conn->link || !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))
-		return;
-	/*
-	 * Before the device is live a lost connection ends the attach, which has a time limit of
-	 * its own.
-	 */
-	if (atomic_load(&conn->be->phase) == NBD_ATTACHING)
-		ub_timer_set(&conn->patience, link_patience_ms(conn->link));
-	else
-		link_give_up(conn->link);
-}
-
-static void conn_drained(struct ub_timer *timer)
-{
-	struct nbd_conn *conn = ub_container_of(timer, struct nbd_conn, drain);
-	struct nbd_link *link = conn->draining;
-
-	if (!link)
-		return;
-	if (link->has_progress) {
-		link->has_progress = false;
-		ub_timer_set(&conn->drain, link_patience_ms(link));
-	} else {
-		link_give_up(link);
-	}
-}
-
-/* Something waits for a range. */
-static void conn_look_at_fence(struct ub_timer *timer)
-{
-	struct nbd_conn *conn = ub_container_of(timer, struct nbd_conn, fence);
-	uint64_t ms;
-
-	if (!conn->fenced.first)
-		return;
-	nbd_fence_tend(conn->be);
-	ms = nbd_fence_next_ms(conn->be);
-	ub_timer_set(&conn->fence, ms < CONN_FENCE_MS ? ms + 1 : CONN_FENCE_MS);
-	if (ms == UINT64_MAX || conn->lacks_memory) /* there are no ranges any more */
-		conn_look_at_waiting(conn);
+	       conn->be->server, (unsigned long long)nbd_link_patience_ms(link) / 1000);
 }
 
 /*
@@ -961,7 +132,7 @@ static void conn_look_at_fence(struct ub_timer *timer)
 static bool conn_check_old_link(struct nbd_conn *conn, struct nbd_link *link)
 {
 	if (!link->failing) {
-		if (link->is_leaving ? link->in_flight.first != NULL : link_has_work(link))
+		if (link->is_leaving ? link->in_flight.first != NULL : nbd_link_has_work(link))
 			return false;
 		if (link_must_flush(link)) {
 			/*
@@ -969,7 +140,7 @@ static bool conn_check_old_link(struct nbd_conn *conn, struct nbd_link *link)
 			 * a link.
 			 */
 			if (nbd_link_is_ready(link) && !link->internal.is_busy)
-				link_send_internal(link, UB_OP_FLUSH);
+				nbd_send_internal(link, UB_OP_FLUSH);
 			return false;
 		}
 		link->is_polite = !link->in_flight.first;
@@ -979,7 +150,7 @@ static bool conn_check_old_link(struct nbd_conn *conn, struct nbd_link *link)
 	return true;
 }
 
-/* ---- events -------------------------------------------------------------- */
+/* ---- a new one ----------------------------------------------------------- */
 
 /*
  * It works (again), and what waits at others may go over it: they may never get one of their own.
@@ -988,7 +159,7 @@ static void conn_set_online(struct nbd_conn *conn)
 {
 	atomic_store_explicit(&conn->is_stalled, false, memory_order_release);
 	ub_timer_set(&conn->patience, 0);
-	conn_set_works(conn, true);
+	nbd_outage_set_works(conn, true);
 	for (unsigned i = 0; i < conn->be->nr_conns; i++) {
 		if (&conn->be->conns[i] != conn)
 			nbd_conn_kick(&conn->be->conns[i]);
@@ -1008,47 +179,6 @@ void nbd_conn_progress(struct nbd_link *link)
 	conn_set_online(conn);
 	conn->must_issue = true;
 	nbd_wake_connector(conn->be);
-}
-
-/* A part of the stall timeout has passed. */
-static void conn_tick(struct ub_timer *timer)
-{
-	struct nbd_conn *conn = ub_container_of(timer, struct nbd_conn, tick);
-
-	conn->is_ticking = conn->link && conn->link->nr_in_flight;
-	if (!conn->is_ticking)
-		return;
-	ub_timer_set(&conn->tick, conn->stall_timeout_ms / CONN_TICKS + 1);
-	conn->quiet_ticks = conn->has_progress ? 0 : conn->quiet_ticks + 1;
-	conn->has_progress = false;
-	if (conn->quiet_ticks != CONN_TICKS)
-		return;
-	/*
-	 * A slow server is not cut for nothing: it has as long again, and longer for what was sent
-	 * again for that reason. What comes goes over another connection, where the server is safe
-	 * for several.
-	 */
-	atomic_store_explicit(&conn->is_stalled, true, memory_order_release);
-	conn_set_works(conn, false);
-	ub_timer_set(&conn->patience, link_patience_ms(conn->link));
-	conn_arm_outage(conn);
-	conn_look_at_waiting(conn); /* what has not been sent may go over others */
-	nbd_wake_connector(conn->be);
-}
-
-/* The outage limit is over. */
-static void conn_outage(struct ub_timer *timer)
-{
-	struct nbd_conn *conn = ub_container_of(timer, struct nbd_conn, outage);
-
-	uint64_t over = conn_outage_ms(conn);
-
-	if (!over || over < conn->outage_limit_ms)
-		conn_arm_outage(conn);
-	else if (conn->link)
-		nbd_link_fail(conn->link, "the server did not answer within the outage limit");
-	else
-		conn_look_at_waiting(conn);
 }
 
 /* The conn has no link: this one is it. */
@@ -1073,7 +203,7 @@ static void conn_use_link(struct nbd_conn *conn, struct nbd_link *link)
 	conn->link = link;
 	atomic_store_explicit(&conn->link_bytes, link->size_bytes, memory_order_release);
 	if (conn->had_link)
-		ub_stat_add(&conn_stats(conn)->reconnects, 1);
+		ub_stat_add(&nbd_conn_stats(conn)->reconnects, 1);
 	conn->had_link = true;
 	conn->quiet_ticks = 0;
 	conn->has_progress = true;
@@ -1102,10 +232,10 @@ static void conn_take_successor(struct nbd_conn *conn, struct nbd_link *link)
 		return;
 	}
 	if (conn->draining) { /* two have stalled, one after the other */
-		link_give_up(conn->draining);
+		nbd_link_give_up(conn->draining);
 		conn_retire(conn, conn->draining);
 	}
-	if (!link_has_work(conn->link) && !link_must_flush(conn->link)) {
+	if (!nbd_link_has_work(conn->link) && !link_must_flush(conn->link)) {
 		nbd_link_fail(conn->link, "its place is taken by another connection");
 		conn_retire(conn, conn->link);
 	} else {
@@ -1133,7 +263,7 @@ static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
 		conn_take_successor(conn, link);
 	else
 		conn_use_link(conn, link);
-	conn_look_at_waiting(conn);
+	nbd_send_look(conn);
 }
 
 void nbd_conn_give(struct nbd_link *link)
@@ -1142,27 +272,7 @@ void nbd_conn_give(struct nbd_link *link)
 	ub_queue_post(link->conn->home->bq->queue, &link->msg);
 }
 
-/* The time without an answer counts from now. */
-static void conn_take_stall_timeout(struct nbd_conn *conn, uint64_t timeout)
-{
-	conn->stall_timeout_ms = timeout;
-	if (conn->is_ticking && !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))
-		conn_start_ticking(conn);
-	if (conn->link)
-		nbd_session_tune(conn->link->fd, timeout, conn->be->send_bytes);
-}
-
-static void conn_take_settings(struct nbd_conn *conn)
-{
-	uint64_t limit = atomic_load_explicit(&conn->be->outage_limit_ms, memory_order_relaxed);
-	uint64_t timeout = atomic_load_explicit(&conn->be->stall_timeout_ms, memory_order_relaxed);
-
-	/* It counts from the beginning of the outage, which may be longer by now. */
-	conn->outage_limit_ms = limit;
-	conn_arm_outage(conn);
-	if (timeout != conn->stall_timeout_ms)
-		conn_take_stall_timeout(conn, timeout);
-}
+/* ---- all of them --------------------------------------------------------- */
 
 static void conn_retire_links(struct nbd_conn *conn, const char *why)
 {
@@ -1186,7 +296,7 @@ static void conn_reset(struct nbd_conn *conn)
 	conn->is_resetting = true;
 	conn_retire_links(conn, "its requests took too long");
 	conn->is_resetting = false;
-	conn_fail_waiting(conn, -ENOLINK);
+	nbd_send_fail(conn, -ENOLINK);
 }
 
 void nbd_conns_reset(struct nbd_backend *be)
@@ -1204,15 +314,16 @@ static void conn_kicked(struct ub_msg *msg, struct ub_queue *q)
 	(void)q;
 	/* An exchange: what was changed before a kick that this one stands for is seen below. */
 	atomic_exchange_explicit(&conn->is_kicked, false, memory_order_acq_rel);
-	conn_take_settings(conn);
+	nbd_timers_take_settings(conn);
 	if (atomic_exchange_explicit(&conn->must_reset, false, memory_order_acq_rel))
 		conn_reset(conn);
 	/* What is in flight will be a sign of life itself, if it was sent late enough. */
 	if (atomic_exchange_explicit(&conn->must_probe, false, memory_order_acq_rel) &&
-	    conn_works(conn) && nbd_link_is_ready(conn->link) && !conn->link->internal.is_busy &&
+	    nbd_conn_works(conn) && nbd_link_is_ready(conn->link) &&
+	    !conn->link->internal.is_busy &&
 	    (!conn->link->nr_in_flight || nbd_fence_unproven_ms(conn->be) >= CONN_PROBE_MS))
-		link_send_internal(conn->link, UB_OP_READ);
-	conn_look_at_waiting(conn);
+		nbd_send_internal(conn->link, UB_OP_READ);
+	nbd_send_look(conn);
 }
 
 /* ---- what the core calls ------------------------------------------------- */
@@ -1222,9 +333,8 @@ void nbd_conn_init(struct nbd_conn *conn, struct nbd_backend *be, unsigned index
 	conn->be = be;
 	conn->index = index;
 	conn->knock_fd = -1;
-	/* Not when its home starts: that may come later than another queue's first I/O. */
-	conn->inbox_msg.fn = conn_take_inbox;
 	conn->kick_msg.fn = conn_kicked;
+	nbd_send_init(conn);
 }
 
 void nbd_conns_start(struct nbd_queue *nq)
@@ -1233,17 +343,7 @@ void nbd_conns_start(struct nbd_queue *nq)
 	for (unsigned i = 0; i < nq->nr_own; i++) {
 		struct nbd_conn *conn = nq->own[i];
 
-		conn->tick = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_tick };
-		conn->outage_limit_ms =
-			atomic_load_explicit(&conn->be->outage_limit_ms, memory_order_relaxed);
-		conn->stall_timeout_ms =
-			atomic_load_explicit(&conn->be->stall_timeout_ms, memory_order_relaxed);
-		conn->outage = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_outage };
-		conn->patience = (struct ub_timer){ .queue = nq->bq->queue,
-						    .expired = conn_patience_is_over };
-		conn->drain = (struct ub_timer){ .queue = nq->bq->queue, .expired = conn_drained };
-		conn->fence =
-			(struct ub_timer){ .queue = nq->bq->queue, .expired = conn_look_at_fence };
+		nbd_timers_init(conn, nq->bq->queue);
 		if (conn->given) /* made when the back end was opened */
 			conn_take_link(&conn->given->msg, nq->bq->queue);
 	}
@@ -1253,58 +353,13 @@ void nbd_conns_start(struct nbd_queue *nq)
 		nbd_wake_connector(nq->be);
 }
 
-/* Those conns that have answered changes which a FLUSH has to cover. */
-static uint64_t flush_conns(const struct nbd_backend *be)
-{
-	uint64_t mask = 0;
-
-	for (unsigned i = 0; i < be->nr_conns && be->nr_conns > 1; i++) {
-		if (atomic_load_explicit(&be->conns[i].has_unflushed, memory_order_acquire))
-			mask |= 1ULL << i;
-	}
-	return mask;
-}
-
-void nbd_submit(struct ub_backend_queue *bq, struct ub_io *io)
-{
-	struct nbd_queue *nq = bq->priv;
-	struct nbd_cmd *cmd = &nq->cmds[io->slot];
-
-	cmd->io = io;
-	cmd->link = NULL;
-	cmd->is_again = cmd->was_sent = false;
-	cmd->was_flushed = cmd->was_old_flushed = false;
-	cmd->nr_slow = cmd->nr_wrong = 0;
-	cmd->done_bytes = 0;
-	cmd->todo = io->op == UB_OP_FLUSH ? flush_conns(nq->be) : 0;
-	if (__builtin_expect(atomic_load_explicit(&nq->be->fence.nr_claimable,
-						  memory_order_acquire) != 0,
-			     0) &&
-	    nbd_op_changes(io->op))
-		nbd_fence_claim(nq->be, cmd, io);
-	nbd_reserve_look(nq);
-	queue_route(nq, cmd);
-}
-
-void nbd_give_back(struct ub_backend_queue *bq, const struct ub_io *io)
-{
-	struct nbd_queue *nq = bq->priv;
-	struct nbd_cmd *cmd = &nq->cmds[io->slot];
-
-	/* The parts that never came may have ranges as well. */
-	if (atomic_load_explicit(&nq->be->fence.nr_claimable, memory_order_acquire) != 0)
-		nbd_fence_claim(nq->be, cmd, io);
-	if (cmd->has_ranges)
-		nbd_fence_done(nq->be, cmd);
-}
-
 /* Sends what may go, and gives up what has ended. True: that may have changed its neighbours. */
 static bool conn_settle(struct nbd_conn *conn)
 {
 	bool changed = false;
 
 	if (conn->must_issue)
-		conn_issue_waiting(conn);
+		nbd_send_waiting(conn);
 	if (conn->link && (conn->link->failing || conn->link->is_leaving))
 		changed = conn_check_old_link(conn, conn->link);
 	if (conn->draining)
@@ -1343,7 +398,7 @@ static void queue_end_conns(struct nbd_queue *nq, int err, const char *why)
 
 		conn->cancel_error = err;
 		conn_retire_links(conn, why);
-		conn_fail_waiting(conn, err);
+		nbd_send_fail(conn, err);
 	}
 }
 
@@ -1372,16 +427,7 @@ bool nbd_queue_stop(struct ub_backend_queue *bq)
 		queue_end_conns(nq, -ECANCELED, "it is not needed any more");
 		nbd_wake_connector(nq->be);
 	}
-	for (unsigned i = 0; i < nq->nr_own; i++) {
-		struct nbd_conn *conn = nq->own[i];
-
-		ub_timer_stop(&conn->tick);
-		ub_timer_stop(&conn->outage);
-		ub_timer_stop(&conn->patience);
-		ub_timer_stop(&conn->drain);
-		ub_timer_stop(&conn->fence);
-		is_armed |= conn->tick.armed_ns || conn->outage.armed_ns || conn->drain.armed_ns ||
-			    conn->patience.armed_ns || conn->fence.armed_ns;
-	}
+	for (unsigned i = 0; i < nq->nr_own; i++)
+		is_armed |= !nbd_timers_stop(nq->own[i]);
 	return !is_armed && nq->nr_armed == 0;
 }

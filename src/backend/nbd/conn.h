@@ -50,12 +50,12 @@ struct nbd_conn {
 	bool must_issue; /* waiting ones may go at the end of the batch */
 	/* a link ended with answered changes that it had not flushed: the next one is asked to */
 	bool is_flush_due;
-	bool lacks_memory; /* libnbd had none for a request: it is in `fenced` */
+	bool lacks_memory; /* the engine had none for a request: it is in `fenced` */
 	uint64_t said_memory_ms;
 	/* one at a time: connections ended over something that one of these was answered with */
 	bool is_careful;
 	struct ub_timer tick, outage, patience, drain, fence;
-	/* as the timers have them: conn_take_settings() */
+	/* as the timers have them: nbd_timers_take_settings() */
 	uint64_t outage_limit_ms, stall_timeout_ms;
 	bool is_ticking, has_progress;
 	unsigned quiet_ticks;
@@ -81,6 +81,42 @@ struct nbd_conn {
 	struct nbd_attempt attempt;
 };
 
+/* a stall timeout has so many parts; it is noticed one of them late at the most */
+#define NBD_STALL_TICKS 4
+#define NBD_MAX_WRONG	8 /* wrong answers to one request; then it fails */
+#define NBD_SUSPECTS	4 /* … from so many on those that may be it are sent one by one */
+
+/* Whether new requests may be sent on it: on a stalled one they would wait, too. */
+static inline bool nbd_conn_works(const struct nbd_conn *conn)
+{
+	return conn->link && !conn->link->failing && !conn->link->is_leaving &&
+	       !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed);
+}
+
+/*
+ * Whether one of the conn's links has answered changes that it has not flushed: for FLUSHes of
+ * other queues.
+ */
+static inline void nbd_conn_note_unflushed(struct nbd_conn *conn)
+{
+	bool has =
+		conn->is_flush_due ||
+		(conn->link && conn->link->answered_bytes != conn->link->flushed_bytes) ||
+		(conn->draining && conn->draining->answered_bytes != conn->draining->flushed_bytes);
+
+	if (atomic_load_explicit(&conn->has_unflushed, memory_order_relaxed) != has)
+		atomic_store_explicit(&conn->has_unflushed, has, memory_order_release);
+}
+
+/* Something was sent, and before it nothing was in flight: the time without an answer counts. */
+static inline void nbd_conn_start_ticking(struct nbd_conn *conn)
+{
+	conn->is_ticking = true;
+	conn->has_progress = true;
+	conn->quiet_ticks = 0;
+	ub_timer_set(&conn->tick, conn->stall_timeout_ms / NBD_STALL_TICKS + 1);
+}
+
 /* Main thread: one that was zeroed, before any thread knows of it. */
 void nbd_conn_init(struct nbd_conn *conn, struct nbd_backend *be, unsigned index);
 
@@ -92,12 +128,7 @@ void nbd_conns_start(struct nbd_queue *nq);
 /* Any thread: what is in flight ends with ENOLINK, and its connections are made again. */
 void nbd_conns_reset(struct nbd_backend *be);
 
-/* Any thread: an attempt has shown that nothing works: the outage begins, if none has. */
-void nbd_outage_note(struct nbd_backend *be);
-
 /* The contract's, backend.h: on the queue's thread. */
-void nbd_submit(struct ub_backend_queue *bq, struct ub_io *io);
-void nbd_give_back(struct ub_backend_queue *bq, const struct ub_io *io);
 void nbd_submit_end(struct ub_backend_queue *bq);
 void nbd_cancel(struct ub_backend_queue *bq, int err);
 bool nbd_queue_stop(struct ub_backend_queue *bq);

@@ -20,6 +20,7 @@
 
 #include "backend/nbd/fence.h"
 #include "backend/nbd/library.h"
+#include "backend/nbd/outage.h"
 #include "backend/nbd/reserve.h"
 #include "backend/nbd/say.h"
 #include "backend/nbd/connector.h"

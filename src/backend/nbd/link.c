@@ -79,6 +79,20 @@ void nbd_link_look_at_end(struct nbd_link *link)
 	link->is_closed_by_peer |= ub_socket_is_closed_by_peer(link->fd, link->kind);
 }
 
+bool nbd_link_has_unflushed(const struct nbd_link *link)
+{
+	return link->answered_bytes != link->flushed_bytes && link->conn->be->limits.can_flush;
+}
+
+bool nbd_link_has_work(const struct nbd_link *link)
+{
+	for (const struct nbd_cmd *cmd = link->in_flight.first; cmd; cmd = cmd->next) {
+		if (nbd_op_changes(cmd->io->op) || cmd->io->op == UB_OP_FLUSH)
+			return true;
+	}
+	return false;
+}
+
 /* ---- mailboxes ----------------------------------------------------------- */
 
 void nbd_wake_connector(struct nbd_backend *be)

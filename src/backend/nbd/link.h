@@ -114,6 +114,11 @@ static inline bool nbd_link_is_ready(const struct nbd_link *link)
 	return !link->failing && link->is_ready;
 }
 
+/* It has answered changes that it has not flushed, and that a FLUSH would make durable. */
+bool nbd_link_has_unflushed(const struct nbd_link *link);
+/* Changes are in flight on it, or what makes them durable. */
+bool nbd_link_has_work(const struct nbd_link *link);
+
 /* Before anything is done to it: afterwards nobody can tell who ended it. Home thread. */
 void nbd_link_look_at_end(struct nbd_link *link);
 

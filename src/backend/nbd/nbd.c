@@ -14,6 +14,7 @@
 #include "backend/nbd/open.h"
 #include "backend/nbd/reserve.h"
 #include "backend/nbd/say.h"
+#include "backend/nbd/send.h"
 #include "backend/nbd/size.h"
 #include "backend/registry.h"
 #include "backend/sockets.h"

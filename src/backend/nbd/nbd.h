@@ -5,6 +5,7 @@
  *   queue thread                               connector thread (one a back end)
  *   conn ── link: commands ◄────────── link ── connector.c: sessions, back-off, comparing
  *     └── retired link ──────────────────────► frees it, when nothing needs it any more
+ *   send.c, cmd.c: what goes and what waits, what an answer means; engine-libnbd.c: how it goes
  *   fence.c: which changes wait for what a retired link's server may still do (any thread, under a
  *   lock)
  *
@@ -25,6 +26,7 @@
 #include <stdint.h>
 
 #include <ublk-bridge/backend.h>
+#include <ublk-bridge/stats.h>
 
 #include "backend/nbd/conn.h"
 #include "backend/nbd/link.h"
@@ -38,8 +40,8 @@ struct nbd_queue {
 	struct nbd_cmd *cmds; /* one a slot */
 	struct nbd_conn **own;
 	unsigned nr_own;
-	unsigned nr_armed;		    /* watches of own connections that the ring still has */
-	bool has_left;			    /* nbd_queue_stop() was called */
+	unsigned nr_armed; /* operations of own conns' links that the ring still has */
+	bool has_left;	   /* nbd_queue_stop() was called */
 	bool may_use_reserve, uses_reserve; /* a real-time thread: while memory is short */
 	bool has_looked;		    /* at memory, in this batch */
 	uint64_t memory_seen_ms;
@@ -140,6 +142,18 @@ static inline unsigned nbd_nr_given(const struct nbd_backend *be)
 	for (unsigned i = 0; i < be->nr_conns; i++)
 		nr += be->conns[i].given != NULL;
 	return nr;
+}
+
+static inline struct ub_backend_queue_stats *nbd_conn_stats(const struct nbd_conn *conn)
+{
+	return conn->home->bq->stats;
+}
+
+/* A request's answer is there, or none will come. */
+static inline void nbd_cmd_count_wait(const struct nbd_cmd *cmd, const struct nbd_conn *conn)
+{
+	ub_stat_add(&nbd_conn_stats(conn)->wait_ns,
+		    ub_queue_turn_ns(conn->home->bq->queue) - cmd->sent_ns);
 }
 
 #endif
