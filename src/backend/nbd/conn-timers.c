@@ -39,7 +39,7 @@ static void timers_patience_is_over(struct ub_timer *timer)
 {
 	struct nbd_conn *conn = ub_container_of(timer, struct nbd_conn, patience);
 
-	if (!conn->link || !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))
+	if (!conn->link || nbd_conn_state(conn) != NBD_CONN_STALLED)
 		return;
 	/*
 	 * Before the device is live a lost connection ends the attach, which has a time limit of
@@ -101,8 +101,7 @@ static void timers_tick(struct ub_timer *timer)
 	 * again for that reason. What comes goes over another connection, where the server is safe
 	 * for several.
 	 */
-	atomic_store_explicit(&conn->is_stalled, true, memory_order_release);
-	nbd_outage_set_works(conn, false);
+	nbd_outage_set_state(conn, NBD_CONN_STALLED);
 	ub_timer_set(&conn->patience, nbd_link_patience_ms(conn->link));
 	nbd_outage_arm(conn);
 	nbd_send_look(conn); /* what has not been sent may go over others */
@@ -130,7 +129,7 @@ static void timers_outage(struct ub_timer *timer)
 static void timers_take_stall_timeout(struct nbd_conn *conn, uint64_t timeout)
 {
 	conn->stall_timeout_ms = timeout;
-	if (conn->is_ticking && !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))
+	if (conn->is_ticking && nbd_conn_state(conn) != NBD_CONN_STALLED)
 		nbd_conn_start_ticking(conn);
 	if (conn->link)
 		nbd_session_tune(conn->link->fd, timeout, conn->be->send_bytes);

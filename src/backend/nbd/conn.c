@@ -68,6 +68,7 @@ static void conn_retire(struct nbd_conn *conn, struct nbd_link *link)
 	char why[NBD_WHY_BYTES];
 	bool was_alone;
 
+	nbd_link_set_state(link, NBD_LINK_RETIRED);
 	snprintf(why, sizeof(why), "%s", link->why);
 	link_drop_internal(link);
 	was_alone = link->in_flight.first && link->in_flight.first == link->in_flight.last;
@@ -84,8 +85,7 @@ static void conn_retire(struct nbd_conn *conn, struct nbd_link *link)
 	} else {
 		conn->link = NULL;
 		atomic_store_explicit(&conn->link_bytes, 0, memory_order_release);
-		nbd_outage_set_works(conn, false);
-		atomic_store_explicit(&conn->is_stalled, false, memory_order_relaxed);
+		nbd_outage_set_state(conn, NBD_CONN_OFFLINE);
 		ub_timer_set(&conn->patience, 0);
 	}
 	nbd_conn_note_unflushed(conn);
@@ -112,7 +112,7 @@ static void conn_drain(struct nbd_conn *conn)
 	/* What had been on the link before this one has not been on this one. */
 	for (struct nbd_cmd *cmd = conn->waiting.first; cmd; cmd = cmd->next)
 		cmd->was_old_flushed = false;
-	link->is_draining = true;
+	nbd_link_set_state(link, NBD_LINK_DRAINING);
 	link->has_progress = false;
 	conn->link = NULL;
 	conn->draining = link;
@@ -131,8 +131,11 @@ static void conn_drain(struct nbd_conn *conn)
  */
 static bool conn_check_old_link(struct nbd_conn *conn, struct nbd_link *link)
 {
-	if (!link->failing) {
-		if (link->is_leaving ? link->in_flight.first != NULL : nbd_link_has_work(link))
+	enum nbd_link_state state = nbd_link_state(link);
+
+	if (state != NBD_LINK_FAILING) {
+		if (state == NBD_LINK_LEAVING ? link->in_flight.first != NULL :
+						nbd_link_has_work(link))
 			return false;
 		if (link_must_flush(link)) {
 			/*
@@ -157,9 +160,8 @@ static bool conn_check_old_link(struct nbd_conn *conn, struct nbd_link *link)
  */
 static void conn_set_online(struct nbd_conn *conn)
 {
-	atomic_store_explicit(&conn->is_stalled, false, memory_order_release);
 	ub_timer_set(&conn->patience, 0);
-	nbd_outage_set_works(conn, true);
+	nbd_outage_set_state(conn, NBD_CONN_ONLINE);
 	for (unsigned i = 0; i < conn->be->nr_conns; i++) {
 		if (&conn->be->conns[i] != conn)
 			nbd_conn_kick(&conn->be->conns[i]);
@@ -171,10 +173,10 @@ void nbd_conn_progress(struct nbd_link *link)
 {
 	struct nbd_conn *conn = link->conn;
 
-	if (link->is_draining)
+	if (nbd_link_state(link) == NBD_LINK_DRAINING)
 		return;
 	conn->has_progress = true;
-	if (!atomic_load_explicit(&conn->is_stalled, memory_order_relaxed))
+	if (nbd_conn_state(conn) != NBD_CONN_STALLED)
 		return;
 	conn_set_online(conn);
 	conn->must_issue = true;
@@ -190,7 +192,7 @@ static void conn_use_link(struct nbd_conn *conn, struct nbd_link *link)
 		ub_log(UB_LOG_WARNING,
 		       "%s: too many old connections are not over yet: no new one is used",
 		       be->server);
-		link->unused = true;
+		nbd_link_set_state(link, NBD_LINK_UNUSED);
 		nbd_link_retire(link);
 		return;
 	}
@@ -200,6 +202,7 @@ static void conn_use_link(struct nbd_conn *conn, struct nbd_link *link)
 	 */
 	if (conn->had_link && atomic_load(&be->backend->is_destination))
 		atomic_fetch_add_explicit(&be->nr_losses, 1, memory_order_acq_rel);
+	nbd_link_set_state(link, NBD_LINK_LIVE);
 	conn->link = link;
 	atomic_store_explicit(&conn->link_bytes, link->size_bytes, memory_order_release);
 	if (conn->had_link)
@@ -214,7 +217,7 @@ static void conn_drop_reserve(struct nbd_conn *conn)
 {
 	if (!conn->reserve)
 		return;
-	conn->reserve->unused = true;
+	nbd_link_set_state(conn->reserve, NBD_LINK_UNUSED);
 	nbd_link_retire(conn->reserve);
 	conn->reserve = NULL;
 }
@@ -222,13 +225,13 @@ static void conn_drop_reserve(struct nbd_conn *conn)
 /* Another link for a conn that has one, which has stalled, or knows too little of the export. */
 static void conn_take_successor(struct nbd_conn *conn, struct nbd_link *link)
 {
-	bool is_stalled = atomic_load_explicit(&conn->is_stalled, memory_order_relaxed);
+	bool is_stalled = nbd_conn_state(conn) == NBD_CONN_STALLED;
 
 	/* Two connections of a server that is not safe for that are never at work together. */
 	if (!is_stalled || !conn->be->first.multi_conn) {
 		conn_drop_reserve(conn);
 		conn->reserve = link;
-		conn->link->is_leaving = true;
+		nbd_link_set_state(conn->link, NBD_LINK_LEAVING);
 		return;
 	}
 	if (conn->draining) { /* two have stalled, one after the other */
@@ -250,14 +253,14 @@ static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
 	struct nbd_conn *conn = link->conn;
 
 	(void)q;
-	if (conn->cancel_error || (conn->link && !conn->link->failing &&
-				   !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed) &&
+	if (conn->cancel_error || (conn->link && nbd_link_state(conn->link) != NBD_LINK_FAILING &&
+				   nbd_conn_state(conn) != NBD_CONN_STALLED &&
 				   conn->link->size_bytes >= link->size_bytes)) {
-		link->unused = true;
+		nbd_link_set_state(link, NBD_LINK_UNUSED);
 		nbd_link_retire(link);
 		return;
 	}
-	if (conn->link && conn->link->failing)
+	if (conn->link && nbd_link_state(conn->link) == NBD_LINK_FAILING)
 		conn_retire(conn, conn->link);
 	if (conn->link)
 		conn_take_successor(conn, link);
@@ -360,7 +363,7 @@ static bool conn_settle(struct nbd_conn *conn)
 
 	if (conn->must_issue)
 		nbd_send_waiting(conn);
-	if (conn->link && (conn->link->failing || conn->link->is_leaving))
+	if (conn->link && nbd_link_state(conn->link) != NBD_LINK_LIVE)
 		changed = conn_check_old_link(conn, conn->link);
 	if (conn->draining)
 		changed |= conn_check_old_link(conn, conn->draining);

@@ -33,6 +33,14 @@ struct nbd_attempt {
 	bool was_useless; /* the last one: another's success is no reason to hurry */
 };
 
+/* OFFLINE ◄──► ONLINE ──► STALLED, and from there to both. The home thread sets it. */
+enum nbd_conn_state {
+	NBD_CONN_OFFLINE,
+	NBD_CONN_ONLINE,
+	/* its newest link gives no answer; it may have none, while that one is drained */
+	NBD_CONN_STALLED,
+};
+
 struct nbd_conn {
 	struct nbd_backend *be;
 	unsigned index;
@@ -62,8 +70,7 @@ struct nbd_conn {
 	int32_t cancel_error;
 
 	/* Any thread's. */
-	_Atomic bool is_online; /* with a link that is not stalled */
-	_Atomic bool is_stalled;
+	_Atomic int state;	     /* enum nbd_conn_state: nbd_outage_set_state() */
 	_Atomic uint64_t link_bytes; /* of its link's export; 0: it is offline */
 	struct nbd_cmd *_Atomic inbox;
 	struct ub_msg inbox_msg;
@@ -86,11 +93,28 @@ struct nbd_conn {
 #define NBD_MAX_WRONG	8 /* wrong answers to one request; then it fails */
 #define NBD_SUSPECTS	4 /* … from so many on those that may be it are sent one by one */
 
+/* The home thread. */
+static inline enum nbd_conn_state nbd_conn_state(const struct nbd_conn *conn)
+{
+	return (enum nbd_conn_state)atomic_load_explicit(&conn->state, memory_order_relaxed);
+}
+
+/* Any thread. */
+static inline bool nbd_conn_is_online(const struct nbd_conn *conn)
+{
+	return atomic_load_explicit(&conn->state, memory_order_acquire) == NBD_CONN_ONLINE;
+}
+
+static inline bool nbd_conn_is_stalled(const struct nbd_conn *conn)
+{
+	return atomic_load_explicit(&conn->state, memory_order_acquire) == NBD_CONN_STALLED;
+}
+
 /* Whether new requests may be sent on it: on a stalled one they would wait, too. */
 static inline bool nbd_conn_works(const struct nbd_conn *conn)
 {
-	return conn->link && !conn->link->failing && !conn->link->is_leaving &&
-	       !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed);
+	return conn->link && nbd_link_state(conn->link) == NBD_LINK_LIVE &&
+	       nbd_conn_state(conn) == NBD_CONN_ONLINE;
 }
 
 /*

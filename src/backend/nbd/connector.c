@@ -70,7 +70,7 @@ static bool connector_forget_link(struct nbd_link *link)
 	struct nbd_conn *conn = link->conn;
 
 	if (conn->given == link) {
-		conn->given = link->unused ? link->replaced : NULL;
+		conn->given = nbd_link_state(link) == NBD_LINK_UNUSED ? link->replaced : NULL;
 		return !conn->given;
 	}
 	if (conn->given && conn->given->replaced == link)
@@ -139,8 +139,7 @@ static void connector_free_ended(struct nbd_backend *be)
 	while (*at) {
 		struct nbd_link *link = *at;
 
-		if (atomic_load_explicit(&link->is_lost_yet, memory_order_acquire) ||
-		    !link->engine->is_idle(link)) {
+		if (nbd_link_is_fenced(link) || !link->engine->is_idle(link)) {
 			at = &link->next;
 			continue;
 		}
@@ -318,8 +317,7 @@ static bool conn_wants_link(const struct nbd_conn *conn)
 	 * One that is not safe for several connections has no other while this one may still be at
 	 * work.
 	 */
-	return (atomic_load_explicit(&conn->is_stalled, memory_order_acquire) &&
-		conn->be->first.multi_conn) ||
+	return (nbd_conn_is_stalled(conn) && conn->be->first.multi_conn) ||
 	       conn->given->size_bytes <
 		       atomic_load_explicit(&conn->be->wanted_bytes, memory_order_acquire);
 }

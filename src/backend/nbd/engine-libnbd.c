@@ -36,7 +36,7 @@ static bool libnbd_is_dead(struct nbd_link *link)
 	struct pollfd pfd = { .fd = link->fd, .events = POLLRDHUP };
 	bool is_wrong;
 
-	if (link->failing)
+	if (nbd_link_state(link) >= NBD_LINK_FAILING)
 		return true;
 	if (nbd.aio_is_closed(link->e.libnbd.handle)) {
 		nbd_link_look_at_end(link);
@@ -47,7 +47,7 @@ static bool libnbd_is_dead(struct nbd_link *link)
 		nbd_link_look_at_end(link);
 		nbd_link_ended(link, nbd_session_reason(), is_wrong);
 	}
-	return link->failing;
+	return nbd_link_state(link) >= NBD_LINK_FAILING;
 }
 
 /*
@@ -191,18 +191,18 @@ static int libnbd_send(struct nbd_link *link, struct nbd_cmd *cmd)
 
 /* ---- events -------------------------------------------------------------- */
 
-/* An armed watch came back. False: of a retired link, and nothing is to be done any more. */
+/* An armed watch came back. False: its link has ended, and nothing is to be done any more. */
 static bool libnbd_disarmed(struct nbd_link *link, bool *armed)
 {
 	struct nbd_backend *be = link->conn->be;
-	bool is_current = link->conn->link == link || link->conn->draining == link;
+	bool is_current = nbd_link_state(link) < NBD_LINK_UNUSED;
 
 	*armed = false;
 	link->conn->home->nr_armed--;
 	/* The last one of a retired link gives it free: it must not be touched after that. */
 	if (atomic_fetch_sub_explicit(&link->nr_armed, 1, memory_order_acq_rel) == 1 && !is_current)
 		nbd_wake_connector(be);
-	return is_current;
+	return is_current && nbd_link_state(link) < NBD_LINK_FAILING;
 }
 
 /* After an event: libnbd may take commands again, or has ended. */
@@ -245,7 +245,8 @@ static void libnbd_read(struct nbd_link *link)
 	    libnbd_is_dead(link) || ioctl(link->fd, FIONREAD, &here) < 0)
 		return;
 	while (here >= LIBNBD_MIN_REPLY_BYTES && link->nr_in_flight) {
-		if (libnbd_notify_read(link) < 0 || link->failing || !link->e.libnbd.replied_bytes)
+		if (libnbd_notify_read(link) < 0 || nbd_link_state(link) >= NBD_LINK_FAILING ||
+		    !link->e.libnbd.replied_bytes)
 			return;
 		here -= (int)link->e.libnbd.replied_bytes;
 	}
@@ -255,7 +256,7 @@ static void libnbd_readable(struct ub_watch *watch, int32_t res)
 {
 	struct nbd_link *link = ub_container_of(watch, struct nbd_link, e.libnbd.readable);
 
-	if (!libnbd_disarmed(link, &link->e.libnbd.readable_armed) || link->failing)
+	if (!libnbd_disarmed(link, &link->e.libnbd.readable_armed))
 		return;
 	if (res < 0) {
 		nbd_link_ended(link, "its socket cannot be polled", false);
@@ -274,7 +275,7 @@ static void libnbd_writable(struct ub_watch *watch, int32_t res)
 {
 	struct nbd_link *link = ub_container_of(watch, struct nbd_link, e.libnbd.writable);
 
-	if (!libnbd_disarmed(link, &link->e.libnbd.writable_armed) || link->failing)
+	if (!libnbd_disarmed(link, &link->e.libnbd.writable_armed))
 		return;
 	if (res < 0 || (res & (POLLERR | POLLHUP)))
 		nbd_link_look_at_end(link);
@@ -292,8 +293,7 @@ static void libnbd_hung_up(struct ub_watch *watch, int32_t res)
 	struct nbd_link *link = ub_container_of(watch, struct nbd_link, e.libnbd.hung_up);
 
 	(void)res;
-	if (!libnbd_disarmed(link, &link->e.libnbd.hung_up_armed) || link->failing ||
-	    link->nr_in_flight)
+	if (!libnbd_disarmed(link, &link->e.libnbd.hung_up_armed) || link->nr_in_flight)
 		return;
 	nbd_link_look_at_end(link);
 	nbd_link_ended(link, "the server closed the connection", false);

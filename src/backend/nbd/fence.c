@@ -149,7 +149,7 @@ static void fence_reset(struct nbd_link *link)
 		ub_fence_reset(&be->fence, link->entry, ub_now_ms());
 		return;
 	}
-	atomic_store_explicit(&link->is_lost_yet, true, memory_order_relaxed);
+	nbd_link_set_state(link, NBD_LINK_FENCED);
 	link->next_lost = be->lost;
 	be->lost = link;
 	atomic_fetch_add(&be->nr_lost, 1);
@@ -304,7 +304,7 @@ static bool fence_look_at_lost(struct nbd_backend *be)
 		*at = link->next_lost;
 		atomic_fetch_sub(&be->nr_lost, 1);
 		ub_fence_reset(&be->fence, link->entry, ub_now_ms());
-		atomic_store_explicit(&link->is_lost_yet, false, memory_order_release);
+		nbd_link_set_state(link, NBD_LINK_RETIRED);
 		has_found = true;
 	}
 	return has_found;
@@ -324,7 +324,7 @@ static void fence_ask_for_life(struct nbd_backend *be)
 	    !atomic_compare_exchange_strong(&be->probed_ms, &last, now))
 		return;
 	for (unsigned i = 0; i < be->nr_conns; i++) {
-		if (!atomic_load_explicit(&be->conns[i].is_online, memory_order_acquire))
+		if (!nbd_conn_is_online(&be->conns[i]))
 			continue;
 		atomic_store_explicit(&be->conns[i].must_probe, true, memory_order_release);
 		nbd_conn_kick(&be->conns[i]);

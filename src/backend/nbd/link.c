@@ -2,6 +2,7 @@
 /* Making and ending a link, and what threads tell each other. */
 #include "backend/nbd/link.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,11 +61,31 @@ void nbd_link_free(struct nbd_link *link)
 	free(link);
 }
 
+#define LINK_MAY(state) (1U << NBD_LINK_##state)
+
+void nbd_link_set_state(struct nbd_link *link, enum nbd_link_state to)
+{
+	static const uint8_t may[] = {
+		[NBD_LINK_NEW] = LINK_MAY(LIVE) | LINK_MAY(UNUSED),
+		[NBD_LINK_LIVE] = LINK_MAY(LEAVING) | LINK_MAY(DRAINING) | LINK_MAY(FAILING),
+		/* again: for the next one that waits */
+		[NBD_LINK_LEAVING] = LINK_MAY(LEAVING) | LINK_MAY(DRAINING) | LINK_MAY(FAILING),
+		[NBD_LINK_DRAINING] = LINK_MAY(FAILING),
+		[NBD_LINK_FAILING] = LINK_MAY(RETIRED),
+		[NBD_LINK_UNUSED] = 0,
+		[NBD_LINK_RETIRED] = LINK_MAY(FENCED),
+		[NBD_LINK_FENCED] = LINK_MAY(RETIRED),
+	};
+
+	assert(may[nbd_link_state(link)] & 1U << to);
+	atomic_store_explicit(&link->state, (int)to, memory_order_release);
+}
+
 void nbd_link_fail(struct nbd_link *link, const char *why)
 {
-	if (link->failing)
+	if (nbd_link_state(link) >= NBD_LINK_FAILING)
 		return;
-	link->failing = true;
+	nbd_link_set_state(link, NBD_LINK_FAILING);
 	snprintf(link->why, sizeof(link->why), "%s", why);
 }
 

@@ -37,9 +37,32 @@ struct nbd_internal {
 	char buf[4096];
 };
 
+/*
+ *   NEW ──► LIVE ──► LEAVING ──► DRAINING ──► FAILING ──► RETIRED ◄──► FENCED
+ *    │       └──────────┴────────────┴───────────►┘
+ *    └──► UNUSED
+ *
+ * The home thread sets it, but for FENCED's end, which comes under the fence's lock on any thread.
+ * From UNUSED on it is the connector's.
+ */
+enum nbd_link_state {
+	NBD_LINK_NEW, /* made, and not used yet */
+	NBD_LINK_LIVE,
+	/* it works, and another one waits for its place: nothing is sent on it any more */
+	NBD_LINK_LEAVING,
+	/* it has stalled, and another one has taken over; it is read until its changes are answered */
+	NBD_LINK_DRAINING,
+	NBD_LINK_FAILING, /* to be retired as soon as the engine has returned */
+	NBD_LINK_UNUSED,  /* it was not needed */
+	NBD_LINK_RETIRED,
+	/* likewise, and not reset for certain: fence.c needs its descriptor */
+	NBD_LINK_FENCED,
+};
+
 /* One connection, from the handover until nothing of it is left. */
 struct nbd_link {
 	struct nbd_conn *conn;
+	_Atomic int state; /* enum nbd_link_state */
 	const struct nbd_engine *engine;
 	union {
 		struct nbd_libnbd libnbd;
@@ -57,20 +80,14 @@ struct nbd_link {
 	struct nbd_list in_flight;
 	unsigned nr_in_flight;
 	bool is_ready;		/* the engine's: send() may be called */
-	bool failing;		/* to be retired as soon as the engine has returned */
 	bool is_closed_by_peer; /* the server closed it, before anything that we did to it */
 	bool is_slow;		/* it was given up because it was silent for too long */
 	bool is_wrong;		/* … because of what the server said */
-	/* another one has taken over; it is read until its changes are answered */
-	bool is_draining;
-	/* it works, and another one waits for its place: nothing is sent on it any more */
-	bool is_leaving;
-	bool is_polite;	   /* nothing is unanswered: the server is told that it ends */
-	bool cannot_flush; /* before it leaves: it was tried */
-	bool has_progress; /* since the drain timer was set */
-	bool unused;	   /* it was not needed any more */
-	bool has_answered; /* a command, in a way that could be used */
-	unsigned nr_again; /* requests that are to be sent again */
+	bool is_polite;		/* nothing is unanswered: the server is told that it ends */
+	bool cannot_flush;	/* before it leaves: it was tried */
+	bool has_progress;	/* since the drain timer was set */
+	bool has_answered;	/* a command, in a way that could be used */
+	unsigned nr_again;	/* requests that are to be sent again */
 	/* that it was given, after they had been sent elsewhere; and that it answered */
 	unsigned nr_got_again, nr_done_again;
 	uint64_t answered_bytes;     /* of changes that are not durable by themselves */
@@ -84,9 +101,7 @@ struct nbd_link {
 	struct nbd_link *next;	   /* in the connector's lists */
 	struct nbd_link *replaced; /* the older one that it shall take over from */
 	uint64_t made_ms;
-	/* retired, and not reset for certain: fence.c needs its descriptor */
-	_Atomic bool is_lost_yet;
-	struct nbd_link *next_lost; /* under fence_lock */
+	struct nbd_link *next_lost; /* FENCED: under fence_lock */
 	struct ub_socket_ends ends; /* TCP */
 };
 
@@ -98,6 +113,21 @@ struct nbd_link *nbd_link_create(struct nbd_conn *conn, const struct nbd_engine 
 				 struct nbd_handle *handle, const struct nbd_export *export);
 /* Neither the ring nor the fence has it any more. Whoever may create one. */
 void nbd_link_free(struct nbd_link *link);
+
+/* Whoever has it: enum nbd_link_state. */
+static inline enum nbd_link_state nbd_link_state(const struct nbd_link *link)
+{
+	return (enum nbd_link_state)atomic_load_explicit(&link->state, memory_order_relaxed);
+}
+
+/* Any thread: as nbd_link_state(), and what was done before it was set is seen. */
+static inline bool nbd_link_is_fenced(const struct nbd_link *link)
+{
+	return atomic_load_explicit(&link->state, memory_order_acquire) == NBD_LINK_FENCED;
+}
+
+/* The only place where it changes; asserts that this may follow what it was. */
+void nbd_link_set_state(struct nbd_link *link, enum nbd_link_state to);
 
 /*
  * It is to be retired as soon as the call that is under way has returned: at the end of the turn at
@@ -111,7 +141,7 @@ void nbd_link_fail(struct nbd_link *link, const char *why);
  */
 static inline bool nbd_link_is_ready(const struct nbd_link *link)
 {
-	return !link->failing && link->is_ready;
+	return nbd_link_state(link) < NBD_LINK_FAILING && link->is_ready;
 }
 
 /* It has answered changes that it has not flushed, and that a FLUSH would make durable. */

@@ -2,6 +2,7 @@
 /* An outage: since when no connection works, and what I/O ends with by then. */
 #include "backend/nbd/outage.h"
 
+#include <assert.h>
 #include <errno.h>
 
 #include "backend/nbd/link.h"
@@ -57,7 +58,7 @@ static bool outage_look(struct nbd_backend *be)
 	bool begins = false, works = false;
 
 	for (unsigned i = 0; i < be->nr_conns; i++)
-		works |= atomic_load_explicit(&be->conns[i].is_online, memory_order_relaxed);
+		works |= nbd_conn_state(&be->conns[i]) == NBD_CONN_ONLINE;
 	if (works) {
 		atomic_store_explicit(&be->quiet_since_ms, 0, memory_order_release);
 	} else if (!atomic_load_explicit(&be->quiet_since_ms, memory_order_relaxed)) {
@@ -78,18 +79,27 @@ void nbd_outage_note(struct nbd_backend *be)
 		nbd_conns_kick(be);
 }
 
-void nbd_outage_set_works(struct nbd_conn *conn, bool works)
+#define OUTAGE_MAY(state) (1U << NBD_CONN_##state)
+
+void nbd_outage_set_state(struct nbd_conn *conn, enum nbd_conn_state to)
 {
+	static const uint8_t may[] = {
+		[NBD_CONN_OFFLINE] = OUTAGE_MAY(ONLINE),
+		[NBD_CONN_ONLINE] = OUTAGE_MAY(OFFLINE) | OUTAGE_MAY(STALLED),
+		/* again: the link was asked for something of our own since, and is silent still */
+		[NBD_CONN_STALLED] = OUTAGE_MAY(OFFLINE) | OUTAGE_MAY(ONLINE) | OUTAGE_MAY(STALLED),
+	};
 	const struct nbd_queue *nq = conn->home;
 	unsigned nr = 0;
 	bool begins;
 
 	pthread_mutex_lock(&conn->be->works_lock);
-	atomic_store_explicit(&conn->is_online, works, memory_order_release);
+	assert(may[nbd_conn_state(conn)] & 1U << to);
+	atomic_store_explicit(&conn->state, (int)to, memory_order_release);
 	begins = outage_look(conn->be);
 	pthread_mutex_unlock(&conn->be->works_lock);
 	for (unsigned i = 0; i < nq->nr_own; i++)
-		nr += atomic_load_explicit(&nq->own[i]->is_online, memory_order_relaxed);
+		nr += nbd_conn_state(nq->own[i]) == NBD_CONN_ONLINE;
 	ub_stat_set(&nbd_conn_stats(conn)->nr_online, nr);
 	if (begins)
 		nbd_conns_kick(conn->be);

@@ -8,8 +8,11 @@
 
 #include "backend/nbd/nbd.h"
 
-/* A conn begins or ceases to work: an outage may end or begin, and then all conns are kicked. */
-void nbd_outage_set_works(struct nbd_conn *conn, bool works);
+/*
+ * The only place where a conn's state changes; asserts that this may follow what it was. An outage
+ * may end or begin by it, and then all conns are kicked.
+ */
+void nbd_outage_set_state(struct nbd_conn *conn, enum nbd_conn_state to);
 
 /* Any thread: an attempt has shown that nothing works: the outage begins, if none has. */
 void nbd_outage_note(struct nbd_backend *be);

@@ -9,7 +9,7 @@ struct nbd_conn *nbd_route_any(const struct nbd_queue *nq)
 	for (unsigned i = 0; i < be->nr_conns; i++) {
 		struct nbd_conn *conn = &be->conns[(nq->bq->qid + i) % be->nr_conns];
 
-		if (atomic_load_explicit(&conn->is_online, memory_order_acquire))
+		if (nbd_conn_is_online(conn))
 			return conn;
 	}
 	return NULL;

@@ -31,8 +31,8 @@ static inline struct nbd_conn *nbd_route_own(const struct nbd_queue *nq)
 	for (unsigned i = 0; i < nq->nr_own; i++) {
 		struct nbd_conn *conn = nq->own[i];
 
-		if (conn->link && !conn->link->failing &&
-		    !atomic_load_explicit(&conn->is_stalled, memory_order_relaxed) &&
+		if (conn->link && nbd_link_state(conn->link) < NBD_LINK_FAILING &&
+		    nbd_conn_state(conn) == NBD_CONN_ONLINE &&
 		    (!best || conn->link->nr_in_flight < best->link->nr_in_flight))
 			best = conn;
 	}

@@ -128,8 +128,8 @@ void nbd_say_stalled(struct nbd_backend *be)
 	bool stalled;
 
 	for (unsigned i = 0; i < be->nr_conns; i++) {
-		nr_online += atomic_load_explicit(&be->conns[i].is_online, memory_order_acquire);
-		if (!atomic_load_explicit(&be->conns[i].is_stalled, memory_order_acquire))
+		nr_online += nbd_conn_is_online(&be->conns[i]);
+		if (!nbd_conn_is_stalled(&be->conns[i]))
 			continue;
 		nr_stalled++;
 		which = i;
