@@ -41,7 +41,7 @@ struct nbd_cmd {
 	uint64_t flush_mark;	     /* FLUSH: the link's answered_bytes when it was sent */
 	uint64_t todo;		     /* FLUSH: a bit for each conn that it has to be sent to */
 	struct ub_ledger_sent *rec;  /* its record in the ledger */
-	struct nbd_cmd *prev, *next; /* in in_flight, waiting or fenced */
+	struct nbd_cmd *prev, *next; /* in in_flight, waiting or held */
 	struct nbd_cmd *posted;	     /* in an inbox */
 };
 

@@ -71,15 +71,15 @@ static void timers_drained(struct ub_timer *timer)
 /* Something waits for a range. */
 static void timers_look_at_fence(struct ub_timer *timer)
 {
-	struct nbd_conn *conn = ub_container_of(timer, struct nbd_conn, fence);
+	struct nbd_conn *conn = ub_container_of(timer, struct nbd_conn, gate.look);
 	uint64_t ms;
 
-	if (!conn->fenced.first)
+	if (!conn->gate.held.first)
 		return;
 	nbd_fence_tend(conn->be);
 	ms = nbd_fence_next_ms(conn->be);
-	ub_timer_set(&conn->fence, ms < TIMERS_FENCE_MS ? ms + 1 : TIMERS_FENCE_MS);
-	if (ms == UINT64_MAX || conn->lacks_memory) /* there are no ranges any more */
+	ub_timer_set(&conn->gate.look, ms < TIMERS_FENCE_MS ? ms + 1 : TIMERS_FENCE_MS);
+	if (ms == UINT64_MAX || conn->gate.lacks_memory) /* there are no ranges any more */
 		nbd_send_look(conn);
 }
 
@@ -157,7 +157,7 @@ void nbd_timers_init(struct nbd_conn *conn, struct ub_queue *q)
 	conn->outage = (struct ub_timer){ .queue = q, .expired = timers_outage };
 	conn->patience = (struct ub_timer){ .queue = q, .expired = timers_patience_is_over };
 	conn->drain = (struct ub_timer){ .queue = q, .expired = timers_drained };
-	conn->fence = (struct ub_timer){ .queue = q, .expired = timers_look_at_fence };
+	conn->gate.look = (struct ub_timer){ .queue = q, .expired = timers_look_at_fence };
 }
 
 bool nbd_timers_stop(struct nbd_conn *conn)
@@ -166,7 +166,7 @@ bool nbd_timers_stop(struct nbd_conn *conn)
 	ub_timer_stop(&conn->outage);
 	ub_timer_stop(&conn->patience);
 	ub_timer_stop(&conn->drain);
-	ub_timer_stop(&conn->fence);
+	ub_timer_stop(&conn->gate.look);
 	return !conn->tick.armed_ns && !conn->outage.armed_ns && !conn->drain.armed_ns &&
-	       !conn->patience.armed_ns && !conn->fence.armed_ns;
+	       !conn->patience.armed_ns && !conn->gate.look.armed_ns;
 }

@@ -33,6 +33,15 @@ struct nbd_attempt {
 	bool was_useless; /* the last one: another's success is no reason to hurry */
 };
 
+/* What holds requests back: gate.h. */
+struct nbd_gate {
+	bool is_closed;	      /* nothing passes, reads included */
+	struct nbd_list held; /* put aside: changes that overlap a range */
+	bool lacks_memory;    /* the engine had none for one of these */
+	uint64_t said_memory_ms;
+	struct ub_timer look; /* at those that are held */
+};
+
 /* OFFLINE ◄──► ONLINE ──► STALLED, and from there to both. The home thread sets it. */
 enum nbd_conn_state {
 	NBD_CONN_OFFLINE,
@@ -52,17 +61,15 @@ struct nbd_conn {
 	struct nbd_link *draining;
 	struct nbd_link *reserve; /* takes the place of a link that is leaving */
 	struct nbd_list waiting;
-	struct nbd_list fenced; /* changes that overlap a range */
+	struct nbd_gate gate;
 	bool is_resetting;
 	bool had_link;	 /* it is not its first one */
 	bool must_issue; /* waiting ones may go at the end of the batch */
 	/* a link ended with answered changes that it had not flushed: the next one is asked to */
 	bool is_flush_due;
-	bool lacks_memory; /* the engine had none for a request: it is in `fenced` */
-	uint64_t said_memory_ms;
 	/* one at a time: connections ended over something that one of these was answered with */
 	bool is_careful;
-	struct ub_timer tick, outage, patience, drain, fence;
+	struct ub_timer tick, outage, patience, drain;
 	/* as the timers have them: nbd_timers_take_settings() */
 	uint64_t outage_limit_ms, stall_timeout_ms;
 	bool is_ticking, has_progress;

@@ -11,14 +11,12 @@
 #include <ublk-bridge/stats.h>
 
 #include "backend/nbd/fence.h"
+#include "backend/nbd/gate.h"
 #include "backend/nbd/outage.h"
 #include "backend/nbd/reserve.h"
 #include "backend/nbd/route.h"
 #include "base/cleanup.h"
 #include "base/log.h"
-#include "base/loop.h"
-
-#define SEND_SAY_MEMORY_MS 10000 /* not more often */
 
 /* ---- a command ----------------------------------------------------------- */
 
@@ -128,70 +126,28 @@ static bool send_may_issue(struct nbd_conn *conn, const struct nbd_cmd *cmd)
 {
 	if (__builtin_expect(conn->draining != NULL, 0) && send_is_for_draining(conn, cmd))
 		return nbd_link_is_ready(conn->draining);
-	return nbd_conn_works(conn) && nbd_link_is_ready(conn->link) &&
+	return nbd_conn_works(conn) && nbd_gate_is_open(conn) && nbd_link_is_ready(conn->link) &&
 	       !send_must_wait_for_suspect(conn);
-}
-
-/* A change that overlaps a range. Nobody waits for what a device is being moved to. */
-static void send_hold(struct nbd_conn *conn, struct nbd_cmd *cmd)
-{
-	if (atomic_load_explicit(&conn->be->backend->is_destination, memory_order_relaxed)) {
-		nbd_cmd_complete(cmd, -ENOLINK);
-		return;
-	}
-	if (!conn->fenced.first)
-		ub_timer_set(&conn->fence, 1);
-	nbd_list_add(&conn->fenced, cmd);
-	nbd_fence_count_waiting(conn->be, true);
-}
-
-/* A request that the engine had no memory for is tried again soon, as if it waited for a range. */
-static void send_hold_for_memory(struct nbd_conn *conn, struct nbd_cmd *cmd)
-{
-	uint64_t now = ub_now_ms();
-
-	if (!conn->said_memory_ms || now - conn->said_memory_ms > SEND_SAY_MEMORY_MS) {
-		ub_log(UB_LOG_WARNING,
-		       "%s: there is no memory to send a request: it is tried again",
-		       conn->be->server);
-		conn->said_memory_ms = now;
-	}
-	conn->lacks_memory = true;
-	send_hold(conn, cmd);
-}
-
-/* Those that wait for a range are looked at again, in their order. */
-static void send_take_held(struct nbd_conn *conn)
-{
-	conn->lacks_memory = false;
-	for (const struct nbd_cmd *cmd = conn->fenced.first; cmd; cmd = cmd->next)
-		nbd_fence_count_waiting(conn->be, false);
-	nbd_list_splice_first(&conn->waiting, &conn->fenced);
 }
 
 /* Sends what send_may_issue(). */
 static void send_one(struct nbd_conn *conn, struct nbd_cmd *cmd)
 {
-	struct nbd_backend *be = conn->be;
-
-	if (nbd_op_changes(cmd->io->op) &&
-	    __builtin_expect(atomic_load_explicit(&be->fence.nr_live, memory_order_acquire) != 0,
-			     0) &&
-	    !nbd_fence_may_pass(be, cmd))
-		send_hold(conn, cmd);
+	if (!nbd_gate_may_pass(conn, cmd))
+		nbd_gate_hold(conn, cmd);
 	else if (!send_issue(__builtin_expect(conn->draining != NULL, 0) &&
 					     send_is_for_draining(conn, cmd) ?
 				     conn->draining :
 				     conn->link,
 			     cmd))
-		send_hold_for_memory(conn, cmd);
+		nbd_gate_hold_for_memory(conn, cmd);
 }
 
 /* ---- what waits ---------------------------------------------------------- */
 
 void nbd_send_fail(struct nbd_conn *conn, int32_t error)
 {
-	send_take_held(conn);
+	nbd_gate_release(conn);
 	while (conn->waiting.first) {
 		struct nbd_cmd *cmd = conn->waiting.first;
 
@@ -338,7 +294,7 @@ static void send_reroute(struct nbd_conn *conn)
 
 	if (!nbd_route_own(conn->home) && !nbd_route_any(conn->home))
 		return;
-	send_take_held(conn);
+	nbd_gate_release(conn);
 	list = conn->waiting;
 	conn->waiting.first = conn->waiting.last = NULL;
 	while (list.first) {
@@ -357,7 +313,7 @@ void nbd_send_look(struct nbd_conn *conn)
 	if (conn->is_resetting)
 		error = -ENOLINK;
 	if (!error && nbd_conn_works(conn)) {
-		send_take_held(conn);
+		nbd_gate_release(conn);
 		nbd_send_waiting(conn);
 		return;
 	}
