@@ -100,7 +100,7 @@ static void connector_lost(struct nbd_backend *be, const struct nbd_link *link)
 		return;
 	if (atomic_compare_exchange_strong(&be->phase, &phase, NBD_LOST) || phase == NBD_LOST)
 		connector_fail(be, link->why);
-	else if (be->options.transport == NBD_SOCKET && !be->options.restarts)
+	else if (be->options.address.transport == NBD_SOCKET && !be->options.restarts)
 		connector_fail(be, "its connection was handed over ready made, and cannot be made "
 				   "again");
 	else
@@ -159,9 +159,9 @@ static bool connector_must_end(const struct nbd_backend *be)
 
 /* ---- new connections ----------------------------------------------------- */
 
-const struct nbd_engine *nbd_connector_engine(const struct nbd_options *o)
+const struct nbd_engine *nbd_connector_engine(const struct nbd_address *a)
 {
-	(void)o; /* there is one, and it can do everything */
+	(void)a; /* there is one, and it can do everything */
 	return &nbd_engine_libnbd;
 }
 
@@ -235,7 +235,7 @@ static void connector_attempt_ready(struct nbd_conn *conn)
 		return;
 	}
 	a->handle = NULL;
-	link = nbd_link_create(conn, nbd_connector_engine(&be->options), handle, &now);
+	link = nbd_link_create(conn, nbd_connector_engine(&be->options.address), handle, &now);
 	if (!link) {
 		connector_attempt_failed(conn, "no memory for the connection");
 		return;
@@ -279,7 +279,7 @@ static void connector_attempt_start(struct nbd_conn *conn)
 	struct ub_err err;
 	int fd = -1;
 
-	if (be->options.transport == NBD_SOCKET) {
+	if (be->options.address.transport == NBD_SOCKET) {
 		fd = atomic_exchange_explicit(&be->next_socket, -1, memory_order_acq_rel);
 		if (fd < 0) {
 			a->not_before_ms = UINT64_MAX; /* until one comes */
@@ -289,8 +289,9 @@ static void connector_attempt_start(struct nbd_conn *conn)
 	a->seq = atomic_load_explicit(&be->fence.seq, memory_order_acquire);
 	a->deadline_ms = ub_now_ms() + CONNECTOR_ATTEMPT_MS;
 	a->knock_ms = conn->old.len ? ub_now_ms() + CONNECTOR_KNOCK_MS : 0;
-	a->handle = nbd_session_start(&be->options,
-				      nbd_connector_engine(&be->options)->wants_structured_replies,
+	a->handle = nbd_session_start(&be->options.address,
+				      nbd_connector_engine(&be->options.address)
+					      ->wants_structured_replies,
 				      fd, &err);
 	if (connector_must_end(be))
 		return;
@@ -307,7 +308,7 @@ static bool conn_wants_link(const struct nbd_conn *conn)
 		return false;
 	/* No connection is needed any more but for a sign of life, which ranges wait for. */
 	if (atomic_load(&conn->be->is_leaving))
-		return conn->index == 0 && conn->be->options.transport != NBD_SOCKET &&
+		return conn->index == 0 && conn->be->options.address.transport != NBD_SOCKET &&
 		       atomic_load_explicit(&conn->be->fence.nr_unproven, memory_order_acquire);
 	if (!conn->given)
 		return true;
@@ -335,7 +336,7 @@ static void connector_begin_recovered(struct nbd_backend *be)
 {
 	be->has_said_recovered = true;
 	nbd_say_recovered(be);
-	if (be->options.transport == NBD_SOCKET && !be->options.restarts)
+	if (be->options.address.transport == NBD_SOCKET && !be->options.restarts)
 		connector_fail(be, "its connection was handed over ready made, and cannot be made "
 				   "again");
 }
@@ -349,7 +350,7 @@ static void connector_start_attempts(struct nbd_backend *be)
 		return;
 	if (be->is_recovered && !be->has_said_recovered)
 		connector_begin_recovered(be);
-	if (be->options.transport == NBD_SOCKET && atomic_load(&be->next_socket) >= 0)
+	if (be->options.address.transport == NBD_SOCKET && atomic_load(&be->next_socket) >= 0)
 		be->conns[0].attempt.not_before_ms = 0;
 	for (unsigned i = 0; i < be->nr_conns; i++) {
 		struct nbd_conn *conn = &be->conns[i];

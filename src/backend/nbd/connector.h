@@ -9,8 +9,8 @@
 
 #include "backend/nbd/nbd.h"
 
-/* Which engine drives the connections that these options ask for. */
-const struct nbd_engine *nbd_connector_engine(const struct nbd_options *o);
+/* Which engine drives the connections to this address. */
+const struct nbd_engine *nbd_connector_engine(const struct nbd_address *a);
 
 /* Main thread: the thread begins. 0 or -errno with *err. */
 int nbd_connector_start(struct nbd_backend *be, struct ub_err *err);

@@ -31,7 +31,7 @@ static unsigned nbd_get_paths(const struct ub_backend_config *cfg, char *paths[]
 	unsigned nr = 0;
 
 	if (nbd_options_from_json(&o, cfg->options, &ignored) == 0)
-		nr = nbd_options_paths(&o, paths, max);
+		nr = nbd_address_paths(&o.address, paths, max);
 	nbd_options_destroy(&o);
 	return nr;
 }

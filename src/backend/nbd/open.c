@@ -61,10 +61,10 @@ static int open_finish_session(const struct nbd_backend *be, struct nbd_handle *
 int nbd_open_connect(struct nbd_backend *be, int socket_fd, struct nbd_handle **out,
 		     struct nbd_export *export, struct ub_err *err)
 {
-	struct nbd_handle *handle =
-		nbd_session_start(&be->options,
-				  nbd_connector_engine(&be->options)->wants_structured_replies,
-				  socket_fd, err);
+	struct nbd_handle *handle = nbd_session_start(&be->options.address,
+						      nbd_connector_engine(&be->options.address)
+							      ->wants_structured_replies,
+						      socket_fd, err);
 	int ret;
 
 	if (!handle)
@@ -89,7 +89,8 @@ static int open_first(struct nbd_backend *be, int socket_fd, struct nbd_handle *
 
 	for (;;) {
 		ret = nbd_open_connect(be, socket_fd, handle, &be->first, err);
-		if (ret == 0 || ub_now_ms() >= deadline || be->options.transport == NBD_SOCKET)
+		if (ret == 0 || ub_now_ms() >= deadline ||
+		    be->options.address.transport == NBD_SOCKET)
 			break;
 		if (!said)
 			ub_log(UB_LOG_NOTICE, "%s: %s; retrying", be->server, err->text);
@@ -118,7 +119,8 @@ static int open_conns(struct nbd_backend *be, struct nbd_handle *first, struct u
 {
 	unsigned wanted =
 		be->options.nr_connections ? be->options.nr_connections : OPEN_DEFAULT_CONNECTIONS;
-	unsigned nr = be->first.multi_conn && be->options.transport != NBD_SOCKET ? wanted : 1;
+	unsigned nr =
+		be->first.multi_conn && be->options.address.transport != NBD_SOCKET ? wanted : 1;
 	int ret;
 
 	if (nr < wanted)
@@ -131,8 +133,9 @@ static int open_conns(struct nbd_backend *be, struct nbd_handle *first, struct u
 		nbd_session_close(first, false);
 		return ret;
 	}
-	be->conns[0].given = nbd_link_create(&be->conns[0], nbd_connector_engine(&be->options),
-					     first, &be->first);
+	be->conns[0].given =
+		nbd_link_create(&be->conns[0], nbd_connector_engine(&be->options.address), first,
+				&be->first);
 	return be->conns[0].given ? 0 : ub_err_errno(err, ENOMEM, "the first connection");
 }
 
@@ -160,8 +163,8 @@ static int open_others(struct nbd_backend *be, struct ub_err *err)
 			return ub_err_wrap(err, "%s: connection %u", be->server, i + 1);
 		}
 		be->conns[i].given =
-			nbd_link_create(&be->conns[i], nbd_connector_engine(&be->options), handle,
-					&export);
+			nbd_link_create(&be->conns[i], nbd_connector_engine(&be->options.address),
+					handle, &export);
 	}
 	return 0;
 }
@@ -268,7 +271,7 @@ int nbd_open(struct ub_backend *backend, const struct ub_backend_config *cfg, st
 	atomic_init(&be->fence_timeout_ms, be->options.fence_timeout_ms);
 	atomic_init(&be->stall_timeout_ms,
 		    cfg->late_ms ? open_late_stall_ms(cfg->late_ms) : be->options.stall_timeout_ms);
-	nbd_options_describe(&be->options, be->server, sizeof(be->server));
+	nbd_address_describe(&be->options.address, be->server, sizeof(be->server));
 	be->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (be->wake_fd < 0)
 		return ub_err_errno(err, errno, "an event descriptor");

@@ -17,7 +17,7 @@
 
 #include <ublk-bridge/backend.h>
 
-#include "backend/nbd/options.h"
+#include "backend/nbd/address.h"
 #include "base/err.h"
 
 struct nbd_handle;
@@ -41,7 +41,7 @@ struct nbd_export {
  * Begins to connect. NULL with *err. socket_fd: a connected socket for NBD_SOCKET, which becomes
  * the handle's in every case; else -1. wants_structured_replies: the engine's, engine.h.
  */
-struct nbd_handle *nbd_session_start(const struct nbd_options *o, bool wants_structured_replies,
+struct nbd_handle *nbd_session_start(const struct nbd_address *a, bool wants_structured_replies,
 				     int socket_fd, struct ub_err *err);
 
 /* The socket of a ready one; it stays the handle's. */

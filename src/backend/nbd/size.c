@@ -35,7 +35,7 @@ int nbd_find_size(struct ub_backend *backend, uint64_t *size_bytes, struct ub_er
 	int ret = 0;
 
 	*size_bytes = seen;
-	if (be->options.transport != NBD_SOCKET)
+	if (be->options.address.transport != NBD_SOCKET)
 		ret = size_ask(be, size_bytes, err);
 	if (ret == -ETIMEDOUT)
 		ret = ub_err_set(err, ETIMEDOUT,
