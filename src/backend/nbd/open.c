@@ -169,6 +169,16 @@ static int open_others(struct nbd_backend *be, struct ub_err *err)
 	return 0;
 }
 
+/* What is needed later is there from now on: memory, and libnbd in it. */
+static int open_reserve(struct nbd_backend *be, const void *heap, struct ub_err *err)
+{
+	int ret = nbd_reserve_heap(be, heap, err);
+
+	if (ret == 0)
+		nbd_library_lock();
+	return ret;
+}
+
 static int open_new(struct nbd_backend *be, const struct ub_backend_config *cfg, const void *heap,
 		    struct ub_err *err)
 {
@@ -184,7 +194,7 @@ static int open_new(struct nbd_backend *be, const struct ub_backend_config *cfg,
 		return ret;
 	be->limits.read_only |= cfg->read_only;
 	ret = open_others(be, err);
-	return ret ? ret : nbd_reserve_heap(be, heap, err);
+	return ret ? ret : open_reserve(be, heap, err);
 }
 
 /*
@@ -220,7 +230,7 @@ static int open_again(struct nbd_backend *be, const struct ub_backend_config *cf
 	be->is_recovered = true;
 	be->phase = NBD_LIVE;
 	be->heap_bytes = (size_t)heap_bytes;
-	return nbd_reserve_heap(be, NULL, err);
+	return open_reserve(be, NULL, err);
 }
 
 char *nbd_get_identity(struct ub_backend *backend)

@@ -14,7 +14,6 @@
 #include <sys/prctl.h>
 #include <sys/sysinfo.h>
 
-#include "backend/nbd/library.h"
 #include "base/heap.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -70,7 +69,6 @@ int nbd_reserve_heap(struct nbd_backend *be, const void *heap, struct ub_err *er
 	if (ub_heap_reserve(be->heap_bytes) < 0)
 		return ub_err_errno(err, ENOMEM, "%s: memory for making connections again",
 				    be->server);
-	nbd_library_lock();
 	return 0;
 }
 

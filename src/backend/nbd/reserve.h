@@ -16,8 +16,8 @@
 void nbd_reserve_read_watermarks(struct nbd_backend *be);
 
 /*
- * Takes the memory that making all connections again needs, and locks libnbd. Main thread, when the
- * back end's connections are made. heap: of ub_heap_keep() before the first one was made; NULL:
+ * Takes the memory that making all connections again needs. Main thread, when the back end's
+ * connections are made. heap: of ub_heap_keep() before the first one was made; NULL:
  * be->heap_bytes says how much it is. 0 or -errno with *err.
  */
 int nbd_reserve_heap(struct nbd_backend *be, const void *heap, struct ub_err *err);
