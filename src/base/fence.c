@@ -5,279 +5,7 @@
 #include <assert.h>
 #include <string.h>
 
-#define FENCE_WAITED 0x80 /* among the flags of a range, this process's: somebody waits for it */
-
-static struct ub_ledger_side *fence_side(const struct ub_fence *f)
-{
-	return ub_ledger_side(f->page, f->side);
-}
-
-static struct ub_ledger_conn *fence_conn(const struct ub_fence *f, unsigned i)
-{
-	return ub_ledger_conn(f->page, f->side, i);
-}
-
-static struct ub_ledger_range *fence_range(const struct ub_fence *f, unsigned i)
-{
-	return ub_ledger_range(f->page, f->side, i);
-}
-
-static uint32_t range_state(const struct ub_ledger_range *r)
-{
-	return atomic_load_explicit(&r->state, memory_order_acquire);
-}
-
-static void range_set_state(struct ub_ledger_range *r, uint32_t state)
-{
-	atomic_store_explicit(&r->state, state, memory_order_release);
-}
-
-static uint32_t conn_state(const struct ub_ledger_conn *c)
-{
-	return atomic_load_explicit(&c->state, memory_order_acquire);
-}
-
-static void conn_set_state(struct ub_ledger_conn *c, uint32_t state)
-{
-	atomic_store_explicit(&c->state, state, memory_order_release);
-}
-
-static bool conn_is_trusted(const struct ub_fence *f, const struct ub_ledger_conn *c)
-{
-	return f->trusts_close &&
-	       (atomic_load_explicit(&c->flags, memory_order_acquire) & UB_CONN_CLOSED);
-}
-
-/* ---- counting ------------------------------------------------------------ */
-
-/* One that a request may come for that is in truth the same change. */
-static bool range_is_claimable(const struct ub_ledger_range *r)
-{
-	return range_state(r) == UB_RANGE && (r->flags & UB_RANGE_INHERITED) &&
-	       !(r->flags & (UB_RANGE_MERGED | UB_RANGE_BLIND));
-}
-
-/* From the page: the way back is never wrong, and nothing of this is on an ordinary I/O's path. */
-static void fence_count(struct ub_fence *f)
-{
-	unsigned live = 0, claimable = 0, unproven = 0, end = 0;
-
-	f->nr_unknown = 0;
-	for (unsigned i = 0; i < f->end_ranges; i++) {
-		const struct ub_ledger_range *r = fence_range(f, i);
-
-		if (range_state(r) == UB_RANGE_FREE)
-			continue;
-		live++;
-		end = i + 1;
-		claimable += range_is_claimable(r);
-		f->nr_unknown += r->conn == UB_LEDGER_NO_CONN && !r->clock_ms;
-	}
-	for (unsigned i = 0; i < f->nr_conns; i++)
-		unproven += conn_state(fence_conn(f, i)) == UB_CONN_RESET;
-	/* with no connection left to wait for, the next sign of life starts those */
-	unproven += f->nr_unknown;
-	f->end_ranges = end;
-	atomic_store_explicit(&f->nr_claimable, claimable, memory_order_release);
-	atomic_store_explicit(&f->nr_unproven, unproven, memory_order_release);
-	atomic_store_explicit(&f->nr_live, live, memory_order_release);
-	if (f->is_writer)
-		atomic_store_explicit(&fence_side(f)->nr_live, live, memory_order_release);
-}
-
-/* One that waits for every clock waits for this connection's, too. */
-static bool fence_conn_has_ranges(const struct ub_fence *f, unsigned conn)
-{
-	for (unsigned i = 0; i < f->end_ranges; i++) {
-		const struct ub_ledger_range *r = fence_range(f, i);
-
-		if (range_state(r) != UB_RANGE_FREE &&
-		    (r->conn == conn || (r->conn == UB_LEDGER_NO_CONN && !r->clock_ms)))
-			return true;
-	}
-	return false;
-}
-
-/*
- * Those that no range waits for. One of a dead process that is lost is the keeper's, until it is
- * reset.
- */
-static void fence_sweep(struct ub_fence *f)
-{
-	for (unsigned i = 0; i < f->nr_conns; i++) {
-		struct ub_ledger_conn *c = fence_conn(f, i);
-
-		if (conn_state(c) == UB_CONN_RESET && !fence_conn_has_ranges(f, i))
-			conn_set_state(c, UB_CONN_FREE);
-	}
-}
-
-/* ---- the table of ranges ------------------------------------------------- */
-
-static uint64_t range_gap(const struct ub_ledger_range *a, const struct ub_ledger_range *b)
-{
-	if (a->end < b->start)
-		return b->start - a->end;
-	return b->end < a->start ? a->start - b->end : 0;
-}
-
-/* Of one request, which was sent again, and given up again. */
-static bool range_is_same_change(const struct ub_ledger_range *a, const struct ub_ledger_range *b)
-{
-	return a->owner && a->owner == b->owner && a->start == b->start && a->end == b->end &&
-	       a->op == b->op && a->flags == b->flags && range_state(a) == UB_RANGE &&
-	       range_state(b) == UB_RANGE;
-}
-
-/* Grows a range so that it stands for another one, too. At no moment it says less than before. */
-static void range_absorb(struct ub_ledger_range *r, const struct ub_ledger_range *other)
-{
-	bool is_same = range_is_same_change(r, other);
-
-	if (!is_same) {
-		r->flags |= UB_RANGE_MERGED | (other->flags & FENCE_WAITED);
-		r->owner = 0;
-	}
-	if (is_same && r->clock_ms && !other->clock_ms) {
-		/* The older clock runs already: that of the later connection is the later one. */
-		r->clock_ms = 0;
-		r->conn = other->conn;
-	} else if (other->conn != r->conn ||
-		   (r->conn == UB_LEDGER_NO_CONN && (!r->clock_ms || !other->clock_ms))) {
-		/* The later clock of two, of which one at least does not run yet: when all do. */
-		r->clock_ms = 0;
-		r->conn = UB_LEDGER_NO_CONN;
-	} else if (other->clock_ms > r->clock_ms) {
-		r->clock_ms = other->clock_ms;
-	}
-	if (other->event > r->event)
-		r->event = other->event;
-	if (other->start < r->start)
-		r->start = other->start;
-	if (other->end > r->end)
-		r->end = other->end;
-}
-
-static unsigned fence_nr_ranges(const struct ub_fence *f)
-{
-	return f->page->nr_ranges < UB_LEDGER_MAX_RANGES ? f->page->nr_ranges :
-							   UB_LEDGER_MAX_RANGES;
-}
-
-static void fence_free(struct ub_fence *f, struct ub_ledger_range *r)
-{
-	range_set_state(r, UB_RANGE_FREE);
-	f->nr_order = 0;
-}
-
-/* The range of the same change, which was given up before and sent again; NULL: there is none. */
-static struct ub_ledger_range *fence_find_same(const struct ub_fence *f,
-					       const struct ub_ledger_range *what)
-{
-	for (unsigned i = 0; what->owner && i < f->end_ranges; i++) {
-		if (range_is_same_change(fence_range(f, i), what))
-			return fence_range(f, i);
-	}
-	return NULL;
-}
-
-/* Where in the order a range that begins there belongs: behind those that begin no later. */
-static unsigned fence_order_of(const struct ub_fence *f, uint64_t start)
-{
-	unsigned low = 0, high = f->nr_order;
-
-	while (low < high) {
-		unsigned middle = (low + high) / 2;
-
-		if (fence_range(f, f->order[middle])->start <= start)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
-static void fence_order_add(struct ub_fence *f, unsigned i)
-{
-	unsigned at = fence_order_of(f, fence_range(f, i)->start);
-
-	memmove(&f->order[at + 1], &f->order[at], (f->nr_order - at) * sizeof(f->order[0]));
-	f->order[at] = (uint16_t)i;
-	f->nr_order++;
-}
-
-static void fence_order_remove(struct ub_fence *f, unsigned at)
-{
-	f->nr_order--;
-	memmove(&f->order[at], &f->order[at + 1], (f->nr_order - at) * sizeof(f->order[0]));
-}
-
-/* The table is full: the two nearest become one. The place that is free then. */
-static unsigned fence_make_room(struct ub_fence *f)
-{
-	unsigned far = 0, first = 0, second = 1;
-	uint64_t best = UINT64_MAX;
-
-	if (!f->nr_order) {
-		for (unsigned i = 0; i < fence_nr_ranges(f); i++)
-			fence_order_add(f, i);
-	}
-	/* far: the range before this place that reaches farthest, which need not be the last. */
-	for (unsigned at = 1; at < f->nr_order && best; at++) {
-		uint64_t gap =
-			range_gap(fence_range(f, f->order[far]), fence_range(f, f->order[at]));
-
-		if (gap < best) {
-			best = gap;
-			first = far;
-			second = at;
-		}
-		if (fence_range(f, f->order[at])->end > fence_range(f, f->order[far])->end)
-			far = at;
-	}
-	range_absorb(fence_range(f, f->order[first]), fence_range(f, f->order[second]));
-	far = f->order[second];
-	range_set_state(fence_range(f, far), UB_RANGE_FREE);
-	fence_order_remove(f, second);
-	return far;
-}
-
-static unsigned fence_find_free(struct ub_fence *f)
-{
-	unsigned nr = fence_nr_ranges(f);
-
-	for (unsigned i = f->nr_order ? nr : 0; i < nr; i++) {
-		if (range_state(fence_range(f, i)) == UB_RANGE_FREE)
-			return i;
-	}
-	return fence_make_room(f);
-}
-
-static void fence_add(struct ub_fence *f, const struct ub_ledger_range *what)
-{
-	struct ub_ledger_range *r = fence_find_same(f, what);
-	unsigned i;
-
-	if (r) {
-		range_absorb(r, what);
-		return;
-	}
-	i = fence_find_free(f);
-	r = fence_range(f, i);
-	r->start = what->start;
-	r->end = what->end;
-	r->clock_ms = what->clock_ms;
-	r->event = what->event;
-	r->owner = what->owner;
-	r->conn = what->conn;
-	r->op = what->op;
-	r->flags = what->flags;
-	range_set_state(r, UB_RANGE);
-	if (i >= f->end_ranges)
-		f->end_ranges = i + 1;
-	if (f->nr_order)
-		fence_order_add(f, i);
-}
+#include "base/fence-table.h"
 
 /* ---- beginning ----------------------------------------------------------- */
 
@@ -292,7 +20,7 @@ void ub_fence_init(struct ub_fence *f, struct ub_ledger *page, unsigned side, ui
 	f->pid = pid;
 	f->nr_conns = page->nr_conns < UB_LEDGER_CONNS ? page->nr_conns : UB_LEDGER_CONNS;
 	f->end_ranges = page->nr_ranges;
-	fence_count(f);
+	ub_fence_count(f);
 }
 
 void ub_fence_set_timeout(struct ub_fence *f, uint64_t timeout_ms)
@@ -333,7 +61,7 @@ static void fence_add_blind(struct ub_fence *f, uint64_t event, uint64_t now_ms)
 	all.flags = UB_RANGE_BLIND | UB_RANGE_INHERITED;
 	if (conn >= 0)
 		all.conn = (uint16_t)conn;
-	fence_add(f, &all);
+	ub_fence_add(f, &all);
 	if (conn >= 0)
 		ub_fence_reset(f, conn, now_ms);
 }
@@ -375,7 +103,7 @@ static void fence_inherit_range(struct ub_fence *f, struct ub_ledger_range *r, b
 	if (!r->clock_ms && !fence_has_conn(f, r->conn))
 		r->conn = UB_LEDGER_NO_CONN;
 	if (r->conn < f->nr_conns && conn_is_trusted(f, fence_conn(f, r->conn)))
-		fence_free(f, r);
+		ub_fence_free(f, r);
 	else if (!comes_again)
 		range_set_state(r, UB_RANGE_DONE);
 }
@@ -392,7 +120,7 @@ static void fence_inherit_sent(struct ub_fence *f, struct ub_ledger_sent *rec, u
 	if (!fence_has_conn(f, rec->conn))
 		r.conn = UB_LEDGER_NO_CONN;
 	if (r.conn == UB_LEDGER_NO_CONN || !conn_is_trusted(f, fence_conn(f, r.conn)))
-		fence_add(f, &r);
+		ub_fence_add(f, &r);
 	ub_fence_answer(rec);
 }
 
@@ -419,8 +147,8 @@ static void fence_inherit_side(struct ub_fence *f, bool is_blind, bool comes_aga
 		fence_add_blind(f, event ? event : fence_count_event(f), now_ms);
 	for (unsigned i = 0; i < f->end_ranges; i++)
 		fence_inherit_range(f, fence_range(f, i), comes_again);
-	fence_sweep(f);
-	fence_count(f);
+	ub_fence_sweep(f);
+	ub_fence_count(f);
 }
 
 void ub_fence_inherit(struct ub_fence *f, bool comes_again, uint64_t now_ms)
@@ -484,8 +212,8 @@ void ub_fence_reset(struct ub_fence *f, int conn, uint64_t now_ms)
 	atomic_store_explicit(&c->reset_ms, now_ms, memory_order_relaxed);
 	f->conn_seq[conn] = atomic_fetch_add_explicit(&f->seq, 1, memory_order_acq_rel) + 1;
 	conn_set_state(c, UB_CONN_RESET);
-	fence_sweep(f);
-	fence_count(f);
+	ub_fence_sweep(f);
+	ub_fence_count(f);
 }
 
 void ub_fence_reset_orphans(struct ub_fence *f, uint64_t now_ms)
@@ -545,7 +273,7 @@ void ub_fence_prove(struct ub_fence *f, uint32_t seq, uint64_t now_ms)
 	if (!has_changed && !f->nr_unknown)
 		return;
 	fence_start_unknown(f, now_ms);
-	fence_count(f);
+	ub_fence_count(f);
 }
 
 /* ---- changes ------------------------------------------------------------- */
@@ -564,8 +292,8 @@ void ub_fence_give_up(struct ub_fence *f, struct ub_ledger_sent *rec, uint32_t o
 	assert(ub_fence_is_lost(f, rec->conn));
 	if (f->timeout_ms && !conn_is_trusted(f, fence_conn(f, rec->conn))) {
 		r.event = atomic_load_explicit(&fence_side(f)->events, memory_order_relaxed);
-		fence_add(f, &r);
-		fence_count(f);
+		ub_fence_add(f, &r);
+		ub_fence_count(f);
 	}
 	ub_fence_answer(rec);
 }
@@ -579,7 +307,8 @@ bool ub_fence_claim(struct ub_fence *f, uint32_t owner, uint8_t op, uint64_t sta
 	for (unsigned i = 0; i < f->end_ranges; i++) {
 		struct ub_ledger_range *r = fence_range(f, i);
 
-		if (!range_is_claimable(r) || r->owner == owner || r->start < start || r->end > end)
+		if (!ub_range_is_claimable(r) || r->owner == owner || r->start < start ||
+		    r->end > end)
 			continue;
 		has_changed = true;
 		if (r->owner || r->op != op) {
@@ -591,7 +320,7 @@ bool ub_fence_claim(struct ub_fence *f, uint32_t owner, uint8_t op, uint64_t sta
 		has_claimed = true;
 	}
 	if (has_changed)
-		fence_count(f);
+		ub_fence_count(f);
 	return has_claimed;
 }
 
@@ -671,15 +400,15 @@ static void fence_look_at_conns(struct ub_fence *f)
 	}
 	if (!has_changed)
 		return;
-	fence_sweep(f);
-	fence_count(f);
+	ub_fence_sweep(f);
+	ub_fence_count(f);
 }
 
 static unsigned fence_ended(struct ub_fence *f, unsigned nr)
 {
 	if (nr) {
-		fence_sweep(f);
-		fence_count(f);
+		ub_fence_sweep(f);
+		ub_fence_count(f);
 	}
 	return nr;
 }
@@ -701,7 +430,7 @@ unsigned ub_fence_look(struct ub_fence *f, uint64_t now_ms, struct ub_fence_late
 			late->end = r->end;
 			late->is_blind = r->flags & UB_RANGE_BLIND;
 		}
-		fence_free(f, r);
+		ub_fence_free(f, r);
 		nr++;
 	}
 	return fence_ended(f, nr);
@@ -736,7 +465,7 @@ unsigned ub_fence_word(struct ub_fence *f, uint64_t event)
 
 		if (range_state(r) == UB_RANGE_FREE || r->event > event)
 			continue;
-		fence_free(f, r);
+		ub_fence_free(f, r);
 		nr++;
 	}
 	return fence_ended(f, nr);

@@ -30,6 +30,8 @@ static void death_may_come(memory_order order);
 #define atomic_fetch_or_explicit(p, v, order)  (death_may_come(order), (void)(*(p) |= (v)))
 #define atomic_fetch_add_explicit(p, v, order) (death_may_come(order), (*(p) += (v)) - (v))
 
+#include "base/fence-table.c" // NOLINT(bugprone-suspicious-include)
+
 #include "base/fence.c" // NOLINT(bugprone-suspicious-include)
 
 enum {
