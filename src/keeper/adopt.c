@@ -36,7 +36,6 @@
 #include "keeper/shared.h"
 #include "run/ask-server.h"
 #include "run/state.h"
-#include "ublk/device.h"
 
 #define ADOPT_TRIES    20
 #define ADOPT_PAUSE_MS 50

@@ -11,7 +11,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "keeper/keeper.h"
-#include "ublk/device.h"
+#include "ublk/datapath.h"
 
 /* The message that says what is to be served. *msg is the caller's to free(). */
 static int keeper_make_config(struct ub_keeper *k, bool is_standby, struct ub_msg_config **msg,

@@ -11,7 +11,7 @@
 
 #include "base/cleanup.h"
 #include "keeper/keeper.h"
-#include "ublk/device.h"
+#include "ublk/datapath.h"
 
 static int keeper_make_stats(struct ub_keeper *k, struct ub_err *err)
 {

@@ -65,3 +65,8 @@ int ub_data_path_choose(enum ub_data_path *path, uint64_t features, uint32_t bac
 				  data_paths[*path].name, data_paths[*path].since);
 	return 0;
 }
+
+size_t ub_device_arena_bytes(unsigned nr_queues, unsigned depth, uint32_t max_io_bytes)
+{
+	return (size_t)nr_queues * depth * max_io_bytes;
+}

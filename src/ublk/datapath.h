@@ -15,6 +15,7 @@
 #define UB_UBLK_DATAPATH_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -46,5 +47,12 @@ bool ub_data_path_spares_bufs(enum ub_data_path path, uint32_t backend_caps);
 
 /* The UBLK_F_* flag that ADD_DEV wants for it. */
 uint64_t ub_data_path_flag(enum ub_data_path path);
+
+/* How large the tag buffers of a device are together, in bytes. */
+size_t ub_device_arena_bytes(unsigned nr_queues, unsigned depth, uint32_t max_io_bytes);
+
+/* A CPU mask of a queue, as SERVE has it. */
+#define UB_MAX_CPUS	  8192
+#define UB_CPU_MASK_BYTES (UB_MAX_CPUS / 8)
 
 #endif

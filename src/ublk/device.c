@@ -23,11 +23,6 @@
 #define DEVICE_PAUSE_NS	     (1000L * 1000)
 #define DEVICE_LOCKED_BYTES  (32U << 20)
 
-size_t ub_device_arena_bytes(unsigned nr_queues, unsigned depth, uint32_t max_io_bytes)
-{
-	return (size_t)nr_queues * depth * max_io_bytes;
-}
-
 /* udev may still be at the node's owner, and a former opener's release may still run: 5 s. */
 static int device_open_node(struct ub_device *dev, struct ub_err *err)
 {

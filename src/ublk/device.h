@@ -18,9 +18,6 @@
 #include "base/err.h"
 #include "ublk/datapath.h"
 
-#define UB_MAX_CPUS	  8192
-#define UB_CPU_MASK_BYTES (UB_MAX_CPUS / 8)
-
 /* As ADD_DEV returned it, not as it was asked for. */
 struct ub_device_config {
 	uint32_t dev_id;
@@ -60,9 +57,6 @@ enum ub_queue_state {
 	UB_QUEUE_ENDED,	   /* every tag came back, or it was told to quit */
 	UB_QUEUE_FAILED,   /* it never got as far as fetching: ub_device_error() says why */
 };
-
-/* How large the tag buffers of a device are together, in bytes. */
-size_t ub_device_arena_bytes(unsigned nr_queues, unsigned depth, uint32_t max_io_bytes);
 
 /*
  * Makes buffers, queues and threads, all but what needs the device itself: the threads wait in
