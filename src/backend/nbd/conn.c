@@ -417,7 +417,7 @@ void nbd_cancel(struct ub_backend_queue *bq, int err)
 bool nbd_queue_stop(struct ub_backend_queue *bq)
 {
 	struct nbd_queue *nq = bq->priv;
-	bool is_armed = nq->nr_armed != 0;
+	bool is_armed = nq->nr_ops != 0;
 
 	if (!nq->has_left) {
 		nq->has_left = true;
@@ -432,5 +432,5 @@ bool nbd_queue_stop(struct ub_backend_queue *bq)
 	}
 	for (unsigned i = 0; i < nq->nr_own; i++)
 		is_armed |= !nbd_timers_stop(nq->own[i]);
-	return !is_armed && nq->nr_armed == 0;
+	return !is_armed && nq->nr_ops == 0;
 }

@@ -194,15 +194,8 @@ static int libnbd_send(struct nbd_link *link, struct nbd_cmd *cmd)
 /* An armed watch came back. False: its link has ended, and nothing is to be done any more. */
 static bool libnbd_disarmed(struct nbd_link *link, bool *armed)
 {
-	struct nbd_backend *be = link->conn->be;
-	bool is_current = nbd_link_state(link) < NBD_LINK_UNUSED;
-
 	*armed = false;
-	link->conn->home->nr_armed--;
-	/* The last one of a retired link gives it free: it must not be touched after that. */
-	if (atomic_fetch_sub_explicit(&link->nr_armed, 1, memory_order_acq_rel) == 1 && !is_current)
-		nbd_wake_connector(be);
-	return is_current && nbd_link_state(link) < NBD_LINK_FAILING;
+	return nbd_link_op_ended(link);
 }
 
 /* After an event: libnbd may take commands again, or has ended. */
@@ -305,8 +298,7 @@ static void libnbd_arm_watch(struct nbd_link *link, struct ub_watch *watch, bool
 	if (*armed)
 		return;
 	*armed = true;
-	link->conn->home->nr_armed++;
-	atomic_fetch_add_explicit(&link->nr_armed, 1, memory_order_relaxed);
+	nbd_link_op_begins(link);
 	watch->queue = link->conn->home->bq->queue;
 	ub_watch_arm(watch, link->fd, events);
 }
@@ -357,7 +349,7 @@ static int libnbd_take(struct nbd_link *link, const struct nbd_wire *wire)
 
 static bool libnbd_is_idle(const struct nbd_link *link)
 {
-	return atomic_load_explicit(&link->nr_armed, memory_order_acquire) == 0;
+	return atomic_load_explicit(&link->nr_ops, memory_order_acquire) == 0;
 }
 
 static void libnbd_bye(struct nbd_link *link)

@@ -96,7 +96,7 @@ struct nbd_link {
 	struct nbd_internal internal;
 	char why[NBD_WHY_BYTES];
 
-	_Atomic unsigned nr_armed; /* operations that the ring still has: the engine counts */
+	_Atomic unsigned nr_ops; /* that the ring still has: nbd_link_op_begins() */
 	struct ub_msg msg;
 	struct nbd_link *next;	   /* in the connector's lists */
 	struct nbd_link *replaced; /* the older one that it shall take over from */

@@ -40,8 +40,8 @@ struct nbd_queue {
 	struct nbd_cmd *cmds; /* one a slot */
 	struct nbd_conn **own;
 	unsigned nr_own;
-	unsigned nr_armed; /* operations of own conns' links that the ring still has */
-	bool has_left;	   /* nbd_queue_stop() was called */
+	unsigned nr_ops;		    /* of own conns' links, that the ring still has */
+	bool has_left;			    /* nbd_queue_stop() was called */
 	bool may_use_reserve, uses_reserve; /* a real-time thread: while memory is short */
 	bool has_looked;		    /* at memory, in this batch */
 	uint64_t memory_seen_ms;
@@ -155,6 +155,30 @@ static inline void nbd_cmd_count_wait(const struct nbd_cmd *cmd, const struct nb
 {
 	ub_stat_add(&nbd_conn_stats(conn)->wait_ns,
 		    ub_queue_turn_ns(conn->home->bq->queue) - cmd->sent_ns);
+}
+
+/* ---- an engine's operations in the ring: the home thread ------------------ */
+
+static inline void nbd_link_op_begins(struct nbd_link *link)
+{
+	link->conn->home->nr_ops++;
+	atomic_fetch_add_explicit(&link->nr_ops, 1, memory_order_relaxed);
+}
+
+/*
+ * One has completed. False: the link has ended, and must not be touched any more: the last one of a
+ * retired link gives it free.
+ */
+static inline bool nbd_link_op_ended(struct nbd_link *link)
+{
+	struct nbd_backend *be = link->conn->be;
+	enum nbd_link_state state = nbd_link_state(link);
+
+	link->conn->home->nr_ops--;
+	if (atomic_fetch_sub_explicit(&link->nr_ops, 1, memory_order_acq_rel) == 1 &&
+	    state >= NBD_LINK_UNUSED)
+		nbd_wake_connector(be);
+	return state < NBD_LINK_FAILING;
 }
 
 #endif
