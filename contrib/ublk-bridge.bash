@@ -7,7 +7,7 @@ _ublk_bridge() {
 	COMPREPLY=()
 	for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
 		case $word in
-		attach | detach | list | info | set | resize | migrate | fenced | recover | \
+		attach | detach | list | status | info | set | resize | migrate | fenced | recover | \
 			upgrade | stats | metrics | features) verb=$word && break ;;
 		esac
 	done
@@ -29,13 +29,13 @@ _ublk_bridge() {
 		;;
 	*)
 		case $verb in
-		detach | info | set | resize | migrate | fenced | recover | upgrade | stats)
+		detach | list | status | info | set | resize | migrate | fenced | recover | upgrade | stats)
 			local devices
 			devices=$(compgen -G '/dev/ublkb*[0-9]' | grep -v p)
 			mapfile -t COMPREPLY < <(compgen -W "$devices" -- "$current")
 			;;
 		attach) [ "$COMP_CWORD" -gt 1 ] ||
-			mapfile -t COMPREPLY < <(compgen -W "attach detach list info set
+			mapfile -t COMPREPLY < <(compgen -W "attach detach list status info set
 				resize migrate fenced recover upgrade stats metrics features" \
 				-- "$current") ;;
 		esac

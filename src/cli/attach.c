@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/common.h"
 #include "cli/nbd-options.h"
 #include "keeper/attach.h"
 #include "keeper/rundir.h"
@@ -311,7 +312,8 @@ int ub_cli_attach(int argc, char **argv)
 		.children = children,
 		.doc = "Serve a block device, /dev/ublkbN, from userspace: memory, or an NBD "
 		       "export."
-		       "\vOther verbs: detach, list, info, set, resize, migrate, fenced, recover,"
+		       "\vOther verbs: detach, list, status, info, set, resize, migrate, fenced, "
+		       "recover,"
 		       " upgrade, stats, metrics, features (ublk-bridge VERB --help)."
 		       "  SIZE is in bytes, or has one of K M G T P E behind it (powers of 1024)."
 		       "  Exit status: 0 done, 1 failed, 2 wrong usage, 3 busy.",
@@ -330,7 +332,7 @@ int ub_cli_attach(int argc, char **argv)
 
 	nbd_options_init(&a.nbd.options);
 	if (ub_cli_nbd_take_command(&a.nbd, &argc, argv) != 0 ||
-	    argp_parse(&argp, argc, argv, 0, NULL, &a) != 0 || attach_check(&a) != 0)
+	    ub_cli_parse(&argp, argc, argv, &a, &a.err) != 0 || attach_check(&a) != 0)
 		status = ub_cli_error(&a.err, UB_EXIT_USAGE);
 	else
 		status = ub_attach_run(&a.out, NULL);

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/common.h"
 #include "keeper/detach.h"
 #include "keeper/find.h"
 #include "keeper/rundir.h"
@@ -89,7 +90,7 @@ int ub_cli_detach(int argc, char **argv)
 	uint32_t dev_id;
 	int status;
 
-	if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
+	if (ub_cli_parse(&argp, argc, argv, &a, &a.err) != 0)
 		return ub_cli_error(&a.err, UB_EXIT_USAGE);
 	if (ub_device_find(a.device, &dev_id, &cookie, &a.err) == 0)
 		status = ub_detach_run(dev_id, cookie, a.force, (unsigned)a.timeout_s, &a.err);

@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "cli/cli.h"
+#include "cli/common.h"
 #include "keeper/control.h"
 #include "keeper/find.h"
 #include "keeper/recipe.h"
@@ -151,7 +152,7 @@ int ub_cli_info(int argc, char **argv)
 	struct info_args a = { 0 };
 	json_t *reply;
 
-	if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
+	if (ub_cli_parse(&argp, argc, argv, &a, &a.err) != 0)
 		return ub_cli_error(&a.err, UB_EXIT_USAGE);
 	reply = info_get(&a);
 	if (!reply)

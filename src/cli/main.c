@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Finds the verb. Also where the same binary becomes a server, a helper or a command. */
-#include <argp.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/cleanup.h"
-#include "base/log.h"
 #include "cli/cli.h"
+#include "cli/common.h"
 #include "keeper/command.h"
 #include "keeper/helper.h"
 #include "server/server.h"
@@ -18,40 +17,17 @@ const char *argp_program_version = PACKAGE_STRING;
 const char *argp_program_bug_address = NULL;
 error_t argp_err_exit_status = UB_EXIT_USAGE;
 
-int ub_cli_error(const struct ub_err *err, int status)
-{
-	/* Usage errors that argp found itself are printed by argp. */
-	if (err->code)
-		ub_log(UB_LOG_ERROR, "%s", err->text);
-	return status;
-}
-
-int ub_cli_parse_device(int key, const char *arg, const char *what, const char **device,
-			struct ub_err *err)
-{
-	if (key == ARGP_KEY_NO_ARGS)
-		return -ub_err_set(err, EINVAL,
-				   "%s which device? Give a number, /dev/ublkbN or a --name", what);
-	if (key != ARGP_KEY_ARG)
-		return ARGP_ERR_UNKNOWN;
-	if (*device)
-		return -ub_err_set(err, EINVAL, "%.*s takes one device, not also '%s'",
-				   (int)strcspn(what, " "), what, arg);
-	*device = arg;
-	return 0;
-}
-
 static const struct {
 	const char *name;
 	int (*run)(int argc, char **argv);
 } verbs[] = {
-	{ "attach", ub_cli_attach },	 { "detach", ub_cli_detach },
-	{ "list", ub_cli_list },	 { "info", ub_cli_info },
-	{ "recover", ub_cli_recover },	 { "upgrade", ub_cli_upgrade },
-	{ "stats", ub_cli_stats },	 { "metrics", ub_cli_metrics },
-	{ "set", ub_cli_set },		 { "resize", ub_cli_resize },
-	{ "migrate", ub_cli_migrate },	 { "fenced", ub_cli_fenced },
-	{ "features", ub_cli_features },
+	{ "attach", ub_cli_attach },   { "detach", ub_cli_detach },
+	{ "list", ub_cli_list },       { "status", ub_cli_status },
+	{ "info", ub_cli_info },       { "recover", ub_cli_recover },
+	{ "upgrade", ub_cli_upgrade }, { "stats", ub_cli_stats },
+	{ "metrics", ub_cli_metrics }, { "set", ub_cli_set },
+	{ "resize", ub_cli_resize },   { "migrate", ub_cli_migrate },
+	{ "fenced", ub_cli_fenced },   { "features", ub_cli_features },
 };
 
 int ub_main(int argc, char **argv)

@@ -18,6 +18,7 @@
 #include "base/cleanup.h"
 #include "base/text.h"
 #include "cli/cli.h"
+#include "cli/common.h"
 #include "keeper/control.h"
 #include "keeper/rundir.h"
 

@@ -21,6 +21,7 @@
 #include "base/size.h"
 #include "base/text.h"
 #include "cli/cli.h"
+#include "cli/common.h"
 #include "cli/nbd-options.h"
 #include "cli/progress.h"
 #include "keeper/control.h"
@@ -757,7 +758,7 @@ int ub_cli_migrate(int argc, char **argv)
 
 	nbd_options_init(&a.nbd.options);
 	if (ub_cli_nbd_take_command(&a.nbd, &argc, argv) != 0 ||
-	    argp_parse(&argp, argc, argv, 0, NULL, &a) != 0 || migrate_check(&a) != 0)
+	    ub_cli_parse(&argp, argc, argv, &a, &a.err) != 0 || migrate_check(&a) != 0)
 		status = UB_EXIT_USAGE;
 	else
 		status = migrate_run(&a);

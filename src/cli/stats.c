@@ -11,6 +11,7 @@
 
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/common.h"
 #include "cli/progress.h"
 #include "keeper/control.h"
 #include "keeper/find.h"
@@ -268,7 +269,7 @@ int ub_cli_stats(int argc, char **argv)
 	struct stats_args a = { .wait_ms = STATS_DEFAULT_WAIT_MS };
 	struct ub_state state;
 
-	if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
+	if (ub_cli_parse(&argp, argc, argv, &a, &a.err) != 0)
 		return ub_cli_error(&a.err, UB_EXIT_USAGE);
 	if (ub_device_find_state(a.device, &state, NULL, &a.err) != 0)
 		return ub_cli_error(&a.err, a.err.code == EINVAL ? UB_EXIT_USAGE : UB_EXIT_FAILED);

@@ -19,11 +19,11 @@ says() {
 
 version=$("$UB" --version)
 assert_match "$version" '^ublk-bridge [0-9]+\.[0-9]+' "the version"
-for verb in '' attach detach list info migrate stats metrics features; do
+for verb in '' attach detach list status info migrate stats metrics features; do
 	# shellcheck disable=SC2086 # no verb is no argument
 	says "^Usage: ublk-bridge ${verb:+$verb }\[OPTION" "$UB" $verb --help
 	assert_match "${OUT//[[:space:]]/ }" \
-		"Exit +status: +0 +done, +1 +failed, +2 +wrong +usage" "the help of '$verb'"
+		"Exit +status: +0 +(done|healthy), +1 +failed.*, +2 +wrong +usage" "the help of '$verb'"
 	# shellcheck disable=SC2086
 	says "^$version\$" "$UB" $verb --version
 done
@@ -32,7 +32,7 @@ for option in mem prealloc backend id name read-only block-size queues depth max
 	scheduler daemon timeout core no-stats verbose; do
 	assert_match "$OUT" "--$option" "the help of attach"
 done
-verbs="detach, +list, +info, +set, +resize, +migrate, +fenced, +recover, +upgrade, +stats, +metrics"
+verbs="detach, +list, +status, +info, +set, +resize, +migrate, +fenced, +recover, +upgrade, +stats, +metrics"
 verbs+=", +features"
 assert_match "${OUT//[[:space:]]/ }" "$verbs" "the other verbs in it"
 says '^Usage: ' setpriv --reuid=65534 --regid=65534 --clear-groups "$UB" --help

@@ -20,7 +20,7 @@ options_of() { "$bridge" "$1" --help | grep -oE '^ +(-[a-zA-Z], )?--[a-z-]+' |
 # argp's own, of every program
 common='--help --usage --version'
 
-for verb in attach detach list info set resize migrate fenced recover upgrade stats metrics \
+for verb in attach detach list status info set resize migrate fenced recover upgrade stats metrics \
 	features; do
 	[ -n "$(options_of "$verb")" ] || complain "$verb --help has no options"
 	for option in $(options_of "$verb"); do
@@ -28,7 +28,7 @@ for verb in attach detach list info set resize migrate fenced recover upgrade st
 			complain "the man page does not know $verb's $option"
 	done
 done
-all=$(for verb in attach detach list info set resize migrate fenced recover upgrade stats metrics \
+all=$(for verb in attach detach list status info set resize migrate fenced recover upgrade stats metrics \
 	features; do options_of "$verb"; done)
 while read -r option; do
 	grep -qxF -- "$option" <<<"$all" || complain \
