@@ -12,6 +12,7 @@
 #include "base/size.h"
 #include "cli/cli.h"
 #include "cli/common.h"
+#include "cli/hints.h"
 #include "cli/nbd-options.h"
 #include "keeper/attach.h"
 #include "keeper/rundir.h"
@@ -161,11 +162,13 @@ static int attach_block_size(struct attach_args *a, const char *arg)
 	return ret;
 }
 
-static int attach_positional(struct attach_args *a, const char *arg)
+static int attach_positional(struct attach_args *a, const char *arg, const struct argp_state *state)
 {
-	if (strncmp(arg, "nbd", 3) == 0 && strstr(arg, ":"))
+	const char *next = state->next < state->argc ? state->argv[state->next] : NULL;
+
+	if (ub_cli_is_uri(arg))
 		return ub_cli_nbd_take_uri(&a->nbd, arg);
-	return ub_err_set(&a->err, EINVAL, "'%s' is not understood: see 'ublk-bridge --help'", arg);
+	return ub_cli_hint(arg, next, a->nr_backends + a->nbd.nr_named > 0, ub_cli_verbs, &a->err);
 }
 
 static int attach_device_option(struct attach_args *a, int key, char *arg)
@@ -255,7 +258,7 @@ static error_t attach_parse(int key, char *arg, struct argp_state *state)
 		ret = attach_device_option(a, key, arg);
 		break;
 	case ARGP_KEY_ARG:
-		ret = attach_positional(a, arg);
+		ret = attach_positional(a, arg, state);
 		break;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -302,6 +305,19 @@ static int attach_check(struct attach_args *a)
 	return 0;
 }
 
+/* Memory because nothing else was asked for: whoever expected a usage message has to know. */
+static void attach_tell_default(const struct attach_args *a)
+{
+	char size[32];
+
+	if (a->nr_backends + a->nbd.nr_named)
+		return;
+	ub_log(UB_LOG_NOTICE,
+	       "serving %s of memory, the default. To end it: %s. Help: ublk-bridge --help",
+	       ub_size_format(a->out.size_bytes, size, sizeof(size)),
+	       a->out.daemon ? "ublk-bridge detach" : "Ctrl-C");
+}
+
 int ub_cli_attach(int argc, char **argv)
 {
 	static const struct argp_child children[] = { { &ub_cli_nbd_argp, 0, NULL, 0 }, { 0 } };
@@ -312,11 +328,10 @@ int ub_cli_attach(int argc, char **argv)
 		.children = children,
 		.doc = "Serve a block device, /dev/ublkbN, from userspace: memory, or an NBD "
 		       "export."
-		       "\vOther verbs: detach, list, status, info, set, resize, migrate, fenced, "
-		       "recover,"
-		       " upgrade, stats, metrics, features (ublk-bridge VERB --help)."
-		       "  SIZE is in bytes, or has one of K M G T P E behind it (powers of 1024)."
-		       "  Exit status: 0 done, 1 failed, 2 wrong usage, 3 busy.",
+		       "\v"
+		       "SIZE is in bytes, or has one of K M G T P E behind it (powers of 1024)."
+		       "  Exit status: 0 done, 1 failed, 2 wrong usage, 3 busy.  Other verbs: "
+		       "ublk-bridge --help.",
 	};
 	struct attach_args a = {
 		.out = { .kind = "mem",
@@ -334,8 +349,10 @@ int ub_cli_attach(int argc, char **argv)
 	if (ub_cli_nbd_take_command(&a.nbd, &argc, argv) != 0 ||
 	    ub_cli_parse(&argp, argc, argv, &a, &a.err) != 0 || attach_check(&a) != 0)
 		status = ub_cli_error(&a.err, UB_EXIT_USAGE);
-	else
+	else {
+		attach_tell_default(&a);
 		status = ub_attach_run(&a.out, NULL);
+	}
 	ub_cli_nbd_destroy(&a.nbd);
 	return status;
 }

@@ -19,6 +19,9 @@ int ub_cli_migrate(int argc, char **argv);
 int ub_cli_fenced(int argc, char **argv);
 int ub_cli_features(int argc, char **argv);
 
+/* The names of all verbs, as --help has them; NULL-terminated. */
+extern const char *const ub_cli_verbs[];
+
 /* The whole program: finds the verb (attach when none is named) and runs it. */
 int ub_main(int argc, char **argv);
 

@@ -415,7 +415,7 @@ int ub_cli_metrics(int argc, char **argv)
 	};
 	struct metrics m = { 0 };
 
-	if (argp_parse(&argp, argc, argv, 0, NULL, &m) != 0)
+	if (ub_cli_parse(&argp, argc, argv, &m, &m.err) != 0)
 		return ub_cli_error(&m.err, UB_EXIT_USAGE);
 	if (ub_rundir_check_rights(&m.err) != 0)
 		return ub_cli_error(&m.err, UB_EXIT_FAILED);

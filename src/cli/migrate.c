@@ -22,6 +22,7 @@
 #include "base/text.h"
 #include "cli/cli.h"
 #include "cli/common.h"
+#include "cli/hints.h"
 #include "cli/nbd-options.h"
 #include "cli/progress.h"
 #include "keeper/control.h"
@@ -134,7 +135,7 @@ static int migrate_mirror_timeout(struct migrate_args *a, const char *arg)
 
 static int migrate_word(struct migrate_args *a, char *arg)
 {
-	if (strncmp(arg, "nbd", 3) == 0 && strchr(arg, ':')) {
+	if (ub_cli_is_uri(arg)) {
 		a->first_uri = a->device ? a->first_uri : arg;
 		return ub_cli_nbd_take_uri(&a->nbd, arg);
 	}

@@ -81,7 +81,10 @@ refused "--backend: 'null' is not KIND:SIZE" --backend null
 refused "--backend: ':1M' is not KIND:SIZE" --backend :1M
 refused "--backend: '0' is nothing" --backend null:0
 refused "--prealloc goes with memory only" --backend null:1M --prealloc
-refused "'16M' is not understood: see 'ublk-bridge --help'" 16M
+refused "'16M' is a size\. Did you mean --mem 16M" 16M
+refused "'/dev/ublkb5': to have that device made, give --id 5" --mem 1M /dev/ublkb5
+refused "'/dev/ublkb5' is a device\. To take it away: ublk-bridge detach /dev/ublkb5" -d /dev/ublkb5
+refused "unknown command 'stop'\. Did you mean 'detach'\?" -d stop
 
 # what argp finds by itself takes a second line: where to look for help
 for args in "--id" "--read-only=yes"; do

@@ -42,6 +42,22 @@ for values in 'log-level error warning notice debug' 'data-path auto copy get-da
 	grep -qE -- "--$option=.*$words" "$srcdir/contrib/ublk-bridge.bash" ||
 		complain "the completion of --$option is not: $words"
 done
+# The help of the program: one screen of 24 lines and 80 columns with the prompt behind it; the verbs
+# first, all of them, and each has a help, a place in the man page, and one in the completion.
+help=$("$bridge" --help)
+[ "$(wc -l <<<"$help")" -le 23 ] || complain "--help has more lines than a screen"
+[ "$(wc -L <<<"$help")" -le 80 ] || complain "--help has lines of more than 80 columns"
+for verb in attach detach list status info set resize migrate fenced recover upgrade stats metrics \
+	features; do
+	grep -qE "^  $verb +[a-z]" <<<"$help" || complain "--help does not have the verb $verb"
+	grep -qE "^=head2 $verb( |$)" "$man" || complain "the man page does not describe $verb"
+	grep -qE "(^|[^a-z-])$verb([^a-z-]|$)" "$srcdir/contrib/ublk-bridge.bash" ||
+		complain "the completion does not know $verb"
+	[ "$("$bridge" help "$verb")" = "$("$bridge" "$verb" --help)" ] ||
+		complain "help $verb is not what $verb --help says"
+	[ "$("$bridge" "$verb" -h)" = "$("$bridge" "$verb" --help)" ] ||
+		complain "$verb -h is not what $verb --help says"
+done
 # the verbs of the control socket, and what the page about it describes
 page=$srcdir/man/ublk-bridge-control.pod
 known=$(sed -n '/^} control_verbs/,/^};/s/^\t{ "\([a-z-]*\)".*/\1/p' \
