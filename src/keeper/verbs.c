@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "keeper/keeper.h"
@@ -29,6 +31,21 @@ void ub_verb_show_ranges(const struct ub_keeper *k, json_t *reply)
 	ub_ranges_read(k->ledger, k->stats ? ub_stat_side(k->stats) : 0, k->limits.size_bytes,
 		       ub_now_ms(), &r);
 	ub_ranges_to_json(k->opts->nbd ? &r : NULL, k->opts->nbd, reply);
+}
+
+/* What its memory takes of the machine, or how many connections were asked for. */
+static void verb_show_source(const struct ub_keeper *k, json_t *reply)
+{
+	bool is_memory = strcmp(k->opts->kind, "mem") == 0;
+	struct stat st;
+
+	json_object_set_new(reply, "memory_bytes",
+			    is_memory && k->store_fd >= 0 && fstat(k->store_fd, &st) == 0 ?
+				    json_integer((json_int_t)st.st_blocks * 512) :
+				    json_null());
+	json_object_set_new(reply, "connections_asked",
+			    k->opts->nbd ? json_integer((json_int_t)k->opts->nbd->nr_connections) :
+					   json_null());
 }
 
 int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
@@ -57,6 +74,7 @@ int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const jso
 			 PACKAGE_VERSION);
 	json_object_update(reply, info);
 	json_decref(info);
+	verb_show_source(k, reply);
 	ub_settings_show(k, reply);
 	ub_verb_show_ranges(k, reply);
 	json_object_set_new(reply, "migration", ub_migrate_to_json(k));
@@ -97,7 +115,7 @@ int ub_verb_detach(struct ub_keeper *k, struct ub_control_caller caller, const j
 		return ub_err_set(err, EAGAIN, "the device is not live yet: try again");
 	if (ub_migrate_is_on(k) && !json_is_true(force))
 		return ub_err_set(err, EBUSY,
-				  "/dev/ublkb%u stays: it is being moved to %.200s: cancel that "
+				  "/dev/ublkb%u stays: it is being migrated to %.200s: cancel that "
 				  "first (migrate --cancel), or use --force",
 				  k->info.dev_id, k->migration.label);
 	verb_forget_callers(k);
