@@ -104,8 +104,8 @@ assert_fails 2 "^ublk-bridge: .*--unknown" "$UB" --unknown
 assert_fails 2 "'--mem: 0|--mem: '0' is nothing" "$UB" --mem 0
 
 # the other verbs
-assert_fails 2 "detach which device\? Give a number, /dev/ublkbN or a --name" "$UB" detach
-assert_fails 2 "detach takes one device, not also '2'" "$UB" detach 1 2
+assert_fails 2 "detach which device\? Give a number, /dev/ublkbN, a --name, or --all" "$UB" detach
+assert_fails 2 "info takes one device, not also '2'" "$UB" info 1 2
 assert_fails 2 "--timeout: .*goes from 1 to 86400" "$UB" detach 1 --timeout 0
 assert_fails 2 "unknown option" "$UB" detach 1 --mem 1M
 for device in /dev/ublkb /dev/ublkbx 1048576 /dev/ublkb1048576 /dev/sda '' a/b -; do
