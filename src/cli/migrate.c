@@ -71,7 +71,7 @@ static const struct argp_option migrate_options[] = {
 	  4 },
 	{ NULL, 0, NULL, 0, "One that runs:", 5 },
 	{ "complete", OPT_COMPLETE, NULL, 0,
-	  "Move it now, where --wait-for-cutover was given; returns when it has moved", 5 },
+	  "Cut over now, where --wait-for-cutover was given; returns when that is done", 5 },
 	{ "cancel", OPT_CANCEL, NULL, 0, "Give it up: the device stays where it is", 5 },
 	{ "status", OPT_STATUS, NULL, 0, "Say how far it is, or how the last one ended", 5 },
 	{ "json", OPT_JSON, NULL, 0, "With --status: print an object", 5 },
@@ -566,7 +566,7 @@ static void migrate_await_rest(const struct migrate_args *a, bool wait)
 			ub_log(UB_LOG_NOTICE,
 			       "/dev/ublkb%u: where it was %s, %s: nobody else should use that "
 			       "before%s",
-			       state.dev_id, wait ? "moved from" : "to be moved to",
+			       state.dev_id, wait ? "migrated from" : "to be migrated to",
 			       ub_ranges_describe_wait(&r, what, sizeof(what)),
 			       wait ? "; waiting" : "");
 		is_told = true;
@@ -574,7 +574,7 @@ static void migrate_await_rest(const struct migrate_args *a, bool wait)
 			break;
 		if (ub_ranges_wait(&patience, &r, ub_now_ms()) == UB_RANGES_TOO_LONG) {
 			ub_log(UB_LOG_WARNING,
-			       "/dev/ublkb%u: where it was moved from, %s may still be written: "
+			       "/dev/ublkb%u: where it was migrated from, %s may still be written: "
 			       "its server has not been "
 			       "seen since",
 			       state.dev_id, ub_ranges_describe(&r, what, sizeof(what)));
@@ -617,7 +617,7 @@ static int migrate_follow(struct migrate_args *a, const json_t *before, bool unt
 	int ret = migrate_watch(a, before, until_in_step, &last), status = UB_EXIT_FAILED;
 
 	if (ret == 1) {
-		printf("/dev/ublkb%u: both sides agree: it moves with 'ublk-bridge migrate %u "
+		printf("/dev/ublkb%u: both sides agree: cut over with 'ublk-bridge migrate %u "
 		       "--complete'\n",
 		       a->state.dev_id, a->state.dev_id);
 		status = UB_EXIT_DONE;

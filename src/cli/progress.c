@@ -188,7 +188,8 @@ const char *ub_progress_result(const json_t *last, char *buf, size_t len)
 	char copied[32], zeroed[32], mirrored[32], pause[48];
 
 	if (strcmp(result, "moved") == 0)
-		snprintf(buf, len, "moved to %s in %.1f s, %s, %s copied, %s zeroed, %s mirrored",
+		snprintf(buf, len,
+			 "migrated to %s in %.1f s, %s, %s copied, %s zeroed, %s mirrored",
 			 progress_string(last, "destination"), seconds,
 			 progress_pause(last, pause, sizeof(pause)),
 			 ub_size_format(progress_get(last, "copied_bytes"), copied, sizeof(copied)),

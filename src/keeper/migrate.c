@@ -229,10 +229,10 @@ static void migrate_failed(struct ub_keeper *k, int code, const char *why)
 	migrate_remember(k, code == ECANCELED ? "cancelled" : "failed",
 			 code == ECANCELED ? "" : why);
 	if (code == ECANCELED)
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moving it to %.200s was cancelled",
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: migrating it to %.200s was cancelled",
 		       k->info.dev_id, m->label);
 	else
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: it is not moved to %.150s: %.250s",
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: it is not migrated to %.150s: %.250s",
 		       k->info.dev_id, m->label, why);
 	migrate_close_attempt(m);
 	ub_close(&m->store_fd);
@@ -299,11 +299,12 @@ static void migrate_moved(struct ub_keeper *k, const uint64_t *pause_us)
 		snprintf(pause, sizeof(pause), "; I/O stood still for %llu.%03llu ms",
 			 (unsigned long long)*pause_us / 1000,
 			 (unsigned long long)*pause_us % 1000);
-	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moved to %.300s%s", k->info.dev_id, m->label, pause);
+	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: migrated to %.300s%s", k->info.dev_id, m->label,
+	       pause);
 	migrate_swap(k);
 	ub_keeper_renew_standby(k); /* it was made for the source */
 	migrate_note(k);
-	ub_err_set(&late, EALREADY, "it is too late: the device has been moved to %.300s",
+	ub_err_set(&late, EALREADY, "it is too late: the device has been migrated to %.300s",
 		   m->label);
 	migrate_answer_cancellers(k, &late);
 }
@@ -436,7 +437,7 @@ static void migrate_paused(struct ub_keeper *k, const char *why)
 
 	/* Again and again for the same reason is told once. */
 	if (strcmp(m->why, why) != 0)
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: moving it to %.150s pauses: %.250s",
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: migrating it to %.150s pauses: %.250s",
 		       k->info.dev_id, m->label, why);
 	snprintf(m->why, sizeof(m->why), "%s", why);
 }
@@ -447,7 +448,7 @@ static void migrate_in_step(struct ub_keeper *k)
 
 	m->why[0] = '\0';
 	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: in step with %.200s%s", k->info.dev_id, m->label,
-	       m->waits ? ": waits to be told to move there (migrate --complete)" : "");
+	       m->waits ? ": waits to be told to go there (migrate --complete)" : "");
 }
 
 static void migrate_take_failed(struct ub_keeper *k, const struct ub_msg_migration *msg)
@@ -704,7 +705,8 @@ static int migrate_check(struct ub_keeper *k, struct ub_err *err)
 {
 	if (ub_migrate_is_on(k))
 		return ub_err_set(err, EBUSY,
-				  "it is being moved to %.200s already: cancel that first, or wait",
+				  "it is being migrated to %.200s already: cancel that first, or "
+				  "wait",
 				  k->migration.label);
 	if (k->recovery.has_failed)
 		return ub_err_set(err, EIO, "the device has failed: detach it, and attach it anew");
@@ -808,7 +810,7 @@ static int migrate_parse_nbd(struct ub_keeper *k, const json_t *destination,
 	if (nbd->transport == NBD_SOCKET)
 		return ub_err_set(err, EOPNOTSUPP,
 				  "a connection that is handed over ready made (--fd, --command) "
-				  "cannot be made again: a device is not moved there");
+				  "cannot be made again: a device is not migrated there");
 	if (has_command)
 		nbd->transport = NBD_UNIX; /* the keeper's, which it says when it is there */
 	if (nbd->transport == NBD_NOWHERE || (nbd->transport == NBD_URI && !nbd->uri) ||
@@ -820,7 +822,8 @@ static int migrate_parse_nbd(struct ub_keeper *k, const json_t *destination,
 	 */
 	if (!has_command && k->opts->nbd && nbd_options_are_one_export(k->opts->nbd, nbd))
 		return ub_err_set(err, EINVAL,
-				  "the device is there already: it cannot be moved to the export "
+				  "the device is there already: it cannot be migrated to the "
+				  "export "
 				  "that it is served from");
 	if (nbd->auto_resize && !(k->features & UBLK_F_UPDATE_SIZE))
 		return ub_err_set(err, EOPNOTSUPP,
@@ -831,6 +834,7 @@ static int migrate_parse_nbd(struct ub_keeper *k, const json_t *destination,
 static int migrate_parse_mem(const struct ub_keeper *k, const json_t *destination,
 			     struct ub_attach_options *o, struct ub_err *err)
 {
+	char is[32], was[32];
 	int ret;
 
 	o->size_bytes = k->limits.size_bytes;
@@ -841,9 +845,9 @@ static int migrate_parse_mem(const struct ub_keeper *k, const json_t *destinatio
 		return ret;
 	if (o->size_bytes < k->limits.size_bytes)
 		return ub_err_set(err, ERANGE,
-				  "memory of %llu bytes is smaller than the device, which has %llu",
-				  (unsigned long long)o->size_bytes,
-				  (unsigned long long)k->limits.size_bytes);
+				  "%s of memory is smaller than the device, which has %s",
+				  ub_size_format(o->size_bytes, is, sizeof(is)),
+				  ub_size_format(k->limits.size_bytes, was, sizeof(was)));
 	if (o->size_bytes % k->limits.logical_block_bytes)
 		return ub_err_set(err, EINVAL,
 				  "a size of %llu bytes is not a multiple of the block size %u",
@@ -952,7 +956,7 @@ static int migrate_begin(struct ub_keeper *k, const json_t *args, struct ub_err 
 		ret = migrate_send(k, err);
 	if (ret == 0) {
 		migrate_set_label(m);
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moving it to %.300s", k->info.dev_id,
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: migrating it to %.300s", k->info.dev_id,
 		       m->label);
 		return 0;
 	}
@@ -1009,7 +1013,7 @@ int ub_verb_migrate(struct ub_keeper *k, struct ub_control_caller caller, const 
 	if (ret)
 		return ret;
 	if (m->is_asked)
-		return ub_err_set(err, EBUSY, "somebody else has it moved already: try again");
+		return ub_err_set(err, EBUSY, "somebody else migrates it already: try again");
 	m->request = json_deep_copy(args);
 	if (!m->request)
 		return ub_err_errno(err, ENOMEM, "the request");
@@ -1022,7 +1026,8 @@ int ub_verb_migrate(struct ub_keeper *k, struct ub_control_caller caller, const 
 
 static int migrate_check_is_on(const struct ub_keeper *k, struct ub_err *err)
 {
-	return ub_migrate_is_on(k) ? 0 : ub_err_set(err, ENOENT, "the device is not being moved");
+	return ub_migrate_is_on(k) ? 0 :
+				     ub_err_set(err, ENOENT, "the device is not being migrated");
 }
 
 int ub_verb_migrate_complete(struct ub_keeper *k, struct ub_control_caller caller,
@@ -1177,7 +1182,7 @@ void ub_migrate_adopt_again(struct ub_keeper *k)
 {
 	if (migrate_has_moved(k)) {
 		migrate_remember(k, "moved", "");
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moved to %.300s", k->info.dev_id,
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: migrated to %.300s", k->info.dev_id,
 		       k->migration.label);
 		migrate_swap(k);
 	} else if (ub_migrate_is_on(k)) {
@@ -1213,7 +1218,7 @@ static void migrate_adopt_old_side(struct ub_keeper *k, json_t *recipe)
 
 	if (migrate_read_recipe(k, recipe, &err) != 0 || migrate_adopt_command(k, &err) != 0)
 		ub_log(UB_LOG_WARNING,
-		       "what the device was made of before it was moved is left alone: %s",
+		       "what the device was made of before it was migrated is left alone: %s",
 		       err.text);
 	k->migration.has_leftovers = true;
 }
@@ -1238,7 +1243,7 @@ int ub_migrate_adopt(struct ub_keeper *k, const json_t *json, const struct ub_st
 			"mirror_timeout_ms", &timeout, "began", &began, "destination",
 			&destination) < 0)
 		return ub_err_set(err, EBADMSG,
-				  "state.json does not say where the device was being moved to");
+				  "state.json does not say where the device was being migrated to");
 	ret = migrate_read_recipe(k, destination, err);
 	if (ret == 0)
 		ret = migrate_adopt_command(k, err);
@@ -1257,7 +1262,8 @@ int ub_migrate_adopt(struct ub_keeper *k, const json_t *json, const struct ub_st
 	migrate_set_label(m);
 	snprintf(m->why, sizeof(m->why), "another keeper has taken over: it begins anew");
 	if (!m->is_cancelled)
-		ub_log(UB_LOG_NOTICE, "%s: moving it to %.300s begins anew", state->name, m->label);
+		ub_log(UB_LOG_NOTICE, "%s: migrating it to %.300s begins anew", state->name,
+		       m->label);
 	return 0;
 }
 
@@ -1266,10 +1272,10 @@ void ub_migrate_end(struct ub_keeper *k)
 	struct ub_keeper_migration *m = &k->migration;
 
 	if (migrate_has_moved(k)) {
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: it had been moved to %.300s", k->info.dev_id,
-		       m->label);
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: it had been migrated to %.300s",
+		       k->info.dev_id, m->label);
 	} else if (ub_migrate_is_on(k)) {
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: moving it to %.300s is given up",
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: migrating it to %.300s is given up",
 		       k->info.dev_id, m->label);
 	}
 	migrate_answer_cancellers(k, &(struct ub_err){ .code = 0 });

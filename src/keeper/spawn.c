@@ -249,8 +249,8 @@ int ub_keeper_await(struct ub_server *server, enum ub_message_type type, int64_t
 			return -ECHILD;
 		}
 		if (k->command->fate[0] && !k->command->restarts && !k->was_live) {
-			ub_err_set(err, ECHILD, "%s %s before %s", k->command->argv[0],
-				   k->command->fate, what);
+			ub_err_set(err, ECHILD, "%s %s: the device is not made",
+				   k->command->argv[0], k->command->fate);
 			return -ECHILD;
 		}
 		if (k->was_live ? ub_keeper_recovery_is_given_up(k) : k->nr_signals > 0) {

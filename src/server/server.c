@@ -36,6 +36,7 @@
 #include "base/loop.h"
 #include "base/node.h"
 #include "base/process.h"
+#include "base/size.h"
 #include "base/step.h"
 #include "base/text.h"
 #include "server/isolate.h"
@@ -451,14 +452,14 @@ static int server_resize_check(struct server *s, uint64_t *size, struct ub_err *
 	const struct ub_backend_ops *ops = s->backend->ops;
 	const struct ub_limits *l = &s->backend->limits;
 	uint64_t most = UINT64_MAX;
-	char why[200];
+	char why[200], has[32], want[32];
 	int ret;
 
 	if (ub_yield_is_on(&s->yield))
 		return ub_err_set(err, EAGAIN, "it is being upgraded: try again");
 	if (!ops->resize || (*size == 0 && !ops->get_size))
 		return ub_err_set(err, EOPNOTSUPP, "a device of %s %s", ops->name,
-				  ops->resize ? "has no size by itself: say which it shall have" :
+				  ops->resize ? "has no size of its own: give one" :
 						"keeps its size");
 	if (*size % l->logical_block_bytes)
 		return ub_err_set(err, EINVAL,
@@ -473,14 +474,16 @@ static int server_resize_check(struct server *s, uint64_t *size, struct ub_err *
 		return ret;
 	if (*size == 0 && most < l->size_bytes)
 		return ub_err_set(err, ESTALE,
-				  "what stands behind it has %llu bytes now, and the device %llu: "
-				  "it is not made smaller by itself",
-				  (unsigned long long)most, (unsigned long long)l->size_bytes);
+				  "the export has only %s now, and the device %s: nothing is made "
+				  "smaller unless you give the SIZE",
+				  ub_size_format(most, has, sizeof(has)),
+				  ub_size_format(l->size_bytes, want, sizeof(want)));
 	if (*size > most)
 		return ub_err_set(err, ERANGE,
-				  "what stands behind it has %llu bytes: the device cannot have "
-				  "%llu",
-				  (unsigned long long)most, (unsigned long long)*size);
+				  "the device cannot grow to %s: its export has only %s. Enlarge "
+				  "the export first",
+				  ub_size_format(*size, want, sizeof(want)),
+				  ub_size_format(most, has, sizeof(has)));
 	if (*size == 0)
 		*size = most;
 	return 0;
@@ -499,7 +502,7 @@ static int server_resize_begin(struct server *s, struct ub_err *err)
 		return ub_err_set(err, EAGAIN, "the device is not live yet");
 	if (ub_migration_is_on(s))
 		return ub_err_set(err, EBUSY,
-				  "the device is being moved: try again when it has been");
+				  "the device is being migrated: try again when it has been");
 	ret = server_resize_check(s, &size, err);
 	if (ret == 0)
 		ret = ub_step("server-resize", err);
@@ -616,10 +619,11 @@ static int server_apply(struct server *s, const struct ub_settings *settings, st
 		return ub_err_set(err, EINVAL, "there is no log level %u", settings->log_level);
 	of_backend.which &= ~(uint32_t)UB_SET_LOG_LEVEL;
 	if (of_backend.which && !ops->set)
-		return ub_err_set(err, EOPNOTSUPP, "a device of %s has no %s", ops->name,
+		return ub_err_set(err, EOPNOTSUPP, "--%s is for NBD devices: this one is of %s",
 				  of_backend.which & UB_SET_OUTAGE_LIMIT  ? "outage-limit" :
 				  of_backend.which & UB_SET_STALL_TIMEOUT ? "stall-timeout" :
-									    "fence-timeout");
+									    "fence-timeout",
+				  ops->name);
 	if (of_backend.which)
 		ret = ops->set(s->backend, &of_backend, err);
 	if (ret == 0 && (settings->which & UB_SET_LOG_LEVEL))

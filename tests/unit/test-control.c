@@ -498,8 +498,8 @@ static void set_is_answered_by_the_server(void **state)
 	client_say(fd, SET("\"outage_limit_ms\":null,\"stall_timeout_ms\":100"));
 	msg = server_take_set();
 	assert_true(msg.settings.outage_limit_ms == NBD_NO_LIMIT);
-	server_answers(EOPNOTSUPP, "a device of mem has no outage-limit");
-	assert_refused(fd, "EOPNOTSUPP", "no outage-limit");
+	server_answers(EOPNOTSUPP, "--outage-limit is for NBD devices: this one is of mem");
+	assert_refused(fd, "EOPNOTSUPP", "--outage-limit is for NBD devices");
 	assert_int_equal(nbd.outage_limit_ms, 1500);
 	assert_int_equal(nbd.stall_timeout_ms, NBD_DEFAULT_STALL_MS);
 
@@ -600,7 +600,7 @@ static void what_is_no_size_is_refused_and_one_size_is_asked_for_at_a_time(void 
 	}
 	opts.nbd = NULL;
 	client_say(fd, RESIZE(""));
-	assert_refused(fd, "EINVAL", "has no size by itself");
+	assert_refused(fd, "EINVAL", "give the size");
 	opts.nbd = &nbd;
 	assert_false(keeper.resize.is_asked);
 	client_say(fd, RESIZE(",\"size_bytes\":8192,\"force\":true"));

@@ -160,7 +160,8 @@ static void ends_are_told(void **state)
 
 	(void)state;
 	assert_string_equal(ub_progress_result(last, text, sizeof(text)),
-			    "moved to mem in 3.4 s, pause 5.1 ms, 32 MiB copied, 480 MiB zeroed, 0 "
+			    "migrated to mem in 3.4 s, pause 5.1 ms, 32 MiB copied, 480 MiB "
+			    "zeroed, 0 "
 			    "B mirrored");
 	json_object_set_new(last, "pause_ms", json_integer(5)); /* a whole number is one, too */
 	unit_assert_says(ub_progress_result(last, text, sizeof(text)), "pause 5.0 ms");
