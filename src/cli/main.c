@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/title.h"
 #include "cli/cli.h"
 #include "cli/common.h"
 #include "cli/hints.h"
@@ -119,8 +120,10 @@ int ub_main(int argc, char **argv)
 	static char name[] = "ublk-bridge attach";
 	int verb;
 
-	if (argc > 1 && strcmp(argv[1], UB_SERVER_VERB) == 0)
+	if (argc > 1 && strcmp(argv[1], UB_SERVER_VERB) == 0) {
+		ub_title_take(argc, argv);
 		return ub_server_main();
+	}
 	if (argc > 1 && strcmp(argv[1], UB_HELPER_VERB) == 0)
 		return ub_helper_main(argc - 1, argv + 1);
 	if (argc > 1 && strcmp(argv[1], UB_COMMAND_VERB) == 0)

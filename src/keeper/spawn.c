@@ -193,7 +193,9 @@ int ub_keeper_watch_server(struct ub_server *server, pid_t pid, int fd, struct u
 
 int ub_keeper_spawn(struct ub_keeper *k, struct ub_server *server, struct ub_err *err)
 {
-	static const char *const argv[] = { UB_SERVER_VERB, NULL };
+	/* behind its verb there is room for a longer name: title.h */
+	static const char *const argv[] = { UB_SERVER_VERB, "                              ",
+					    NULL };
 	int pair[2], pid, ret;
 
 	ret = ub_step("spawn", err);

@@ -39,6 +39,7 @@
 #include "base/size.h"
 #include "base/step.h"
 #include "base/text.h"
+#include "base/title.h"
 #include "server/isolate.h"
 #include "server/state.h"
 #include "ublk/device.h"
@@ -406,6 +407,7 @@ static int server_serve(struct server *s, const struct ub_msg_serve *msg, int fd
 	ret = ub_device_prepare(&s->device, &config, s->backend, err);
 	if (ret)
 		return ret;
+	ub_title_set("ublk-bridge: standby of /dev/ublkb%u", s->device.config.dev_id);
 	ub_loop_add(&s->loop, s->device.event_fd, server_device_event, s);
 	return 0;
 }
@@ -417,6 +419,7 @@ static int server_take(struct server *s, struct ub_err *err)
 	if (s->phase != SERVER_READY)
 		return ub_err_set(err, EPROTO, "an unexpected TAKE message");
 	s->phase = SERVER_SERVING;
+	ub_title_set("ublk-bridge: server of /dev/ublkb%u", s->device.config.dev_id);
 	ub_rings_let_go(&s->served_rings);
 	ret = ub_device_take(&s->device, err);
 	if (ret)

@@ -39,6 +39,20 @@ assert_match "$(line 'used by')" "^mounted on .*/mnt\$" "who uses it"
 assert_eq "$("$UB" list -o STATE five | tail -n 1)" online "the state in list"
 umount mnt
 
+# --- ps says which device a process is for, and its comm stays what programs look for
+# args PID: as ps shows them
+args() { tr '\0' ' ' <"/proc/$1/cmdline" | sed 's/ *$//'; }
+stands_by() { [ "$(member five .standby_pid)" != null ]; }
+await 20 stands_by
+server=$(member five .server_pid) standby=$(member five .standby_pid)
+assert_eq "$(args "$server")" 'ublk-bridge: server of /dev/ublkb5' "the server's line in ps"
+assert_eq "$(args "$standby")" 'ublk-bridge: standby of /dev/ublkb5' "the standby's line"
+assert_eq "$(<"/proc/$server/comm") $(<"/proc/$standby/comm")" 'ublk-server ublk-server' "comm"
+kill -KILL "$server"
+served_by() { [ "$(member five .server_pid)" = "$1" ]; }
+await 20 served_by "$standby"
+assert_eq "$(args "$standby")" 'ublk-bridge: server of /dev/ublkb5' "the next server's line"
+
 # --- an NBD export: its connections
 serve --filter=multi-conn memory 16M multi-conn-mode=disable
 attach -C 4 --unix "$SOCK" --id 6 --name six
