@@ -9,10 +9,8 @@
 #include <errno.h>
 #include <jansson.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -25,24 +23,17 @@
 #include "cli/hints.h"
 #include "cli/nbd-options.h"
 #include "cli/progress.h"
+#include "cli/watch.h"
 #include "keeper/control.h"
 #include "keeper/find.h"
 #include "keeper/ranges.h"
 
-#define MIGRATE_TIMEOUT_MS	60000 /* of what is asked once */
-#define MIGRATE_LOOK_TIMEOUT_MS 2000
-#define MIGRATE_LOOK_MIN_MS	50
-#define MIGRATE_LOOK_MAX_MS	1000
-#define MIGRATE_DRAW_EVERY_MS	200   /* where somebody does */
-#define MIGRATE_TELL_EVERY_MS	10000 /* where nobody watches a terminal */
-#define MIGRATE_PATIENCE_MS	60000 /* with a device that has no keeper just now */
-#define MIGRATE_REST_MS		100
-/* with a keeper that has just come, and may know of it yet */
-#define MIGRATE_UNKNOWN_MS	  5000
+#define MIGRATE_TIMEOUT_MS	  60000 /* of what is asked once */
+#define MIGRATE_LOOK_TIMEOUT_MS	  2000
+#define MIGRATE_REST_MS		  100
 #define MIGRATE_MIRROR_TIMEOUT_MS 1000
 #define MIGRATE_MIN_MIRROR_MS	  100
 #define MIGRATE_MAX_MIRROR_MS	  3600000
-#define MIGRATE_COLUMNS		  80
 
 enum {
 	OPT_MEM = 256,
@@ -318,214 +309,7 @@ static int migrate_ask(struct migrate_args *a, json_t *request)
 	return UB_EXIT_DONE;
 }
 
-/* ---- looking on ---------------------------------------------------------- */
-
-struct migrate_watch {
-	struct migrate_args *a;
-	const json_t *before; /* how the one before it ended: no news */
-	struct ub_progress progress;
-	uint64_t heard_ms, known_ms; /* when the keeper answered last; and knew of it */
-	uint64_t told_ms;
-	char phase[16]; /* the last that was told */
-	bool is_drawn;	/* a bar stands on the terminal */
-	bool is_cancelled;
-};
-
-static volatile sig_atomic_t migrate_signal;
-
-static void migrate_on_signal(int number)
-{
-	migrate_signal = number;
-}
-
-/* The second one ends it at once. */
-static void migrate_catch_signals(void)
-{
-	struct sigaction action = { .sa_handler = migrate_on_signal,
-				    .sa_flags = (int)SA_RESETHAND };
-
-	sigaction(SIGINT, &action, NULL);
-	sigaction(SIGTERM, &action, NULL);
-}
-
-static void watch_clear(struct migrate_watch *w)
-{
-	if (w->is_drawn)
-		fputs("\r\033[K", stderr);
-	w->is_drawn = false;
-}
-
-static unsigned watch_columns(void)
-{
-	struct winsize size;
-
-	if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col)
-		return size.ws_col - 1U;
-	return MIGRATE_COLUMNS - 1;
-}
-
-/*
- * A terminal has one line that is drawn again and again; else there is one for a phase, and for a
- * while.
- */
-static void watch_tell(struct migrate_watch *w, const json_t *migration)
-{
-	const char *phase = json_string_value(json_object_get(migration, "phase"));
-	uint64_t now = ub_now_ms();
-	char text[512];
-
-	ub_progress_take(&w->progress, migration, now);
-	if (isatty(STDERR_FILENO)) {
-		fprintf(stderr, "\r%s\033[K",
-			ub_progress_bar(&w->progress, migration, watch_columns(), text,
-					sizeof(text)));
-		w->is_drawn = true;
-		return;
-	}
-	if (!phase || (strcmp(phase, w->phase) == 0 && now - w->told_ms < MIGRATE_TELL_EVERY_MS))
-		return;
-	snprintf(w->phase, sizeof(w->phase), "%s", phase);
-	w->told_ms = now;
-	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: %s", w->a->state.dev_id,
-	       ub_progress_text(&w->progress, migration, text, sizeof(text)));
-}
-
-/* The device, and not another that has its number by now. */
-static bool watch_is_there(const struct migrate_watch *w)
-{
-	struct ub_state state;
-	struct ub_err ignored;
-	char device[32];
-	int ret;
-
-	snprintf(device, sizeof(device), "/dev/ublkb%u", w->a->state.dev_id);
-	ret = ub_device_find_state(device, &state, NULL, &ignored);
-	return ret == 0 ? state.cookie == w->a->state.cookie :
-			  ret != -ENODEV && ret != -ENOENT && ret != -EPERM;
-}
-
-/* 0 with *info, -EAGAIN: nobody answers just now, or another -errno with a->err: nobody will. */
-static int watch_look(struct migrate_watch *w, json_t **info)
-{
-	struct migrate_args *a = w->a;
-	struct ub_err err = { 0 };
-
-	if (ub_control_ask(a->state.name, json_pack("{s:s}", "verb", "info"), info,
-			   MIGRATE_LOOK_TIMEOUT_MS, &err) == 0) {
-		w->heard_ms = ub_now_ms();
-		return 0;
-	}
-	if (!watch_is_there(w))
-		return ub_err_set(&a->err, ENODEV, "/dev/ublkb%u has gone meanwhile",
-				  a->state.dev_id);
-	if (ub_now_ms() - w->heard_ms <= MIGRATE_PATIENCE_MS)
-		return -EAGAIN;
-	a->err = err;
-	ub_err_wrap(&a->err, "nobody says how the migration goes on (ublk-bridge recover %u)",
-		    a->state.dev_id);
-	return -EHOSTDOWN;
-}
-
-/* Where a signal has come: until somebody has heard of it. */
-static void watch_cancel(struct migrate_watch *w)
-{
-	struct ub_err err = { 0 };
-	json_t *reply = NULL;
-	int ret;
-
-	if (!migrate_signal || w->is_cancelled)
-		return;
-	ret = ub_control_ask(w->a->state.name, json_pack("{s:s}", "verb", "migrate-cancel"), &reply,
-			     MIGRATE_LOOK_TIMEOUT_MS, &err);
-	json_decref(reply);
-	if (ret == -EAGAIN || ret == -ECONNREFUSED || ret == -ENOENT || ret == -ECONNRESET ||
-	    ret == -ETIMEDOUT)
-		return; /* that is seen when it is looked at next, or tried again */
-	w->is_cancelled = true;
-	watch_clear(w);
-	if (ret)
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: it cannot be cancelled: %s",
-		       w->a->state.dev_id, err.text);
-}
-
-/*
- * It is over, as far as this keeper knows: 1 with *last, which is new; 0: not known yet; -errno
- * with a->err.
- */
-static int watch_end(struct migrate_watch *w, json_t *info, json_t **last)
-{
-	json_t *found = json_object_get(info, "last_migration");
-
-	if (json_is_object(found) && !json_equal(found, w->before)) {
-		*last = json_incref(found);
-		return 1;
-	}
-	if (ub_now_ms() - w->known_ms < MIGRATE_UNKNOWN_MS)
-		return 0;
-	return ub_err_set(&w->a->err, ENOENT,
-			  "/dev/ublkb%u: its keeper knows of no migration any more: 'ublk-bridge "
-			  "info' says what it serves",
-			  w->a->state.dev_id);
-}
-
-/*
- * One look: 0: it goes on; 1: both sides agree, and that was waited for; 2: it is over, *last;
- * -errno with a->err.
- */
-static int watch_once(struct migrate_watch *w, bool until_in_step, json_t **last)
-{
-	json_t *info = NULL, *migration;
-	int ret = watch_look(w, &info);
-
-	if (ret)
-		return ret == -EAGAIN ? 0 : ret;
-	migration = json_object_get(info, "migration");
-	if (json_is_object(migration)) {
-		const char *phase = json_string_value(json_object_get(migration, "phase"));
-
-		w->known_ms = ub_now_ms();
-		watch_tell(w, migration);
-		ret = until_in_step && phase && strcmp(phase, "in-step") == 0;
-	} else {
-		ret = watch_end(w, info, last);
-		ret = ret == 1 ? 2 : ret;
-	}
-	json_decref(info);
-	return ret;
-}
-
-/*
- * A look costs the machine something, and the move with it: what has taken long may be known a
- * little later.
- */
-static int watch_wait_ms(uint64_t since_ms)
-{
-	uint64_t wait = (ub_now_ms() - since_ms) / 3;
-	uint64_t most = isatty(STDERR_FILENO) ? MIGRATE_DRAW_EVERY_MS : MIGRATE_LOOK_MAX_MS;
-
-	wait = wait < MIGRATE_LOOK_MIN_MS ? MIGRATE_LOOK_MIN_MS : wait;
-	return (int)(wait < most ? wait : most);
-}
-
-/* Until then: as watch_once(), but never 0. before: borrowed. */
-static int migrate_watch(struct migrate_args *a, const json_t *before, bool until_in_step,
-			 json_t **last)
-{
-	struct migrate_watch w = { .a = a, .before = before };
-	uint64_t since_ms = ub_now_ms();
-	int ret;
-
-	w.heard_ms = w.known_ms = since_ms;
-	for (;;) {
-		watch_cancel(&w);
-		ret = watch_once(&w, until_in_step, last);
-		if (ret)
-			break;
-		poll(NULL, 0, watch_wait_ms(since_ms));
-	}
-	watch_clear(&w);
-	return ret;
-}
+/* ---- the actions --------------------------------------------------------- */
 
 /* How the last one ended, or null: the caller's to json_decref(). NULL with a->err. */
 static json_t *migrate_last(struct migrate_args *a)
@@ -540,8 +324,6 @@ static json_t *migrate_last(struct migrate_args *a)
 	json_decref(info);
 	return last;
 }
-
-/* ---- the actions --------------------------------------------------------- */
 
 /*
  * What lost connections may still write where the device was moved from, or should have been moved
@@ -570,7 +352,7 @@ static void migrate_await_rest(const struct migrate_args *a, bool wait)
 			       ub_ranges_describe_wait(&r, what, sizeof(what)),
 			       wait ? "; waiting" : "");
 		is_told = true;
-		if (!wait || migrate_signal)
+		if (!wait || ub_cli_watch_has_signal())
 			break;
 		if (ub_ranges_wait(&patience, &r, ub_now_ms()) == UB_RANGES_TOO_LONG) {
 			ub_log(UB_LOG_WARNING,
@@ -606,7 +388,7 @@ static int migrate_tell_end(struct migrate_args *a, const json_t *last)
 	}
 	migrate_await_rest(a, false);
 	ub_err_set(&a->err, ECANCELED, "/dev/ublkb%u stays where it is: the migration %s%s",
-		   a->state.dev_id, text, migrate_signal ? " (by a signal)" : "");
+		   a->state.dev_id, text, ub_cli_watch_has_signal() ? " (by a signal)" : "");
 	return UB_EXIT_FAILED;
 }
 
@@ -614,12 +396,13 @@ static int migrate_tell_end(struct migrate_args *a, const json_t *last)
 static int migrate_follow(struct migrate_args *a, const json_t *before, bool until_in_step)
 {
 	json_t *last = NULL;
-	int ret = migrate_watch(a, before, until_in_step, &last), status = UB_EXIT_FAILED;
+	int ret = ub_cli_watch(&a->state, before, until_in_step, &last, &a->err);
+	int status = UB_EXIT_FAILED;
 
 	if (ret == 1) {
-		printf("/dev/ublkb%u: both sides agree: cut over with 'ublk-bridge migrate %u "
+		printf("/dev/ublkb%u: both sides agree: cut over with 'ublk-bridge migrate %s "
 		       "--complete'\n",
-		       a->state.dev_id, a->state.dev_id);
+		       a->state.dev_id, a->state.name);
 		status = UB_EXIT_DONE;
 	} else if (ret == 2) {
 		status = migrate_tell_end(a, last);
@@ -640,7 +423,7 @@ static int migrate_start(struct migrate_args *a)
 		json_decref(request);
 		return UB_EXIT_FAILED;
 	}
-	migrate_catch_signals();
+	ub_cli_watch_catch_signals();
 	status = migrate_ask(a, request);
 	if (status == UB_EXIT_DONE)
 		status = migrate_follow(a, before, a->wait);

@@ -134,6 +134,12 @@ static void a_bar_fits_its_terminal(void **state)
 			    "mirrored");
 	assert_string_equal(ub_progress_bar(NULL, m, 79, bar, sizeof(bar)),
 			    "[======.......] 50 %, 50 MiB dirty, 3 MiB mirrored");
+	/* what has no room is left out, and not cut; what is nothing is not told */
+	assert_string_equal(ub_progress_bar(NULL, m, 30, bar, sizeof(bar)), "50 %, 50 MiB dirty");
+	assert_string_equal(ub_progress_bar(NULL, m, 17, bar, sizeof(bar)), "50 %");
+	json_object_set_new(m, "mirrored_bytes", json_integer(0));
+	assert_string_equal(ub_progress_bar(NULL, m, 79, bar, sizeof(bar)),
+			    "[===============................] 50 %, 50 MiB dirty");
 	json_object_set_new(m, "why", json_string("\xe2\x80\xa6\xe2\x80\xa6\xe2\x80\xa6"));
 	for (unsigned columns = 0; columns < 200; columns++) {
 		unsigned width = 0;
@@ -179,6 +185,22 @@ static void ends_are_told(void **state)
 	json_decref(last);
 }
 
+/* The line that a terminal has wrapped since, because it was made narrower, has several rows. */
+static void a_bar_is_taken_away_whole(void **state)
+{
+	char text[32];
+
+	(void)state;
+	assert_string_equal(ub_progress_erase(0, 80, text, sizeof(text)), "\r\033[J");
+	assert_string_equal(ub_progress_erase(79, 80, text, sizeof(text)), "\r\033[J");
+	assert_string_equal(ub_progress_erase(80, 80, text, sizeof(text)), "\r\033[J");
+	assert_string_equal(ub_progress_erase(79, 60, text, sizeof(text)), "\033[1A\r\033[J");
+	assert_string_equal(ub_progress_erase(79, 20, text, sizeof(text)), "\033[3A\r\033[J");
+	assert_string_equal(ub_progress_erase(79, 1, text, sizeof(text)), "\033[78A\r\033[J");
+	/* one that cuts has one row */
+	assert_string_equal(ub_progress_erase(79, 0, text, sizeof(text)), "\r\033[J");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -187,6 +209,7 @@ int main(void)
 		cmocka_unit_test(a_migration_that_began_anew_has_no_rate),
 		cmocka_unit_test(phases_are_told),
 		cmocka_unit_test(a_bar_fits_its_terminal),
+		cmocka_unit_test(a_bar_is_taken_away_whole),
 		cmocka_unit_test(ends_are_told),
 	};
 
