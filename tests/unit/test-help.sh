@@ -39,7 +39,7 @@ for values in 'log-level error warning notice debug' 'data-path auto copy get-da
 	'tls off allow require' \
 	'fence time close'; do
 	read -r option words <<<"$values"
-	grep -qE -- "--$option=.*$words" "$srcdir/contrib/ublk-bridge.bash" ||
+	grep -qF -- "--$option) echo $words ;;" "$srcdir/contrib/ublk-bridge.bash" ||
 		complain "the completion of --$option is not: $words"
 done
 # The help of the program: one screen of 24 lines and 80 columns with the prompt behind it; the verbs
