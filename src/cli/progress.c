@@ -187,11 +187,11 @@ const char *ub_progress_bar(const struct ub_progress *p, const json_t *migration
 const char *ub_progress_erase(size_t drawn, unsigned terminal, char *buf, size_t len)
 {
 	size_t rows = terminal && drawn ? (drawn - 1) / terminal : 0;
+	size_t used = (size_t)snprintf(buf, len, "\r\033[K");
 
-	if (rows)
-		snprintf(buf, len, "\033[%zuA\r\033[J", rows);
-	else
-		snprintf(buf, len, "\r\033[J");
+	/* Row by row: to clear the screen's rest would put it into the scrollback of some. */
+	while (rows-- && used + sizeof("\033[A\033[K") <= len)
+		used += (size_t)snprintf(buf + used, len - used, "\033[A\033[K");
 	return buf;
 }
 

@@ -71,7 +71,7 @@ static void watch_erase(const struct watch *w)
 	const char *term = getenv("TERM");
 	/* These cut a line that is too long for a window that was made narrower, others wrap it. */
 	bool wraps = !getenv("XTERM_VERSION") && (!term || strcmp(term, "linux") != 0);
-	char text[32];
+	char text[256];
 
 	fputs(ub_progress_erase(w->drawn, wraps ? watch_columns() + 1 : 0, text, sizeof(text)),
 	      stderr);
