@@ -142,7 +142,7 @@ static int attach_bytes(struct attach_args *a, const char *arg, const char *what
 	if (ret)
 		return ret;
 	if (bytes < min || bytes > max)
-		return ub_err_set(&a->err, ERANGE, "%s: %s is out of range: it goes from %s to %s",
+		return ub_err_set(&a->err, ERANGE, "%s: %s is out of range: give one from %s to %s",
 				  what, arg, ub_size_format(min, low, sizeof(low)),
 				  ub_size_format(max, high, sizeof(high)));
 	*value = (uint32_t)bytes;
@@ -185,8 +185,15 @@ static int attach_device_option(struct attach_args *a, int key, char *arg)
 		a->out.name = arg;
 		return attach_check_name(a, arg);
 	case OPT_QUEUES:
-		return attach_number(a, arg, "--queues", 1, cpus > 0 ? (uint64_t)cpus : 1,
-				     &a->out.nr_queues);
+		ret = attach_number(a, arg, "--queues", 1, cpus > 0 ? (uint64_t)cpus : 1,
+				    &a->out.nr_queues);
+		/* which machine it is out of range for */
+		if (ret == -ERANGE)
+			return ub_err_set(&a->err, ERANGE,
+					  "--queues: %s is out of range: give one from 1 to %ld, "
+					  "the number of CPUs",
+					  arg, cpus > 0 ? cpus : 1);
+		return ret;
 	case OPT_DEPTH:
 		return attach_number(a, arg, "--depth", 1, UBLK_MAX_QUEUE_DEPTH, &a->out.depth);
 	case OPT_MAX_IO:

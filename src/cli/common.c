@@ -361,7 +361,8 @@ const char *ub_cli_duration(uint64_t ms, char *buf, size_t len)
 
 void ub_cli_print_json(const json_t *json)
 {
-	json_dumpf(json, stdout, JSON_INDENT(2));
+	/* A double has 15 digits that mean something. */
+	json_dumpf(json, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
 	printf("\n");
 }
 

@@ -22,6 +22,8 @@
 #include "keeper/control.h"
 #include "keeper/rundir.h"
 
+#include "config.h"
+
 #define METRICS_TIMEOUT_MS 2000
 #define METRICS_PREFIX	   "ublk_bridge_"
 
@@ -336,6 +338,13 @@ static void metrics_print_phase(const struct metrics *m)
 	}
 }
 
+/* It is there without a device, too: that it is missing can be an alert. */
+static void metrics_print_build(const struct metrics *m)
+{
+	metrics_head(m, "build_info", "gauge", NULL, "The version that prints this.");
+	printf("%sbuild_info{version=\"%s\"} 1\n", METRICS_PREFIX, PACKAGE_VERSION);
+}
+
 static void metrics_print_up(const struct metrics *m)
 {
 	metrics_head(m, "up", "gauge", NULL, "Whether the device's keeper answers.");
@@ -367,6 +376,7 @@ static void metrics_print_info(const struct metrics *m)
 
 static void metrics_print(const struct metrics *m)
 {
+	metrics_print_build(m);
 	metrics_print_up(m);
 	metrics_print_info(m);
 	metrics_print_operations(m, "ios", NULL, "ios",

@@ -119,7 +119,7 @@ static int migrate_mirror_timeout(struct migrate_args *a, const char *arg)
 	if (ret == 0 && (a->mirror_timeout_ms < MIGRATE_MIN_MIRROR_MS ||
 			 a->mirror_timeout_ms > MIGRATE_MAX_MIRROR_MS))
 		return ub_err_set(&a->err, ERANGE,
-				  "--mirror-timeout: %s is out of range: it goes from 100ms to 1h",
+				  "--mirror-timeout: %s is out of range: give one from 100ms to 1h",
 				  arg);
 	return ret;
 }
@@ -488,8 +488,7 @@ static int migrate_status(struct migrate_args *a)
 			json_object_set_new(object, members[i],
 					    value ? json_incref(value) : json_null());
 		}
-		json_dumpf(object, stdout, JSON_INDENT(2));
-		printf("\n");
+		ub_cli_print_json(object);
 		json_decref(object);
 	} else {
 		migrate_print_status(a, info);

@@ -41,8 +41,8 @@ struct ub_cli_views {
 };
 
 /*
- * All there are; or, with `names` (NULL-terminated, as ub_device_find() takes them), those alone, in
- * the same order. 0 or -errno with *err. ub_cli_views_free() in either case.
+ * All there are; or, with `names` (NULL-terminated, as ub_device_find() takes them), those alone,
+ * in the same order. 0 or -errno with *err. ub_cli_views_free() in either case.
  */
 int ub_cli_views_get(const char *const names[], struct ub_cli_views *views, struct ub_err *err);
 void ub_cli_views_free(struct ub_cli_views *views);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Looking on at a migration until it is over: a bar on a terminal, else a line now and then. Control
- * plane; blocks.
+ * Looking on at a migration until it is over: a bar on a terminal, else a line now and then.
+ * Control plane; blocks.
  */
 #ifndef UB_CLI_WATCH_H
 #define UB_CLI_WATCH_H

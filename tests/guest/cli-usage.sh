@@ -40,25 +40,25 @@ refused "a size of 1537 bytes is not a multiple" --mem 1537
 
 # numbers
 for id in -1 1048576 99999999999999999999 x 1x '' 1.5; do
-	refused "--id: .*goes from 0 to 1048575" "--id=$id"
+	refused "--id: .*give one from 0 to 1048575" "--id=$id"
 done
 cpus=$(nproc --all)
 for queues in 0 $((cpus + 1)) 4097 -1 two; do
-	refused "--queues: .*goes from 1 to $cpus" "--queues=$queues"
+	refused "--queues: .*give one from 1 to $cpus" "--queues=$queues"
 done
 for depth in 0 4097 65537 4294967297 -1; do
-	refused "--depth: .*goes from 1 to 4096" "--depth=$depth"
+	refused "--depth: .*give one from 1 to 4096" "--depth=$depth"
 done
 for timeout in 0 86401 -5 1s; do
-	refused "--timeout: .*goes from 1 to 86400" "--timeout=$timeout"
+	refused "--timeout: .*give one from 1 to 86400" "--timeout=$timeout"
 done
 for max in 512 4095 33M 4G; do
-	refused "--max-io: $max is out of range: it goes from 4 KiB to 32 MiB" --max-io $max
+	refused "--max-io: $max is out of range: give one from 4 KiB to 32 MiB" --max-io $max
 done
 refused "--max-io: 'x' is not a size" --max-io x
 refused "--max-io is not a multiple of the block size 4096" --max-io 5K --block-size 4096
 for block in 256 511 8192 1M; do
-	refused "--block-size: $block is out of range: it goes from 512 B to 4 KiB" \
+	refused "--block-size: $block is out of range: give one from 512 B to 4 KiB" \
 		--block-size $block
 done
 refused "--block-size: 1536 is not a power of two: it is 512, 1024, 2048 or 4096" --block-size 1536
@@ -106,10 +106,10 @@ assert_fails 2 "'--mem: 0|--mem: '0' is nothing" "$UB" --mem 0
 # the other verbs
 assert_fails 2 "detach which device\? Give a number, /dev/ublkbN, a --name, or --all" "$UB" detach
 assert_fails 2 "info takes one device, not also '2'" "$UB" info 1 2
-assert_fails 2 "--timeout: .*goes from 1 to 86400" "$UB" detach 1 --timeout 0
+assert_fails 2 "--timeout: .*give one from 1 to 86400" "$UB" detach 1 --timeout 0
 assert_fails 2 "unknown option" "$UB" detach 1 --mem 1M
 for device in /dev/ublkb /dev/ublkbx 1048576 /dev/ublkb1048576 /dev/sda '' a/b -; do
-	assert_fails 2 "is no device|goes from 0 to 1048575" "$UB" detach -- "$device"
+	assert_fails 2 "is no device|give one from 0 to 1048575" "$UB" detach -- "$device"
 done
 assert_fails 2 '/dev/ublkb0p1 is a partition\. The device is /dev/ublkb0$' "$UB" detach \
 	/dev/ublkb0p1
