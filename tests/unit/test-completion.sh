@@ -62,4 +62,41 @@ offers '--command= --complete' migrate alpha --com
 cd "$UBLK_BRIDGE_RUNDIR"
 offers 'alpha beta lock' --unix ''
 offers alpha --tls-certificates = al
+
+# the other shells: the same verbs and values, and a syntax that theirs understands
+for file in _ublk-bridge ublk-bridge.fish; do
+	for verb in attach detach list status info set resize migrate fenced recover upgrade stats \
+		metrics features help; do
+		grep -qE "(^|[^a-z-])$verb([^a-z-]|$)" "$srcdir/contrib/$file" || {
+			echo "$file does not know $verb"
+			failed=1
+		}
+	done
+	for option in data-path tls fence log-level scheduler block-size; do
+		grep -qF -- "$(_ublk_bridge_values "--$option")" "$srcdir/contrib/$file" || {
+			echo "$file has other values for --$option"
+			failed=1
+		}
+	done
+done
+! command -v zsh >/dev/null || zsh -n "$srcdir/contrib/_ublk-bridge" || failed=1
+if command -v fish >/dev/null; then
+	# fish_offers WANTED LINE
+	fish_offers() {
+		local got
+		got=$(HOME=$UBLK_BRIDGE_RUNDIR PATH="${bridge%/*}:$PATH" fish -c \
+			"source $srcdir/contrib/ublk-bridge.fish; complete -C '$2'" 2>&1 | cut -f 1 |
+			{ grep -v '^/dev/ublkb' || true; } | LC_ALL=C sort | tr '\n' ' ')
+		[ "$got" = "${1:+$1 }" ] && return
+		echo "fish: \"$2\" offers \"$got\", and not \"$1\""
+		failed=1
+	}
+	fish_offers 'set stats status' 'ublk-bridge s'
+	fish_offers 'alpha beta' 'ublk-bridge detach '
+	fish_offers --data-path=get-data 'ublk-bridge --data-path=g'
+	fish_offers debug 'ublk-bridge set alpha --log-level d'
+	fish_offers --json 'ublk-bridge stats alpha --js'
+	fish_offers '' 'ublk-bridge stats alpha --na'
+	fish_offers alpha/ 'ublk-bridge --tls-certificates al'
+fi
 exit $failed
