@@ -47,25 +47,25 @@ enum {
 };
 
 static const struct argp_option migrate_options[] = {
-	{ NULL, 0, NULL, 0, "Where to, beside NBD:", 1 },
+	{ NULL, 0, NULL, 0, "The destination:", 1 },
 	{ "mem", OPT_MEM, "SIZE", 0, "Memory, as large as the device or larger", 1 },
-	{ NULL, 0, NULL, 0, "The migration:", 4 },
+	{ NULL, 0, NULL, 0, "The migration:", 5 },
 	{ "wait-for-cutover", OPT_WAIT, NULL, 0,
-	  "Return when both sides agree, and keep them so until --complete", 4 },
+	  "Return when both sides agree, and keep them so until --complete", 5 },
 	{ "rate-limit", OPT_RATE, "SIZE/s", 0,
 	  "Copy no more than so much a second, 0: as fast as it goes (the default); alone: of the "
 	  "one that runs",
-	  4 },
+	  5 },
 	{ "mirror-timeout", OPT_MIRROR_TIMEOUT, "DURATION", 0,
 	  "A destination that takes longer for a write is left out until it answers again "
 	  "(default: 1s)",
-	  4 },
-	{ NULL, 0, NULL, 0, "One that runs:", 5 },
+	  5 },
+	{ NULL, 0, NULL, 0, "One that runs:", 6 },
 	{ "complete", OPT_COMPLETE, NULL, 0,
-	  "Cut over now, where --wait-for-cutover was given; returns when that is done", 5 },
-	{ "cancel", OPT_CANCEL, NULL, 0, "Give it up: the device stays where it is", 5 },
-	{ "status", OPT_STATUS, NULL, 0, "Say how far it is, or how the last one ended", 5 },
-	{ "json", OPT_JSON, NULL, 0, "With --status: print an object", 5 },
+	  "Cut over now, where --wait-for-cutover was given; returns when that is done", 6 },
+	{ "cancel", OPT_CANCEL, NULL, 0, "Give it up: the device stays where it is", 6 },
+	{ "status", OPT_STATUS, NULL, 0, "Say how far it is, or how the last one ended", 6 },
+	{ "json", OPT_JSON, NULL, 0, "With --status: print an object", 6 },
 	{ 0 },
 };
 
@@ -525,7 +525,7 @@ int ub_cli_migrate(int argc, char **argv)
 		.parser = migrate_parse,
 		.args_doc = "DEVICE [NBD-URI | [ COMMAND ARGS... ]]",
 		.children = children,
-		.doc = "Move a device, while it is in use, to memory or an NBD export."
+		.doc = "Migrate a device, while it is in use, to memory or an NBD export."
 		       "\vDEVICE is a number, /dev/ublkbN or a --name.  SIZE is in bytes, or has "
 		       "one of K M G T P E behind it"
 		       " (powers of 1024).  --fd and --command name no destination: their "

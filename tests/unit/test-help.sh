@@ -42,6 +42,10 @@ for values in 'log-level error warning notice debug' 'data-path auto copy get-da
 	grep -qF -- "--$option) echo $words ;;" "$srcdir/contrib/ublk-bridge.bash" ||
 		complain "the completion of --$option is not: $words"
 done
+# each option of attach stands in its own group
+[ "$("$bridge" attach --help | sed -n '/^ What the device/,/^$/p' | grep -oE -- '--[a-z-]+' |
+	tr '\n' ' ')" = '--backend --mem --prealloc ' ] ||
+	complain "attach --help has other options under what the device is made of"
 # The help of the program: one screen of 24 lines and 80 columns with the prompt behind it; the verbs
 # first, all of them, and each has a help, a place in the man page, and one in the completion.
 help=$("$bridge" --help)
