@@ -4,7 +4,7 @@
 # an outage is the first thing that they say, and status says it by its exit status.
 # kernels: 6.12 7
 # push: 7
-# timeout: 60
+# timeout: 120
 # shellcheck disable=SC2119 # functions whose arguments may be left out
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-life.bash"
@@ -86,5 +86,31 @@ assert_match "$("$UB" list)" $'\n/dev/ublkb6 +six +offline ' "the state in list"
 
 "$UB" detach six --force
 ends_with 0
-KEEPER=$five DEV=/dev/ublkb5 detach
+
+# --- a keeper that is dead: who is asked says so, and what helps
+standby=$(member five .standby_pid)
+wait_for 20 stands_by && standby=$(member five .standby_pid)
+server=$(member five .server_pid)
+kill -KILL "$five"
+ends_with 137 "$five"
+assert_fails 1 "'five' has no keeper: that process is dead\. 'ublk-bridge recover five' starts" \
+	"$UB" stats five
+run "$UB" status five
+assert_eq "$STATUS" 4 "the exit status without a keeper"
+assert_match "$OUT" \
+	$'orphan, .*\n  its keeper is gone: recover it \\(ublk-bridge recover five\\)$' \
+	"how it is"
+
+# --- all of its processes are dead, and with them its memory: no advice that cannot help
+kill -KILL "$standby" "$server"
+await 10 gone "$server"
+dead() { [ "$("$UB" list -o STATE five | tail -n 1)" = dead ]; }
+await 60 dead
+run "$UB" status five
+assert_eq "$STATUS" 4 "the exit status of what is dead"
+assert_match "$OUT" \
+	'  all its processes are dead, and its memory is lost: detach it .*detach five\)$' \
+	"how it is"
+run "$UB" detach five
+assert_eq "$STATUS/$OUT/$ERR" 0// "detach of what is dead"
 assert_nothing_left
