@@ -23,7 +23,7 @@ lint_format() {
 				$bad = 1;
 			}
 			END { exit($bad // 0) }' "$PROJECT/$file" || status=1
-	done < <(git -C "$PROJECT" ls-files | grep -vE '^LICENSE$|\.(md|pod)$')
+	done < <(git -C "$PROJECT" ls-files | grep -v '^LICENSE$')
 	return $status
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* ublk-bridge: the program that ships, with the back ends it offers. */
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "cli/cli.h"
 
 const struct ub_backend_ops *const ub_backends[] = {

@@ -14,16 +14,21 @@
 #ifndef UBLK_BRIDGE_BACKEND_H
 #define UBLK_BRIDGE_BACKEND_H
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "io.h"
 
+struct ub_backend;
 struct ub_err;
 struct ub_backend_stats;
 struct ub_ledger;
 struct ub_backend_queue_stats;
+
+#define UB_MIN_IO_BYTES	   4096U      /* the driver wants max_sectors of at least 8 */
+#define UB_MAX_RANGE_BYTES (1U << 30) /* largest DISCARD or WRITE_ZEROES: fits a commit's s32 */
 
 /*
  * What a back end can do. Filled by get_limits(), checked once by ub_limits_check(), and turned
@@ -51,6 +56,36 @@ struct ub_limits {
 	uint8_t can_zero;   /* without: the core writes zeroes */
 	uint8_t multi_conn; /* a FLUSH on one connection covers all */
 	uint8_t nr_queues;  /* as many suit it best; 0: it does not matter */
+};
+
+enum ub_health {
+	UB_HEALTH_ONLINE,
+	UB_HEALTH_DEGRADED, /* serves, but not everything: `why` says what fails */
+	UB_HEALTH_OFFLINE,  /* I/O waits for what stands behind it */
+	/* for good: I/O fails; before the device is live this ends the attach */
+	UB_HEALTH_FAILED,
+};
+
+/*
+ * Whom a back end has opened for: the server, or a layer that has it for a child. It hears what the
+ * back end has to say, in the functions at the end of this header, and passes on to its own host
+ * what that shall know. So a layer hears of an outage before anybody else does.
+ *
+ * Each: any thread, never waits; NULL: it is not heard. `be` is the one that speaks. The host
+ * outlives its back ends, and threads that they leave behind.
+ */
+struct ub_host {
+	/* Repeats of one state do not come. `why` is good during the call. */
+	void (*report)(struct ub_host *host, struct ub_backend *be, enum ub_health health,
+		       const char *why);
+	void (*grown)(struct ub_host *host, struct ub_backend *be);
+	void (*ranges)(struct ub_host *host, struct ub_backend *be);
+	/* ub_backend_hold_socket(); 0: it is not held, and drop() is not called for it. */
+	uint32_t (*hold)(struct ub_host *host, const struct ub_backend *be, int fd);
+	void (*drop)(struct ub_host *host, uint32_t id);
+	void (*forget)(struct ub_host *host, const struct ub_backend *be);
+	bool (*has_keeper)(struct ub_host *host);
+	_Atomic int health; /* ub_backend_report()'s: what came last; 0 at first: ONLINE */
 };
 
 #define UB_BACKEND_MAX_PATHS 16
@@ -103,10 +138,18 @@ struct ub_backend_config {
 	 * ends its I/O with ENOLINK, and it goes on by itself afterwards: until promote().
 	 */
 	uint64_t late_ms;
+	struct ub_host *host; /* NULL: nobody listens */
 };
 
 struct ub_backend {
 	const struct ub_backend_ops *ops;
+	/*
+	 * A layer's child, which is asked what the layer does not define itself
+	 * (backend/backend.h); NULL: it is no layer, or answers for all its children. Set by its
+	 * open(), and fixed.
+	 */
+	struct ub_backend *below;
+	struct ub_host *host;	     /* of the config; NULL: none */
 	struct ub_limits limits;     /* as checked */
 	void *priv;		     /* the back end's */
 	_Atomic bool is_destination; /* of a migration: opened with late_ms, and not promoted yet */
@@ -269,13 +312,72 @@ struct ub_backend_ops {
 	bool (*queue_stop)(struct ub_backend_queue *bq);
 };
 
-enum ub_health {
-	UB_HEALTH_ONLINE,
-	UB_HEALTH_DEGRADED, /* serves, but not everything: `why` says what fails */
-	UB_HEALTH_OFFLINE,  /* I/O waits for what stands behind it */
-	/* for good: I/O fails; before the device is live this ends the attach */
-	UB_HEALTH_FAILED,
-};
+/*
+ * How a back end's part on a queue is called, by the core and by a layer that has it for a child:
+ * an op that is NULL does what is said there. A layer passes on what it wants to by itself, to its
+ * children's parts. Threads and errors: as of the op.
+ */
+
+/* Before anything else, also of a part that has begun: then it is not told again. Queue thread. */
+static inline void ub_backend_queue_start(struct ub_backend_queue *bq)
+{
+	if (!bq->is_started && bq->backend->ops->queue_start)
+		bq->backend->ops->queue_start(bq);
+	bq->is_started = true;
+}
+
+static inline void ub_backend_submit(struct ub_backend_queue *bq, struct ub_io *io)
+{
+	bq->backend->ops->submit(bq, io);
+}
+
+static inline void ub_backend_submit_end(struct ub_backend_queue *bq)
+{
+	const struct ub_backend_ops *ops = bq->backend->ops;
+
+	if (ops->submit_end)
+		ops->submit_end(bq);
+}
+
+static inline void ub_backend_give_back(struct ub_backend_queue *bq, const struct ub_io *io)
+{
+	if (bq->backend->ops->give_back)
+		bq->backend->ops->give_back(bq, io);
+}
+
+static inline void ub_backend_cancel(struct ub_backend_queue *bq, int err)
+{
+	assert(err < 0);
+	if (bq->backend->ops->cancel)
+		bq->backend->ops->cancel(bq, err);
+}
+
+/* True, too, where it has never begun. */
+static inline bool ub_backend_queue_stop(struct ub_backend_queue *bq)
+{
+	const struct ub_backend_ops *ops = bq->backend->ops;
+
+	return !ops->queue_stop || !bq->is_started || ops->queue_stop(bq);
+}
+
+/* And what is not on a queue's thread. bq->backend is set. 0 or -errno with *err. */
+static inline int ub_backend_queue_init(struct ub_backend_queue *bq, unsigned nr_slots,
+					struct ub_err *err)
+{
+	assert(nr_slots > UB_INTERNAL_SLOTS);
+	return bq->backend->ops->queue_init(bq, nr_slots, err);
+}
+
+static inline void ub_backend_queue_destroy(struct ub_backend_queue *bq)
+{
+	bq->backend->ops->queue_destroy(bq);
+}
+
+static inline void ub_backend_stop(struct ub_backend *be)
+{
+	if (be->ops->stop)
+		be->ops->stop(be);
+}
 
 /*
  * Tells the operator of a change. Repeats of one state are swallowed. Any thread, never blocks;
@@ -295,11 +397,33 @@ void ub_backend_report_ranges(struct ub_backend *be);
 /*
  * A connection whose other end may go on executing what was sent to it when this process is no
  * more: whoever makes the next one wants to know. fd stays the caller's, who says when it closes
- * it. The id for that. Any thread; a back end calls it before its first write, and not on a queue's
- * thread.
+ * it. The id for that, or 0. Any thread; a back end calls it before its first write, and not on a
+ * queue's thread.
  */
 uint32_t ub_backend_hold_socket(const struct ub_backend *be, int fd);
-void ub_backend_drop_socket(uint32_t id);
+
+/*
+ * Of a socket that is held: it closes. 0: nothing. Any thread, also one that has outlived its back
+ * end: hence the host, which a back end may keep for that.
+ */
+static inline void ub_host_drop_socket(struct ub_host *host, uint32_t id)
+{
+	if (host && host->drop && id)
+		host->drop(host, id);
+}
+
+/* The back end closes: those that it still holds are dropped. */
+static inline void ub_host_forget_sockets(struct ub_host *host, const struct ub_backend *be)
+{
+	if (host && host->forget)
+		host->forget(host, be);
+}
+
+/* Whether somebody would reset what is held, should this process die. Any thread. */
+static inline bool ub_host_has_keeper(struct ub_host *host)
+{
+	return host && host->has_keeper && host->has_keeper(host);
+}
 
 /*
  * The back ends that a program offers, NULL-terminated: defined beside its main(), so that a new

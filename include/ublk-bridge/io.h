@@ -75,6 +75,19 @@ struct ub_io {
 	uint64_t losses;
 	/* of the request that this is a part of: as many follow behind it. The core's */
 	uint32_t rest_bytes;
+	/*
+	 * The order in which the core has submitted I/Os on `home`, from 1: of two of one queue the
+	 * lower one was accepted first, and one that is sent again gets a new number. 0: no request
+	 * of the kernel's stands behind it (a layer's own, unless that copies its parent's).
+	 *
+	 * Between queues it says nothing, because a counter of the device's would be one cache line
+	 * that each I/O of each queue writes, a tenth of a microsecond away on another CPU. The
+	 * kernel orders only what it has waited for; and of two I/Os on two queues of which one was
+	 * completed before the other came, the first was submitted in a turn with a lower
+	 * ub_queue_turn_ns(). Who has to order more than that decides it where both pass, under the
+	 * lock that it has for the range, as the mirror does.
+	 */
+	uint64_t seq;
 	struct ub_io *next; /* the owner's list link */
 };
 

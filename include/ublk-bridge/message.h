@@ -76,6 +76,15 @@
 
 #include "backend.h"
 
+/* ---- how a server is executed --------------------------------------------- */
+
+/* The hidden first argument with which the keeper executes this binary as a server. */
+#define UB_SERVER_VERB "--server"
+/* Its name in /proc/PID/comm. */
+#define UB_SERVER_COMM "ublk-server"
+/* Where the server finds its socket to the keeper. */
+#define UB_SERVER_SOCKET_FD 3
+
 #define UB_MESSAGE_FRAME      3 /* in each header, for ever: programs of version 3 take no other */
 #define UB_MESSAGE_VERSION    4 /* the newest that this program speaks */
 #define UB_MESSAGE_V3	      3 /* what whoever does not say it speaks */

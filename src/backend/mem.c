@@ -17,7 +17,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "backend/store.h"
 #include "base/bitmap.h"
 #include "base/cleanup.h"

@@ -9,7 +9,7 @@
  */
 #include <errno.h>
 
-#include "backend/registry.h"
+#include "backend/backend.h"
 
 #define NULL_MAX_IO_BYTES    (1U << 20)
 #define NULL_MAX_RANGE_BYTES (1U << 30)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A large sparse bitmap that several threads share. Any thread; knows nobody. */
-#include "bitmap.h"
+#include "base/bitmap.h"
 
 #include <assert.h>
 #include <errno.h>

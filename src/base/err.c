@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Errors with context for the control plane. Any thread; knows nobody. */
-#include "err.h"
+#include "base/err.h"
 
 #include <assert.h>
 #include <errno.h>

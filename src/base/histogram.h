@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Histograms of nanoseconds, log-linear: <ublk-bridge/stats.h> says how. One thread records, any
+ * Histograms of nanoseconds, log-linear: <ublk-bridge/page.h> says how. One thread records, any
  * other may copy. Neither allocates nor locks.
  */
 #ifndef UB_BASE_HISTOGRAM_H
 #define UB_BASE_HISTOGRAM_H
 
-#include <ublk-bridge/stats.h>
+#include <ublk-bridge/page.h>
 
 /* What was recorded by one or several, as it was when it was copied. */
 struct ub_histogram_copy {

@@ -5,7 +5,7 @@
  * Any thread logs. The writing thread alone touches stderr or syslog; the lock around the buffer is
  * held for a copy, never for a write. Knows nobody.
  */
-#include "log.h"
+#include "base/log.h"
 
 #include <ctype.h>
 #include <errno.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* A small poll(2) loop for the control plane. One thread owns each; knows nobody. */
-#include "loop.h"
+#include "base/loop.h"
 
 #include <assert.h>
 #include <poll.h>

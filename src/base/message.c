@@ -7,7 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "cleanup.h"
+#include "base/cleanup.h"
 
 #define MESSAGE_CONTROL_BYTES CMSG_SPACE(UB_MESSAGE_MAX_FDS * sizeof(int))
 

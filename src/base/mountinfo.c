@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Reading /proc/PID/mountinfo. Any thread; knows nobody. */
-#include "mountinfo.h"
+#include "base/mountinfo.h"
 
 #include <stdbool.h>
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Sizes and numbers as people write them. Any thread; knows nobody. */
-#include "size.h"
+#include "base/size.h"
 
 #include <ctype.h>
 #include <errno.h>

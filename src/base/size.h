@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "err.h"
+#include "base/err.h"
 
 /*
  * Reads "4096", "16M", "1.5G": a number, at most one fraction, and one of B K M G T P E (either

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Named steps that tests can fail. Control plane; knows nobody. */
-#include "step.h"
+#include "base/step.h"
 
 int (*ub_step_hook)(const char *name);
 

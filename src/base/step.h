@@ -10,7 +10,7 @@
 
 #include <stddef.h>
 
-#include "err.h"
+#include "base/err.h"
 
 /* What tests set: 0 to go on, or a positive errno with which the step is to fail. */
 extern int (*ub_step_hook)(const char *name);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What ps(1) shows of a process. Knows nobody. */
-#include "title.h"
+#include "base/title.h"
 
 #include <stdarg.h>
 #include <stdio.h>

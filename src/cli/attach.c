@@ -7,15 +7,15 @@
 #include <strings.h>
 #include <unistd.h>
 
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
 #include "cli/common.h"
 #include "cli/hints.h"
 #include "cli/nbd-options.h"
-#include "keeper/attach.h"
-#include "keeper/rundir.h"
+#include "keeper/main.h"
+#include "run/rundir.h"
 #include "ublk/params.h"
 
 #include <ublk-bridge/ublk-abi.h>
@@ -94,10 +94,10 @@ static int attach_backend(struct attach_args *a, const char *arg)
 	memcpy(a->kind, arg, (size_t)(colon - arg));
 	options = strchr(colon + 1, ':');
 	snprintf(size, sizeof(size), "%.*s", options ? (int)(options - colon - 1) : 31, colon + 1);
-	a->out.kind = a->kind;
-	a->out.options = options ? options + 1 : "";
+	a->out.side.kind = a->kind;
+	a->out.side.options = options ? options + 1 : "";
 	a->nr_backends++;
-	ret = ub_size_parse(size, "--backend", &a->out.size_bytes, &a->err);
+	ret = ub_size_parse(size, "--backend", &a->out.side.size_bytes, &a->err);
 	if (ret == 0 && !ub_backend_find(a->kind, &a->err))
 		return -EINVAL;
 	return ret;
@@ -151,9 +151,9 @@ static int attach_bytes(struct attach_args *a, const char *arg, const char *what
 
 static int attach_block_size(struct attach_args *a, const char *arg)
 {
-	int ret = attach_bytes(a, arg, "--block-size", 512, 4096, &a->out.logical_block_bytes);
+	int ret = attach_bytes(a, arg, "--block-size", 512, 4096, &a->out.side.logical_block_bytes);
 
-	if (ret == 0 && (a->out.logical_block_bytes & (a->out.logical_block_bytes - 1)))
+	if (ret == 0 && (a->out.side.logical_block_bytes & (a->out.side.logical_block_bytes - 1)))
 		return ub_err_set(&a->err, EINVAL,
 				  "--block-size: %s is not a power of two: it is 512, 1024, 2048 "
 				  "or 4096",
@@ -224,15 +224,15 @@ static error_t attach_parse(int key, char *arg, struct argp_state *state)
 		state->child_inputs[0] = &a->nbd;
 		break;
 	case OPT_MEM:
-		a->out.kind = "mem";
+		a->out.side.kind = "mem";
 		a->nr_backends++;
-		ret = ub_size_parse(arg, "--mem", &a->out.size_bytes, &a->err);
+		ret = ub_size_parse(arg, "--mem", &a->out.side.size_bytes, &a->err);
 		break;
 	case OPT_BACKEND:
 		ret = attach_backend(a, arg);
 		break;
 	case OPT_PREALLOC:
-		a->out.prealloc = true;
+		a->out.side.prealloc = true;
 		break;
 	case OPT_CORE:
 		a->out.core_dump = true;
@@ -274,18 +274,18 @@ static error_t attach_parse(int key, char *arg, struct argp_state *state)
 
 static void attach_use_nbd(struct attach_args *a)
 {
-	a->out.kind = "nbd";
-	a->out.size_bytes = 0; /* the server's */
-	a->out.nbd = &a->nbd.options;
-	a->out.fd = a->nbd.fd;
-	a->out.command = a->nbd.command;
-	a->out.command_is_connected = a->nbd.kind == UB_COMMAND_CONNECTED;
-	a->out.restart_command = a->nbd.restart_command;
+	a->out.side.kind = "nbd";
+	a->out.side.size_bytes = 0; /* the server's */
+	a->out.side.nbd = &a->nbd.options;
+	a->out.side.fd = a->nbd.fd;
+	a->out.side.command = a->nbd.command;
+	a->out.side.command_is_connected = a->nbd.kind == UB_COMMAND_CONNECTED;
+	a->out.side.restart_command = a->nbd.restart_command;
 }
 
 static int attach_check(struct attach_args *a)
 {
-	uint32_t block = a->out.logical_block_bytes ? a->out.logical_block_bytes : 512;
+	uint32_t block = a->out.side.logical_block_bytes ? a->out.side.logical_block_bytes : 512;
 
 	int ret = ub_cli_nbd_check(&a->nbd);
 
@@ -297,13 +297,13 @@ static int attach_check(struct attach_args *a)
 		return ret;
 	if (a->nbd.nr_named)
 		attach_use_nbd(a);
-	if (a->out.size_bytes % block)
+	if (a->out.side.size_bytes % block)
 		return ub_err_set(&a->err, EINVAL,
 				  "a size of %llu bytes is not a multiple of the block size %u: "
 				  "choose "
 				  "another size or --block-size",
-				  (unsigned long long)a->out.size_bytes, block);
-	if (a->out.prealloc && strcmp(a->out.kind, "mem") != 0)
+				  (unsigned long long)a->out.side.size_bytes, block);
+	if (a->out.side.prealloc && strcmp(a->out.side.kind, "mem") != 0)
 		return ub_err_set(&a->err, EINVAL, "--prealloc goes with memory only");
 	if (a->out.max_io_bytes % block)
 		return ub_err_set(&a->err, EINVAL,
@@ -320,7 +320,7 @@ static void attach_tell_default(const struct attach_args *a)
 		return;
 	ub_log(UB_LOG_NOTICE,
 	       "serving %s of memory, the default. To end it: %s. Help: ublk-bridge --help",
-	       ub_size_format(a->out.size_bytes, size, sizeof(size)),
+	       ub_size_format(a->out.side.size_bytes, size, sizeof(size)),
 	       a->out.daemon ? "ublk-bridge detach" : "Ctrl-C");
 }
 
@@ -340,13 +340,13 @@ int ub_cli_attach(int argc, char **argv)
 		       "ublk-bridge --help.",
 	};
 	struct attach_args a = {
-		.out = { .kind = "mem",
-			 .options = "",
-			 .size_bytes = ATTACH_DEFAULT_SIZE,
+		.out = { .side = { .kind = "mem",
+				   .options = "",
+				   .size_bytes = ATTACH_DEFAULT_SIZE,
+				   .fd = -1 },
 			 .id = -1,
 			 .scheduler = "none",
-			 .timeout_s = ATTACH_DEFAULT_TIMEOUT_S,
-			 .fd = -1 },
+			 .timeout_s = ATTACH_DEFAULT_TIMEOUT_S },
 		.nbd = { .fd = -1, .err = &a.err },
 	};
 	int status;

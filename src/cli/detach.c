@@ -9,10 +9,10 @@
 #include "cli/cli.h"
 #include "cli/common.h"
 #include "cli/view.h"
-#include "keeper/cookie.h"
-#include "keeper/detach.h"
-#include "keeper/find.h"
-#include "keeper/rundir.h"
+#include "run/cookie.h"
+#include "run/take-away.h"
+#include "run/find.h"
+#include "run/rundir.h"
 
 #define DETACH_DEFAULT_TIMEOUT_S 60
 #define DETACH_MAX_TIMEOUT_S	 86400

@@ -8,8 +8,9 @@
 #include "base/size.h"
 #include "cli/cli.h"
 #include "cli/common.h"
-#include "keeper/control.h"
-#include "keeper/find.h"
+#include "run/ask-keeper.h"
+#include "run/state.h"
+#include "run/find.h"
 
 #define FENCED_TIMEOUT_MS 10000
 

@@ -12,9 +12,10 @@
 #include "cli/cli.h"
 #include "cli/common.h"
 #include "cli/view.h"
-#include "keeper/control.h"
-#include "keeper/find.h"
-#include "keeper/helper.h"
+#include "run/ask-keeper.h"
+#include "run/state.h"
+#include "run/find.h"
+#include "helper/helper.h"
 #include "ublk/ctrl.h"
 
 #define INFO_TIMEOUT_MS	 5000

@@ -16,7 +16,7 @@
 #include "cli/cli.h"
 #include "cli/common.h"
 #include "cli/view.h"
-#include "keeper/cookie.h"
+#include "run/cookie.h"
 
 #define LIST_MAX_COLUMNS  16
 #define LIST_MAX_DEVICES  64

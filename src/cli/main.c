@@ -9,9 +9,11 @@
 #include "cli/cli.h"
 #include "cli/common.h"
 #include "cli/hints.h"
-#include "keeper/command.h"
-#include "keeper/helper.h"
+#include "keeper/main.h"
+#include "helper/helper.h"
 #include "server/server.h"
+
+#include <ublk-bridge/message.h>
 
 #include "config.h"
 

@@ -19,8 +19,9 @@
 #include "base/text.h"
 #include "cli/cli.h"
 #include "cli/common.h"
-#include "keeper/control.h"
-#include "keeper/rundir.h"
+#include "run/ask-keeper.h"
+#include "run/state.h"
+#include "run/rundir.h"
 
 #include "config.h"
 

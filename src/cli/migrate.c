@@ -24,9 +24,10 @@
 #include "cli/nbd-options.h"
 #include "cli/progress.h"
 #include "cli/watch.h"
-#include "keeper/control.h"
-#include "keeper/find.h"
-#include "keeper/ranges.h"
+#include "run/ask-keeper.h"
+#include "run/state.h"
+#include "run/find.h"
+#include "run/ranges.h"
 
 #define MIGRATE_TIMEOUT_MS	  60000 /* of what is asked once */
 #define MIGRATE_LOOK_TIMEOUT_MS	  2000

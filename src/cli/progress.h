@@ -52,7 +52,8 @@ const char *ub_progress_erase(size_t drawn, unsigned terminal, char *buf, size_t
 
 /*
  * How "last_migration" ended: "migrated to DESTINATION in 3.4 s, pause 5.1 ms, 32 MiB copied, 480
- * MiB zeroed, 12 MiB mirrored", "failed after 3.4 s: WHY", "was cancelled after 3.4 s". Returns buf.
+ * MiB zeroed, 12 MiB mirrored", "failed after 3.4 s: WHY", "was cancelled after 3.4 s". Returns
+ * buf.
  */
 const char *ub_progress_result(const json_t *last, char *buf, size_t len);
 

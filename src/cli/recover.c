@@ -13,14 +13,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
 #include "cli/common.h"
-#include "keeper/attach.h"
-#include "keeper/find.h"
+#include "keeper/main.h"
+#include "run/find.h"
 
 #define RECOVER_PATIENCE_MS 10000 /* with one device, before the next one has its turn, too */
 #define UPGRADE_MAX_WAIT_MS 90000 /* the old keeper waits for two minutes in all */
@@ -97,8 +97,7 @@ static int recover_one(const struct ub_state *state, const struct recover_args *
 {
 	/* What else there is to know stands in state.json, and is read by the keeper. */
 	const struct ub_attach_options opts = { .daemon = !a->foreground,
-						.fd = -1,
-						.kind = "",
+						.side = { .kind = "", .fd = -1 },
 						.upgrade = a->upgrade,
 						.upgrade_wait_ms = a->wait_ms };
 	struct ub_err err = { 0 };

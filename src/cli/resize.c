@@ -9,8 +9,9 @@
 #include "base/size.h"
 #include "cli/cli.h"
 #include "cli/common.h"
-#include "keeper/control.h"
-#include "keeper/find.h"
+#include "run/ask-keeper.h"
+#include "run/state.h"
+#include "run/find.h"
 
 /* the keeper's own limits are shorter, unless --timeout made them longer */
 #define RESIZE_TIMEOUT_MS 300000

@@ -13,8 +13,9 @@
 #include "cli/cli.h"
 #include "cli/common.h"
 #include "cli/progress.h"
-#include "keeper/control.h"
-#include "keeper/find.h"
+#include "run/ask-keeper.h"
+#include "run/find.h"
+#include "run/state.h"
 
 #define STATS_TIMEOUT_MS      5000
 #define STATS_DEFAULT_WAIT_MS 1000

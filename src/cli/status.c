@@ -8,7 +8,7 @@
 #include "cli/cli.h"
 #include "cli/common.h"
 #include "cli/view.h"
-#include "keeper/cookie.h"
+#include "run/cookie.h"
 
 #define STATUS_MAX_DEVICES 64
 

@@ -16,9 +16,10 @@
 #include "base/cleanup.h"
 #include "base/size.h"
 #include "cli/common.h"
-#include "keeper/cookie.h"
-#include "keeper/find.h"
-#include "keeper/recipe.h"
+#include "run/cookie.h"
+#include "run/find.h"
+#include "run/ask-server.h"
+#include "run/describe.h"
 #include "ublk/ctrl.h"
 
 /* ---- one device ---------------------------------------------------------- */
@@ -71,7 +72,7 @@ bool ub_cli_view_get(struct ub_ctrl *ctrl, uint32_t id, struct ub_cli_view *view
 	view->is_lost = view_is_lost(view);
 	view_look_at_ledger(view);
 	if (view->has_state)
-		ub_recipe_describe_device(view->state.name, view->source, sizeof(view->source));
+		ub_describe_device(view->state.name, view->source, sizeof(view->source));
 	return true;
 }
 

@@ -13,8 +13,8 @@
 #include <ublk-bridge/ublk-abi.h>
 
 #include "base/err.h"
-#include "keeper/ranges.h"
-#include "keeper/rundir.h"
+#include "run/ranges.h"
+#include "run/rundir.h"
 
 struct ub_ctrl;
 

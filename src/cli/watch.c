@@ -15,8 +15,9 @@
 #include "base/loop.h"
 #include "cli/common.h"
 #include "cli/progress.h"
-#include "keeper/control.h"
-#include "keeper/find.h"
+#include "run/ask-keeper.h"
+#include "run/state.h"
+#include "run/find.h"
 
 #define WATCH_LOOK_TIMEOUT_MS 2000
 #define WATCH_LOOK_MIN_MS     50

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 
 #include "base/err.h"
-#include "keeper/rundir.h"
+#include "run/state.h"
 
 /* From now on SIGINT and SIGTERM cancel the migration that is looked on at; a second one kills. */
 void ub_cli_watch_catch_signals(void);

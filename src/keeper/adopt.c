@@ -10,9 +10,10 @@
  *
  * The keeper's main thread.
  */
+#include "keeper/adopt.h"
+
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,12 +24,18 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
-#include "base/step.h"
 #include "base/process.h"
+#include "base/step.h"
 #include "base/text.h"
+#include "keeper/jobs.h"
 #include "keeper/keeper.h"
+#include "keeper/life.h"
+#include "keeper/note.h"
 #include "keeper/recipe.h"
-#include "server/server.h"
+#include "keeper/recover.h"
+#include "keeper/shared.h"
+#include "run/ask-server.h"
+#include "run/state.h"
 #include "ublk/device.h"
 
 #define ADOPT_TRIES    20
@@ -39,14 +46,14 @@
 /* Whether there is still what state.json speaks of. */
 static int adopt_find_device(struct ub_keeper *k, const struct ub_state *state, struct ub_err *err)
 {
-	int ret = ub_ctrl_get_info(&k->ctrl, state->dev_id, &k->info, err);
+	int ret = ub_ctrl_get_info(&k->device.ctrl, state->dev_id, &k->device.info, err);
 
-	if (ret == -ENODEV || (ret == 0 && k->info.ublksrv_flags != state->cookie))
+	if (ret == -ENODEV || (ret == 0 && k->device.info.ublksrv_flags != state->cookie))
 		return ub_err_set(err, ENODEV,
 				  "/dev/ublkb%u of '%s' is gone: 'ublk-bridge detach %s' clears "
 				  "what is left",
 				  state->dev_id, state->name, state->name);
-	if (ret == 0 && k->info.state == UBLK_S_DEV_DEAD)
+	if (ret == 0 && k->device.info.state == UBLK_S_DEV_DEAD)
 		return ub_err_set(err, ENODEV,
 				  "/dev/ublkb%u of '%s' was stopped: it cannot be recovered: "
 				  "detach it, and attach it anew",
@@ -91,29 +98,11 @@ static void adopt_end_strays(const struct ub_keeper *k, pid_t server_pid)
 			continue;
 		ub_log(UB_LOG_DEBUG,
 		       "/dev/ublkb%u: a standby server (pid %d) was left: it is ended",
-		       k->info.dev_id, pid);
+		       k->device.info.dev_id, pid);
 		kill(pid, SIGKILL);
 	}
 	if (proc)
 		closedir(proc);
-}
-
-static int adopt_map_stats(struct ub_keeper *k, struct ub_err *err)
-{
-	size_t len = ub_stats_bytes(k->info.nr_hw_queues);
-	struct stat st;
-	void *page;
-
-	if (fstat(k->stats_fd, &st) < 0 || (size_t)st.st_size < len)
-		return ub_err_set(err, EPROTO, "the server's statistics page is of another size");
-	page = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, k->stats_fd, 0);
-	if (page == MAP_FAILED)
-		return ub_err_errno(err, errno, "the statistics page");
-	k->stats = page;
-	if (k->stats->version != UB_STATS_VERSION)
-		return ub_err_set(err, EPROTO, "the server's statistics are of version %u, not %u",
-				  k->stats->version, UB_STATS_VERSION);
-	return 0;
 }
 
 /* A server of a version that has none leaves no record of what it sends. */
@@ -122,15 +111,16 @@ static int adopt_ledger(struct ub_keeper *k, struct ub_adoption *a, struct ub_er
 	int ret;
 
 	if (a->fds[UB_FD_LEDGER] < 0) {
-		ret = ub_keeper_make_ledger(k, err);
+		ret = ub_shared_make_ledger(k, err);
 		if (ret == 0)
-			atomic_store(&k->ledger->is_blind, 1);
+			atomic_store(&k->shared.ledger->is_blind, 1);
 		return ret;
 	}
-	k->ledger_fd = ub_steal_fd(&a->fds[UB_FD_LEDGER]);
-	ret = ub_keeper_map_ledger(k, err);
-	if (ret == 0 && ub_ledger_check(k->ledger, k->ledger_bytes, k->info.nr_hw_queues,
-					(unsigned)k->info.queue_depth + UB_INTERNAL_SLOTS) < 0)
+	k->shared.ledger_fd = ub_steal_fd(&a->fds[UB_FD_LEDGER]);
+	ret = ub_shared_map_ledger(k, err);
+	if (ret == 0 &&
+	    ub_ledger_check(k->shared.ledger, k->shared.ledger_bytes, k->device.info.nr_hw_queues,
+			    (unsigned)k->device.info.queue_depth + UB_INTERNAL_SLOTS) < 0)
 		ret = ub_err_set(err, EPROTO,
 				 "the server's ledger is of a version that this one cannot use");
 	if (ret == 0)
@@ -160,17 +150,17 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 	struct ub_server *server = a->state == UB_ADOPTED_STANDBY ? k->standby : k->server;
 	int ret;
 
-	k->stats_fd = ub_steal_fd(&a->fds[UB_FD_STATS]);
-	k->arena_fd = ub_steal_fd(&a->fds[UB_FD_ARENA]);
+	k->shared.stats_fd = ub_steal_fd(&a->fds[UB_FD_STATS]);
+	k->shared.arena_fd = ub_steal_fd(&a->fds[UB_FD_ARENA]);
 	k->rundir.listen_fd = ub_steal_fd(&a->fds[UB_FD_LISTEN]);
-	k->store_fd = k->opts->nbd ? -1 : ub_steal_fd(&a->fds[UB_FD_STORE]);
+	k->side->store_fd = k->side->o->nbd ? -1 : ub_steal_fd(&a->fds[UB_FD_STORE]);
 	ub_close(&a->fds[UB_FD_STORE]);
 	server->version = a->version;
-	ret = ub_keeper_watch_server(server, a->pid, ub_steal_fd(&a->fd), err);
+	ret = ub_server_watch(server, a->pid, ub_steal_fd(&a->fd), err);
 	if (ret == 0)
-		ub_keeper_hold_rings(server);
+		ub_server_hold_rings(server);
 	if (ret == 0)
-		ret = adopt_map_stats(k, err);
+		ret = ub_shared_map_stats(k, err);
 	if (ret == 0)
 		ret = adopt_ledger(k, a, err);
 	if (ret)
@@ -183,14 +173,15 @@ static int adopt_process(struct ub_keeper *k, struct ub_adoption *a, const struc
 	}
 	adopt_end_old_standby(state, a->pid);
 	adopt_end_strays(k, a->pid);
-	if (a->state == UB_ADOPTED_FETCHING && k->info.state == UBLK_S_DEV_LIVE) {
+	if (a->state == UB_ADOPTED_FETCHING && k->device.info.state == UBLK_S_DEV_LIVE) {
 		if (ub_message_send_type(server->fd, UB_MSG_LIVE) < 0)
 			ub_log(UB_LOG_DEBUG, "the server is gone already");
 	} else if (a->state == UB_ADOPTED_FETCHING) {
-		ret = ub_keeper_finish_recovery(k, server, err);
+		ret = ub_recover_finish(k, server, err);
 		/* It died of it. All that it had is here, and would be gone with this keeper. */
-		if (ret && !ub_keeper_server_lives(server, ADOPT_END_MS)) {
-			ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->info.dev_id, err->text);
+		if (ret && !ub_server_lives(server, ADOPT_END_MS)) {
+			ub_log(UB_LOG_WARNING, "/dev/ublkb%u: %s", k->device.info.dev_id,
+			       err->text);
 			*err = (struct ub_err){ 0 };
 			ret = 0;
 		}
@@ -203,25 +194,26 @@ static int adopt_from_state(struct ub_keeper *k, const struct ub_state *state, s
 {
 	int ret;
 
-	if (strcmp(k->opts->kind, "mem") == 0)
+	if (strcmp(k->side->o->kind, "mem") == 0)
 		return ub_err_set(err, ESTALE,
 				  "/dev/ublkb%u: its memory went with the last process that held "
 				  "it, and cannot be recovered: "
 				  "detach it with --force",
-				  k->info.dev_id);
-	if (k->opts->nbd && k->opts->nbd->transport == NBD_SOCKET && !k->opts->nbd->restarts)
+				  k->device.info.dev_id);
+	if (k->side->o->nbd && k->side->o->nbd->transport == NBD_SOCKET &&
+	    !k->side->o->nbd->restarts)
 		return ub_err_set(err, ESTALE,
 				  "/dev/ublkb%u: its connection was handed over ready made (--fd, "
 				  "--command) and went with its "
 				  "server: detach it with --force",
-				  k->info.dev_id);
+				  k->device.info.dev_id);
 	ret = ub_rundir_listen_server(&k->rundir, err);
 	if (ret == 0)
-		ret = ub_keeper_make_shared(k, err);
+		ret = ub_shared_make(k, err);
 	if (ret)
 		return ret;
 	/* The one that there was went with the last who held it. */
-	atomic_store(&k->ledger->is_blind, 1);
+	atomic_store(&k->shared.ledger->is_blind, 1);
 	adopt_note_dead_server(k, state);
 	return 0;
 }
@@ -238,7 +230,7 @@ static bool adopt_is_of_old_side(const struct ub_keeper *k, const struct ub_adop
 
 	if (a->state != UB_ADOPTED_STANDBY || !state->has_moved)
 		return false;
-	return k->opts->nbd || !state->store || fd < 0 || fstat(fd, &st) < 0 ||
+	return k->side->o->nbd || !state->store || fd < 0 || fstat(fd, &st) < 0 ||
 	       st.st_ino != state->store;
 }
 
@@ -295,27 +287,21 @@ static int adopt_device(struct ub_keeper *k, const struct ub_state *state, struc
 		ret = ub_rundir_listen_control(&k->rundir, err);
 	if (ret)
 		return ret;
-	k->added = k->started = k->was_live = true;
-	/*
-	 * The keeper before this one may have died when the size was another one, and not yet
-	 * written down.
-	 */
-	if (ub_resize_look(k))
-		ub_keeper_renew_standby(k);
-	ub_resize_new_server(k);
-	ub_resize_export_grown(k); /* it may have, while nobody was there to be told */
-	ub_control_open(&k->control, k, &k->loop, ub_steal_fd(&k->rundir.control_fd));
+	k->device.state = UB_KERNEL_STARTED;
+	ub_life_enter(k, UB_LIVE);
+	ub_jobs_raise(k, UB_EVENT_ADOPTED);
+	ub_control_open(&k->control, k, k->verbs, &k->loop, ub_steal_fd(&k->rundir.control_fd));
 	return 0;
 }
 
 static int adopt_command(struct ub_keeper *k, const struct ub_recipe *recipe, struct ub_err *err)
 {
-	k->command->reconnected = ub_keeper_hand_over_socket;
-	k->command->arg = k;
-	return ub_command_adopt(k->command, &k->loop, ub_recipe_command_pid(recipe), err);
+	k->side->command.reconnected = ub_side_give_socket;
+	k->side->command.arg = k;
+	return ub_command_adopt(&k->side->command, &k->loop, ub_recipe_command_pid(recipe), err);
 }
 
-int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
+int ub_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 {
 	static struct ub_recipe recipe; /* k->opts are in it: as long as the keeper */
 	struct ub_state state;
@@ -335,18 +321,19 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 				  name);
 	}
 	ret = ub_recipe_read(ub_state_recipe(json, &state), &recipe, err);
-	if (ret == 0 && strcmp(recipe.opts.kind, state.backend) != 0)
+	if (ret == 0 && strcmp(recipe.opts.side.kind, state.backend) != 0)
 		ret = ub_err_set(err, EBADMSG, "state.json of '%s' contradicts itself", name);
 	if (ret == 0) {
 		k->opts = &recipe.opts;
+		k->side->o = &recipe.opts.side;
 		ret = ub_migrate_adopt(k, json, &state, err);
 	}
 	json_decref(json);
 	if (ret)
 		return ret;
-	ret = ub_ctrl_open(&k->ctrl, err);
+	ret = ub_ctrl_open(&k->device.ctrl, err);
 	if (ret == 0)
-		ret = ub_ctrl_get_features(&k->ctrl, &k->features, err);
+		ret = ub_ctrl_get_features(&k->device.ctrl, &k->device.features, err);
 	if (ret == 0)
 		ret = ub_recipe_apply(&recipe, k, err);
 	if (ret == 0)
@@ -354,11 +341,11 @@ int ub_keeper_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 	if (ret == 0)
 		ret = adopt_command(k, &recipe, err);
 	if (ret == 0)
-		ub_keeper_note_state(k);
+		ub_note(k);
 	if (ret == 0 && k->server->gone) {
-		ret = ub_keeper_recover(k, err);
+		ret = ub_recover(k, err);
 		if (ret && !err->code)
-			ub_err_errno(err, -ret, "/dev/ublkb%u", k->info.dev_id);
+			ub_err_errno(err, -ret, "/dev/ublkb%u", k->device.info.dev_id);
 	}
 	return ret;
 }
@@ -372,7 +359,7 @@ static int adopt_again(struct ub_keeper *k, const char *name, struct ub_err *err
 		ret = ub_err_set(err, EBADMSG,
 				 "state.json of '%s' is missing or cannot be understood", name);
 	if (ret == 0)
-		ret = ub_ctrl_open(&k->ctrl, err);
+		ret = ub_ctrl_open(&k->device.ctrl, err);
 	if (ret == 0) {
 		ub_migrate_adopt_again(k);
 		ret = adopt_device(k, &state, err);
@@ -380,20 +367,20 @@ static int adopt_again(struct ub_keeper *k, const char *name, struct ub_err *err
 	return ret;
 }
 
-int ub_keeper_adopt_again(struct ub_keeper *k, const char *name, struct ub_err *err)
+int ub_adopt_again(struct ub_keeper *k, const char *name, struct ub_err *err)
 {
 	int ret = adopt_again(k, name, err);
 
 	if (ret == -EAGAIN && ub_migrate_has_raced(k)) {
-		ub_keeper_let_go(k);
+		ub_adopt_let_go(k);
 		ret = adopt_again(k, name, err);
 	}
 	if (ret == 0)
-		ub_keeper_note_state(k);
+		ub_note(k);
 	return ret;
 }
 
-void ub_keeper_let_go(struct ub_keeper *k)
+void ub_adopt_let_go(struct ub_keeper *k)
 {
 	/*
 	 * Servers that are live serve on; a standby that was made for this keeper's device waits,
@@ -401,12 +388,11 @@ void ub_keeper_let_go(struct ub_keeper *k)
 	 */
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(k->servers); i++) {
 		if (k->servers[i].pid)
-			ub_keeper_forget_server(&k->servers[i]);
+			ub_server_forget(&k->servers[i]);
 	}
 	ub_links_clear(&k->links);
-	ub_migrate_let_go(k);
-	ub_settings_server_gone(k); /* nobody will answer these */
+	ub_jobs_raise(k, UB_EVENT_LET_GO);
 	ub_control_close(&k->control);
 	ub_rundir_let_go(&k->rundir);
-	ub_keeper_release_shared(k);
+	ub_shared_release(k);
 }

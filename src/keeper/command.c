@@ -18,9 +18,12 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
-#include "keeper/helper.h"
-#include "keeper/rundir.h"
+#include "helper/helper.h"
+#include "helper/self.h"
+#include "keeper/main.h"
 #include "keeper/shield.h"
+#include "run/rundir.h"
+#include "run/socket-path.h"
 
 #define COMMAND_BACKLOG	     128
 #define COMMAND_LISTEN_FD    3 /* sd_listen_fds(3): SD_LISTEN_FDS_START */

@@ -16,12 +16,6 @@
 #include "base/loop.h"
 #include "keeper/output.h"
 
-/*
- * The hidden first argument with which this binary becomes the command: OOM-SCORE, "relay" or
- * "direct", DIR, COMMAND, ARGS…
- */
-#define UB_COMMAND_VERB "--exec-command"
-
 struct ub_command {
 	char *const *argv; /* NULL: there is none */
 	/* --command: stdin and stdout are the connection; else a listening socket is its fd 3 */
@@ -71,8 +65,5 @@ void ub_command_hold(struct ub_command *c);
 void ub_command_begin_end(struct ub_command *c);
 /* Ends it: SIGTERM, and SIGKILL after a while. Also one that was not started. */
 void ub_command_end(struct ub_command *c);
-
-/* What UB_COMMAND_VERB does: an exit status. */
-int ub_command_main(int argc, char **argv);
 
 #endif

@@ -11,28 +11,9 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "keeper/stats.h"
-#include "keeper/verbs.h"
 
 /* of answers that a client has not read; more, and it is let go */
 #define CONTROL_SEND_BYTES (512 << 10)
-
-static const struct {
-	const char *name;
-	ub_control_verb *run;
-} control_verbs[] = {
-	{ "info", ub_verb_info },
-	{ "stats", ub_verb_stats },
-	{ "set", ub_verb_set },
-	{ "resize", ub_verb_resize },
-	{ "migrate", ub_verb_migrate },
-	{ "migrate-complete", ub_verb_migrate_complete },
-	{ "migrate-cancel", ub_verb_migrate_cancel },
-	{ "migrate-rate", ub_verb_migrate_rate },
-	{ "fenced", ub_verb_fenced },
-	{ "detach", ub_verb_detach },
-	{ "handover", ub_verb_handover },
-};
 
 static void control_heard(void *arg);
 
@@ -144,9 +125,9 @@ static int control_run(struct ub_control_client *client, const json_t *request, 
 				  UB_CONTROL_VERSION, (long long)version);
 	if (!verb)
 		return ub_err_set(err, EBADMSG, "the request names no verb");
-	for (unsigned i = 0; i < UB_ARRAY_SIZE(control_verbs); i++) {
-		if (strcmp(verb, control_verbs[i].name) == 0)
-			return control_verbs[i].run(c->keeper, caller, request, reply, err);
+	for (const struct ub_verb *known = c->verbs; known->name; known++) {
+		if (strcmp(verb, known->name) == 0)
+			return known->run(c->keeper, caller, request, reply, err);
 	}
 	return ub_err_set(err, EOPNOTSUPP, "this keeper knows no verb '%.40s'", verb);
 }
@@ -300,9 +281,11 @@ static void control_arrives(void *arg)
 	control_listen(client, true);
 }
 
-void ub_control_open(struct ub_control *c, struct ub_keeper *k, struct ub_loop *loop, int listen_fd)
+void ub_control_open(struct ub_control *c, struct ub_keeper *k, const struct ub_verb *verbs,
+		     struct ub_loop *loop, int listen_fd)
 {
 	c->keeper = k;
+	c->verbs = verbs;
 	c->loop = loop;
 	c->listen_fd = listen_fd;
 	for (unsigned i = 0; i < UB_CONTROL_MAX_CLIENTS; i++) {

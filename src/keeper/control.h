@@ -15,8 +15,8 @@
 
 #include "base/err.h"
 #include "base/loop.h"
+#include "run/ask-keeper.h"
 
-#define UB_CONTROL_VERSION     1
 #define UB_CONTROL_MAX_CLIENTS 8
 /* the longest line that is taken: a migration's has a command's words */
 #define UB_CONTROL_REQUEST_BYTES 16384
@@ -37,8 +37,11 @@ struct ub_control_client {
 	char line[UB_CONTROL_REQUEST_BYTES];
 };
 
+struct ub_verb;
+
 struct ub_control {
 	struct ub_keeper *keeper;
+	const struct ub_verb *verbs;
 	struct ub_loop *loop;
 	int listen_fd; /* -1: it is not open */
 	struct ub_control_client clients[UB_CONTROL_MAX_CLIENTS];
@@ -57,14 +60,22 @@ struct ub_control_caller {
 typedef int ub_control_verb(struct ub_keeper *k, struct ub_control_caller caller,
 			    const json_t *args, json_t *reply, struct ub_err *err);
 
+struct ub_verb {
+	const char *name; /* NULL: behind the last one */
+	ub_control_verb *run;
+};
+
 #define UB_CONTROL_NONE \
 	{ \
 		.listen_fd = -1 \
 	}
 
-/* Serves listen_fd (a listening stream socket, not blocking; it becomes the control's). */
-void ub_control_open(struct ub_control *c, struct ub_keeper *k, struct ub_loop *loop,
-		     int listen_fd);
+/*
+ * Serves listen_fd (a listening stream socket, not blocking; it becomes the control's). The verbs
+ * stay the caller's.
+ */
+void ub_control_open(struct ub_control *c, struct ub_keeper *k, const struct ub_verb *verbs,
+		     struct ub_loop *loop, int listen_fd);
 void ub_control_close(struct ub_control *c); /* clients too; also one that was never opened */
 
 /*
@@ -81,19 +92,5 @@ int ub_control_take(struct ub_control *c, struct ub_control_caller caller);
 
 /* Whether whoever asked is still there, as far as it is known. */
 bool ub_control_is_awaited(const struct ub_control *c, struct ub_control_caller caller);
-
-/* ---- the other end: a verb of the command line --------------------------- */
-
-/*
- * Asks NAME's keeper and waits for its answer, at most timeout_ms (-1: as long as the keeper
- * lives). request is consumed; its "version" is filled in. 0 with *reply, the caller's to
- * json_decref(), or -errno with *err: what the keeper said, or -ECONNREFUSED and -ENOENT where
- * there is no keeper to be asked.
- */
-int ub_control_ask(const char *name, json_t *request, json_t **reply, int timeout_ms,
-		   struct ub_err *err);
-/* Likewise, and the connection is kept: in *fd when 0 is returned, the caller's to close. */
-int ub_control_ask_on(const char *name, json_t *request, json_t **reply, int timeout_ms, int *fd,
-		      struct ub_err *err);
 
 #endif

@@ -7,11 +7,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "backend/limits.h"
 #include "base/cleanup.h"
 #include "base/process.h"
-#include "base/size.h"
 #include "base/text.h"
-#include "ublk/params.h"
 
 /* Each field of struct ub_limits, by name. */
 #define RECIPE_LIMIT(field) \
@@ -103,13 +102,13 @@ static json_int_t recipe_store(int fd)
 	return fd >= 0 && fstat(fd, &st) == 0 ? (json_int_t)st.st_ino : 0;
 }
 
-json_t *ub_recipe_make_of(const struct ub_keeper *k, const struct ub_target *t)
+json_t *ub_recipe_make(const struct ub_keeper *k, const struct ub_side *side)
 {
 	static const struct ub_limits unknown;
-	const struct ub_attach_options *o = t->opts;
-	const struct ub_limits *limits = t->limits ? t->limits : &unknown;
+	const struct ub_side_options *o = side->o;
+	const struct ub_limits *limits = side->identity ? &side->limits : &unknown;
 	cleanup_free char *nbd = NULL, *nbd_more = NULL;
-	uint64_t size_bytes = t->limits ? limits->size_bytes : o->size_bytes;
+	uint64_t size_bytes = side->identity ? limits->size_bytes : o->size_bytes;
 
 	if (o->nbd && nbd_options_to_two_json(o->nbd, &nbd, &nbd_more) != 0)
 		return NULL;
@@ -118,26 +117,20 @@ json_t *ub_recipe_make_of(const struct ub_keeper *k, const struct ub_target *t)
 			 "kind", o->kind, "options", o->options, "nbd", nbd, "nbd_more", nbd_more,
 			 "size_bytes", (json_int_t)(o->nbd ? 0 : size_bytes), "prealloc",
 			 o->prealloc, "block_bytes", (int)o->logical_block_bytes, "queues",
-			 (int)o->nr_queues, "read_only", o->read_only, "core_dump", o->core_dump,
-			 "data_path", ub_data_path_name(k->data_path), "scheduler", o->scheduler,
-			 "timeout_s", (int)o->timeout_s, "command",
-			 recipe_command_to_json(t->command), "limits",
-			 recipe_limits_to_json(limits), "caps", (int)t->caps, "identity",
-			 t->identity ? t->identity : "", "store", recipe_store(t->store_fd),
-			 "recovers", k->recovery.is_on, "has_failed", k->recovery.has_failed);
-}
-
-json_t *ub_recipe_make(const struct ub_keeper *k)
-{
-	const struct ub_target target = { k->opts,     &k->limits, k->caps,
-					  k->identity, k->command, k->store_fd };
-
-	return ub_recipe_make_of(k, &target);
+			 (int)k->opts->nr_queues, "read_only", k->opts->read_only, "core_dump",
+			 k->opts->core_dump, "data_path", ub_data_path_name(k->device.data_path),
+			 "scheduler", k->opts->scheduler, "timeout_s", (int)k->opts->timeout_s,
+			 "command", recipe_command_to_json(&side->command), "limits",
+			 recipe_limits_to_json(limits), "caps",
+			 side->identity ? (int)side->caps : 0, "identity",
+			 side->identity ? side->identity : "", "store",
+			 recipe_store(side->store_fd), "recovers", k->recovery.is_on, "has_failed",
+			 k->recovery.has_failed);
 }
 
 static int recipe_read_command(struct ub_recipe *r, const json_t *json, struct ub_err *err)
 {
-	struct ub_attach_options *o = &r->opts;
+	struct ub_side_options *o = &r->opts.side;
 	const json_t *words = json_object_get(json, "words_hex");
 	size_t nr = json_array_size(words);
 
@@ -165,6 +158,7 @@ static int recipe_read_command(struct ub_recipe *r, const json_t *json, struct u
 int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err)
 {
 	struct ub_attach_options *o = &r->opts;
+	struct ub_side_options *s = &o->side;
 	const char *path, *nbd = NULL, *nbd_more = NULL;
 	int block, queues, read_only, core, timeout, recovers, prealloc = 0;
 	json_int_t size;
@@ -173,11 +167,11 @@ int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err)
 
 	*r = (struct ub_recipe){ .json = json_incref(json) };
 	nbd_options_init(&r->nbd);
-	*o = (struct ub_attach_options){ .id = -1, .fd = -1, .daemon = true };
+	*o = (struct ub_attach_options){ .id = -1, .side.fd = -1, .daemon = true };
 	if (json_unpack_ex(json, &why, 0,
 			   "{s:s, s:s, s?s, s?s, s:I, s?b, s:i, s:i, s:b, s:b, s:s, s:s, s:i, s:o, "
 			   "s:b}",
-			   "kind", &o->kind, "options", &o->options, "nbd", &nbd, "nbd_more",
+			   "kind", &s->kind, "options", &s->options, "nbd", &nbd, "nbd_more",
 			   &nbd_more, "size_bytes", &size, "prealloc", &prealloc, "block_bytes",
 			   &block, "queues", &queues, "read_only", &read_only, "core_dump", &core,
 			   "data_path", &path, "scheduler", &o->scheduler, "timeout_s", &timeout,
@@ -186,18 +180,18 @@ int ub_recipe_read(json_t *json, struct ub_recipe *r, struct ub_err *err)
 	if (queues < 0 || queues > UINT16_MAX || block < 0 || size < 0 || timeout < 0)
 		return ub_err_set(err, EBADMSG,
 				  "state.json cannot be understood: a number is out of its range");
-	o->size_bytes = (uint64_t)size;
-	o->logical_block_bytes = (uint32_t)block;
+	s->size_bytes = (uint64_t)size;
+	s->logical_block_bytes = (uint32_t)block;
 	o->nr_queues = (unsigned)queues;
 	o->read_only = read_only;
-	o->prealloc = prealloc;
+	s->prealloc = prealloc;
 	o->core_dump = core;
 	o->timeout_s = (unsigned)timeout;
 	o->no_recovery = !recovers;
 	if (ub_data_path_parse(path, &o->data_path, err) != 0 || o->data_path == UB_DATA_PATH_AUTO)
 		return ub_err_set(err, EBADMSG, "state.json: '%.20s' is no data path", path);
 	if (nbd) {
-		o->nbd = &r->nbd;
+		s->nbd = &r->nbd;
 		nbd_options_destroy(&r->nbd);
 		if (nbd_options_from_json(&r->nbd, nbd, err) != 0)
 			return -err->code;
@@ -217,17 +211,17 @@ int ub_recipe_apply(const struct ub_recipe *r, struct ub_keeper *k, struct ub_er
 			"identity", &identity, "has_failed", &failed) < 0)
 		return ub_err_set(err, EBADMSG,
 				  "state.json does not say what the device is made of");
-	ret = recipe_limits_from_json(limits, &k->limits, err);
+	ret = recipe_limits_from_json(limits, &k->side->limits, err);
 	if (ret)
 		return ret;
-	k->caps = (uint32_t)caps;
-	k->data_path = r->opts.data_path;
+	k->side->caps = (uint32_t)caps;
+	k->device.data_path = r->opts.data_path;
 	k->recovery.is_on = !r->opts.no_recovery;
 	k->recovery.has_failed = failed;
-	k->identity = strdup(identity);
-	if (!k->identity)
+	k->side->identity = strdup(identity);
+	if (!k->side->identity)
 		return ub_err_errno(err, ENOMEM, "what the device is made of");
-	return ub_recipe_apply_command(r, k->command, err);
+	return ub_recipe_apply_command(r, &k->side->command, err);
 }
 
 int ub_recipe_apply_command(const struct ub_recipe *r, struct ub_command *c, struct ub_err *err)
@@ -245,8 +239,8 @@ int ub_recipe_apply_command(const struct ub_recipe *r, struct ub_command *c, str
 		return ub_err_set(err, EBADMSG,
 				  "state.json does not say how the command was started");
 	c->argv = r->command;
-	c->is_connected = r->opts.command_is_connected;
-	c->restarts = r->opts.restart_command;
+	c->is_connected = r->opts.side.command_is_connected;
+	c->restarts = r->opts.side.restart_command;
 	c->oom_score = oom_score;
 	snprintf(c->dir, sizeof(c->dir), "%s", dir);
 	snprintf(c->path, sizeof(c->path), "%s", socket);
@@ -260,72 +254,6 @@ pid_t ub_recipe_command_pid(const struct ub_recipe *r)
 	uint64_t started = (uint64_t)json_integer_value(json_object_get(command, "started"));
 
 	return ub_process_is(pid, started) ? pid : 0;
-}
-
-/* ---- in words ------------------------------------------------------------ */
-
-static void recipe_describe_command(const json_t *command, char *buf, size_t len)
-{
-	const json_t *words = json_object_get(command, "words_hex");
-	size_t used = (size_t)snprintf(buf, len, "[");
-
-	for (size_t i = 0; i < json_array_size(words) && used + 8 < len; i++) {
-		const char *hex = json_string_value(json_array_get(words, i));
-		cleanup_free char *word = hex ? ub_text_from_hex(hex) : NULL;
-		int n;
-
-		if (word)
-			ub_text_clean(word);
-		n = snprintf(buf + used, len - used - 7, " %s", word ? word : "?");
-		if (n >= (int)(len - used - 7)) { /* cut, and so the rest is */
-			used = len - 8;
-			used += (size_t)snprintf(buf + used, len - used, "...");
-			break;
-		}
-		used += (size_t)n;
-	}
-	snprintf(buf + used, len - used, " ]");
-}
-
-static void recipe_describe(const json_t *recipe, char *buf, size_t len)
-{
-	const char *kind = json_string_value(json_object_get(recipe, "kind"));
-	const char *nbd = json_string_value(json_object_get(recipe, "nbd"));
-	const json_t *command = json_object_get(recipe, "command");
-	json_int_t size = json_integer_value(
-		json_object_get(json_object_get(recipe, "limits"), "size_bytes"));
-	struct nbd_options options;
-	char text[32];
-
-	*buf = '\0';
-	nbd_options_init(&options);
-	if (json_is_object(command))
-		recipe_describe_command(command, buf, len);
-	else if (nbd && nbd_options_add_json(&options, nbd, &(struct ub_err){ 0 }) == 0)
-		nbd_options_describe(&options, buf, len);
-	else if (kind && strcmp(kind, "mem") == 0)
-		snprintf(buf, len, "%s of memory",
-			 ub_size_format((uint64_t)size, text, sizeof(text)));
-	else if (kind)
-		snprintf(buf, len, "%s", kind);
-	nbd_options_destroy(&options);
-}
-
-const char *ub_recipe_describe_device(const char *name, char *buf, size_t len)
-{
-	struct ub_state state;
-	const json_t *recipe;
-	json_t *json;
-
-	*buf = '\0';
-	if (ub_state_read_all(name, &state, &json) == 0) {
-		recipe = state.has_moved ?
-				 json_object_get(json_object_get(json, "migration"), "recipe") :
-				 json_object_get(json, "recipe");
-		recipe_describe(recipe, buf, len);
-	}
-	json_decref(json);
-	return buf;
 }
 
 void ub_recipe_destroy(struct ub_recipe *r)

@@ -18,21 +18,11 @@ struct ub_recipe {
 	char **command;
 };
 
-/* What a device is made of, or shall be. All is borrowed. */
-struct ub_target {
-	const struct ub_attach_options *opts;
-	/* NULL: not known yet; then neither are caps and identity */
-	const struct ub_limits *limits;
-	uint32_t caps;
-	const char *identity;
-	const struct ub_command *command;
-	int store_fd; /* -1: none */
-};
-
-/* The keeper's, as it is now. NULL: no memory. */
-json_t *ub_recipe_make(const struct ub_keeper *k);
-/* Likewise, as it would be if the device were made of something else. */
-json_t *ub_recipe_make_of(const struct ub_keeper *k, const struct ub_target *target);
+/*
+ * Of a device that is on this side: the present one, or the destination. What no server has said of
+ * it yet (identity NULL) is not in it. NULL: no memory.
+ */
+json_t *ub_recipe_make(const struct ub_keeper *k, const struct ub_side *side);
 
 /*
  * Reads it: what was asked for into r, which outlives the keeper's use of it, and what came of that
@@ -48,12 +38,5 @@ int ub_recipe_apply_command(const struct ub_recipe *r, struct ub_command *c, str
 /* The command's process, if it still runs: else 0. */
 pid_t ub_recipe_command_pid(const struct ub_recipe *r);
 void ub_recipe_destroy(struct ub_recipe *r);
-
-/*
- * What the device of this run directory is made of now, in a few words and without secrets:
- * "nbd://host/export", "[ nbdkit file disk.img ]", "64 MiB of memory". Any process. buf; "": the
- * directory does not say.
- */
-const char *ub_recipe_describe_device(const char *name, char *buf, size_t len);
 
 #endif

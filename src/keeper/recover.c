@@ -2,7 +2,6 @@
 /*
  * What happens when a server dies: its standby takes the device over.
  *
- *   standby:   spawn ─(HELLO)─ CONFIG ─(LIMITS)─ SERVE ─(READY)─ and waits
  *   recovery:  the server is gone ─ START_USER_RECOVERY ─ TAKE ─(FETCHING)─
  *                     │             END_USER_RECOVERY ─ LIVE
  *                     └─ its connections are reset: links.h
@@ -14,17 +13,21 @@
  * waiting for it to get memory: nothing is spawned, loaded or allocated then. The keeper's main
  * thread. Specification: Documentation/block/ublk.rst, "User recovery feature description".
  */
+#include "keeper/recover.h"
+
 #include <errno.h>
 #include <signal.h>
-#include <string.h>
 
 #include "base/log.h"
 #include "base/step.h"
+#include "keeper/jobs.h"
 #include "keeper/keeper.h"
-#include "keeper/recipe.h"
+#include "keeper/kernel.h"
+#include "keeper/life.h"
+#include "keeper/note.h"
+#include "keeper/standby.h"
 
-#define RECOVER_STANDBY_MS 30000 /* to get ready */
-#define RECOVER_TEND_MS	   500
+#define RECOVER_TEND_MS 500
 /* before a standby is tried again, and before a second death is mended */
 #define RECOVER_MIN_DELAY_MS 100
 #define RECOVER_MAX_DELAY_MS 5000
@@ -35,145 +38,29 @@
 #define RECOVER_RETRY_MS      2
 #define RECOVER_SLOW_RETRY_MS 50
 /* for so long is asked often whether the kernel has noticed the death */
-#define RECOVER_QUICK_MS 1000
-#define RECOVER_STUCK_MS 40000 /* the kernel may take 30 s to notice a death */
-#define RECOVER_SAY_MS	 10000
-#define RECOVER_CMD_MS	 5000
-#define RECOVER_FETCH_MS 30000
-#define RECOVER_LIVE_MS	 10000
-#define RECOVER_DROP_MS	 2000
-/* for what is dirty: as long as it may take to be written back afterwards */
-#define RECOVER_INSISTED_MS	2000
+#define RECOVER_QUICK_MS	1000
+#define RECOVER_STUCK_MS	40000 /* the kernel may take 30 s to notice a death */
+#define RECOVER_SAY_MS		10000
+#define RECOVER_CMD_MS		5000
+#define RECOVER_FETCH_MS	30000
+#define RECOVER_LIVE_MS		10000
 #define RECOVER_V3_YIELD_MS	3000  /* more than such a server takes for what it has */
 #define RECOVER_YIELD_MS	15000 /* more than one takes that can refuse */
 #define RECOVER_SWITCH_PAUSE_MS 1000 /* of ordinary service, after a pause of as much for nothing */
 
-/* ---- the standby --------------------------------------------------------- */
-
-/* It is forgotten when it is gone, and another one made. */
-static void standby_dismiss(struct ub_keeper *k)
-{
-	k->standby->is_dismissed = true;
-	if (k->standby->pid && !k->standby->gone)
-		kill(k->standby->pid, SIGKILL);
-}
-
-static void standby_failed(struct ub_keeper *k, const char *why)
-{
-	struct ub_recovery *r = &k->recovery;
-
-	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: there is no standby server now: %s; retrying",
-	       k->info.dev_id, why);
-	standby_dismiss(k);
-	r->standby_delay_ms = r->standby_delay_ms ? 2 * r->standby_delay_ms : RECOVER_MIN_DELAY_MS;
-	if (r->standby_delay_ms > RECOVER_MAX_DELAY_MS)
-		r->standby_delay_ms = RECOVER_MAX_DELAY_MS;
-	r->standby_not_before_ms = ub_now_ms() + r->standby_delay_ms;
-}
-
-static int standby_step(struct ub_keeper *k, struct ub_server *s, struct ub_err *err)
-{
-	switch (s->stage) {
-	case UB_STANDBY_NEW:
-		if (s->last_msg != UB_MSG_HELLO)
-			return 0;
-		s->stage = UB_STANDBY_OPENING;
-		return ub_keeper_send_config(k, s, err);
-	case UB_STANDBY_OPENING:
-		if (s->last_msg != UB_MSG_LIMITS)
-			return 0;
-		s->stage = UB_STANDBY_PREPARING;
-		/* from now on it outlives this keeper, and the next one must know of it */
-		ub_keeper_note_state(k);
-		return ub_keeper_send_serve(k, s, err);
-	case UB_STANDBY_PREPARING:
-		if (s->last_msg != UB_MSG_READY)
-			return 0;
-		s->stage = UB_STANDBY_READY;
-		k->recovery.standby_delay_ms = 0;
-		if (ub_keeper_must_hold_rings(k) && ub_message_send_type(s->fd, UB_MSG_HOLD) < 0)
-			ub_log(UB_LOG_DEBUG, "the standby is gone already");
-		ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: a standby server (pid %d) is ready",
-		       k->info.dev_id, s->pid);
-		ub_keeper_note_state(k);
-		return 0;
-	default:
-		return 0;
-	}
-}
-
-int ub_keeper_tend_standby(struct ub_keeper *k)
-{
-	struct ub_server *s = k->standby;
-	struct ub_err err = { 0 };
-	char fate[96];
-	int ret;
-
-	if (!k->recovery.is_on)
-		return -1;
-	if (s->pid && s->gone) {
-		ub_keeper_server_fate(s, fate, sizeof(fate));
-		if (!s->is_dismissed)
-			standby_failed(k, s->err.code ? s->err.text : fate);
-		ub_keeper_forget_server(s);
-	}
-	if (!s->pid) {
-		if (ub_now_ms() < k->recovery.standby_not_before_ms)
-			return RECOVER_TEND_MS;
-		ret = ub_keeper_spawn(k, s, &err);
-		if (ret) {
-			standby_failed(k, err.text);
-			return RECOVER_TEND_MS;
-		}
-	}
-	if (s->stage == UB_STANDBY_READY || s->is_dismissed)
-		return -1;
-	ret = standby_step(k, s, &err);
-	if (ret)
-		standby_failed(k, err.text);
-	else if (ub_now_ms() - s->began_ms > RECOVER_STANDBY_MS && !s->gone)
-		standby_failed(k, "it did not get ready");
-	return RECOVER_TEND_MS;
-}
-
-void ub_keeper_drop_standby(struct ub_keeper *k)
-{
-	if (!k->standby->pid)
-		return;
-	ub_message_send_type(k->standby->fd, UB_MSG_EXIT);
-	ub_keeper_end_server(k->standby, RECOVER_DROP_MS);
-	ub_keeper_forget_server(k->standby);
-}
-
-void ub_keeper_renew_standby(struct ub_keeper *k)
-{
-	/* Not one that is taking over: it has what was in force when the server died. */
-	if (!k->recovery.is_running)
-		standby_dismiss(k);
-}
-
 /* ---- recovery ------------------------------------------------------------ */
 
-bool ub_keeper_recovery_is_given_up(struct ub_keeper *k)
-{
-	if (k->nr_signals < 2 && !k->detach.is_forced)
-		return false;
-	if (!k->recovery.insisted_ms)
-		k->recovery.insisted_ms = ub_now_ms();
-	return ub_now_ms() - k->recovery.insisted_ms >= RECOVER_INSISTED_MS;
-}
-
-/* Whether somebody wants it no more: 0, or what ub_keeper_recover() returns. */
+/* Whether somebody wants it no more: 0, or what ub_recover() returns. */
 static int recover_check(struct ub_keeper *k)
 {
 	struct ublksrv_ctrl_dev_info info;
 	struct ub_err ignored;
 	int ret;
 
-	if (ub_keeper_recovery_is_given_up(k))
+	if (ub_life_is_given_up(k))
 		return -EINTR;
-	ret = ub_ctrl_get_info(&k->ctrl, k->info.dev_id, &info, &ignored);
-	if (ret == -ENODEV || (ret == 0 && (info.ublksrv_flags != k->info.ublksrv_flags ||
+	ret = ub_ctrl_get_info(&k->device.ctrl, k->device.info.dev_id, &info, &ignored);
+	if (ret == -ENODEV || (ret == 0 && (info.ublksrv_flags != k->device.info.ublksrv_flags ||
 					    info.state == UBLK_S_DEV_DEAD)))
 		return -ENODEV;
 	return 0;
@@ -199,13 +86,13 @@ static int recover_await_standby(struct ub_keeper *k)
 	int ret = 0;
 
 	while (ret == 0) {
-		ub_keeper_tend_standby(k);
+		ub_standby_tend(k);
 		if (k->standby->stage == UB_STANDBY_READY && !k->standby->is_dismissed &&
-		    ub_keeper_server_lives(k->standby, 0))
+		    ub_server_lives(k->standby, 0))
 			return 0;
 		if (ub_now_ms() >= say) {
 			ub_log(UB_LOG_WARNING, "/dev/ublkb%u: I/O still waits for a server",
-			       k->info.dev_id);
+			       k->device.info.dev_id);
 			say = ub_now_ms() + RECOVER_SAY_MS;
 		}
 		ub_loop_once(&k->loop, RECOVER_RETRY_MS);
@@ -223,26 +110,26 @@ static int recover_start(struct ub_keeper *k, struct ub_err *err)
 	while (ret == 0) {
 		uint64_t waited;
 
-		ret = ub_keeper_long_cmd(k, &k->recovery.start_cmd, UBLK_U_CMD_START_USER_RECOVERY,
+		ret = ub_kernel_long_cmd(k, &k->recovery.start_cmd, UBLK_U_CMD_START_USER_RECOVERY,
 					 0, "START_USER_RECOVERY", RECOVER_CMD_MS, NULL);
 		/*
 		 * Linux 6.12, when nothing was fetched since the last one: what that one did is in
 		 * force still.
 		 */
-		if (ret == -EINVAL && !(k->features & UBLK_F_PER_IO_DAEMON))
+		if (ret == -EINVAL && !(k->device.features & UBLK_F_PER_IO_DAEMON))
 			ret = 0;
 		if (ret != -EBUSY)
 			break;
 		waited = ub_now_ms() - began;
 		/* It may be a standby that stands still and has the dead server's rings. */
-		if (waited >= RECOVER_STUCK_MS && ub_keeper_must_hold_rings(k) &&
+		if (waited >= RECOVER_STUCK_MS && ub_server_must_hold_rings(k) &&
 		    !k->standby->is_dismissed)
-			standby_dismiss(k);
+			ub_standby_dismiss(k);
 		if (ub_now_ms() >= say) {
 			ub_log(UB_LOG_NOTICE,
 			       "/dev/ublkb%u: the kernel has not noticed its server's death for "
 			       "%llu s",
-			       k->info.dev_id, (unsigned long long)waited / 1000);
+			       k->device.info.dev_id, (unsigned long long)waited / 1000);
 			say += RECOVER_SAY_MS;
 		}
 		ret = recover_pause(k, waited < RECOVER_QUICK_MS ? RECOVER_RETRY_MS :
@@ -254,9 +141,9 @@ static int recover_start(struct ub_keeper *k, struct ub_err *err)
 }
 
 /* As long as whatever was sent to this back end may be executed. */
-static uint64_t recover_fence_ms(const struct ub_attach_options *o)
+static uint64_t recover_fence_ms(const struct ub_side *side)
 {
-	return o && o->nbd ? o->nbd->fence_timeout_ms : 0;
+	return side->o && side->o->nbd ? side->o->nbd->fence_timeout_ms : 0;
 }
 
 /*
@@ -265,9 +152,8 @@ static uint64_t recover_fence_ms(const struct ub_attach_options *o)
  */
 static int recover_await_fence(struct ub_keeper *k, uint64_t began_ms)
 {
-	const struct ub_recipe *other = k->migration.recipe; /* its mirror begins anew */
-	uint64_t ms = recover_fence_ms(k->opts),
-		 other_ms = other ? recover_fence_ms(&other->opts) : 0;
+	uint64_t ms = recover_fence_ms(k->side),
+		 other_ms = recover_fence_ms(k->other); /* its mirror begins anew */
 	uint64_t until = began_ms + (ms > other_ms ? ms : other_ms), now = ub_now_ms();
 
 	if (!k->standby->pid || k->standby->version > UB_MESSAGE_V3 || now >= until)
@@ -283,18 +169,18 @@ static void recover_look_whether_it_left_nothing(struct ub_keeper *k)
 {
 	uint64_t in_flight = 0;
 
-	for (unsigned i = 0; i < k->info.nr_hw_queues; i++)
-		in_flight += ub_stat_read(&k->stats->queues[i].in_flight);
+	for (unsigned i = 0; i < k->device.info.nr_hw_queues; i++)
+		in_flight += ub_stat_read(&k->shared.stats->queues[i].in_flight);
 	if (k->recovery.is_planned && k->server->version <= UB_MESSAGE_V3 &&
 	    !k->server->is_dismissed && !in_flight && !ub_migrate_is_on(k))
-		atomic_store(&k->ledger->is_blind, 0);
+		atomic_store(&k->shared.ledger->is_blind, 0);
 }
 
 static bool recover_must_stop_waiting(void *arg)
 {
 	const struct ub_server *server = arg;
 
-	return server->gone || ub_keeper_recovery_is_given_up(server->keeper);
+	return server->gone || ub_life_is_given_up(server->keeper);
 }
 
 /*
@@ -303,7 +189,7 @@ static bool recover_must_stop_waiting(void *arg)
  */
 static bool recover_is_half_fetched_fatal(const struct ub_keeper *k)
 {
-	return !(k->features & UBLK_F_PER_IO_DAEMON) && k->info.nr_hw_queues > 1;
+	return !(k->device.features & UBLK_F_PER_IO_DAEMON) && k->device.info.nr_hw_queues > 1;
 }
 
 static int recover_refuse_half_fetched(struct ub_err *err, const char *hint)
@@ -314,20 +200,21 @@ static int recover_refuse_half_fetched(struct ub_err *err, const char *hint)
 			  hint);
 }
 
-int ub_keeper_finish_recovery(struct ub_keeper *k, struct ub_server *server, struct ub_err *err)
+int ub_recover_finish(struct ub_keeper *k, struct ub_server *server, struct ub_err *err)
 {
 	struct ub_ctrl_cmd *cmd = &k->recovery.end_cmd;
 	int ret = ub_step("end-recovery", err);
 
 	if (ret)
 		return ret;
-	*cmd = (struct ub_ctrl_cmd){ .op = UBLK_U_CMD_END_USER_RECOVERY, .dev_id = k->info.dev_id };
+	*cmd = (struct ub_ctrl_cmd){ .op = UBLK_U_CMD_END_USER_RECOVERY,
+				     .dev_id = k->device.info.dev_id };
 	cmd->queue_id = UINT16_MAX;
 	cmd->data = (uint64_t)server->pid;
-	ret = ub_ctrl_send(&k->ctrl, cmd);
+	ret = ub_ctrl_send(&k->device.ctrl, cmd);
 	if (ret == 0)
-		ret = ub_ctrl_wait(&k->ctrl, cmd, &k->loop, "END_USER_RECOVERY", RECOVER_FETCH_MS,
-				   recover_must_stop_waiting, server);
+		ret = ub_ctrl_wait(&k->device.ctrl, cmd, &k->loop, "END_USER_RECOVERY",
+				   RECOVER_FETCH_MS, recover_must_stop_waiting, server);
 	if (ret)
 		return ub_err_errno(err, -ret, "END_USER_RECOVERY");
 	if (recover_is_half_fetched_fatal(k))
@@ -336,7 +223,7 @@ int ub_keeper_finish_recovery(struct ub_keeper *k, struct ub_server *server, str
 	if (ret == 0 && ub_message_send_type(server->fd, UB_MSG_LIVE) < 0)
 		ub_log(UB_LOG_DEBUG, "the server is gone already");
 	return ret ? ret :
-		     ub_keeper_await(server, UB_MSG_LIVE, RECOVER_LIVE_MS,
+		     ub_server_await(server, UB_MSG_LIVE, RECOVER_LIVE_MS,
 				     "it knew that it is live", err);
 }
 
@@ -352,13 +239,13 @@ static int recover_hand_over(struct ub_keeper *k, struct ub_err *err)
 		ub_rundir_mark_taking(&k->rundir, true);
 	if (ub_message_send_type(k->standby->fd, UB_MSG_TAKE) < 0)
 		ub_log(UB_LOG_DEBUG, "the standby is gone already"); /* and that is found out now */
-	ret = ub_keeper_await(k->standby, UB_MSG_FETCHING, RECOVER_FETCH_MS,
+	ret = ub_server_await(k->standby, UB_MSG_FETCHING, RECOVER_FETCH_MS,
 			      "it had fetched every tag", err);
 	if (ret && k->standby->last_msg == UB_MSG_TAKING && is_fatal)
 		return recover_refuse_half_fetched(err, "");
 	if (is_fatal)
 		ub_rundir_mark_taking(&k->rundir, false);
-	return ret ? ret : ub_keeper_finish_recovery(k, k->standby, err);
+	return ret ? ret : ub_recover_finish(k, k->standby, err);
 }
 
 /* The standby is the server now, whether it lives or has died of it. */
@@ -366,7 +253,7 @@ static void recover_swap(struct ub_keeper *k)
 {
 	struct ub_server *dead = k->server;
 
-	ub_keeper_forget_server(dead);
+	ub_server_forget(dead);
 	k->server = k->standby;
 	k->standby = dead;
 }
@@ -374,8 +261,8 @@ static void recover_swap(struct ub_keeper *k)
 /* Of an attempt that failed: the next one is another's. */
 static void recover_end_standby(struct ub_keeper *k)
 {
-	standby_dismiss(k);
-	while (k->standby->pid && !k->standby->gone && !ub_keeper_recovery_is_given_up(k))
+	ub_standby_dismiss(k);
+	while (k->standby->pid && !k->standby->gone && !ub_life_is_given_up(k))
 		ub_loop_once(&k->loop, RECOVER_TEND_MS);
 }
 
@@ -396,9 +283,9 @@ static int recover_count_death(struct ub_keeper *k, struct ub_err *err)
 		       "/dev/ublkb%u: %u servers died one after the other: from now on all I/O "
 		       "fails (detach the device, "
 		       "and attach it anew)",
-		       k->info.dev_id, r->nr_deaths);
+		       k->device.info.dev_id, r->nr_deaths);
 		r->has_failed = true;
-		standby_dismiss(k); /* it is one of those */
+		ub_standby_dismiss(k); /* it is one of those */
 	}
 	/*
 	 * As on Linux 6.12 after one that died between its mmap() and its first FETCH: nobody else
@@ -444,20 +331,17 @@ static int recover_unstick(struct ub_keeper *k)
 {
 	struct ub_err ignored;
 
-	if (k->ctrl.stuck) {
-		ub_ctrl_close(&k->ctrl);
-		if (ub_ctrl_open(&k->ctrl, &ignored) != 0)
+	if (k->device.ctrl.stuck) {
+		ub_ctrl_close(&k->device.ctrl);
+		if (ub_ctrl_open(&k->device.ctrl, &ignored) != 0)
 			ub_log(UB_LOG_ERROR, "%s", ignored.text);
 	}
 	return recover_pause(k, RECOVER_MAX_DELAY_MS);
 }
 
-int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
+/* Whether it is of any use to begin. 0, or what ub_recover() returns. */
+static int recover_may_begin(struct ub_keeper *k, struct ub_err *err)
 {
-	struct ub_recovery *r = &k->recovery;
-	uint64_t began = ub_now_ms();
-	bool has_taken;
-	char fate[96];
 	int ret = recover_check(k);
 
 	/*
@@ -466,58 +350,79 @@ int ub_keeper_recover(struct ub_keeper *k, struct ub_err *err)
 	 */
 	if (ret == 0 && recover_is_half_fetched_fatal(k) && ub_rundir_is_taking(&k->rundir))
 		ret = recover_refuse_half_fetched(err, ": detach it with --force");
-	if (ret)
-		return ret;
-	if (!r->is_planned)
-		ub_log(UB_LOG_WARNING,
-		       "/dev/ublkb%u: the server (pid %d) %s: I/O waits until the next one has "
-		       "taken over",
-		       k->info.dev_id, k->server->pid,
-		       ub_keeper_server_fate(k->server, fate, sizeof(fate)));
-	recover_look_whether_it_left_nothing(k);
-	/* the device may be made of something else by now, which takes another standby */
-	ub_migrate_server_gone(k);
-	r->is_running = true;
-	/*
-	 * Here, and not at each attempt: one that fails has had no server that lived, and pauses
-	 * for longer than this.
-	 */
-	if (r->done_ms && began - r->done_ms >= RECOVER_STABLE_MS)
-		r->nr_deaths = 0;
+	return ret;
+}
+
+/* One attempt after the other. 0: the standby serves. */
+static int recover_attempts(struct ub_keeper *k, struct ub_err *err)
+{
+	struct ub_recovery *r = &k->recovery;
+	bool has_taken;
+	int ret;
+
 	for (;;) {
 		*err = (struct ub_err){ 0 };
 		ret = recover_once(k, &has_taken, err);
 		if (ret == 0 || ret == -ENODEV || ret == -EINTR || ret == -ENOTRECOVERABLE)
-			break;
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: recovery: %s; trying again", k->info.dev_id,
-		       err->text);
+			return ret;
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: recovery: %s; trying again",
+		       k->device.info.dev_id, err->text);
 		r->is_planned = false;
 		if (!has_taken) {
 			/* The kernel's doing, and not the standby's. */
 			r->nr_deaths--;
 			ret = recover_unstick(k);
 			if (ret)
-				break;
+				return ret;
 			continue;
 		}
 		/* The standby died of it, or is of no use after it. */
 		recover_end_standby(k);
 		recover_swap(k);
 	}
-	r->is_running = r->is_planned = false;
+}
+
+int ub_recover(struct ub_keeper *k, struct ub_err *err)
+{
+	struct ub_recovery *r = &k->recovery;
+	uint64_t began = ub_now_ms();
+	char fate[96];
+	int ret = recover_may_begin(k, err);
+
 	if (ret)
 		return ret;
+	if (!r->is_planned)
+		ub_log(UB_LOG_WARNING,
+		       "/dev/ublkb%u: the server (pid %d) %s: I/O waits until the next one has "
+		       "taken over",
+		       k->device.info.dev_id, k->server->pid,
+		       ub_server_fate(k->server, fate, sizeof(fate)));
+	recover_look_whether_it_left_nothing(k);
+	/* the device may be made of something else by now, which takes another standby */
+	ub_jobs_raise(k, UB_EVENT_RECOVERING);
+	ub_life_enter(k, UB_RECOVERING);
+	/*
+	 * Here, and not at each attempt: one that fails has had no server that lived, and pauses
+	 * for longer than this.
+	 */
+	if (r->done_ms && began - r->done_ms >= RECOVER_STABLE_MS)
+		r->nr_deaths = 0;
+	ret = recover_attempts(k, err);
+	r->is_planned = false;
+	if (ret)
+		return ret;
+	ub_life_enter(k, UB_LIVE);
 	recover_swap(k);
-	ub_resize_new_server(k);
+	ub_jobs_raise(k, UB_EVENT_SERVER_NEW);
 	r->done_ms = ub_now_ms();
 	r->nr_done++;
 	ub_log(UB_LOG_NOTICE,
 	       "/dev/ublkb%u: recovered after %llu.%03llu s: the server is pid %d now",
-	       k->info.dev_id, (unsigned long long)(r->done_ms - began) / 1000,
+	       k->device.info.dev_id, (unsigned long long)(r->done_ms - began) / 1000,
 	       (unsigned long long)(r->done_ms - began) % 1000, k->server->pid);
-	if (k->command->socket_fd >= 0)
-		ub_keeper_hand_over_socket(k);
-	ub_keeper_note_state(k);
+	if (k->side->command.socket_fd >= 0)
+		ub_side_give_socket(k);
+	ub_note(k);
 	return 0;
 }
 
@@ -558,10 +463,10 @@ static int switch_await(struct ub_keeper *k, uint64_t *began_ms)
 		return -ETIMEDOUT;
 	/* That version has no way back. */
 	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: the server (pid %d) does not end: it is killed",
-	       k->info.dev_id, k->server->pid);
+	       k->device.info.dev_id, k->server->pid);
 	k->server->is_dismissed = true; /* what it leaves nobody knows */
 	kill(k->server->pid, SIGKILL);
-	while (!k->server->gone && !ub_keeper_recovery_is_given_up(k))
+	while (!k->server->gone && !ub_life_is_given_up(k))
 		ub_loop_once(&k->loop, RECOVER_TEND_MS);
 	return 0;
 }
@@ -575,9 +480,9 @@ static bool switch_may_try_again(struct ub_keeper *k, uint64_t until_ms)
 
 	if (next_ms >= until_ms)
 		return false;
-	while (!k->server->gone && !k->nr_signals && (now = ub_now_ms()) < next_ms)
+	while (!k->server->gone && !k->signals.nr && (now = ub_now_ms()) < next_ms)
 		ub_loop_once(&k->loop, (int)(next_ms - now));
-	return !k->nr_signals;
+	return !k->signals.nr;
 }
 
 /* One try: 0: the server has ended. */
@@ -585,6 +490,7 @@ static int switch_try(struct ub_keeper *k, uint64_t *began_ms, struct ub_err *er
 {
 	int ret;
 
+	ub_life_enter(k, UB_SWITCHING);
 	k->recovery.is_planned = true;
 	if (switch_send_yield(k) < 0)
 		ub_log(UB_LOG_DEBUG, "the server is gone already");
@@ -592,6 +498,7 @@ static int switch_try(struct ub_keeper *k, uint64_t *began_ms, struct ub_err *er
 	if (ret == 0)
 		return 0;
 	k->recovery.is_planned = false;
+	ub_life_enter(k, UB_LIVE);
 	if (ret == -ETIMEDOUT)
 		return ub_err_set(err, ETIMEDOUT,
 				  "the server (pid %d) does not answer: nothing was changed",
@@ -603,7 +510,8 @@ static int switch_try(struct ub_keeper *k, uint64_t *began_ms, struct ub_err *er
 			  k->server->yielded.text);
 }
 
-int ub_keeper_switch(struct ub_keeper *k, uint64_t until_ms, uint64_t *pause_ms, struct ub_err *err)
+int ub_recover_switch(struct ub_keeper *k, uint64_t until_ms, uint64_t *pause_ms,
+		      struct ub_err *err)
 {
 	uint64_t began;
 	int ret;
@@ -618,7 +526,7 @@ int ub_keeper_switch(struct ub_keeper *k, uint64_t until_ms, uint64_t *pause_ms,
 	} while (ret == -EBUSY && switch_may_try_again(k, until_ms));
 	if (ret)
 		return ret;
-	ret = ub_keeper_recover(k, err);
+	ret = ub_recover(k, err);
 	*pause_ms = ub_now_ms() - began;
 	return ret;
 }

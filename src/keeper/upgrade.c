@@ -14,7 +14,12 @@
 #include "base/log.h"
 #include "base/process.h"
 #include "base/step.h"
-#include "keeper/verbs.h"
+#include "keeper/adopt.h"
+#include "keeper/job/verbs.h"
+#include "keeper/note.h"
+#include "keeper/recover.h"
+#include "keeper/standby.h"
+#include "run/ask-keeper.h"
 
 #define UPGRADE_ASK_MS 30000
 /* for the new keeper: to make a standby, and to have the server yield */
@@ -29,22 +34,23 @@ int ub_verb_handover(struct ub_keeper *k, struct ub_control_caller caller, const
 {
 	(void)args;
 	(void)reply;
-	if (!k->was_live || k->server->gone || k->recovery.is_running)
+	if (!k->was_live || k->server->gone || k->life == UB_RECOVERING)
 		return ub_err_set(err, EAGAIN, "the device is not live now: try again");
 	if (!k->recovery.is_on)
 		return ub_err_set(err, EOPNOTSUPP,
 				  "this device goes with its server (--no-recovery, or a kernel "
 				  "that cannot recover devices): it "
 				  "cannot be upgraded while it is in use");
-	if (k->opts->nbd && k->opts->nbd->transport == NBD_SOCKET && !k->opts->nbd->restarts)
+	if (k->side->o->nbd && k->side->o->nbd->transport == NBD_SOCKET &&
+	    !k->side->o->nbd->restarts)
 		return ub_err_set(err, EOPNOTSUPP,
 				  "the connection of this device was handed over ready made (--fd, "
 				  "--command) and would end with its "
 				  "server: it cannot be upgraded while it is in use");
-	if (k->handover.is_asked)
+	if (k->job.handover.is_asked)
 		return ub_err_set(err, EBUSY, "it is being upgraded already");
-	k->handover.is_asked = true;
-	k->handover.caller = caller;
+	k->job.handover.is_asked = true;
+	k->job.handover.caller = caller;
 	return 1; /* keeper_watch() sees it */
 }
 
@@ -87,49 +93,49 @@ static bool upgrade_await_done(int fd, pid_t *pid)
 static int upgrade_take_back(struct ub_keeper *k, const char *name, struct ub_err *err)
 {
 	k->control = (struct ub_control)UB_CONTROL_NONE;
-	k->was_live = true;
-	return ub_keeper_adopt_again(k, name, err);
+	return ub_adopt_again(k, name, err);
 }
 
-bool ub_keeper_hand_over(struct ub_keeper *k)
+void ub_upgrade_hand_over(struct ub_keeper *k)
 {
-	cleanup_fd int fd = ub_control_take(&k->control, k->handover.caller);
+	cleanup_fd int fd = ub_control_take(&k->control, k->job.handover.caller);
 	static const char ok[] = "{\"ok\":true,\"version\":1}\n";
 	char name[UB_NAME_BYTES];
 	struct ub_err err = { 0 };
 	pid_t pid = 0;
 
-	k->handover.is_asked = false;
+	k->job.handover.is_asked = false;
 	if (fd < 0 || k->server->gone)
-		/* whoever asked has gone by now, or there is something else to do first */
-		return false;
-	if (ub_keeper_write_state(k, &err) != 0) {
+		/* who asked has gone by now, or there is something else to do first */
+		return;
+	if (ub_note_write(k, &err) != 0) {
 		ub_log(UB_LOG_WARNING, "it is not handed over: %s", err.text);
-		return false;
+		return;
 	}
 	snprintf(name, sizeof(name), "%s", k->rundir.name);
 	/*
 	 * The standby stays, alone: until the next keeper has the memory it may be the last who
 	 * holds it.
 	 */
-	ub_fenced_let_go(k);
-	ub_keeper_let_go(k);
+	ub_life_enter(k, UB_HANDING_OVER);
+	ub_adopt_let_go(k);
 	if (send(fd, ok, sizeof(ok) - 1, MSG_NOSIGNAL) == (ssize_t)sizeof(ok) - 1 &&
 	    upgrade_await_done(fd, &pid)) {
 		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: another keeper (pid %d) has taken over",
-		       k->info.dev_id, pid);
+		       k->device.info.dev_id, pid);
 		ub_journal_main_pid(pid);
-		return true;
+		ub_life_enter(k, UB_OVER);
+		return;
 	}
 	ub_log(UB_LOG_WARNING, "/dev/ublkb%u: the new keeper did not come up: this one goes on",
-	       k->info.dev_id);
+	       k->device.info.dev_id);
+	ub_life_enter(k, UB_ADOPTING);
 	if (upgrade_take_back(k, name, &err) != 0) {
 		ub_log(UB_LOG_ERROR,
 		       "/dev/ublkb%u: it cannot be taken back: %s (ublk-bridge recover %u)",
-		       k->info.dev_id, err.text, k->info.dev_id);
-		return true;
+		       k->device.info.dev_id, err.text, k->device.info.dev_id);
+		ub_life_enter(k, UB_OVER);
 	}
-	return false;
 }
 
 /* ---- the new keeper ------------------------------------------------------ */
@@ -141,9 +147,9 @@ int ub_upgrade_ask(struct ub_keeper *k, const char *name, struct ub_err *err)
 
 	if (ret)
 		return ret;
-	k->handover.asked_ms = ub_now_ms();
+	k->job.handover.asked_ms = ub_now_ms();
 	ret = ub_control_ask_on(name, json_pack("{s:s}", "verb", "handover"), &reply,
-				UPGRADE_ASK_MS, &k->handover.old_fd, err);
+				UPGRADE_ASK_MS, &k->job.handover.old_fd, err);
 	json_decref(reply);
 	if (ret == -EOPNOTSUPP)
 		ub_err_wrap(err,
@@ -160,33 +166,33 @@ int ub_upgrade_finish(struct ub_keeper *k, struct ub_err *err)
 	int ret = ub_step("upgrade", err), len;
 
 	while (ret == 0 && k->standby->stage != UB_STANDBY_READY) {
-		int wait_ms = ub_keeper_tend_standby(k);
+		int wait_ms = ub_standby_tend(k);
 
 		/* it has failed once, and this is no time for another try */
 		if (k->recovery.standby_delay_ms)
 			return ub_err_set(err, ECHILD, "a server of this version does not come up");
 		if (k->standby->stage != UB_STANDBY_READY)
 			ub_loop_once(&k->loop, wait_ms);
-		if (k->nr_signals || k->server->gone)
+		if (k->signals.nr || k->server->gone)
 			ret = ub_err_set(err, EINTR,
 					 "interrupted while a server of this version was made");
 	}
-	until_ms = ub_now_ms() + k->handover.wait_ms;
-	if (k->handover.asked_ms && until_ms > k->handover.asked_ms + UPGRADE_TRIES_MS)
-		until_ms = k->handover.asked_ms + UPGRADE_TRIES_MS;
+	until_ms = ub_now_ms() + k->job.handover.wait_ms;
+	if (k->job.handover.asked_ms && until_ms > k->job.handover.asked_ms + UPGRADE_TRIES_MS)
+		until_ms = k->job.handover.asked_ms + UPGRADE_TRIES_MS;
 	if (ret == 0)
-		ret = ub_keeper_switch(k, until_ms, &pause_ms, err);
+		ret = ub_recover_switch(k, until_ms, &pause_ms, err);
 	if (ret) {
 		if (!err->code)
-			ub_err_errno(err, -ret, "/dev/ublkb%u", k->info.dev_id);
+			ub_err_errno(err, -ret, "/dev/ublkb%u", k->device.info.dev_id);
 		return ret;
 	}
 	len = snprintf(line, sizeof(line), "{\"verb\":\"done\",\"pid\":%d}\n", getpid());
-	if (k->handover.old_fd >= 0 &&
-	    send(k->handover.old_fd, line, (size_t)len, MSG_NOSIGNAL) != len)
+	if (k->job.handover.old_fd >= 0 &&
+	    send(k->job.handover.old_fd, line, (size_t)len, MSG_NOSIGNAL) != len)
 		ub_log(UB_LOG_DEBUG, "the old keeper has gone already");
-	ub_close(&k->handover.old_fd);
-	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: upgraded; I/O stood still for %llu ms", k->info.dev_id,
-	       (unsigned long long)pause_ms);
+	ub_close(&k->job.handover.old_fd);
+	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: upgraded; I/O stood still for %llu ms",
+	       k->device.info.dev_id, (unsigned long long)pause_ms);
 	return 0;
 }

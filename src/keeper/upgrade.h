@@ -20,12 +20,12 @@
 #include "keeper/keeper.h"
 
 /*
- * The old keeper's side, when somebody has asked: gives the device away. True: it is another's, and
- * this process is to end; false: it has it back (or it is gone: then k->server->gone).
+ * The old keeper's side, when somebody has asked: gives the device away. Afterwards k->life is OVER:
+ * the device is another keeper's, and this process is to end; or LIVE: this one has it back.
  */
-bool ub_keeper_hand_over(struct ub_keeper *k);
+void ub_upgrade_hand_over(struct ub_keeper *k);
 
-/* The new keeper's side, before ub_keeper_adopt(). 0 or -errno with *err. */
+/* The new keeper's side, before ub_adopt(). 0 or -errno with *err. */
 int ub_upgrade_ask(struct ub_keeper *k, const char *name, struct ub_err *err);
 /*
  * And after it: a server of this version. 0: the old keeper was told to end; or -errno with *err.

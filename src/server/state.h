@@ -7,7 +7,8 @@
 
 #include "base/loop.h"
 #include "base/process.h"
-#include "server/migrate.h"
+#include "server/host.h"
+#include "server/move.h"
 #include "server/yield.h"
 #include "ublk/device.h"
 
@@ -20,8 +21,15 @@ enum server_phase {
 	SERVER_OVER
 };
 
+/* A MIGRATE that came while what the last migration has left behind was still being closed. */
+struct server_kept {
+	struct ub_msg_migrate *msg; /* NULL: none */
+	int fds[UB_MESSAGE_MAX_FDS];
+};
+
 struct server {
 	struct ub_loop loop;
+	void (*hear_keeper)(void *arg); /* the loop's callback for keeper_fd; arg: the server */
 	enum server_phase phase;
 	int status;
 	int keeper_fd; /* always UB_SERVER_SOCKET_FD, also while nobody is at the other end */
@@ -53,14 +61,22 @@ struct server {
 	struct ub_ledger *ledger;
 	size_t ledger_bytes;
 	uint8_t (*affinity)[UB_CPU_MASK_BYTES];
-	struct ub_server_migration migration;
+	struct server_host host;
+	struct ub_move move;
+	struct server_kept kept;
 	uint64_t inbox[UB_MESSAGE_MAX_BYTES / sizeof(uint64_t)];
 };
 
+/* The main thread comes to its end with this exit status (UB_EXIT_*). */
+void ub_server_over(struct server *s, int status);
 /*
- * The mounts that a back end needs are known with its name and its options; all others go. Also of
- * a thread's own.
+ * It cannot go on: the keeper is told (FAILED). Does not return where taking the device apart would
+ * fail what is in flight.
  */
-void ub_server_drop_mounts(const struct ub_backend_config *cfg);
+void ub_server_fail(struct server *s, const struct ub_err *err);
+/* Those of a message that nobody has taken. */
+void ub_server_close_fds(int fds[UB_MESSAGE_MAX_FDS]);
+/* All I/O of the device fails from now on, and nothing moves it any more. */
+void ub_server_cancel(struct server *s);
 
 #endif

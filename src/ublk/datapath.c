@@ -42,6 +42,11 @@ uint64_t ub_data_path_flag(enum ub_data_path path)
 	return data_paths[path].flag;
 }
 
+bool ub_data_path_spares_bufs(enum ub_data_path path, uint32_t backend_caps)
+{
+	return path != UB_DATA_PATH_COPY && (backend_caps & UB_CAP_PLACE);
+}
+
 int ub_data_path_choose(enum ub_data_path *path, uint64_t features, uint32_t backend_caps,
 			struct ub_err *err)
 {

@@ -14,6 +14,7 @@
 #ifndef UB_UBLK_DATAPATH_H
 #define UB_UBLK_DATAPATH_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -36,6 +37,12 @@ int ub_data_path_parse(const char *name, enum ub_data_path *path, struct ub_err 
  */
 int ub_data_path_choose(enum ub_data_path *path, uint64_t features, uint32_t backend_caps,
 			struct ub_err *err);
+
+/*
+ * Whether the tag buffers are the exception, because the back end names its store: their memory is
+ * given back after each use. path: not AUTO; backend_caps: UB_CAP_*. Any thread.
+ */
+bool ub_data_path_spares_bufs(enum ub_data_path path, uint32_t backend_caps);
 
 /* The UBLK_F_* flag that ADD_DEV wants for it. */
 uint64_t ub_data_path_flag(enum ub_data_path path);

@@ -47,15 +47,10 @@ static int device_open_node(struct ub_device *dev, struct ub_err *err)
 	return ret;
 }
 
-bool ub_device_has_spare_bufs(const struct ub_device *dev, const struct ub_backend *be)
-{
-	return dev->config.data_path != UB_DATA_PATH_COPY && (be->ops->caps & UB_CAP_PLACE);
-}
-
 /* A device that was moved from memory has more of them than anybody would lock. */
 static bool device_locks_arena(const struct ub_device *dev)
 {
-	return !ub_device_has_spare_bufs(dev, dev->backend) &&
+	return !ub_data_path_spares_bufs(dev->config.data_path, dev->backend->ops->caps) &&
 	       (dev->config.data_path == UB_DATA_PATH_COPY || dev->config.arena_fd >= 0 ||
 		dev->arena_bytes <= DEVICE_LOCKED_BYTES);
 }
@@ -157,7 +152,7 @@ struct ub_backend_queue *ub_device_make_queues(struct ub_device *dev, struct ub_
 		bqs[i].qid = i;
 		bqs[i].nr_slots = nr_slots;
 		bqs[i].stats = &dev->config.stats->queues[i].backends[side];
-		if (be->ops->queue_init(&bqs[i], nr_slots, err) != 0) {
+		if (ub_backend_queue_init(&bqs[i], nr_slots, err) != 0) {
 			ub_device_free_queues(bqs, i + 1);
 			return NULL;
 		}
@@ -168,7 +163,7 @@ struct ub_backend_queue *ub_device_make_queues(struct ub_device *dev, struct ub_
 void ub_device_free_queues(struct ub_backend_queue *bqs, unsigned nr)
 {
 	for (unsigned i = 0; bqs && i < nr; i++)
-		bqs[i].backend->ops->queue_destroy(&bqs[i]);
+		ub_backend_queue_destroy(&bqs[i]);
 	free(bqs);
 }
 
@@ -381,8 +376,8 @@ void ub_device_close(struct ub_device *dev)
 		device_cancel_all(dev);
 	for (unsigned i = 0; dev->queues && i < dev->config.nr_queues; i++)
 		ub_queue_end_thread(dev->queues[i]);
-	if (dev->bqs && dev->backend->ops->stop)
-		dev->backend->ops->stop(dev->backend);
+	if (dev->bqs)
+		ub_backend_stop(dev->backend);
 	ub_device_free_queues(dev->bqs, dev->config.nr_queues);
 	dev->bqs = NULL;
 	for (unsigned i = 0; dev->queues && i < dev->config.nr_queues; i++)

@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 #include <ublk-bridge/backend.h>
-#include <ublk-bridge/stats.h>
+#include <ublk-bridge/page.h>
 
 #include "base/err.h"
 #include "ublk/datapath.h"

@@ -13,6 +13,7 @@
 #include "base/histogram.h"
 #include "ublk/params.h"
 #include "ublk/queue.h"
+#include "ublk/ring.h"
 
 #define SECTOR_SHIFT 9
 
@@ -67,10 +68,10 @@ static void req_finish(struct ub_queue *q, struct ub_req *req, int32_t res)
 		if (ret)
 			res = ret;
 		/* the copy is a system call: it took time, and the clock hardly any more */
-		ub_queue_look_at_clock(q);
+		ub_ring_look_at_clock(q);
 	}
 	req_count(q, req, res);
-	ub_queue_commit(q, req, res);
+	ub_ring_commit(q, req, res);
 }
 
 /* The op that the back end sees. */
@@ -86,7 +87,6 @@ static uint8_t req_backend_op(const struct ub_queue *q, const struct ub_req *req
  */
 static void req_give_back(struct ub_queue *q, struct ub_req *req, uint64_t len_bytes, int32_t res)
 {
-	const struct ub_backend_ops *ops = q->bq->backend->ops;
 	struct ub_io io = { .op = req_backend_op(q, req),
 			    .slot = req->io.slot,
 			    .offset_bytes = req->offset_bytes,
@@ -94,15 +94,16 @@ static void req_give_back(struct ub_queue *q, struct ub_req *req, uint64_t len_b
 	bool is_change =
 		req->op == UB_OP_WRITE || req->op == UB_OP_WRITE_ZEROES || req->op == UB_OP_DISCARD;
 
-	if (ops->give_back && is_change && len_bytes && len_bytes <= UINT32_MAX)
-		ops->give_back(q->bq, &io);
+	if (is_change && len_bytes && len_bytes <= UINT32_MAX)
+		ub_backend_give_back(q->bq, &io);
 	req_finish(q, req, res);
 }
 
 static inline void req_to_backend(struct ub_queue *q, struct ub_io *io)
 {
 	io->is_completed = false;
-	q->bq->backend->ops->submit(q->bq, io);
+	io->seq = ++q->last_seq;
+	ub_backend_submit(q->bq, io);
 }
 
 /* ---- parts: a request that one submit() cannot carry out ----------------- */
@@ -242,7 +243,7 @@ static bool req_fits(const struct ub_queue *q, const struct ub_req *req)
 /* True when the core answered it by itself. */
 static bool req_answer(struct ub_queue *q, struct ub_req *req)
 {
-	ub_queue_look_at_clock(q); /* no batch is given back here */
+	ub_ring_look_at_clock(q); /* no batch is given back here */
 	if (q->cancel_error)
 		req_give_back(q, req, req->len_bytes, q->cancel_error);
 	else if (req->op == UB_OP_FLUSH && !q->limits.can_flush)

@@ -6,17 +6,7 @@
 #include <ublk-bridge/backend.h>
 #include <ublk-bridge/ublk-abi.h>
 
-#include "base/err.h"
-
-#define UB_MIN_IO_BYTES	   4096U       /* the driver wants max_sectors of at least 8 */
-#define UB_MAX_IO_BYTES	   (32U << 20) /* what USER_COPY can address for one tag */
-#define UB_MAX_RANGE_BYTES (1U << 30)  /* largest DISCARD or WRITE_ZEROES: fits a commit's s32 */
-
-/*
- * Checks what a back end says of itself. 0, or -EINVAL with *err naming the first thing that is
- * wrong.
- */
-int ub_limits_check(const struct ub_limits *limits, struct ub_err *err);
+#define UB_MAX_IO_BYTES (32U << 20) /* what USER_COPY can address for one tag */
 
 /*
  * The parameters that the device gets. Every writable device announces a write cache and FUA, so

@@ -73,6 +73,7 @@ struct ub_queue {
 	unsigned nr_commits;  /* of this turn */
 	unsigned nr_owned;    /* requests that are ours: in BACKEND or GET_DATA state */
 	unsigned nr_internal; /* I/Os of a layer's own */
+	uint64_t last_seq;    /* ub_io.seq of the I/O that was submitted last */
 	int32_t cancel_error; /* not 0: every I/O fails with it */
 	bool quit;
 	bool is_yielding, has_yielded;
@@ -129,19 +130,33 @@ struct ub_queue {
 	size_t desc_bytes;
 };
 
-/*
- * device.c: where the back end names its store the tag buffers are hardly used, and their memory is
- * given back.
- */
-bool ub_device_has_spare_bufs(const struct ub_device *dev, const struct ub_backend *be);
+/* ---- io.c: what the core does with a request. Queue thread --------------- */
 
-/* Makes a queue, without a part of a back end. Main thread. 0 or -errno with *err. */
+void ub_req_arrived(struct ub_queue *q, struct ub_req *req);
+void *ub_req_wants_data(struct ub_queue *q, struct ub_req *req); /* where the driver shall put it */
+void ub_req_has_data(struct ub_queue *q, struct ub_req *req);
+
+/* ---- queue.c ------------------------------------------------------------- */
+
+/*
+ * Makes a queue, without a part of a back end. Main thread. 0 or -errno with *err; in either case
+ * ub_queue_destroy() undoes it.
+ */
 int ub_queue_create(struct ub_queue **out, struct ub_device *dev, uint16_t qid, struct ub_err *err);
-/* With q->bq set. */
-int ub_queue_start_thread(struct ub_queue *q, struct ub_err *err);
-/* Once the device is open: maps the queue's descriptors; has its thread fetch. Main thread. */
+/* Its thread has ended, and its part of a back end is gone. Main thread. NULL: nothing. */
+void ub_queue_destroy(struct ub_queue *q);
+/* Once the device is open: maps the queue's descriptors. Main thread. 0 or -errno with *err. */
 int ub_queue_map(struct ub_queue *q, struct ub_err *err);
-void ub_queue_go(struct ub_queue *q);
+
+/* Puts a FETCH of every tag into the batch. Queue thread. */
+void ub_queue_fetch_all(struct ub_queue *q);
+/* Goes on with this back end's part, which starts if it has not yet. Queue thread. */
+void ub_queue_begin_with(struct ub_queue *q, struct ub_backend_queue *bq);
+/*
+ * Sends what is in the batch, sleeps until something comes, and does all that came. Queue thread:
+ * the one place where it sleeps.
+ */
+void ub_queue_turn(struct ub_queue *q);
 /* Fails all that is in flight, and all that still comes, with -EIO. Queue thread. */
 void ub_queue_cancel(struct ub_queue *q);
 /*
@@ -167,19 +182,14 @@ void ub_queue_flush(struct ub_queue *q);
  * thread.
  */
 void ub_queue_leave(struct ub_queue *q, struct ub_backend_queue *bq);
+
+/* ---- queue-thread.c: the main thread's ----------------------------------- */
+
+/* With q->bq set. It makes its ring, and waits. 0 or -errno with *err. */
+int ub_queue_start_thread(struct ub_queue *q, struct ub_err *err);
+/* Has it fetch, once the queue is mapped; or end, where q->must_not_go says so. */
+void ub_queue_go(struct ub_queue *q);
+/* Returns when it has ended, and its stack is gone. NULL, or one without a thread: nothing. */
 void ub_queue_end_thread(struct ub_queue *q);
-/* its thread has ended, and its part of a back end is gone; NULL: nothing */
-void ub_queue_destroy(struct ub_queue *q);
-
-/* io.c: what the core does with a request. Queue thread. */
-void ub_req_arrived(struct ub_queue *q, struct ub_req *req);
-void *ub_req_wants_data(struct ub_queue *q, struct ub_req *req); /* where the driver shall put it */
-void ub_req_has_data(struct ub_queue *q, struct ub_req *req);
-
-/* queue.c: reads the clock for what is given back from now on. */
-void ub_queue_look_at_clock(struct ub_queue *q);
-
-/* queue.c: puts a COMMIT_AND_FETCH into the batch; res: the full length or -errno. */
-void ub_queue_commit(struct ub_queue *q, struct ub_req *req, int32_t res);
 
 #endif

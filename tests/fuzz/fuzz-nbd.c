@@ -25,7 +25,7 @@
 
 #include "backend/nbd/library.h"
 #include "backend/nbd/options.h"
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "base/cleanup.h"
 #include "base/loop.h"
 #include "tests/fuzz/hostile.h"

@@ -41,7 +41,7 @@ through() {
 	[ -z "$(find "$UBLK_BRIDGE_RUNDIR" -name '.nbd-*' 2>/dev/null)" ] ||
 		fail "its socket is left"
 }
-# nbdkit aborts, now and then, when a connection ends amid requests: see HACKING.md
+# nbdkit aborts, now and then, when a connection ends amid requests: see docs/traps.md
 through [ qemu-nbd --persistent --shared=8 -f raw -x '' "$IMG" ]
 through --restart-command [ nbdkit file "$IMG" ]
 through --restart-command --command nbdkit -s file "$IMG"

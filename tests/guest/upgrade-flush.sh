@@ -90,7 +90,8 @@ await 10 test -e "$D/slept"
 : >"$D/log"
 dd if=/dev/urandom of="$DEV" bs=4k count=1 seek=2 oflag=direct status=none
 wait $upgrade || fail "the upgrade ended with $?"
-assert_eq "$(tr '\n' ' ' <"$D/log")" 'write flush ' \
+# one flush or, where the first try found a request in flight, one more of each later try
+assert_match "$(tr '\n' ' ' <"$D/log")" '^write (flush )+$' \
 	"what the server was asked after the slow flush had begun"
 await 20 is_online
 detach "$ID"

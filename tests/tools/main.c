@@ -4,7 +4,7 @@
  */
 #include <string.h>
 
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "cli/cli.h"
 #include "tools.h"
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The core without a kernel. A queue is a thread that polls; the rest is as src/ublk/queue.c has
- * it.
+ * The core without a kernel. A queue is a thread that polls; the rest is as src/ublk/ has it.
  */
 #include "core.h"
 
@@ -15,14 +14,18 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "base/cleanup.h"
+#include "base/lifo.h"
 #include "base/log.h"
 
 #define CORE_MAX_WATCHES 256
 #define CORE_MAX_TIMERS	 256
 #define NS_PER_MS	 1000000ULL
 #define NS_PER_S	 1000000000ULL
+
+UB_LIFO(msg_lifo, struct ub_msg);
+UB_LIFO(io_lifo, struct ub_io);
 
 struct ub_queue {
 	struct core *core;
@@ -34,6 +37,7 @@ struct ub_queue {
 	struct ub_io *_Atomic foreign_done;
 	struct ub_io *done_first, **done_last;
 	unsigned nr_owned; /* by the back end */
+	uint64_t last_seq;
 	unsigned nr_internal;
 	struct order *leaving;
 	uint64_t turn_ns;
@@ -142,14 +146,8 @@ static void queue_wake(struct ub_queue *q)
 
 void ub_queue_post(struct ub_queue *q, struct ub_msg *msg)
 {
-	struct ub_msg *head = atomic_load_explicit(&q->msgs, memory_order_relaxed);
-
 	assert(msg->fn);
-	do {
-		msg->next = head;
-	} while (!atomic_compare_exchange_weak_explicit(&q->msgs, &head, msg, memory_order_release,
-							memory_order_relaxed));
-	if (!head)
+	if (msg_lifo_push(&q->msgs, msg))
 		queue_wake(q);
 }
 
@@ -163,7 +161,6 @@ static void queue_link_done(struct ub_queue *q, struct ub_io *io)
 void ub_io_complete(struct ub_io *io, int32_t res)
 {
 	struct ub_queue *q = io->home;
-	struct ub_io *head;
 
 	assert(!io->is_completed); /* exactly once */
 	assert(res == (int32_t)io->len_bytes || (res < 0 && res > -4096));
@@ -173,13 +170,7 @@ void ub_io_complete(struct ub_io *io, int32_t res)
 		queue_link_done(q, io);
 		return;
 	}
-	head = atomic_load_explicit(&q->foreign_done, memory_order_relaxed);
-	do {
-		io->next = head;
-	} while (!atomic_compare_exchange_weak_explicit(&q->foreign_done, &head, io,
-							memory_order_release,
-							memory_order_relaxed));
-	if (!head)
+	if (io_lifo_push(&q->foreign_done, io))
 		queue_wake(q);
 }
 
@@ -212,7 +203,7 @@ static void order_is_done(struct order *order)
 
 static void queue_take_foreign(struct ub_queue *q)
 {
-	struct ub_io *io = atomic_exchange_explicit(&q->foreign_done, NULL, memory_order_acquire);
+	struct ub_io *io = io_lifo_take(&q->foreign_done);
 
 	while (io) {
 		struct ub_io *next = io->next;
@@ -224,35 +215,19 @@ static void queue_take_foreign(struct ub_queue *q)
 
 static void queue_take_msgs(struct ub_queue *q)
 {
-	struct ub_msg *msg = atomic_exchange_explicit(&q->msgs, NULL, memory_order_acquire);
-	struct ub_msg *oldest = NULL;
+	struct ub_msg *msg = msg_lifo_take(&q->msgs);
 
 	while (msg) {
 		struct ub_msg *next = msg->next;
 
-		msg->next = oldest;
-		oldest = msg;
+		msg->fn(msg, q);
 		msg = next;
 	}
-	while (oldest) {
-		struct ub_msg *next = oldest->next;
-
-		oldest->fn(oldest, q);
-		oldest = next;
-	}
-}
-
-static void queue_submit_end(struct ub_queue *q)
-{
-	const struct ub_backend_ops *ops = q->bq->backend->ops;
-
-	if (ops->submit_end)
-		ops->submit_end(q->bq);
 }
 
 static void queue_end_batch(struct ub_queue *q)
 {
-	queue_submit_end(q);
+	ub_backend_submit_end(q->bq);
 	while (q->done_first) {
 		struct ub_io *io = q->done_first;
 
@@ -261,18 +236,14 @@ static void queue_end_batch(struct ub_queue *q)
 			q->done_last = &q->done_first;
 		io->done(io, io->result);
 		if (!q->done_first)
-			queue_submit_end(q);
+			ub_backend_submit_end(q->bq);
 	}
 }
 
 static void queue_begin_with(struct ub_queue *q, struct ub_backend_queue *bq)
 {
-	const struct ub_backend_ops *ops = bq->backend->ops;
-
 	q->bq = bq;
-	if (!bq->is_started && ops->queue_start)
-		ops->queue_start(bq);
-	bq->is_started = true;
+	ub_backend_queue_start(bq);
 }
 
 /* The end of a turn: those that nothing here refers to any more have left. */
@@ -282,9 +253,8 @@ static void queue_let_leave(struct ub_queue *q)
 
 	while (*at) {
 		struct order *order = *at;
-		const struct ub_backend_ops *ops = order->bq->backend->ops;
 
-		if (ops->queue_stop && order->bq->is_started && !ops->queue_stop(order->bq)) {
+		if (!ub_backend_queue_stop(order->bq)) {
 			at = &order->next;
 			continue;
 		}
@@ -390,11 +360,25 @@ static bool core_log(enum ub_log_level level, const char *line)
 	return true;
 }
 
-static void core_report(enum ub_health health, const char *why)
+static void core_report(struct ub_host *host, struct ub_backend *be, enum ub_health health,
+			const char *why)
 {
+	(void)host;
+	(void)be;
 	atomic_store(&core_health, (int)health);
 	atomic_fetch_add(&core_nr_reports[health], 1);
 	ub_log(UB_LOG_NOTICE, "health %d: %s", (int)health, why);
+}
+
+/* There is no keeper: an id is all that it gets. */
+static uint32_t core_hold(struct ub_host *host, const struct ub_backend *be, int fd)
+{
+	static _Atomic uint32_t last_id;
+
+	(void)host;
+	(void)be;
+	(void)fd;
+	return atomic_fetch_add(&last_id, 1) + 1;
 }
 
 void core_be_verbose(void)
@@ -413,7 +397,7 @@ static int core_init_bq(struct core *c, struct ub_backend_queue *bq, struct ub_b
 		.nr_slots = c->depth + UB_INTERNAL_SLOTS,
 		.stats = &c->queue_stats[qid],
 	};
-	return be->ops->queue_init(bq, bq->nr_slots, err);
+	return ub_backend_queue_init(bq, bq->nr_slots, err);
 }
 
 static int core_make_queue(struct core *c, unsigned qid, struct ub_err *err)
@@ -433,6 +417,7 @@ static int core_make_queue(struct core *c, unsigned qid, struct ub_err *err)
 int core_open(struct core *c, const struct ub_backend_config *cfg, unsigned depth,
 	      struct ub_err *err)
 {
+	struct ub_backend_config own = *cfg;
 	int ret;
 
 	memset(c, 0, sizeof(*c));
@@ -441,12 +426,12 @@ int core_open(struct core *c, const struct ub_backend_config *cfg, unsigned dept
 	pthread_cond_init(&c->done, NULL);
 	c->depth = depth;
 	ub_log_to_sink(core_log);
-	ub_backend_set_reporter(core_report);
-	ub_backend_report(&c->backend, UB_HEALTH_ONLINE, "a new one");
+	c->host = (struct ub_host){ .report = core_report, .hold = core_hold };
+	own.host = &c->host;
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(core_nr_reports); i++)
 		atomic_store(&core_nr_reports[i], 0);
 	atomic_store(&core_health, UB_HEALTH_ONLINE);
-	ret = ub_backend_open(&c->backend, cfg, err);
+	ret = ub_backend_open(&c->backend, &own, err);
 	c->backend.stats = &c->stats;
 	c->backend.ledger = core_ledger;
 	for (unsigned i = 0; ret == 0 && i < cfg->nr_queues; i++) {
@@ -471,8 +456,7 @@ void core_set_live(struct core *c)
 	struct ub_err ignored;
 
 	/* One that failed by now says so to each I/O. */
-	if (c->backend.ops->set_live)
-		(void)c->backend.ops->set_live(&c->backend, &ignored);
+	(void)ub_backend_set_live(&c->backend, &ignored);
 }
 
 static void io_done(struct ub_io *io, int32_t res)
@@ -498,7 +482,8 @@ static void io_submit(struct ub_msg *msg, struct ub_queue *q)
 
 	assert(cio->io.slot < q->core->depth);
 	q->nr_owned++;
-	q->bq->backend->ops->submit(q->bq, &cio->io);
+	cio->io.seq = ++q->last_seq;
+	ub_backend_submit(q->bq, &cio->io);
 }
 
 void core_start_io(struct core *c, unsigned qid, struct core_io *cio)
@@ -563,7 +548,7 @@ static void queue_give_back(struct ub_msg *msg, struct ub_queue *q)
 {
 	struct order *order = ub_container_of(msg, struct order, msg);
 
-	q->bq->backend->ops->give_back(q->bq, order->io);
+	ub_backend_give_back(q->bq, order->io);
 	order_is_done(order);
 }
 
@@ -579,7 +564,7 @@ static void queue_cancel(struct ub_msg *msg, struct ub_queue *q)
 {
 	struct order *order = ub_container_of(msg, struct order, msg);
 
-	q->bq->backend->ops->cancel(q->bq, order->err);
+	ub_backend_cancel(q->bq, order->err);
 	order_is_done(order);
 }
 
@@ -612,7 +597,7 @@ void core_free_queues(struct core *c, struct ub_backend_queue *bqs)
 {
 	for (unsigned i = 0; i < c->nr_queues; i++) {
 		if (bqs[i].backend)
-			bqs[i].backend->ops->queue_destroy(&bqs[i]);
+			ub_backend_queue_destroy(&bqs[i]);
 	}
 	free(bqs);
 }
@@ -675,7 +660,7 @@ void core_close(struct core *c)
 		}
 	}
 	for (unsigned i = 0; i < c->nr_queues; i++) {
-		c->backend.ops->queue_destroy(&c->bqs[i]);
+		ub_backend_queue_destroy(&c->bqs[i]);
 		close(c->queues[i]->wake_fd);
 		free(c->queues[i]);
 	}

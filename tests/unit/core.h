@@ -15,7 +15,7 @@
 #include <stdint.h>
 
 #include <ublk-bridge/backend.h>
-#include <ublk-bridge/stats.h>
+#include <ublk-bridge/page.h>
 
 #include "base/err.h"
 
@@ -33,6 +33,7 @@ struct core_io {
 
 struct core {
 	struct ub_backend backend;
+	struct ub_host host; /* the back end's; only reports are heard */
 	struct ub_backend_stats stats;
 	struct ub_backend_queue_stats queue_stats[CORE_MAX_QUEUES];
 	struct ub_queue *queues[CORE_MAX_QUEUES];

@@ -13,8 +13,10 @@
 
 #include "base/log.h"
 #include "keeper/keeper.h"
-#include "keeper/settings.h"
-#include "keeper/verbs.h"
+#include "keeper/note.h"
+#include "keeper/tables.h"
+#include "keeper/job/set.h"
+#include "keeper/job/verbs.h"
 
 #define NR_CLIENTS  20
 #define FUZZ_ROUNDS 6000
@@ -43,17 +45,13 @@ static int keeper_setup(void **state)
 	ub_log_to_sink(swallow);
 	ub_log_set_level(UB_LOG_NOTICE);
 	nbd_options_init(&nbd);
-	opts = (struct ub_attach_options){ .kind = "nbd", .nbd = &nbd };
-	keeper = (struct ub_keeper){
-		.opts = &opts, .was_live = true, .control = UB_CONTROL_NONE, .links = UB_LINKS_NONE
-	};
-	keeper.server = &keeper.servers[0];
-	keeper.standby = &keeper.servers[1];
-	keeper.info.dev_id = 7;
-	keeper.limits.size_bytes = 1 << 20;
-	keeper.data_path = UB_DATA_PATH_COPY;
+	opts = (struct ub_attach_options){ .side = { .kind = "nbd", .nbd = &nbd, .fd = -1 } };
+	ub_keeper_init(&keeper, &opts, ub_keeper_jobs, ub_keeper_verbs);
+	ub_life_enter(&keeper, UB_LIVE);
+	keeper.device.info.dev_id = 7;
+	keeper.side->limits.size_bytes = 1 << 20;
+	keeper.device.data_path = UB_DATA_PATH_COPY;
 	strcpy(keeper.rundir.name, "seven");
-	ub_loop_init(&keeper.loop);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
 	keeper.server->fd = pair[0];
 	keeper.server->version = UB_MESSAGE_VERSION;
@@ -65,7 +63,7 @@ static int keeper_setup(void **state)
 	listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	assert_int_equal(bind(listen_fd, (struct sockaddr *)&address, sizeof(address)), 0);
 	assert_int_equal(listen(listen_fd, 64), 0);
-	ub_control_open(&keeper.control, &keeper, &keeper.loop, listen_fd);
+	ub_control_open(&keeper.control, &keeper, ub_keeper_verbs, &keeper.loop, listen_fd);
 	return 0;
 }
 
@@ -190,7 +188,7 @@ static void a_request_is_answered(void **state)
 	/* Members that this version does not know are those of a newer client. */
 	client_say(fd, "{\"version\":1,\"verb\":\"info\",\"colour\":[1,{\"a\":null}]}\n");
 	assert_ok(fd);
-	opts.nbd = NULL;
+	opts.side.nbd = NULL;
 	client_say(fd, INFO);
 	reply = client_hear(fd);
 	assert_null(json_object_get(reply, "outage_limit_ms"));
@@ -215,7 +213,7 @@ static void info_tells_what_is_waited_for(void **state)
 	range->state = UB_RANGE;
 	ub_ledger_side(ledger, 0)->nr_losses = 2;
 	ub_ledger_side(ledger, 0)->lost_bytes = 4096;
-	keeper.ledger = ledger;
+	keeper.shared.ledger = ledger;
 	client_say(fd, INFO);
 	reply = client_hear(fd);
 	fence = json_object_get(reply, "fence");
@@ -227,7 +225,7 @@ static void info_tells_what_is_waited_for(void **state)
 	assert_int_equal(json_integer_value(json_object_get(fence, "bytes")), 4096);
 	assert_int_equal(json_integer_value(json_object_get(reply, "unflushed_bytes")), 0);
 	json_decref(reply);
-	opts.nbd = NULL;
+	opts.side.nbd = NULL;
 	client_say(fd, INFO);
 	reply = client_hear(fd);
 	assert_true(json_is_null(json_object_get(reply, "fence")));
@@ -466,10 +464,11 @@ static struct ub_msg_set server_take_set(void)
 
 static void server_answers(int code, const char *text)
 {
-	struct ub_msg_text answer = { .header = { .type = UB_MSG_SET }, .value = (uint32_t)code };
+	struct ub_msg_text answer = { .header = { .type = UB_MSG_SET, .len_bytes = sizeof(answer) },
+				      .value = (uint32_t)code };
 
 	strcpy(answer.text, text);
-	ub_settings_answered(&keeper, &answer);
+	ub_jobs_hear(&keeper, &answer.header);
 	pump();
 }
 
@@ -498,8 +497,8 @@ static void set_is_answered_by_the_server(void **state)
 	client_say(fd, SET("\"outage_limit_ms\":null,\"stall_timeout_ms\":100"));
 	msg = server_take_set();
 	assert_true(msg.settings.outage_limit_ms == NBD_NO_LIMIT);
-	server_answers(EOPNOTSUPP, "--outage-limit is for NBD devices: this one is of mem");
-	assert_refused(fd, "EOPNOTSUPP", "--outage-limit is for NBD devices");
+	server_answers(EOPNOTSUPP, "a device of mem has no outage-limit");
+	assert_refused(fd, "EOPNOTSUPP", "no outage-limit");
 	assert_int_equal(nbd.outage_limit_ms, 1500);
 	assert_int_equal(nbd.stall_timeout_ms, NBD_DEFAULT_STALL_MS);
 
@@ -568,6 +567,7 @@ static void what_cannot_be_set_does_not_come_to_the_server(void **state)
 		assert_refused(fd, cases[i].name, cases[i].says);
 	}
 	keeper.was_live = false;
+	keeper.life = UB_ATTACHING;
 	client_say(fd, SET("\"outage_limit_ms\":5"));
 	assert_refused(fd, "EAGAIN", "not live");
 	client_say(fd, DETACH);
@@ -598,28 +598,36 @@ static void what_is_no_size_is_refused_and_one_size_is_asked_for_at_a_time(void 
 		client_say(fd, cases[i].line);
 		assert_refused(fd, cases[i].name, cases[i].says);
 	}
-	opts.nbd = NULL;
+	opts.side.nbd = NULL;
 	client_say(fd, RESIZE(""));
 	assert_refused(fd, "EINVAL", "give the size");
-	opts.nbd = &nbd;
-	assert_false(keeper.resize.is_asked);
+	opts.side.nbd = &nbd;
+	assert_false(keeper.job.resize.is_asked);
 	client_say(fd, RESIZE(",\"size_bytes\":8192,\"force\":true"));
 	assert_true(client_has_nothing(fd));
-	assert_true(keeper.resize.is_asked && keeper.resize.is_forced);
-	assert_true(keeper.resize.size_bytes == 8192);
+	assert_true(keeper.job.resize.is_asked && keeper.job.resize.is_forced);
+	assert_true(keeper.job.resize.size_bytes == 8192);
 	client_say(other, RESIZE(""));
 	assert_refused(other, "EBUSY", "being changed already");
 	/* This kernel cannot, and whoever asked first is told. */
-	assert_int_equal(ub_resize_tend(&keeper), -1);
+	assert_int_equal(ub_job_resize.tend(&keeper), -1);
 	assert_refused(fd, "EOPNOTSUPP", "cannot change the size");
 	client_say(other, RESIZE(""));
 	assert_true(client_has_nothing(other));
-	assert_true(keeper.resize.is_asked && !keeper.resize.is_forced &&
-		    keeper.resize.size_bytes == 0);
+	assert_true(keeper.job.resize.is_asked && !keeper.job.resize.is_forced &&
+		    keeper.job.resize.size_bytes == 0);
 	assert_true(client_has_nothing(server_fd));
 	close(fd);
 	close(other);
 	pump();
+}
+
+/* The server tells that its export has grown. */
+static void export_grows(void)
+{
+	struct ub_msg_header grown = { .type = UB_MSG_GROWN, .len_bytes = sizeof(grown) };
+
+	ub_jobs_hear(&keeper, &grown);
 }
 
 static void only_a_device_that_shall_follow_follows_its_export(void **state)
@@ -627,18 +635,18 @@ static void only_a_device_that_shall_follow_follows_its_export(void **state)
 	struct ub_err err = { 0 };
 
 	(void)state;
-	keeper.features = UBLK_F_UPDATE_SIZE;
-	ub_resize_export_grown(&keeper);
-	assert_false(keeper.resize.is_asked);
+	keeper.device.features = UBLK_F_UPDATE_SIZE;
+	export_grows();
+	assert_false(keeper.job.resize.is_asked);
 	nbd.auto_resize = true;
 	assert_int_equal(ub_resize_check_options(&keeper, &err), 0);
-	ub_resize_export_grown(&keeper);
-	assert_true(keeper.resize.is_asked && !keeper.resize.has_caller &&
-		    keeper.resize.size_bytes == 0);
-	keeper.resize.is_asked = false;
-	keeper.features = 0;
-	ub_resize_export_grown(&keeper);
-	assert_false(keeper.resize.is_asked);
+	export_grows();
+	assert_true(keeper.job.resize.is_asked && !keeper.job.resize.has_caller &&
+		    keeper.job.resize.size_bytes == 0);
+	keeper.job.resize.is_asked = false;
+	keeper.device.features = 0;
+	export_grows();
+	assert_false(keeper.job.resize.is_asked);
 	assert_int_equal(ub_resize_check_options(&keeper, &err), -EOPNOTSUPP);
 	unit_assert_says(err.text, "--auto-resize: this kernel");
 }
@@ -726,7 +734,7 @@ static void one_that_goes_before_its_answer_is_not_missed(void **state)
 	assert_true(client_has_nothing(fd));
 	server_answers(0, "");
 	assert_ok(fd);
-	while (keeper.settings.nr_asked)
+	while (keeper.job.settings.nr_asked)
 		server_answers(EIO, "no");
 	server_answers(0, "nobody has asked");
 	close(fd);
@@ -740,7 +748,7 @@ static void a_server_that_is_gone_answers_nobody(void **state)
 	(void)state;
 	client_say(one, SET("\"outage_limit_ms\":1"));
 	client_say(two, SET("\"outage_limit_ms\":2"));
-	ub_settings_server_gone(&keeper);
+	ub_jobs_raise(&keeper, UB_EVENT_SERVER_DIED);
 	assert_refused(one, "EIO", "not known");
 	assert_refused(two, "EIO", "not known");
 	assert_true(nbd.outage_limit_ms == NBD_NO_LIMIT);
@@ -765,16 +773,16 @@ static void all_who_detach_are_answered(void **state)
 	client_say(gone, DETACH);
 	close(gone);
 	pump();
-	assert_int_equal(keeper.detach.nr_callers, 3);
-	assert_false(keeper.detach.is_forced);
-	ub_verb_detach_answer(&keeper, &busy);
-	assert_int_equal(keeper.detach.nr_callers, 0);
+	assert_int_equal(keeper.job.detach.nr_callers, 3);
+	assert_false(keeper.job.detach.is_forced);
+	ub_detach_answer(&keeper, &busy);
+	assert_int_equal(keeper.job.detach.nr_callers, 0);
 	assert_refused(one, "EBUSY", "mounted");
 	assert_refused(two, "EBUSY", "mounted");
 	client_say(one, DETACH);
 	client_say(two, "{\"version\":1,\"verb\":\"detach\",\"force\":true}\n");
-	assert_true(keeper.detach.is_forced);
-	ub_verb_detach_answer(&keeper, &(struct ub_err){ .code = 0 });
+	assert_true(keeper.job.detach.is_forced);
+	ub_detach_answer(&keeper, &(struct ub_err){ .code = 0 });
 	assert_ok(one);
 	assert_ok(two);
 	/* Whoever asks and goes, again and again, fills no table. */
@@ -785,7 +793,7 @@ static void all_who_detach_are_answered(void **state)
 		pump();
 	}
 	client_say(one, DETACH);
-	ub_verb_detach_answer(&keeper, &(struct ub_err){ .code = 0 });
+	ub_detach_answer(&keeper, &(struct ub_err){ .code = 0 });
 	assert_ok(one);
 	close(one);
 	close(two);
@@ -836,8 +844,8 @@ static void fuzz_server(uint64_t *seed)
 
 	while (ub_message_receive(server_fd, inbox, fds, MSG_DONTWAIT) == 0)
 		server_answers(unit_random(seed) % 2 ? 0 : EINVAL, "as it was thrown");
-	if (keeper.detach.nr_callers)
-		ub_verb_detach_answer(&keeper, &(struct ub_err){ .code = EBUSY, .text = "busy" });
+	if (keeper.job.detach.nr_callers)
+		ub_detach_answer(&keeper, &(struct ub_err){ .code = EBUSY, .text = "busy" });
 }
 
 static void mutated_requests_are_answered_or_let_go(void **state)

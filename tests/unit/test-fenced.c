@@ -12,11 +12,13 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
-#include "keeper/fenced.h"
-#include "keeper/helper.h"
+#include "helper/helper.h"
+#include "keeper/job/fenced.h"
 #include "keeper/keeper.h"
+#include "keeper/note.h"
+#include "keeper/tables.h"
 #include "keeper/recipe.h"
-#include "keeper/verbs.h"
+#include "keeper/job/verbs.h"
 
 #define NR_SLOTS 8
 #define SIZE	 (1ULL << 20)
@@ -52,15 +54,12 @@ static int keeper_setup(void **state)
 	nbd_options_init(&nbd);
 	nbd.transport = NBD_URI;
 	nbd.uri = strdup("nbds://me:secret@[::1]/disk");
-	opts = (struct ub_attach_options){ .kind = "nbd", .nbd = &nbd };
-	keeper = (struct ub_keeper){ .opts = &opts, .was_live = true, .control = UB_CONTROL_NONE };
-	keeper.server = &keeper.servers[0];
-	keeper.standby = &keeper.servers[1];
-	keeper.info.dev_id = 7;
-	keeper.limits.size_bytes = SIZE;
+	opts = (struct ub_attach_options){ .side = { .kind = "nbd", .nbd = &nbd, .fd = -1 } };
+	ub_keeper_init(&keeper, &opts, ub_keeper_jobs, ub_keeper_verbs);
+	ub_life_enter(&keeper, UB_LIVE);
+	keeper.device.info.dev_id = 7;
+	keeper.side->limits.size_bytes = SIZE;
 	strcpy(keeper.rundir.name, "seven");
-	keeper.rundir.dir_fd = -1;
-	ub_loop_init(&keeper.loop);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
 	keeper.server->fd = pair[0];
 	keeper.server->pid = 4711;
@@ -68,9 +67,9 @@ static int keeper_setup(void **state)
 	server_fd = pair[1];
 	page = aligned_alloc(64, (ub_stats_bytes(1) + 63) & ~(size_t)63);
 	memset(page, 0, ub_stats_bytes(1));
-	keeper.stats = page;
-	keeper.ledger = calloc(1, ub_ledger_bytes(1, NR_SLOTS));
-	ub_ledger_init(keeper.ledger, 1, NR_SLOTS);
+	keeper.shared.stats = page;
+	keeper.shared.ledger = calloc(1, ub_ledger_bytes(1, NR_SLOTS));
+	ub_ledger_init(keeper.shared.ledger, 1, NR_SLOTS);
 	return 0;
 }
 
@@ -82,10 +81,10 @@ static int keeper_teardown(void **state)
 	snprintf(path, sizeof(path), "%s/out", dir);
 	unlink(path);
 	assert_int_equal(rmdir(dir), 0);
-	assert_int_equal(keeper.fenced.pid, 0);
+	assert_int_equal(keeper.job.fenced.pid, 0);
 	close(keeper.server->fd);
 	close(server_fd);
-	free(keeper.ledger);
+	free(keeper.shared.ledger);
 	free(page);
 	nbd_options_destroy(&nbd);
 	for (unsigned i = 0; i < UB_LOOP_MAX; i++)
@@ -103,14 +102,14 @@ static void set_command(const char *command)
 static void set_ranges(unsigned side, unsigned nr, uint64_t events)
 {
 	for (unsigned i = 0; i < 4; i++) {
-		struct ub_ledger_range *r = ub_ledger_range(keeper.ledger, side, i);
+		struct ub_ledger_range *r = ub_ledger_range(keeper.shared.ledger, side, i);
 
 		r->start = i * 8192ULL;
 		r->end = r->start + 4096;
 		r->state = i < nr ? UB_RANGE : UB_RANGE_FREE;
 	}
-	ub_ledger_side(keeper.ledger, side)->nr_live = nr;
-	ub_ledger_side(keeper.ledger, side)->events = events;
+	ub_ledger_side(keeper.shared.ledger, side)->nr_live = nr;
+	ub_ledger_side(keeper.shared.ledger, side)->events = events;
 }
 
 /* The server is told this, and nothing else. */
@@ -138,8 +137,8 @@ static void await_end(void)
 {
 	uint64_t deadline = ub_now_ms() + 20000;
 
-	assert_int_not_equal(keeper.fenced.pid, 0);
-	while (keeper.fenced.pid) {
+	assert_int_not_equal(keeper.job.fenced.pid, 0);
+	while (keeper.job.fenced.pid) {
 		assert_true(ub_now_ms() < deadline);
 		ub_loop_once(&keeper.loop, 100);
 	}
@@ -195,14 +194,15 @@ static void the_verb_says_why_not(void **state)
 {
 	(void)state;
 	keeper.was_live = false;
+	keeper.life = UB_ATTACHING;
 	assert_refused(EAGAIN, "try again");
-	keeper.was_live = true;
+	ub_life_enter(&keeper, UB_LIVE);
 	keeper.server->gone = true;
 	assert_refused(EAGAIN, "try again");
 	keeper.server->gone = false;
 	keeper.server->version = UB_MESSAGE_V3;
 	assert_refused(EOPNOTSUPP, "upgrade the device");
-	opts = (struct ub_attach_options){ .kind = "mem" };
+	opts = (struct ub_attach_options){ .side.kind = "mem" };
 	assert_refused(EOPNOTSUPP, "one is of mem");
 }
 
@@ -218,22 +218,22 @@ static void the_next_server_is_told(void **state)
 	json_decref(reply);
 	assert_told(1 << 0, 3);
 	assert_told(1 << 1, 0);
-	assert_int_equal(ub_fenced_tend(&keeper), -1);
+	assert_int_equal(ub_job_fenced.tend(&keeper), -1);
 	assert_told_nothing();
 	keeper.server->gone = true;
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	assert_told_nothing();
 	keeper.server->gone = false;
 	keeper.server->pid++;
 	set_ranges(0, 2, 4);
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	assert_told(1 << 0, 3); /* what has come since, nobody has said anything of */
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	assert_told_nothing();
 	/* Nor one that has nothing any more. */
 	keeper.server->pid++;
 	set_ranges(0, 0, 4);
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	assert_told_nothing();
 }
 
@@ -246,14 +246,12 @@ static void a_command_is_run_and_believed(void **state)
 
 	(void)state;
 	set_command("echo it is off; echo >&2 really; set >\"$FENCED_DIR/out\"");
-	assert_true(ub_fenced_tend(&keeper) > 0); /* a server may have had no room to say so */
-	assert_int_equal(keeper.fenced.pid, 0);
+	assert_true(ub_job_fenced.tend(&keeper) > 0); /* a server may have had no room to say so */
+	assert_int_equal(keeper.job.fenced.pid, 0);
 	set_ranges(0, 2, 7);
-	keeper.has_new_ranges = true;
-	ub_fenced_tend(&keeper);
-	assert_false(keeper.has_new_ranges);
-	set_ranges(0, 3, 8);	 /* after it has begun: it is about what was before */
-	ub_fenced_tend(&keeper); /* one at a time */
+	ub_job_fenced.tend(&keeper);
+	set_ranges(0, 3, 8);	     /* after it has begun: it is about what was before */
+	ub_job_fenced.tend(&keeper); /* one at a time */
 	await_end();
 	assert_told(1 << 0, 7);
 	assert_told_nothing();
@@ -280,11 +278,11 @@ static void a_command_is_run_and_believed(void **state)
 	fclose(file);
 	assert_int_equal(text[0], '!');
 	/* And then about the rest. */
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	await_end();
 	assert_told(1 << 0, 8);
-	ub_fenced_tend(&keeper);
-	assert_int_equal(keeper.fenced.pid, 0); /* the server is at it */
+	ub_job_fenced.tend(&keeper);
+	assert_int_equal(keeper.job.fenced.pid, 0); /* the server is at it */
 }
 
 static void a_command_that_fails_is_run_again_and_not_at_once(void **state)
@@ -292,27 +290,27 @@ static void a_command_that_fails_is_run_again_and_not_at_once(void **state)
 	(void)state;
 	set_command("exit 3");
 	set_ranges(0, 1, 1);
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	await_end();
 	unit_assert_says(said, "ended with status 3");
 	unit_assert_says(said, "run again in 1 s");
-	assert_true(ub_fenced_tend(&keeper) > 0);
-	assert_int_equal(keeper.fenced.pid, 0);
-	keeper.fenced.not_before_ms = ub_now_ms();
-	ub_fenced_tend(&keeper);
+	assert_true(ub_job_fenced.tend(&keeper) > 0);
+	assert_int_equal(keeper.job.fenced.pid, 0);
+	keeper.job.fenced.not_before_ms = ub_now_ms();
+	ub_job_fenced.tend(&keeper);
 	await_end();
 	unit_assert_says(said, "run again in 2 s");
-	assert_true(ub_fenced_tend(&keeper) > 1000);
+	assert_true(ub_job_fenced.tend(&keeper) > 1000);
 	assert_told_nothing();
 	/* It is over without it, and the next time begins anew. */
 	set_ranges(0, 0, 1);
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	set_ranges(0, 1, 2);
 	set_command("kill -9 $$");
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	await_end();
 	unit_assert_says(said, "was killed by signal 9");
-	assert_int_equal(keeper.fenced.delay_ms, 1000);
+	assert_int_equal(keeper.job.fenced.delay_ms, 1000);
 	assert_told_nothing();
 }
 
@@ -321,19 +319,19 @@ static void a_command_that_takes_too_long_is_killed(void **state)
 	(void)state;
 	set_command("sleep 1000 & echo begun; sleep 1000");
 	set_ranges(0, 1, 1);
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	while (!strstr(said, "begun"))
 		ub_loop_once(&keeper.loop, 100);
-	keeper.fenced.deadline_ms = ub_now_ms();
-	ub_fenced_tend(&keeper);
+	keeper.job.fenced.deadline_ms = ub_now_ms();
+	ub_job_fenced.tend(&keeper);
 	await_end();
 	unit_assert_says(said, "took longer than 60 s and was killed");
 	/* Nor does one go on whose keeper ends. */
-	keeper.fenced.not_before_ms = 0;
-	ub_fenced_tend(&keeper);
-	ub_fenced_let_go(&keeper);
+	keeper.job.fenced.not_before_ms = 0;
+	ub_job_fenced.tend(&keeper);
+	ub_jobs_raise(&keeper, UB_EVENT_LET_GO);
 	await_end();
-	ub_fenced_let_go(&keeper);
+	ub_jobs_raise(&keeper, UB_EVENT_LET_GO);
 	assert_told_nothing();
 }
 
@@ -346,7 +344,7 @@ static void a_command_that_prints_a_lot_is_cut(void **state)
 		    "i=$((i+1)); done;"
 		    "printf '%5000s' x; printf '\\033[2Jend'");
 	set_ranges(0, 1, 1);
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper);
 	await_end();
 	for (const char *at = said; (at = strstr(at, "fence command: x")); at++)
 		nr++;
@@ -358,25 +356,24 @@ static void a_command_that_prints_a_lot_is_cut(void **state)
 /* Which server a side is of must be certain: else the new one would be stopped. */
 static void no_command_is_run_in_a_cutover(void **state)
 {
-	struct ub_recipe recipe = { 0 };
+	const struct ub_side_options other = { .kind = "nbd", .nbd = &nbd };
 
 	(void)state;
 	set_command("true");
 	set_ranges(1, 1, 9);
-	keeper.migration.phase = UB_MIGRATION_COPYING;
-	keeper.migration.cookie =
+	keeper.job.migration.phase = UB_MIGRATION_COPYING;
+	keeper.job.migration.cookie =
 		0; /* as NAME/side has it, here where there is none: it has moved */
 	set_ranges(0, 1, 9);
-	assert_in_range(ub_fenced_tend(&keeper), 1, 1000);
-	assert_int_equal(keeper.fenced.pid, 0);
-	keeper.migration.cookie = 5;
+	assert_in_range(ub_job_fenced.tend(&keeper), 1, 1000);
+	assert_int_equal(keeper.job.fenced.pid, 0);
+	keeper.job.migration.cookie = 5;
 	set_ranges(0, 0, 9);
-	ub_fenced_tend(&keeper); /* the other side is of somebody without a command */
-	assert_int_equal(keeper.fenced.pid, 0);
-	recipe.opts.nbd = &nbd;
-	opts.nbd = NULL;
-	keeper.migration.recipe = &recipe;
-	ub_fenced_tend(&keeper);
+	ub_job_fenced.tend(&keeper); /* the other side is of somebody without a command */
+	assert_int_equal(keeper.job.fenced.pid, 0);
+	opts.side.nbd = NULL;
+	keeper.other->o = &other;
+	ub_job_fenced.tend(&keeper);
 	await_end();
 	assert_told(1 << 1, 9);
 }

@@ -64,8 +64,8 @@ for verb in attach detach list status info set resize migrate fenced recover upg
 done
 # the verbs of the control socket, and what the page about it describes
 page=$srcdir/man/ublk-bridge-control.pod
-known=$(sed -n '/^} control_verbs/,/^};/s/^\t{ "\([a-z-]*\)".*/\1/p' \
-	"$srcdir/src/keeper/control.c" | sort)
+known=$(sed -n '/ub_keeper_verbs\[\]/,/^};/s/^\t{ "\([a-z-]*\)".*/\1/p' \
+	"$srcdir/src/keeper/tables.c" | sort)
 described=$(sed -n '/^=head1 VERBS/,/^=head1 EXAMPLES/s/^=head2 //p' "$page" | sort)
 [ -n "$known" ] || complain "the control socket has no verbs"
 [ "$known" = "$described" ] ||

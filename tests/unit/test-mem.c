@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "backend/store.h"
 #include "base/size.h"
 
@@ -38,14 +38,19 @@ uint64_t __wrap_ub_store_memory_left(void)
 
 static unsigned nr_degraded, nr_online;
 
-static void reporter(enum ub_health health, const char *why)
+static void reporter(struct ub_host *its, struct ub_backend *be, enum ub_health health,
+		     const char *why)
 {
+	(void)its;
+	(void)be;
 	(void)why;
 	if (health == UB_HEALTH_DEGRADED)
 		nr_degraded++;
 	else
 		nr_online++;
 }
+
+static struct ub_host host = { .report = reporter };
 
 struct disk {
 	int fd;
@@ -67,6 +72,7 @@ static void disk_reopen(struct disk *d)
 		.size_bytes = d->size,
 		.nr_queues = 1,
 		.fd = d->fd,
+		.host = &host,
 	};
 	struct ub_err err = { 0 };
 
@@ -84,7 +90,6 @@ static void disk_open(struct disk *d, uint64_t size)
 
 	memset(d, 0, sizeof(*d));
 	memory_left = 8ULL << 30;
-	ub_backend_set_reporter(reporter);
 	d->size = size;
 	d->fd = ub_store_create(size, false, &err);
 	assert_true(d->fd >= 0);

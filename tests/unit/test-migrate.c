@@ -14,8 +14,11 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "keeper/keeper.h"
+#include "keeper/note.h"
+#include "keeper/tables.h"
 #include "keeper/recipe.h"
-#include "keeper/verbs.h"
+#include "keeper/job/verbs.h"
+#include "run/state.h"
 
 #define SIZE (1ULL << 20)
 #define MEM  "\"destination\":{\"kind\":\"mem\"}"
@@ -52,7 +55,7 @@ static void give_server(struct ub_keeper *k)
 	*k->server = (struct ub_server)UB_SERVER_NONE;
 	k->server->keeper = k;
 	k->server->version = UB_MESSAGE_VERSION;
-	assert_int_equal(ub_keeper_watch_server(k->server, getpid(), pair[0], &err), 0);
+	assert_int_equal(ub_server_watch(k->server, getpid(), pair[0], &err), 0);
 }
 
 /* A live NBD device in a run directory of its own. */
@@ -71,62 +74,52 @@ static int keeper_setup(void **state)
 	nbd.host = strdup("here");
 	nbd.port = strdup("10809");
 	opts = (struct ub_attach_options){
-		.kind = "nbd", .options = "", .nbd = &nbd, .scheduler = "none", .timeout_s = 5
+		.side = { .kind = "nbd", .options = "", .nbd = &nbd, .fd = -1 },
+		.scheduler = "none",
+		.timeout_s = 5,
 	};
-	keeper = (struct ub_keeper){ .opts = &opts,
-				     .rundir = UB_RUNDIR_NONE,
-				     .control = UB_CONTROL_NONE,
-				     .migration = UB_KEEPER_MIGRATION_NONE,
-				     .links = UB_LINKS_NONE };
-	keeper.server = &keeper.servers[0];
-	keeper.standby = &keeper.servers[1];
-	*keeper.standby = (struct ub_server)UB_SERVER_NONE;
-	keeper.commands[0] = keeper.commands[1] = (struct ub_command)UB_COMMAND_NONE_YET;
-	keeper.command = &keeper.commands[0];
-	keeper.next_command = &keeper.commands[1];
-	keeper.was_live = true;
+	ub_keeper_init(&keeper, &opts, ub_keeper_jobs, ub_keeper_verbs);
+	ub_life_enter(&keeper, UB_LIVE);
 	keeper.recovery.is_on = true;
-	keeper.store_fd = keeper.stats_fd = keeper.arena_fd = keeper.ledger_fd = -1;
-	keeper.info.dev_id = 7;
-	keeper.info.nr_hw_queues = 1;
-	keeper.data_path = UB_DATA_PATH_COPY;
-	keeper.identity = strdup("the source");
-	keeper.limits = (struct ub_limits){ .size_bytes = SIZE,
-					    .logical_block_bytes = 4096,
-					    .physical_block_bytes = 4096,
-					    .max_io_bytes = 65536 };
-	ub_loop_init(&keeper.loop);
+	keeper.device.info.dev_id = 7;
+	keeper.device.info.nr_hw_queues = 1;
+	keeper.device.data_path = UB_DATA_PATH_COPY;
+	keeper.side->identity = strdup("the source");
+	keeper.side->limits = (struct ub_limits){ .size_bytes = SIZE,
+						  .logical_block_bytes = 4096,
+						  .physical_block_bytes = 4096,
+						  .max_io_bytes = 65536 };
 	page = aligned_alloc(64, (ub_stats_bytes(1) + 63) & ~(size_t)63);
 	assert_non_null(page);
 	memset(page, 0, ub_stats_bytes(1));
-	keeper.stats = page;
+	keeper.shared.stats = page;
 	give_server(&keeper);
 	assert_int_equal(ub_rundir_create(&keeper.rundir, "seven", &err), 0);
-	ub_control_open(&keeper.control, &keeper, &keeper.loop,
+	ub_control_open(&keeper.control, &keeper, ub_keeper_verbs, &keeper.loop,
 			ub_steal_fd(&keeper.rundir.control_fd));
 	client_fd = ub_rundir_connect_control("seven");
 	assert_true(client_fd >= 0);
-	assert_int_equal(ub_keeper_write_state(&keeper, &err), 0);
+	assert_int_equal(ub_note_write(&keeper, &err), 0);
 	return 0;
 }
 
 static int keeper_teardown(void **state)
 {
 	(void)state;
-	ub_migrate_end(&keeper);
-	ub_command_end(keeper.command);
+	ub_jobs_raise(&keeper, UB_EVENT_ENDING);
+	ub_command_end(&keeper.side->command);
 	ub_control_close(&keeper.control);
 	ub_rundir_remove(&keeper.rundir);
-	ub_keeper_forget_server(keeper.server);
+	ub_server_forget(keeper.server);
 	ub_links_clear(&keeper.links);
 	close(client_fd);
 	close(server_fd);
-	ub_close(&keeper.store_fd);
-	free(keeper.identity);
+	ub_close(&keeper.side->store_fd);
+	free(keeper.side->identity);
 	free(page);
-	if (keeper.recipe)
-		ub_recipe_destroy(keeper.recipe);
-	free(keeper.recipe);
+	if (keeper.side->recipe)
+		ub_recipe_destroy(keeper.side->recipe);
+	free(keeper.side->recipe);
 	nbd_options_destroy(&nbd);
 	for (unsigned i = 0; i < UB_LOOP_MAX; i++)
 		assert_int_equal(keeper.loop.sources[i].fd, -1);
@@ -139,17 +132,17 @@ static void pump(void)
 {
 	for (unsigned i = 0; i < 8; i++) {
 		ub_loop_once(&keeper.loop, 0);
-		ub_migrate_tend(&keeper);
+		ub_job_migrate.tend(&keeper);
 	}
 }
 
 static void pump_until_cleared(void)
 {
-	for (unsigned i = 0; i < 500 && keeper.migration.has_leftovers; i++) {
+	for (unsigned i = 0; i < 500 && ub_migrate_has_leftovers(&keeper); i++) {
 		ub_loop_once(&keeper.loop, 10);
-		ub_migrate_tend(&keeper);
+		ub_job_migrate.tend(&keeper);
 	}
-	assert_false(keeper.migration.has_leftovers);
+	assert_false(ub_migrate_has_leftovers(&keeper));
 }
 
 /* ---- the client, and the server ------------------------------------------ */
@@ -250,7 +243,7 @@ static void server_hears_control(uint32_t what)
 	assert_int_equal(ub_message_receive(server_fd, inbox, fds, MSG_DONTWAIT), 0);
 	assert_int_equal(msg->header.type, UB_MSG_MIGRATE_CONTROL);
 	assert_int_equal(msg->what, what);
-	assert_int_equal(msg->id, keeper.migration.id);
+	assert_int_equal(msg->id, keeper.job.migration.id);
 }
 
 static void server_says_as(uint32_t id, enum ub_migration_phase phase, uint32_t code,
@@ -281,7 +274,7 @@ static void server_says_as(uint32_t id, enum ub_migration_phase phase, uint32_t 
 
 static void server_says(enum ub_migration_phase phase, uint32_t code, const char *text)
 {
-	server_says_as(keeper.migration.id, phase, code, text, "the destination");
+	server_says_as(keeper.job.migration.id, phase, code, text, "the destination");
 }
 
 static void server_links(enum ub_message_type type, uint32_t id, bool is_destination)
@@ -434,20 +427,22 @@ static void a_device_is_moved_to_memory(void **state)
 	assert_true(!read.is_migrating && read.has_moved);
 	assert_string_equal(read.backend, "mem");
 	server_says(UB_MIGRATION_MOVED, 0, "");
-	assert_string_equal(keeper.opts->kind, "mem");
-	assert_null(keeper.opts->nbd);
-	assert_true(keeper.store_fd >= 0 && keeper.caps == 5);
-	assert_string_equal(keeper.identity, "the destination");
-	assert_true(keeper.limits.size_bytes == SIZE && keeper.limits.logical_block_bytes == 4096);
-	assert_true(keeper.limits.physical_block_bytes == 4096 &&
-		    keeper.limits.max_io_bytes == 4096);
+	assert_string_equal(keeper.side->o->kind, "mem");
+	assert_null(keeper.side->o->nbd);
+	assert_true(keeper.side->store_fd >= 0 && keeper.side->caps == 5);
+	assert_string_equal(keeper.side->identity, "the destination");
+	assert_true(keeper.side->limits.size_bytes == SIZE &&
+		    keeper.side->limits.logical_block_bytes == 4096);
+	assert_true(keeper.side->limits.physical_block_bytes == 4096 &&
+		    keeper.side->limits.max_io_bytes == 4096);
 	assert_noted("migration", NULL);
 	assert_noted("recipe.kind", "mem");
 	assert_noted("backend", "mem");
 	assert_false(side_is_there());
 	assert_info("migration", NULL, NULL);
 	assert_info("last_migration", "result", "moved");
-	assert_true(keeper.migration.last.has_pause && keeper.migration.last.pause_us == 1500);
+	assert_true(keeper.job.migration.last.pause_us >= 0 &&
+		    keeper.job.migration.last.pause_us == 1500);
 	pump_until_cleared();
 	drop_fds();
 }
@@ -461,15 +456,15 @@ static void and_back_again(void **state)
 		cookie = begin_copying(MIGRATE(MEM));
 		server_writes_side(cookie);
 		server_says(UB_MIGRATION_MOVED, 0, "");
-		assert_string_equal(keeper.opts->kind, "mem");
+		assert_string_equal(keeper.side->o->kind, "mem");
 		drop_fds();
 		cookie = begin_copying(MIGRATE(NBD));
 		assert_int_equal(got_fds[UB_FD_DESTINATION], -1);
-		unit_assert_says(keeper.migration.label, "nbd://there/x");
+		unit_assert_says(keeper.job.migration.label, "nbd://there/x");
 		server_writes_side(cookie);
 		server_says(UB_MIGRATION_MOVED, 0, "");
-		assert_string_equal(keeper.opts->nbd->uri, "nbd://there/x");
-		assert_int_equal(keeper.store_fd, -1);
+		assert_string_equal(keeper.side->o->nbd->uri, "nbd://there/x");
+		assert_int_equal(keeper.side->store_fd, -1);
 		drop_fds();
 	}
 }
@@ -521,14 +516,14 @@ static void what_cannot_be_is_refused(void **state)
 	client_say(MIGRATE(MEM));
 	assert_refused("EIO", "failed");
 	keeper.recovery.has_failed = false;
-	keeper.recovery.is_running = true;
+	ub_life_enter(&keeper, UB_RECOVERING);
 	client_say(MIGRATE(MEM));
 	assert_refused("EAGAIN", "not live");
-	keeper.recovery.is_running = false;
-	keeper.resize.must_settle = true;
+	ub_life_enter(&keeper, UB_LIVE);
+	keeper.job.resize.must_settle = true;
 	client_say(MIGRATE(MEM));
 	assert_refused("EBUSY", "size");
-	keeper.resize.must_settle = false;
+	keeper.job.resize.must_settle = false;
 	assert_noted("migration", NULL);
 	assert_false(side_is_there());
 	assert_true(server_has_nothing());
@@ -553,11 +548,11 @@ static void one_at_a_time_and_nothing_else_beside_it(void **state)
 	client_say(VERB("migrate-rate"));
 	assert_refused("EINVAL", "rate_bytes");
 	/* A growing export waits. */
-	keeper.resize.is_asked = true;
-	keeper.resize.has_caller = false;
-	assert_int_equal(ub_resize_tend(&keeper), -1);
-	assert_true(keeper.resize.is_asked);
-	keeper.resize.is_asked = false;
+	keeper.job.resize.is_asked = true;
+	keeper.job.resize.has_caller = false;
+	assert_int_equal(ub_job_resize.tend(&keeper), -1);
+	assert_true(keeper.job.resize.is_asked);
+	keeper.job.resize.is_asked = false;
 }
 
 static void one_that_fails_leaves_the_device_as_it_was(void **state)
@@ -565,18 +560,18 @@ static void one_that_fails_leaves_the_device_as_it_was(void **state)
 	(void)state;
 	begin_copying(MIGRATE(MEM));
 	drop_fds();
-	server_says_as(keeper.migration.id + 1, UB_MIGRATION_FAILED, EIO, "another's", "");
+	server_says_as(keeper.job.migration.id + 1, UB_MIGRATION_FAILED, EIO, "another's", "");
 	assert_true(ub_migrate_is_on(&keeper));
 	server_says(UB_MIGRATION_FAILED, ENOSPC, "no memory is left");
 	assert_false(ub_migrate_is_on(&keeper));
 	assert_info("last_migration", "result", "failed");
 	assert_info("last_migration", "why", "no memory is left");
 	assert_info("last_migration", "pause_ms", NULL);
-	assert_string_equal(keeper.opts->kind, "nbd");
-	assert_string_equal(keeper.identity, "the source");
+	assert_string_equal(keeper.side->o->kind, "nbd");
+	assert_string_equal(keeper.side->identity, "the source");
 	assert_noted("migration", NULL);
 	assert_false(side_is_there());
-	assert_true(keeper.migration.store_fd == -1);
+	assert_true(keeper.other->store_fd == -1);
 	begin(MIGRATE(NBD)); /* and another one can begin */
 	drop_fds();
 }
@@ -600,7 +595,7 @@ static void one_is_cancelled(void **state)
 	server_hears_control(UB_MIGRATE_CANCEL);
 	server_says(UB_MIGRATION_MOVED, 0, "");
 	assert_refused("EALREADY", "too late");
-	assert_string_equal(keeper.opts->kind, "mem");
+	assert_string_equal(keeper.side->o->kind, "mem");
 }
 
 static void a_signal_ends_it_before_the_device_goes(void **state)
@@ -636,9 +631,9 @@ static void what_cannot_be_written_down_does_not_begin(void **state)
 	assert_true(server_has_nothing());
 	server_says(UB_MIGRATION_FAILED, ECANCELED, "");
 	assert_info("last_migration", "result", "failed");
-	unit_assert_says(keeper.migration.last.why, "state.json");
+	unit_assert_says(keeper.job.migration.last.why, "state.json");
 	notes_fail(false);
-	keeper.migration.note_not_before_ms = 0;
+	keeper.job.migration.note_due_ms = 1;
 	pump();
 	assert_noted("migration", NULL);
 	assert_false(side_is_there());
@@ -655,12 +650,12 @@ static void a_full_run_directory_after_the_cutover(void **state)
 	drop_fds();
 	notes_fail(true);
 	server_says(UB_MIGRATION_MOVED, 0, "");
-	assert_string_equal(keeper.opts->kind, "mem");
+	assert_string_equal(keeper.side->o->kind, "mem");
 	assert_true(side() == cookie);
 	assert_int_equal(ub_state_read("seven", &read), 0);
 	assert_true(read.has_moved);
 	notes_fail(false);
-	keeper.migration.note_not_before_ms = 0;
+	keeper.job.migration.note_due_ms = 1;
 	pump();
 	assert_false(side_is_there());
 	assert_int_equal(ub_state_read("seven", &read), 0);
@@ -673,9 +668,9 @@ static void a_full_run_directory_after_the_cutover(void **state)
 static void server_dies(void)
 {
 	keeper.server->gone = true;
-	ub_migrate_server_gone(&keeper);
+	ub_jobs_raise(&keeper, UB_EVENT_RECOVERING);
 	close(server_fd);
-	ub_keeper_forget_server(keeper.server);
+	ub_server_forget(keeper.server);
 	give_server(&keeper);
 }
 
@@ -686,7 +681,7 @@ static void a_dead_servers_migration_begins_anew(void **state)
 	(void)state;
 	server_dies();
 	assert_info("migration", "phase", "connecting");
-	assert_string_equal(keeper.opts->kind, "nbd");
+	assert_string_equal(keeper.side->o->kind, "nbd");
 	pump();
 	server_writes_side(first); /* of the dead one, late */
 	drop_fds();
@@ -713,7 +708,7 @@ static void a_server_that_died_behind_the_cutover_has_moved_it(void **state)
 	server_writes_side(begin_copying(MIGRATE(MEM)));
 	drop_fds();
 	server_dies();
-	assert_string_equal(keeper.opts->kind, "mem");
+	assert_string_equal(keeper.side->o->kind, "mem");
 	assert_info("last_migration", "result", "moved");
 	assert_info("last_migration", "pause_ms", NULL);
 	pump();
@@ -748,7 +743,7 @@ static void one_that_kills_its_servers_is_given_up(void **state)
 	server_dies();
 	pump();
 	assert_info("last_migration", "result", "failed");
-	unit_assert_says(keeper.migration.last.why, "servers died one after the other");
+	unit_assert_says(keeper.job.migration.last.why, "servers died one after the other");
 	assert_true(server_has_nothing());
 	begin(MIGRATE(MEM)); /* whoever asks for it again gets it */
 	drop_fds();
@@ -766,7 +761,7 @@ static void connections_are_held_whichever_their_side(void **state)
 	assert_int_equal(keeper.links.nr, 2);
 	server_says(UB_MIGRATION_CUTOVER, 0, "");
 	server_links(UB_MSG_LINK, 5, false);
-	server_writes_side(keeper.migration.cookie);
+	server_writes_side(keeper.job.migration.cookie);
 	drop_fds();
 	server_says(UB_MIGRATION_MOVED, 0, "");
 	assert_int_equal(keeper.links.nr, 3);
@@ -838,7 +833,7 @@ static bool runs(pid_t pid)
 static void a_command_is_the_devices_once_it_has_moved(void **state)
 {
 	uint64_t cookie = begin_copying(MIGRATE(COMMAND));
-	pid_t first = keeper.next_command->pid, second;
+	pid_t first = keeper.other->command.pid, second;
 	json_t *pid = noted("migration.destination.command.pid");
 	char path[108];
 
@@ -846,28 +841,28 @@ static void a_command_is_the_devices_once_it_has_moved(void **state)
 	assert_true(runs(first));
 	assert_int_equal(json_integer_value(pid), first);
 	json_decref(pid);
-	snprintf(path, sizeof(path), "%s", keeper.next_command->path);
+	snprintf(path, sizeof(path), "%s", keeper.other->command.path);
 	assert_int_equal(access(path, F_OK), 0);
-	assert_string_equal(keeper.migration.recipe->opts.nbd->path, path);
+	assert_string_equal(keeper.other->o->nbd->path, path);
 	server_writes_side(cookie);
 	drop_fds();
 	server_says(UB_MIGRATION_MOVED, 0, "");
-	assert_int_equal(keeper.command->pid, first);
+	assert_int_equal(keeper.side->command.pid, first);
 	assert_noted("recipe.command.socket", path);
 	/*
 	 * Then the next one has a socket of its own, and this one ends when the device has left it.
 	 */
 	cookie = begin_copying(MIGRATE(COMMAND));
-	second = keeper.next_command->pid;
+	second = keeper.other->command.pid;
 	assert_true(runs(first) && runs(second) && second != first);
-	assert_string_not_equal(keeper.next_command->path, path);
+	assert_string_not_equal(keeper.other->command.path, path);
 	server_writes_side(cookie);
 	drop_fds();
 	server_says(UB_MIGRATION_MOVED, 0, "");
 	pump_until_cleared();
 	assert_true(!runs(first) && runs(second));
 	assert_int_equal(access(path, F_OK), -1);
-	assert_int_equal(keeper.command->pid, second);
+	assert_int_equal(keeper.side->command.pid, second);
 }
 
 static void a_command_ends_with_a_migration_that_failed(void **state)
@@ -877,7 +872,7 @@ static void a_command_ends_with_a_migration_that_failed(void **state)
 	(void)state;
 	begin(MIGRATE(COMMAND));
 	drop_fds();
-	pid = keeper.next_command->pid;
+	pid = keeper.other->command.pid;
 	server_says(UB_MIGRATION_FAILED, EIO, "no");
 	pump_until_cleared();
 	assert_false(runs(pid));
@@ -890,20 +885,20 @@ static void a_command_that_died_is_started_for_the_next_attempt(void **state)
 	(void)state;
 	begin_copying(MIGRATE(COMMAND));
 	drop_fds();
-	pid = keeper.next_command->pid;
+	pid = keeper.other->command.pid;
 	server_dies();
 	pump();
 	server_hears_migrate();
 	drop_fds();
-	assert_int_equal(keeper.next_command->pid, pid);
+	assert_int_equal(keeper.other->command.pid, pid);
 	kill(pid, SIGKILL);
-	for (unsigned i = 0; i < 500 && keeper.next_command->pid; i++)
+	for (unsigned i = 0; i < 500 && keeper.other->command.pid; i++)
 		ub_loop_once(&keeper.loop, 10);
 	server_dies();
 	pump();
 	server_hears_migrate();
 	drop_fds();
-	assert_true(runs(keeper.next_command->pid) && keeper.next_command->pid != pid);
+	assert_true(runs(keeper.other->command.pid) && keeper.other->command.pid != pid);
 }
 
 /* ---- another keeper ------------------------------------------------------ */
@@ -915,15 +910,8 @@ static void adopt(struct ub_keeper *k)
 	struct ub_state state;
 	json_t *json;
 
-	*k = (struct ub_keeper){ .opts = &opts,
-				 .rundir = keeper.rundir,
-				 .control = UB_CONTROL_NONE,
-				 .migration = UB_KEEPER_MIGRATION_NONE };
-	k->commands[0] = k->commands[1] = (struct ub_command)UB_COMMAND_NONE_YET;
-	k->command = &k->commands[0];
-	k->next_command = &k->commands[1];
-	k->server = &k->servers[0];
-	ub_loop_init(&k->loop);
+	ub_keeper_init(k, &opts, ub_keeper_jobs, ub_keeper_verbs);
+	k->rundir = keeper.rundir;
 	assert_int_equal(ub_state_read_all("seven", &state, &json), 0);
 	assert_int_equal(ub_migrate_adopt(k, json, &state, &err), 0);
 	json_decref(json);
@@ -932,27 +920,27 @@ static void adopt(struct ub_keeper *k)
 static void another_keeper_begins_it_anew(void **state)
 {
 	uint64_t cookie = begin_copying(MIGRATE(COMMAND ",\"wait\":true,\"rate_bytes\":5"));
-	pid_t pid = keeper.next_command->pid;
+	pid_t pid = keeper.other->command.pid;
 	static struct ub_keeper next;
 
 	(void)state;
 	adopt(&next);
 	assert_true(ub_migrate_is_on(&next));
-	assert_false(next.migration.is_sent);
-	assert_true(next.migration.waits && next.migration.rate_bytes == 5);
-	assert_string_equal(next.migration.recipe->opts.nbd->path, keeper.next_command->path);
-	assert_int_equal(next.next_command->pid, pid);
-	assert_string_equal(next.migration.label, "[ sleep ]");
+	assert_int_equal(next.job.migration.attempt, UB_ATTEMPT_NONE);
+	assert_true(next.job.migration.waits && next.job.migration.rate_bytes == 5);
+	assert_string_equal(next.other->o->nbd->path, keeper.other->command.path);
+	assert_int_equal(next.other->command.pid, pid);
+	assert_string_equal(next.job.migration.label, "[ sleep ]");
 	assert_false(ub_migrate_has_raced(&next));
 	server_writes_side(cookie);
 	drop_fds();
 	assert_true(ub_migrate_has_raced(&next));
-	ub_loop_remove(&next.loop, next.next_command->pid_fd);
-	ub_migrate_let_go(&next);
-	next.next_command->argv = NULL; /* it is still the first one's */
-	ub_close(&next.next_command->pid_fd);
-	ub_close(&next.next_command->timer_fd);
-	ub_migrate_end(&next);
+	ub_loop_remove(&next.loop, next.other->command.pid_fd);
+	ub_job_migrate.event(&next, UB_EVENT_LET_GO);
+	next.other->command.argv = NULL; /* it is still the first one's */
+	ub_close(&next.other->command.pid_fd);
+	ub_close(&next.other->command.timer_fd);
+	ub_job_migrate.event(&next, UB_EVENT_ENDING);
 }
 
 static void another_keeper_knows_that_it_has_moved(void **state)
@@ -964,9 +952,9 @@ static void another_keeper_knows_that_it_has_moved(void **state)
 	drop_fds();
 	adopt(&next);
 	assert_false(ub_migrate_is_on(&next));
-	assert_true(next.migration.has_leftovers);
-	assert_string_equal(next.migration.recipe->opts.kind, "nbd");
-	ub_migrate_end(&next);
+	assert_true(ub_migrate_has_leftovers(&next));
+	assert_string_equal(next.other->recipe->opts.side.kind, "nbd");
+	ub_job_migrate.event(&next, UB_EVENT_ENDING);
 }
 
 static void a_keeper_that_gets_it_back_knows_it_too(void **state)
@@ -975,20 +963,20 @@ static void a_keeper_that_gets_it_back_knows_it_too(void **state)
 
 	(void)state;
 	begin_copying(MIGRATE(MEM));
-	ub_migrate_let_go(&keeper);
+	ub_jobs_raise(&keeper, UB_EVENT_LET_GO);
 	ub_migrate_adopt_again(&keeper);
-	assert_true(ub_migrate_is_on(&keeper) && !keeper.migration.is_sent);
-	assert_string_equal(keeper.opts->kind, "nbd");
+	assert_true(ub_migrate_is_on(&keeper) && keeper.job.migration.attempt < UB_ATTEMPT_SENT);
+	assert_string_equal(keeper.side->o->kind, "nbd");
 	drop_fds();
 	pump();
 	cookie = server_hears_migrate()->cookie;
 	server_says(UB_MIGRATION_READY, 0, "");
-	ub_migrate_let_go(&keeper);
+	ub_jobs_raise(&keeper, UB_EVENT_LET_GO);
 	server_writes_side(cookie);
 	drop_fds();
 	ub_migrate_adopt_again(&keeper);
 	assert_false(ub_migrate_is_on(&keeper));
-	assert_string_equal(keeper.opts->kind, "mem");
+	assert_string_equal(keeper.side->o->kind, "mem");
 }
 
 #define KEEPER_TEST(test) cmocka_unit_test_setup_teardown(test, keeper_setup, keeper_teardown)

@@ -14,7 +14,7 @@
 
 #include "backend/nbd/library.h"
 #include "backend/nbd/options.h"
-#include "backend/registry.h"
+#include "backend/backend.h"
 #include "base/fence.h"
 #include "base/loop.h"
 #include "core.h"

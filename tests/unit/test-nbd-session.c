@@ -4,9 +4,9 @@
 
 #include <errno.h>
 
+#include "backend/limits.h"
 #include "backend/nbd/session.h"
 #include "base/log.h"
-#include "ublk/params.h"
 
 static unsigned nr_warnings;
 static char warning[UB_LOG_LINE_BYTES];

@@ -7,7 +7,8 @@
 #include <sys/stat.h>
 
 #include "backend/nbd/options.h"
-#include "keeper/ranges.h"
+#include "run/ranges.h"
+#include "run/state.h"
 
 #define NR_QUEUES 2
 #define NR_SLOTS  8

@@ -7,7 +7,8 @@
 #include <sys/stat.h>
 
 #include "base/log.h"
-#include "keeper/rundir.h"
+#include "run/rundir.h"
+#include "run/state.h"
 
 static char base_dir[512];
 
@@ -161,7 +162,7 @@ static void remove_leaves_nothing_and_may_be_repeated(void **state)
 
 	(void)state;
 	create(&dir, "disk");
-	assert_int_equal(ub_rundir_write_state(&dir, &s, NULL, NULL, &err), 0);
+	assert_int_equal(ub_state_write(&dir, &s, NULL, NULL, &err), 0);
 	ub_rundir_remove(&dir);
 	assert_false(is_there("disk", NULL));
 	assert_int_equal(unit_nr_fds(), before);
@@ -228,7 +229,7 @@ static void a_held_name_is_refused(void **state)
 
 	(void)state;
 	create(&dir, "disk");
-	assert_int_equal(ub_rundir_write_state(&dir, &s, NULL, NULL, &err), 0);
+	assert_int_equal(ub_state_write(&dir, &s, NULL, NULL, &err), 0);
 	before = unit_nr_fds();
 	assert_int_equal(ub_rundir_create(&second, "disk", &err), -EBUSY);
 	unit_assert_says(err.text, "'disk' is taken");
@@ -261,7 +262,7 @@ static void a_dead_keepers_directory_is_taken_over(void **state)
 
 	(void)state;
 	create(&dir, "disk");
-	assert_int_equal(ub_rundir_write_state(&dir, &s, NULL, NULL, &err), 0);
+	assert_int_equal(ub_state_write(&dir, &s, NULL, NULL, &err), 0);
 	die(&dir);
 	assert_false(ub_rundir_is_held("disk"));
 	assert_true(is_there("disk", "server.sock"));
@@ -279,7 +280,7 @@ static void sweep_removes_what_is_dead(void **state)
 
 	(void)state;
 	create(&dir, "disk");
-	assert_int_equal(ub_rundir_write_state(&dir, &s, NULL, NULL, &err), 0);
+	assert_int_equal(ub_state_write(&dir, &s, NULL, NULL, &err), 0);
 	write_file("disk", "state.json.new", "{", 1); /* killed while it wrote */
 	die(&dir);
 	ub_rundir_sweep("disk");
@@ -396,7 +397,7 @@ static void state_reads_back_as_written(void **state)
 	assert_int_equal(ub_state_read("disk", &got), -ENOENT);
 	for (unsigned round = 0; round < 2; round++) {
 		s.dev_id = round ? (1U << 20) - 1 : 0;
-		assert_int_equal(ub_rundir_write_state(&dir, &s, NULL, NULL, &err), 0);
+		assert_int_equal(ub_state_write(&dir, &s, NULL, NULL, &err), 0);
 		memset(&got, 0xff, sizeof(got));
 		assert_int_equal(ub_state_read("disk", &got), 0);
 		assert_string_equal(got.name, "disk");
@@ -427,7 +428,7 @@ static void the_side_decides_of_which_migration_it_is(void **state)
 	(void)state;
 	create(&dir, "disk");
 	assert_true(ub_rundir_read_side(&dir) == 0);
-	assert_int_equal(ub_rundir_write_state(&dir, &s, recipe, migration, &err), 0);
+	assert_int_equal(ub_state_write(&dir, &s, recipe, migration, &err), 0);
 	assert_int_equal(ub_state_read("disk", &got), 0);
 	assert_true(got.is_migrating && !got.has_moved);
 	fd = ub_rundir_make_side(&dir, &err);
@@ -453,7 +454,7 @@ static void the_side_decides_of_which_migration_it_is(void **state)
 	assert_int_equal(ub_state_read("disk", &got), 0);
 	assert_true(!got.is_migrating && !got.has_moved);
 	/* Without a migration it says nothing. */
-	assert_int_equal(ub_rundir_write_state(&dir, &s, recipe, NULL, &err), 0);
+	assert_int_equal(ub_state_write(&dir, &s, recipe, NULL, &err), 0);
 	assert_int_equal(ub_state_read("disk", &got), 0);
 	assert_true(!got.is_migrating && !got.has_moved);
 	close(fd);
@@ -477,7 +478,7 @@ static void extreme_states_read_back(void **state)
 	s = some_state(name, UINT64_MAX);
 	snprintf(s.backend, sizeof(s.backend), "fifteen-letters");
 	create(&dir, name);
-	assert_int_equal(ub_rundir_write_state(&dir, &s, NULL, NULL, &err), 0);
+	assert_int_equal(ub_state_write(&dir, &s, NULL, NULL, &err), 0);
 	assert_int_equal(ub_state_read(name, &got), 0);
 	assert_true(got.cookie == UINT64_MAX);
 	assert_string_equal(got.name, name);
@@ -571,14 +572,14 @@ static void a_long_recipe_is_read_back(void **state)
 	memset(words, 'a', sizeof(words) - 1);
 	recipe = json_pack("{s:s, s:s}", "kind", "mem", "command", words);
 	assert_non_null(recipe);
-	assert_int_equal(ub_rundir_write_state(&dir, &s, recipe, NULL, &err), 0);
+	assert_int_equal(ub_state_write(&dir, &s, recipe, NULL, &err), 0);
 	assert_int_equal(ub_state_read_all("disk", &got, &json), 0);
 	assert_string_equal(json_string_value(
 				    json_object_get(json_object_get(json, "recipe"), "command")),
 			    words);
 	json_decref(json);
 	json_object_set_new(recipe, "more", json_string(words));
-	assert_int_equal(ub_rundir_write_state(&dir, &s, recipe, NULL, &err), -E2BIG);
+	assert_int_equal(ub_state_write(&dir, &s, recipe, NULL, &err), -E2BIG);
 	assert_int_equal(ub_state_read("disk", &got), 0); /* the last one is there still */
 	json_decref(recipe);
 	ub_rundir_remove(&dir);
@@ -612,9 +613,9 @@ static void a_state_is_found_by_its_cookie(void **state)
 	create(&corrupt, "corrupt");
 	create(&empty, "empty");
 	s = some_state("a", 11);
-	assert_int_equal(ub_rundir_write_state(&a, &s, NULL, NULL, &err), 0);
+	assert_int_equal(ub_state_write(&a, &s, NULL, NULL, &err), 0);
 	s = some_state("b", 12);
-	assert_int_equal(ub_rundir_write_state(&b, &s, NULL, NULL, &err), 0);
+	assert_int_equal(ub_state_write(&b, &s, NULL, NULL, &err), 0);
 	write_file("corrupt", "state.json", "{", 1);
 	assert_int_equal(ub_state_find(11, &got), 0);
 	assert_string_equal(got.name, "a");

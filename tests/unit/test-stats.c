@@ -3,7 +3,7 @@
 #include "unit.h"
 
 #include "base/histogram.h"
-#include "keeper/stats.h"
+#include "keeper/job/stats.h"
 
 #define NR_QUEUES   64
 #define NS_PER_S    1000000000ULL

@@ -22,7 +22,7 @@
 #define UB_BACKEND_MIRROR_H
 
 #include <ublk-bridge/backend.h>
-#include <ublk-bridge/stats.h>
+#include <ublk-bridge/page.h>
 
 #include "base/err.h"
 

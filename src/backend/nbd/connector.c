@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <ublk-bridge/stats.h>
+#include <ublk-bridge/page.h>
 
 #include "backend/nbd/nbd.h"
 #include "base/cleanup.h"
@@ -84,7 +84,7 @@ struct nbd_link *nbd_link_create(struct nbd_conn *conn, struct nbd_handle *handl
 void nbd_link_free(struct nbd_link *link)
 {
 	nbd.close(link->handle);
-	ub_backend_drop_socket(link->held_id);
+	ub_host_drop_socket(link->conn->be->host, link->held_id);
 	close(link->fd);
 	free(link);
 }

@@ -20,7 +20,7 @@
 #include <sys/socket.h>
 #include <sys/sysinfo.h>
 
-#include <ublk-bridge/stats.h>
+#include <ublk-bridge/page.h>
 
 #include "backend/nbd/nbd.h"
 #include "base/cleanup.h"

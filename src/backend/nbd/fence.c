@@ -11,10 +11,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <ublk-bridge/stats.h>
+#include <ublk-bridge/page.h>
 
 #include "backend/nbd/nbd.h"
-#include "backend/sockets.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/socket.h"
@@ -367,7 +366,7 @@ void nbd_fence_tend(struct nbd_backend *be)
 
 	if (!be->has_inherited || (!atomic_load(&be->fence.nr_live) && !atomic_load(&be->nr_lost)))
 		return;
-	has_keeper = ub_sockets_have_listener();
+	has_keeper = ub_host_has_keeper(be->host);
 	pthread_mutex_lock(&be->fence_lock);
 	if (!has_keeper)
 		ub_fence_reset_orphans(&be->fence, ub_now_ms());

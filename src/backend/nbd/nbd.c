@@ -11,10 +11,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <ublk-bridge/stats.h>
+#include <ublk-bridge/page.h>
 
-#include "backend/registry.h"
-#include "backend/sockets.h"
+#include "backend/backend.h"
 #include "base/cleanup.h"
 #include "base/heap.h"
 #include "base/log.h"
@@ -316,6 +315,7 @@ static int nbd_open(struct ub_backend *backend, const struct ub_backend_config *
 		return ub_err_errno(err, ENOMEM, "the NBD back end");
 	backend->priv = be;
 	be->backend = backend;
+	be->host = backend->host;
 	be->cancel_fd = cfg->cancel_fd;
 	be->nr_config_queues = cfg->nr_queues ? cfg->nr_queues : 1;
 	pthread_mutex_init(&be->fence_lock, NULL);
@@ -721,7 +721,7 @@ static void nbd_close_backend(struct ub_backend *backend)
 	if (be->has_thread) {
 		/* It comes back one day: to what is its own, and no more. */
 		pthread_detach(be->thread);
-		ub_sockets_forget(backend);
+		ub_host_forget_sockets(be->host, backend);
 		if (!atomic_exchange(&be->is_over, true))
 			return;
 		nbd_connector_take_all(be);

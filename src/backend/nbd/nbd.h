@@ -221,6 +221,7 @@ enum nbd_phase { NBD_ATTACHING, NBD_LIVE, NBD_LOST };
 
 struct nbd_backend {
 	struct ub_backend *backend;
+	struct ub_host *host;	    /* the back end's; it outlives that */
 	struct nbd_options options; /* as it was opened */
 	char server[160];	    /* in words */
 	/* Those that can be changed: the main thread sets them, and kicks the conns. */

@@ -13,10 +13,10 @@
 #include <unistd.h>
 
 #include "backend/names.h"
+#include "base/cleanup.h"
 #include "base/log.h"
 #include "base/size.h"
 #include "base/socket.h"
-#include "base/cleanup.h"
 #include "base/text.h"
 
 #define SESSION_KEEPALIVE_IDLE_S  10
