@@ -80,8 +80,11 @@ void ub_backend_close(struct ub_backend *be)
 	({ \
 		struct ub_backend *be_ = (top); \
 \
-		while (be_ && !be_->ops->op) \
+		while (!be_->ops->op) { \
 			be_ = be_->below; \
+			if (!be_) \
+				break; \
+		} \
 		be_; \
 	})
 

@@ -267,27 +267,27 @@ static int words_migrate_control(struct server *s, struct ub_msg_header *header,
  */
 static const struct word {
 	const char *name;
-	unsigned phases; /* B(): in which it is heard; in others it is unexpected */
+	unsigned phases;    /* B(): in which it is heard; in others it is unexpected */
+	unsigned min_bytes; /* 0: a header, or one behind which what is missing reads as 0 */
 	int (*hear)(struct server *s, struct ub_msg_header *header, int fds[], struct ub_err *err);
-	size_t min_bytes; /* 0: it is a header, or begins with one and what is missing is 0 */
-	bool is_moot;	  /* in other phases it means nothing, and is no error */
+	bool is_moot; /* in other phases it means nothing, and is no error */
 } words[] = {
-	[UB_MSG_CONFIG] = { "CONFIG", B(NEW), words_config, UB_V3_BYTES_CONFIG },
-	[UB_MSG_SERVE] = { "SERVE", B(OPEN), words_serve, UB_V3_BYTES_SERVE },
-	[UB_MSG_HOLD] = { "HOLD", B(READY), words_hold },
-	[UB_MSG_TAKE] = { "TAKE", B(READY), words_take },
+	[UB_MSG_CONFIG] = { "CONFIG", B(NEW), UB_V3_BYTES_CONFIG, words_config },
+	[UB_MSG_SERVE] = { "SERVE", B(OPEN), UB_V3_BYTES_SERVE, words_serve },
+	[UB_MSG_HOLD] = { "HOLD", B(READY), 0, words_hold },
+	[UB_MSG_TAKE] = { "TAKE", B(READY), 0, words_take },
 	/* A keeper that adopts a live server says it again; one that has ended is not live. */
-	[UB_MSG_LIVE] = { "LIVE", B(SERVING) | B(LIVE), words_live, .is_moot = true },
-	[UB_MSG_SOCKET] = { "SOCKET", ANY, words_socket },
-	[UB_MSG_SET] = { "SET", ANY, words_set, UB_V3_BYTES_SET },
-	[UB_MSG_YIELD] = { "YIELD", B(LIVE), words_yield },
-	[UB_MSG_FENCED] = { "FENCED", ANY, words_fenced, sizeof(struct ub_msg_fenced) },
-	[UB_MSG_RESIZE] = { "RESIZE", ANY, words_resize, UB_V3_BYTES_RESIZE },
-	[UB_MSG_CANCEL] = { "CANCEL", B(SERVING) | B(LIVE), words_cancel, .is_moot = true },
-	[UB_MSG_MIGRATE] = { "MIGRATE", ANY, words_migrate, UB_V3_BYTES_MIGRATE },
-	[UB_MSG_MIGRATE_CONTROL] = { "MIGRATE_CONTROL", ANY, words_migrate_control,
-				     UB_V3_BYTES_MIGRATE_CONTROL },
-	[UB_MSG_EXIT] = { "EXIT", ANY, words_exit },
+	[UB_MSG_LIVE] = { "LIVE", B(SERVING) | B(LIVE), 0, words_live, .is_moot = true },
+	[UB_MSG_SOCKET] = { "SOCKET", ANY, 0, words_socket },
+	[UB_MSG_SET] = { "SET", ANY, UB_V3_BYTES_SET, words_set },
+	[UB_MSG_YIELD] = { "YIELD", B(LIVE), 0, words_yield },
+	[UB_MSG_FENCED] = { "FENCED", ANY, sizeof(struct ub_msg_fenced), words_fenced },
+	[UB_MSG_RESIZE] = { "RESIZE", ANY, UB_V3_BYTES_RESIZE, words_resize },
+	[UB_MSG_CANCEL] = { "CANCEL", B(SERVING) | B(LIVE), 0, words_cancel, .is_moot = true },
+	[UB_MSG_MIGRATE] = { "MIGRATE", ANY, UB_V3_BYTES_MIGRATE, words_migrate },
+	[UB_MSG_MIGRATE_CONTROL] = { "MIGRATE_CONTROL", ANY, UB_V3_BYTES_MIGRATE_CONTROL,
+				     words_migrate_control },
+	[UB_MSG_EXIT] = { "EXIT", ANY, 0, words_exit },
 };
 
 static int words_handle(struct server *s, struct ub_msg_header *header, int fds[],

@@ -29,15 +29,14 @@ static void an_empty_one_has_nothing(void **state)
 static void it_is_read_in_the_order_in_which_it_was_written(void **state)
 {
 	struct item three[3] = { { .number = 0 }, { .number = 1 }, { .number = 2 } };
-	struct item *item;
+	unsigned nr = 0;
 
 	(void)state;
 	for (unsigned i = 0; i < 3; i++)
 		assert_int_equal(item_lifo_push(&list, &three[i]), i == 0);
-	item = item_lifo_take(&list);
-	for (unsigned i = 0; i < 3; i++, item = item->next)
-		assert_int_equal(item->number, i);
-	assert_null(item);
+	for (struct item *item = item_lifo_take(&list); item; item = item->next)
+		assert_int_equal(item->number, nr++);
+	assert_int_equal(nr, 3);
 	assert_null(item_lifo_take(&list));
 	assert_true(item_lifo_push(&list, &three[0]));
 	assert_ptr_equal(item_lifo_take(&list), &three[0]);

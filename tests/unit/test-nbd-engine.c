@@ -13,6 +13,7 @@
 #include <sys/un.h>
 
 #include "backend/nbd/library.h"
+#include "backend/nbd/nbd.h"
 #include "backend/nbd/options.h"
 #include "backend/backend.h"
 #include "base/fence.h"
@@ -293,6 +294,29 @@ static void more_queues_than_connections_share_them(void **state)
 /* ---- nbdkit: outages ----------------------------------------------------- */
 
 static const char *const slow[] = { "--filter=delay", "rdelay=20ms", "wdelay=20ms", NULL };
+
+/* Nothing closes it today: what has to come first on a new connection will. */
+static void behind_a_closed_gate_everything_waits(void **state)
+{
+	struct nbd_conn *conn;
+
+	(void)state;
+	server_start(NULL);
+	device_open(1, -1);
+	conn = &((struct nbd_backend *)core.backend.priv)->conns[0];
+	conn->gate.is_closed = true;
+	io_start(0, UB_OP_READ, 0, 512, 0);
+	io_start(1, UB_OP_WRITE, 512, 512, 0);
+	io_start(2, UB_OP_FLUSH, 0, 0, 0);
+	for (unsigned i = 0; i < 3; i++)
+		assert_false(core_wait_io(&core, &ios[i], 50));
+	conn->gate.is_closed = false;
+	nbd_conn_kick(conn);
+	assert_int_equal(io_result(0), 512);
+	assert_int_equal(io_result(1), 512);
+	assert_int_equal(io_result(2), 0);
+	core_close(&core);
+}
 
 static void a_killed_server_costs_no_io(void **state)
 {
@@ -1805,6 +1829,7 @@ int main(int argc, char **argv)
 		NBDKIT_TEST(io_matches_a_model),
 		NBDKIT_TEST(io_is_split_where_the_server_wants_less),
 		NBDKIT_TEST(more_queues_than_connections_share_them),
+		NBDKIT_TEST(behind_a_closed_gate_everything_waits),
 		NBDKIT_TEST(a_killed_server_costs_no_io),
 		NBDKIT_TEST(what_libnbd_has_no_memory_to_send_is_tried_again),
 		NBDKIT_TEST(a_look_up_that_outlives_the_back_end_touches_nothing_of_it),

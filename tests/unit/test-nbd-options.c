@@ -622,7 +622,7 @@ static void the_files_that_are_named_are_found(void **state)
 		       "k%2&other=/x#socket=/y");
 	o.path = strdup("/p");
 	o.tls_certificates = strdup("/d");
-	nr = nbd_options_paths(&o, paths, 16);
+	nr = nbd_address_paths(&o.address, paths, 16);
 	assert_int_equal(nr, 7);
 	assert_string_equal(paths[0], "/run/a b");
 	assert_string_equal(paths[1], "/c");
@@ -633,7 +633,7 @@ static void the_files_that_are_named_are_found(void **state)
 	assert_string_equal(paths[6], "/home/me/.config/pki");
 	for (unsigned i = 0; i < nr; i++)
 		free(paths[i]);
-	assert_int_equal(nbd_options_paths(&o, two, 2), 2); /* as many as fit */
+	assert_int_equal(nbd_address_paths(&o.address, two, 2), 2); /* as many as fit */
 	free(two[0]);
 	free(two[1]);
 	nbd_options_destroy(&o);

@@ -20,13 +20,8 @@
 #define COPIER_MAX_TURN	       (2 * MIRROR_NR_SLOTS)
 #define COPIER_BUSY_MS	       100 /* it is at work for so long after its last I/O */
 #define COPIER_PROBE_MS	       200 /* a destination that is out of step */
-/* so often the destination is flushed: as much may have to be copied again */
-#define COPIER_SYNC_MS 10000
 
 static void copy_granted(struct mirror_range *range);
-static void copier_begin_flush(struct mirror *m);
-static void flush_submit(struct ub_backend *be, struct ub_backend_queue *bq, struct ub_io *io,
-			 void (*done)(struct ub_io *, int32_t));
 
 /*
  * Whether the application is at work. One that waits for all that it asked for asks for nothing
@@ -50,13 +45,6 @@ static void copier_kicked(struct ub_msg *msg, struct ub_queue *q)
 	(void)q;
 	atomic_exchange_explicit(&m->is_kicked, false, memory_order_acq_rel);
 	mirror_copier_run(m);
-}
-
-void mirror_copier_kick(struct mirror *m)
-{
-	if (atomic_exchange_explicit(&m->is_kicked, true, memory_order_acq_rel))
-		return;
-	ub_queue_post(m->queues[0].source->queue, &m->kick_msg);
 }
 
 static void copy_submit(struct mirror_copy *c, enum mirror_step step, uint8_t op, bool to_dest,
@@ -460,38 +448,13 @@ static void copier_say_in_step(struct mirror *m)
 		mirror_tell(m);
 }
 
-static void sync_done(struct ub_io *io, int32_t res)
-{
-	struct mirror *m = ub_container_of(io, struct mirror, sync_io);
-
-	ub_io_end_internal(io);
-	m->is_syncing = false;
-	mirror_flush_ends(m, res);
-	if (res < 0)
-		mirror_dest_failed(m, res);
-	if (m->flush_waits)
-		copier_begin_flush(m);
-	mirror_copier_run(m);
-}
-
-/* So that the loss of a server costs no more than what was copied since. */
-static void copier_sync(struct mirror *m)
-{
-	if (m->is_syncing || m->nr_flushing || !m->config.dest->limits.can_flush ||
-	    mirror_get_state(m) != UB_MIRROR_COPYING || ub_now_ms() - m->synced_ms < COPIER_SYNC_MS)
-		return;
-	m->is_syncing = true;
-	mirror_flush_begins(m);
-	flush_submit(m->config.dest, m->queues[0].dest, &m->sync_io, sync_done);
-}
-
 void mirror_copier_run(struct mirror *m)
 {
 	if (!m->has_begun || m->is_running) /* a piece that was begun below may end at once */
 		return;
 	m->is_running = true;
 	mirror_look_for_losses(m);
-	copier_sync(m);
+	mirror_sync(m);
 	/* Where pieces end at once, others' I/O has its turn in between. */
 	for (unsigned nr = 0; mirror_is_mirroring(m) && copier_start_one(m);) {
 		if (++nr == COPIER_MAX_TURN) {
@@ -568,105 +531,6 @@ static void probe_is_due(struct ub_timer *timer)
 	m->config.dest->ops->submit(m->queues[0].dest, &m->probe_io);
 }
 
-/* ---- flushing both sides ------------------------------------------------- */
-
-static void flush_done(struct mirror *m)
-{
-	int result = 1;
-
-	if (--m->nr_flushing)
-		return;
-	if (m->flush_source.result < 0)
-		result = m->flush_source.result;
-	else if (m->flush_dest.result < 0)
-		result = m->flush_dest.result;
-	else if (m->flush_losses != m->losses)
-		result = -EAGAIN; /* there is something to be copied again */
-	atomic_store_explicit(&m->flushed, result, memory_order_release);
-	mirror_tell(m);
-	mirror_copier_run(m);
-}
-
-static void flush_source_done(struct ub_io *io, int32_t res)
-{
-	struct mirror *m = ub_container_of(io, struct mirror, flush_source);
-
-	ub_io_end_internal(io);
-	if (res < 0)
-		mirror_fail(m, res, true);
-	flush_done(m);
-}
-
-static void flush_dest_done(struct ub_io *io, int32_t res)
-{
-	struct mirror *m = ub_container_of(io, struct mirror, flush_dest);
-
-	ub_io_end_internal(io);
-	mirror_flush_ends(m, res);
-	if (res < 0)
-		mirror_dest_failed(m, res);
-	flush_done(m);
-}
-
-static void flush_submit(struct ub_backend *be, struct ub_backend_queue *bq, struct ub_io *io,
-			 void (*done)(struct ub_io *, int32_t))
-{
-	io->op = UB_OP_FLUSH;
-	io->flags = 0;
-	io->offset_bytes = 0;
-	io->len_bytes = 0;
-	io->buf = NULL;
-	io->done = done;
-	ub_io_begin_internal(io);
-	if (be->limits.can_flush)
-		be->ops->submit(bq, io);
-	else
-		ub_io_complete(io, 0);
-}
-
-static void copier_begin_flush(struct mirror *m)
-{
-	struct mirror_queue *mq = &m->queues[0];
-
-	m->flush_waits = false;
-	m->nr_flushing = 2;
-	mirror_flush_begins(m);
-	flush_submit(m->config.source, mq->source, &m->flush_source, flush_source_done);
-	if (mq->is_stopped) { /* meanwhile: nothing goes there any more */
-		m->flush_dest.done = flush_dest_done;
-		ub_io_begin_internal(&m->flush_dest);
-		ub_io_complete(&m->flush_dest, -ECANCELED);
-	} else {
-		flush_submit(m->config.dest, mq->dest, &m->flush_dest, flush_dest_done);
-	}
-}
-
-static void copier_flush(struct ub_msg *msg, struct ub_queue *q)
-{
-	struct mirror *m = ub_container_of(msg, struct mirror, flush_msg);
-
-	(void)q;
-	/* What the copier's own one may not have covered is what this one is for. */
-	m->flush_waits = m->is_syncing;
-	if (!m->flush_waits)
-		copier_begin_flush(m);
-}
-
-void ub_mirror_flush(struct ub_backend *be)
-{
-	struct mirror *m = be->priv;
-
-	atomic_store_explicit(&m->flushed, 0, memory_order_relaxed);
-	ub_queue_post(m->queues[0].source->queue, &m->flush_msg);
-}
-
-int ub_mirror_flushed(const struct ub_backend *be)
-{
-	const struct mirror *m = be->priv;
-
-	return atomic_load_explicit(&m->flushed, memory_order_acquire);
-}
-
 /* ---- its beginning ------------------------------------------------------- */
 
 static void copier_init_io(struct mirror *m, struct ub_io *io, unsigned index)
@@ -678,7 +542,8 @@ static void copier_init_io(struct mirror *m, struct ub_io *io, unsigned index)
 void mirror_copier_init(struct mirror *m)
 {
 	m->kick_msg.fn = copier_kicked;
-	m->flush_msg.fn = copier_flush;
+	m->go_on = mirror_copier_run;
+	mirror_flush_init(m);
 }
 
 void mirror_copier_start(struct mirror *m)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The layer of a migration, inside: mirror.c, copier.c, map.c, range.c share these. mirror.h is for
- * others.
+ * The layer of a migration, inside. From below to above: range.c and state.c, map.c, flush.c,
+ * copier.c, mirror.c; none calls one above it. mirror.h is for others.
  */
 #ifndef UB_BACKEND_MIRROR_INTERNAL_H
 #define UB_BACKEND_MIRROR_INTERNAL_H
@@ -16,6 +16,8 @@
 
 /* copies in flight: all internal slots but a probe's and a flush's */
 #define MIRROR_NR_SLOTS (UB_INTERNAL_SLOTS - 2)
+
+#define MIRROR_LATE_TICKS 4 /* so often in late_ms is looked whether the destination is late */
 
 /*
  * What somebody changes: nobody else does at the same time. Under the lock, but for the two offsets
@@ -139,14 +141,15 @@ struct mirror {
 	/* when the last flush of the destination began, and `losses` then */
 	uint64_t synced_ms, flush_losses;
 	unsigned nr_flushing;
-	_Atomic int flushed; /* 0: not yet, 1: done, or a negative errno */
+	void (*go_on)(struct mirror *m); /* a flush is over: mirror_copier_run() */
+	_Atomic int flushed;		 /* 0: not yet, 1: done, or a negative errno */
 
 	_Atomic bool cannot_zero, is_kicked; /* any queue's; those below are the copier's */
 	bool is_looking, cannot_look, cannot_look_dest;
 	bool has_begun, is_running, is_probing, is_syncing, flush_waits;
 };
 
-/* ---- mirror.c: the state ------------------------------------------------- */
+/* ---- state.c: any thread; a queue's, but for ub_mirror_stop() ------------- */
 
 static inline int mirror_get_state(const struct mirror *m)
 {
@@ -161,7 +164,10 @@ static inline bool mirror_is_mirroring(const struct mirror *m)
 	return state == UB_MIRROR_COPYING || state == UB_MIRROR_IN_STEP;
 }
 
+/* The main thread finds out: the state, or what a flush ended with, is another one. */
 void mirror_tell(struct mirror *m);
+/* What is over stays over. True: it is another one now. Takes the lock. */
+bool mirror_set_state(struct mirror *m, enum ub_mirror_state state);
 /*
  * There is something to copy (again). False, of the first: it was in another state, and still is;
  * under the lock.
@@ -171,8 +177,17 @@ void mirror_resume(struct mirror *m, enum ub_mirror_state from);
 void mirror_fail(struct mirror *m, int32_t res, bool is_source);
 /* What the destination answered with: out of step, or the end. Its range is marked already. */
 void mirror_dest_failed(struct mirror *m, int32_t res);
+/* There may be something to copy. */
+void mirror_copier_kick(struct mirror *m);
+
 /* Somebody has sent the destination something: whether it answers is looked at from now on. */
-void mirror_queue_tick(struct mirror_queue *mq);
+static inline void mirror_queue_tick(struct mirror_queue *mq)
+{
+	if (mq->is_ticking)
+		return;
+	mq->is_ticking = true;
+	ub_timer_set(&mq->late, mq->m->config.late_ms / MIRROR_LATE_TICKS + 1);
+}
 
 /* ---- range.c ------------------------------------------------------------- */
 
@@ -223,10 +238,19 @@ void mirror_look_for_losses(struct mirror *m);
 void mirror_flush_begins(struct mirror *m);
 void mirror_flush_ends(struct mirror *m, int32_t res);
 
-/* ---- copier.c: queue 0, but for the first two ---------------------------- */
+/* ---- flush.c: queue 0 ---------------------------------------------------- */
+
+void mirror_flush_init(struct mirror *m); /* when it is made */
+/*
+ * Flushes the destination when that is due, so that the loss of a server costs no more than what
+ * was copied since.
+ */
+void mirror_sync(struct mirror *m);
+
+/* ---- copier.c: queue 0 --------------------------------------------------- */
 
 void mirror_copier_init(struct mirror *m); /* when it is made */
-void mirror_copier_kick(struct mirror *m); /* any thread: there may be something to do */
+/* Does what there is to be done. */
 void mirror_copier_run(struct mirror *m);
 void mirror_copier_start(struct mirror *m);
 /* Its timers go, and nothing is begun. False: not all has ended yet. */

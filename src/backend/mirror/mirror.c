@@ -7,86 +7,15 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 
 #include "base/cleanup.h"
 
-#define MIRROR_CHUNK_BYTES  (256U << 10) /* of data, in one piece of the copier's */
-#define MIRROR_LATE_TICKS   4
+#define MIRROR_CHUNK_BYTES  (256U << 10)   /* of data, in one piece of the copier's */
 #define MIRROR_MAX_CLUSTERS (256ULL << 20) /* bits of a bitmap: 32 MiB */
 #define MIRROR_MIN_CLUSTER  14		   /* 16 KiB, as a shift */
 
-/* ---- the state ----------------------------------------------------------- */
-
-void mirror_tell(struct mirror *m)
-{
-	eventfd_write(m->config.event_fd, 1);
-}
-
-/* What is over stays over. True: it is another one now. */
-static bool mirror_set_state(struct mirror *m, enum ub_mirror_state state)
-{
-	bool changes;
-	int was;
-
-	pthread_mutex_lock(&m->lock);
-	was = mirror_get_state(m);
-	changes = was < (int)state || (was == UB_MIRROR_IN_STEP && state == UB_MIRROR_OUT);
-	if (changes)
-		atomic_store_explicit(&m->state, (int)state, memory_order_release);
-	pthread_mutex_unlock(&m->lock);
-	if (changes)
-		mirror_tell(m);
-	return changes;
-}
-
-bool mirror_resume_locked(struct mirror *m, enum ub_mirror_state from)
-{
-	if (mirror_get_state(m) != (int)from)
-		return false;
-	atomic_store_explicit(&m->state, UB_MIRROR_COPYING, memory_order_release);
-	return true;
-}
-
-void mirror_resume(struct mirror *m, enum ub_mirror_state from)
-{
-	bool is_news;
-
-	pthread_mutex_lock(&m->lock);
-	is_news = mirror_resume_locked(m, from);
-	pthread_mutex_unlock(&m->lock);
-	if (is_news)
-		mirror_tell(m);
-}
-
-void mirror_fail(struct mirror *m, int32_t res, bool is_source)
-{
-	int none = 0;
-
-	atomic_compare_exchange_strong(&m->error, &none, is_source ? res : -res);
-	mirror_set_state(m, UB_MIRROR_FAILED);
-}
-
-void mirror_dest_failed(struct mirror *m, int32_t res)
-{
-	if (res == -ENOLINK) {
-		if (mirror_set_state(m, UB_MIRROR_OUT))
-			mirror_copier_kick(m);
-	} else if (mirror_get_state(m) != UB_MIRROR_STOPPED) {
-		mirror_fail(m, res, false);
-	}
-}
-
 /* ---- what the application asks for --------------------------------------- */
-
-void mirror_queue_tick(struct mirror_queue *mq)
-{
-	if (mq->is_ticking)
-		return;
-	mq->is_ticking = true;
-	ub_timer_set(&mq->late, mq->m->config.late_ms / MIRROR_LATE_TICKS + 1);
-}
 
 static void sent_add(struct mirror_queue *mq, struct mirror_slot *slot)
 {

@@ -4,6 +4,8 @@
  * connections that were given up, and what is said of it. The lock is taken by whichever thread has
  * something to do with an outage; an I/O that meets none takes it never.
  */
+#include "backend/nbd/fence.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +15,6 @@
 
 #include <ublk-bridge/page.h>
 
-#include "backend/nbd/nbd.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/socket.h"
@@ -147,7 +148,7 @@ static void fence_reset(struct nbd_link *link)
 		ub_fence_reset(&be->fence, link->entry, ub_now_ms());
 		return;
 	}
-	atomic_store_explicit(&link->is_lost_yet, true, memory_order_relaxed);
+	nbd_link_set_state(link, NBD_LINK_FENCED);
 	link->next_lost = be->lost;
 	be->lost = link;
 	atomic_fetch_add(&be->nr_lost, 1);
@@ -302,7 +303,7 @@ static bool fence_look_at_lost(struct nbd_backend *be)
 		*at = link->next_lost;
 		atomic_fetch_sub(&be->nr_lost, 1);
 		ub_fence_reset(&be->fence, link->entry, ub_now_ms());
-		atomic_store_explicit(&link->is_lost_yet, false, memory_order_release);
+		nbd_link_set_state(link, NBD_LINK_RETIRED);
 		has_found = true;
 	}
 	return has_found;
@@ -322,10 +323,10 @@ static void fence_ask_for_life(struct nbd_backend *be)
 	    !atomic_compare_exchange_strong(&be->probed_ms, &last, now))
 		return;
 	for (unsigned i = 0; i < be->nr_conns; i++) {
-		if (!atomic_load_explicit(&be->conns[i].is_online, memory_order_acquire))
+		if (!nbd_conn_is_online(&be->conns[i]))
 			continue;
 		atomic_store_explicit(&be->conns[i].must_probe, true, memory_order_release);
-		nbd_engine_kick(&be->conns[i]);
+		nbd_conn_kick(&be->conns[i]);
 		return;
 	}
 }
@@ -376,10 +377,10 @@ void nbd_fence_tend(struct nbd_backend *be)
 	if (late.nr)
 		fence_warn(be, &late);
 	if (nr)
-		nbd_engine_kick_all(be);
+		nbd_conns_kick(be);
 	fence_ask_for_life(be);
 	if (was_lost)
-		nbd_connector_wake(be); /* it may free them */
+		nbd_wake_connector(be); /* it may free them */
 }
 
 uint64_t nbd_fence_next_ms(struct nbd_backend *be)
@@ -403,7 +404,7 @@ void nbd_fence_set_timeout(struct nbd_backend *be, uint64_t timeout_ms)
 	ub_fence_set_timeout(&be->fence, timeout_ms);
 	pthread_mutex_unlock(&be->fence_lock);
 	nbd_fence_tend(be);
-	nbd_connector_wake(be);
+	nbd_wake_connector(be);
 }
 
 unsigned nbd_fence_word(struct nbd_backend *be, uint64_t event)
@@ -415,8 +416,8 @@ unsigned nbd_fence_word(struct nbd_backend *be, uint64_t event)
 	nr = be->has_inherited ? ub_fence_word(&be->fence, event) : 0;
 	pthread_mutex_unlock(&be->fence_lock);
 	if (nr)
-		nbd_engine_kick_all(be);
-	nbd_connector_wake(be);
+		nbd_conns_kick(be);
+	nbd_wake_connector(be);
 	return nr;
 }
 

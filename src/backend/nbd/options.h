@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * How an NBD export is named, and what may be done to reach it.
+ * How an NBD export is named (address.h), and what may be done to reach it.
  *
  * The command line makes this, the keeper carries it to the server as one JSON object (the options
  * of the CONFIG message), and the back end reads it there. It names files with secrets, and holds
@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "backend/nbd/address.h"
 #include "base/err.h"
 
 #define NBD_MAX_CONNECTIONS  64
@@ -20,18 +21,6 @@
 #define NBD_DEFAULT_STALL_MS 30000
 #define NBD_MIN_STALL_MS     100
 #define NBD_DEFAULT_FENCE_MS 30000 /* as long as Linux gives a command on a local disk */
-
-enum nbd_transport {
-	NBD_NOWHERE,
-	NBD_URI,
-	NBD_TCP,
-	NBD_UNIX,
-	NBD_VSOCK,
-	NBD_SOCKET, /* --fd, --command: a connected socket came with the CONFIG message */
-};
-
-/* What the URI does not say; NBD_TLS_UNSET: off, and what the URI's scheme says. */
-enum nbd_tls { NBD_TLS_UNSET, NBD_TLS_OFF, NBD_TLS_ALLOW, NBD_TLS_REQUIRE };
 
 /*
  * What shows that a connection which was given up has nothing in hand any more, beside somebody's
@@ -44,18 +33,13 @@ enum nbd_fence {
 };
 
 struct nbd_options {
-	enum nbd_transport transport;
-	char *uri;
-	char *host, *port; /* NBD_TCP */
-	char *path;	   /* NBD_UNIX */
-	uint32_t vsock_cid, vsock_port;
-	char *export_name; /* NULL: the URI's, or "" */
-	enum nbd_tls tls;
-	bool tls_verify;				      /* default: true */
-	char *tls_certificates, *tls_psk_file, *tls_username; /* NULL: libnbd's default */
-	/* what the certificate has to be for; NULL: the host that is connected to */
-	char *tls_hostname;
-	char *label;		  /* what messages call the server; NULL: as it is reached */
+	/* One way to the export; its members also by their own names. */
+	union {
+		struct nbd_address address;
+		struct {
+			NBD_ADDRESS_MEMBERS
+		};
+	};
 	unsigned nr_connections;  /* 0: the default */
 	uint64_t outage_limit_ms; /* NBD_NO_LIMIT: I/O waits; 0: it fails at once */
 	uint64_t stall_timeout_ms;
@@ -97,41 +81,29 @@ int nbd_options_from_json(struct nbd_options *o, const char *json, struct ub_err
  */
 int nbd_options_add_json(struct nbd_options *o, const char *more, struct ub_err *err);
 
-/*
- * What goes together and what does not: a transport, TLS allowed and verified, files that cannot be
- * read, a URI that is none. 0 or -EINVAL with *err, which names the option and the remedy.
- */
+/* Whether JSON can carry it, and nbd_address_check(). 0 or -errno with *err. */
 int nbd_options_check(const struct nbd_options *o, struct ub_err *err);
-
-/*
- * The value of a URI's parameter, percent-encoded as it is there, and its length in *len; NULL: it
- * has no such parameter.
- */
-const char *nbd_uri_parameter(const char *uri, const char *name, size_t *len);
-
-/* Whether a URI names a file by a path that is not absolute. */
-bool nbd_uri_has_relative_path(const char *uri);
-
-/*
- * The files that it names: sockets, certificates, keys, and where libnbd looks for them. Each is to
- * be freed.
- */
-unsigned nbd_options_paths(const struct nbd_options *o, char *paths[], unsigned max);
 
 /* "time" or "close" */
 const char *nbd_fence_name(enum nbd_fence policy);
 
-/* The server in a few words for messages, such as "nbd://host/export", without a secret. */
-const char *nbd_options_describe(const struct nbd_options *o, char *buf, size_t len);
+/* ---- of its address: address.h ------------------------------------------- */
 
-/*
- * Where it is, of one that is reached over the network: a host as it was named, without brackets,
- * and a port. False: it is not, or what there is does not fit.
- */
-bool nbd_options_get_address(const struct nbd_options *o, char *host, size_t host_len, char *port,
-			     size_t port_len);
+static inline const char *nbd_options_describe(const struct nbd_options *o, char *buf, size_t len)
+{
+	return nbd_address_describe(&o->address, buf, len);
+}
 
-/* Whether both say in the same words which export. Others may name it in another way. */
-bool nbd_options_are_one_export(const struct nbd_options *a, const struct nbd_options *b);
+static inline bool nbd_options_get_address(const struct nbd_options *o, char *host, size_t host_len,
+					   char *port, size_t port_len)
+{
+	return nbd_address_get_host(&o->address, host, host_len, port, port_len);
+}
+
+static inline bool nbd_options_are_one_export(const struct nbd_options *a,
+					      const struct nbd_options *b)
+{
+	return nbd_address_is_same_export(&a->address, &b->address);
+}
 
 #endif

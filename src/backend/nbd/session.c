@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "backend/names.h"
+#include "backend/nbd/library.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/size.h"
@@ -50,7 +51,8 @@ static int session_error(const char *what, struct ub_err *err)
 	return ub_err_set(err, code ? code : EIO, "%s: %s", what, nbd_session_reason());
 }
 
-static int session_prepare(struct nbd_handle *h, const struct nbd_options *o)
+static int session_prepare(struct nbd_handle *h, const struct nbd_address *a,
+			   bool wants_structured_replies)
 {
 	static const int tls[] = {
 		[NBD_TLS_UNSET] = LIBNBD_TLS_DISABLE,
@@ -65,69 +67,70 @@ static int session_prepare(struct nbd_handle *h, const struct nbd_options *o)
 
 	ret |= nbd.set_full_info(h, true);
 	ret |= nbd.set_request_block_size(h, true);
-	ret |= nbd.set_request_structured_replies(h, true);
+	ret |= nbd.set_request_structured_replies(h, wants_structured_replies);
 	/* a migration asks what is allocated */
 	ret |= nbd.add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION);
-	ret |= nbd.set_pread_initialize(h, false); /* what was read is counted: engine.c */
+	ret |= nbd.set_pread_initialize(h, false); /* what was read is counted: cmd.h */
 	ret |= nbd.set_uri_allow_local_file(h, true);
-	if (o->export_name)
-		ret |= nbd.set_export_name(h, o->export_name);
-	if (o->tls != NBD_TLS_UNSET)
-		ret |= nbd.set_tls(h, tls[o->tls]);
-	ret |= nbd.set_tls_verify_peer(h, o->tls_verify);
-	if (o->tls_certificates)
-		ret |= nbd.set_tls_certificates(h, o->tls_certificates);
-	if (o->tls_psk_file)
-		ret |= nbd.set_tls_psk_file(h, o->tls_psk_file);
-	if (o->tls_username)
-		ret |= nbd.set_tls_username(h, o->tls_username);
+	if (a->export_name)
+		ret |= nbd.set_export_name(h, a->export_name);
+	if (a->tls != NBD_TLS_UNSET)
+		ret |= nbd.set_tls(h, tls[a->tls]);
+	ret |= nbd.set_tls_verify_peer(h, a->tls_verify);
+	if (a->tls_certificates)
+		ret |= nbd.set_tls_certificates(h, a->tls_certificates);
+	if (a->tls_psk_file)
+		ret |= nbd.set_tls_psk_file(h, a->tls_psk_file);
+	if (a->tls_username)
+		ret |= nbd.set_tls_username(h, a->tls_username);
 	return ret;
 }
 
-static int session_connect(struct nbd_handle *h, const struct nbd_options *o, int socket_fd)
+static int session_connect(struct nbd_handle *h, const struct nbd_address *a, int socket_fd)
 {
-	switch (o->transport) {
+	switch (a->transport) {
 	case NBD_URI:
-		return nbd.aio_connect_uri(h, o->uri);
+		return nbd.aio_connect_uri(h, a->uri);
 	case NBD_TCP:
-		return nbd.aio_connect_tcp(h, o->host, o->port);
+		return nbd.aio_connect_tcp(h, a->host, a->port);
 	case NBD_UNIX:
-		return nbd.aio_connect_unix(h, o->path);
+		return nbd.aio_connect_unix(h, a->path);
 	case NBD_VSOCK:
-		return nbd.aio_connect_vsock(h, o->vsock_cid, o->vsock_port);
+		return nbd.aio_connect_vsock(h, a->vsock_cid, a->vsock_port);
 	default:
 		return nbd.aio_connect_socket(h, socket_fd);
 	}
 }
 
 /* An older libnbd passes over the URI's parameter, too, and would then take any certificate. */
-static int session_set_hostname(struct nbd_handle *h, const struct nbd_options *o,
+static int session_set_hostname(struct nbd_handle *h, const struct nbd_address *a,
 				struct ub_err *err)
 {
 	size_t len;
-	bool is_in_uri = o->transport == NBD_URI && nbd_uri_parameter(o->uri, "tls-hostname", &len);
+	bool is_in_uri = a->transport == NBD_URI && nbd_uri_parameter(a->uri, "tls-hostname", &len);
 
-	if (!o->tls_hostname && !is_in_uri)
+	if (!a->tls_hostname && !is_in_uri)
 		return 0;
 	if (!nbd.set_tls_hostname)
 		return ub_err_set(err, ENOTSUP,
 				  "%stls-hostname: libnbd %s cannot do that: 1.22 or later can",
-				  o->tls_hostname ? "--" : "", nbd.get_version(h));
-	if (!o->tls_hostname)
+				  a->tls_hostname ? "--" : "", nbd.get_version(h));
+	if (!a->tls_hostname)
 		return 0;
-	return nbd.set_tls_hostname(h, o->tls_hostname) < 0 ? session_error("--tls-hostname", err) :
+	return nbd.set_tls_hostname(h, a->tls_hostname) < 0 ? session_error("--tls-hostname", err) :
 							      0;
 }
 
-struct nbd_handle *nbd_session_start(const struct nbd_options *o, int socket_fd, struct ub_err *err)
+struct nbd_handle *nbd_session_start(const struct nbd_address *a, bool wants_structured_replies,
+				     int socket_fd, struct ub_err *err)
 {
 	struct nbd_handle *h = nbd.create();
 
-	if (!h || session_prepare(h, o) != 0) {
+	if (!h || session_prepare(h, a, wants_structured_replies) != 0) {
 		session_error("cannot prepare a connection", err);
 		if (socket_fd >= 0)
 			close(socket_fd);
-	} else if (session_set_hostname(h, o, err) != 0) {
+	} else if (session_set_hostname(h, a, err) != 0) {
 		if (socket_fd >= 0)
 			close(socket_fd);
 	} else {
@@ -135,7 +138,7 @@ struct nbd_handle *nbd_session_start(const struct nbd_options *o, int socket_fd,
 		int ret;
 
 		ub_names_enter(&back); /* for the host's name, and the socket's */
-		ret = session_connect(h, o, socket_fd);
+		ret = session_connect(h, a, socket_fd);
 		ub_names_leave(&back);
 		if (ret == 0)
 			return h;
@@ -144,6 +147,18 @@ struct nbd_handle *nbd_session_start(const struct nbd_options *o, int socket_fd,
 	if (h)
 		nbd.close(h);
 	return NULL;
+}
+
+int nbd_session_fd(struct nbd_handle *handle)
+{
+	return nbd.aio_get_fd(handle);
+}
+
+void nbd_session_close(struct nbd_handle *handle, bool is_polite)
+{
+	if (is_polite)
+		nbd.aio_disconnect(handle, 0);
+	nbd.close(handle);
 }
 
 int nbd_session_events(struct nbd_handle *handle, short *events)

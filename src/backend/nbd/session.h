@@ -17,9 +17,10 @@
 
 #include <ublk-bridge/backend.h>
 
-#include "backend/nbd/library.h"
-#include "backend/nbd/options.h"
+#include "backend/nbd/address.h"
 #include "base/err.h"
+
+struct nbd_handle;
 
 #define NBD_NAME_BYTES 256 /* of a name or a description; longer ones are compared by what fits */
 
@@ -38,10 +39,16 @@ struct nbd_export {
 
 /*
  * Begins to connect. NULL with *err. socket_fd: a connected socket for NBD_SOCKET, which becomes
- * the handle's in every case; else -1.
+ * the handle's in every case; else -1. wants_structured_replies: the engine's, engine.h.
  */
-struct nbd_handle *nbd_session_start(const struct nbd_options *o, int socket_fd,
-				     struct ub_err *err);
+struct nbd_handle *nbd_session_start(const struct nbd_address *a, bool wants_structured_replies,
+				     int socket_fd, struct ub_err *err);
+
+/* The socket of a ready one; it stays the handle's. */
+int nbd_session_fd(struct nbd_handle *handle);
+
+/* The end of one that has become no link. is_polite: of a ready one, the server is told. */
+void nbd_session_close(struct nbd_handle *handle, bool is_polite);
 
 /* The descriptor and the events (poll(2)) that it waits for. */
 int nbd_session_events(struct nbd_handle *handle, short *events);
