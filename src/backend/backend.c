@@ -130,10 +130,11 @@ int ub_backend_set(struct ub_backend *be, const struct ub_settings *settings, st
 	assert(settings->which);
 	if (its)
 		return its->ops->set(its, settings, err);
-	return ub_err_set(err, EOPNOTSUPP, "a device of %s has no %s", be->ops->name,
+	return ub_err_set(err, EOPNOTSUPP, "--%s is for NBD devices: this one is of %s",
 			  settings->which & UB_SET_OUTAGE_LIMIT	 ? "outage-limit" :
 			  settings->which & UB_SET_STALL_TIMEOUT ? "stall-timeout" :
-								   "fence-timeout");
+								   "fence-timeout",
+			  be->ops->name);
 }
 
 bool ub_backend_is_resizable(struct ub_backend *be)

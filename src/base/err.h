@@ -13,6 +13,7 @@ enum {
 	UB_EXIT_FAILED = 1,
 	UB_EXIT_USAGE = 2,
 	UB_EXIT_BUSY = 3,
+	UB_EXIT_UNHEALTHY = 4, /* status: the device is there, and not as it should be */
 };
 
 struct ub_err {

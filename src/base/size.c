@@ -113,10 +113,10 @@ int ub_number_parse(const char *text, const char *what, uint64_t min, uint64_t m
 	}
 	if (p == text || (*p && number != UINT64_MAX))
 		return ub_err_set(err, EINVAL,
-				  "%s: '%s' is not a whole number: it goes from %llu to %llu", what,
-				  text, (unsigned long long)min, (unsigned long long)max);
+				  "%s: '%s' is not a whole number: give one from %llu to %llu",
+				  what, text, (unsigned long long)min, (unsigned long long)max);
 	if (number < min || number > max)
-		return ub_err_set(err, ERANGE, "%s: %s is out of range: it goes from %llu to %llu",
+		return ub_err_set(err, ERANGE, "%s: %s is out of range: give one from %llu to %llu",
 				  what, text, (unsigned long long)min, (unsigned long long)max);
 	*value = number;
 	return 0;

@@ -11,6 +11,8 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/common.h"
+#include "cli/hints.h"
 #include "cli/nbd-options.h"
 #include "keeper/main.h"
 #include "run/rundir.h"
@@ -41,35 +43,34 @@ enum {
 };
 
 static const struct argp_option attach_options[] = {
-	{ NULL, 0, NULL, 0, "What stands behind the device:", 1 },
+	{ NULL, 0, NULL, 0, "What the device is made of:", 1 },
 	{ "mem", OPT_MEM, "SIZE", 0, "Memory of this size, sparse, all zeroes (default: 16M)", 1 },
 	{ "prealloc", OPT_PREALLOC, NULL, 0, "Take all of the memory at once, or refuse", 1 },
 	{ "backend", OPT_BACKEND, "KIND:SIZE", 0,
 	  "A back end by its name: mem, or null (which keeps nothing, for measuring)", 1 },
-	{ NULL, 0, NULL, 0, "The device:", 4 },
-	{ "id", OPT_ID, "N", 0, "Become /dev/ublkbN (default: the first that is free)", 4 },
-	{ "name", OPT_NAME, "NAME", 0, "What detach and list may call it (default: ublkN)", 4 },
-	{ "read-only", 'r', NULL, 0, "Refuse writes", 4 },
-	{ "block-size", OPT_BLOCK_SIZE, "BYTES", 0, "Logical block: 512, 1024, 2048 or 4096", 4 },
+	{ NULL, 0, NULL, 0, "The device:", 5 },
+	{ "id", OPT_ID, "N", 0, "Become /dev/ublkbN (default: the first that is free)", 5 },
+	{ "name", OPT_NAME, "NAME", 0, "A name for the other verbs (default: ublkN)", 5 },
+	{ "read-only", 'r', NULL, 0, "Refuse writes", 5 },
+	{ "block-size", OPT_BLOCK_SIZE, "BYTES", 0, "Logical block: 512, 1024, 2048 or 4096", 5 },
 	{ "queues", OPT_QUEUES, "N", 0,
-	  "Queues, one thread each: 1 to the number of CPUs (default: 1)", 4 },
-	{ "depth", OPT_DEPTH, "N", 0, "I/Os in flight a queue: 1 to 4096 (default: 128)", 4 },
-	{ "max-io", OPT_MAX_IO, "SIZE", 0, "Largest I/O: 4K to 32M", 4 },
+	  "Queues, one thread each: 1 to the number of CPUs (default: 1)", 5 },
+	{ "depth", OPT_DEPTH, "N", 0, "I/Os in flight a queue: 1 to 4096 (default: 128)", 5 },
+	{ "max-io", OPT_MAX_IO, "SIZE", 0, "Largest I/O: 4K to 32M", 5 },
 	{ "data-path", OPT_DATA_PATH, "MODE", 0,
-	  "How bytes travel: auto, copy, get-data or user-copy (default: auto)", 4 },
+	  "How bytes travel: auto, copy, get-data or user-copy (default: auto)", 5 },
 	{ "scheduler", OPT_SCHEDULER, "NAME", 0,
-	  "The kernel's I/O scheduler for it, or 'keep' (default: none)", 4 },
-	{ NULL, 0, NULL, 0, "The process:", 5 },
-	{ "daemon", 'd', NULL, 0, "Return when the device takes I/O, and serve in the background",
-	  5 },
+	  "The kernel's I/O scheduler for it, or 'keep' (default: none)", 5 },
+	{ NULL, 0, NULL, 0, "The process:", 6 },
+	{ "daemon", 'd', NULL, 0, "Serve in the background: return when the device takes I/O", 6 },
 	{ "timeout", OPT_TIMEOUT, "SECONDS", 0,
-	  "How long opening, starting and stopping may last (default: 60)", 5 },
+	  "How long opening, starting and stopping may last (default: 60)", 6 },
 	{ "no-recovery", OPT_NO_RECOVERY, NULL, 0,
-	  "When the server dies, the device goes and its I/O fails", 5 },
-	{ "core", OPT_CORE, NULL, 0, "Let a crash of the server dump core", 5 },
+	  "Remove the device, and fail its I/O, when the server process dies", 6 },
+	{ "core", OPT_CORE, NULL, 0, "Let a crash of the server dump core", 6 },
 	{ "no-stats", OPT_NO_STATS, NULL, 0,
-	  "Measure no latencies: what is counted is still counted", 5 },
-	{ "verbose", 'v', NULL, 0, "Say more on stderr", 5 },
+	  "Measure no latencies: what is counted is still counted", 6 },
+	{ "verbose", 'v', NULL, 0, "Say more on stderr", 6 },
 	{ 0 },
 };
 
@@ -141,7 +142,7 @@ static int attach_bytes(struct attach_args *a, const char *arg, const char *what
 	if (ret)
 		return ret;
 	if (bytes < min || bytes > max)
-		return ub_err_set(&a->err, ERANGE, "%s: %s is out of range: it goes from %s to %s",
+		return ub_err_set(&a->err, ERANGE, "%s: %s is out of range: give one from %s to %s",
 				  what, arg, ub_size_format(min, low, sizeof(low)),
 				  ub_size_format(max, high, sizeof(high)));
 	*value = (uint32_t)bytes;
@@ -160,11 +161,13 @@ static int attach_block_size(struct attach_args *a, const char *arg)
 	return ret;
 }
 
-static int attach_positional(struct attach_args *a, const char *arg)
+static int attach_positional(struct attach_args *a, const char *arg, const struct argp_state *state)
 {
-	if (strncmp(arg, "nbd", 3) == 0 && strstr(arg, ":"))
+	const char *next = state->next < state->argc ? state->argv[state->next] : NULL;
+
+	if (ub_cli_is_uri(arg))
 		return ub_cli_nbd_take_uri(&a->nbd, arg);
-	return ub_err_set(&a->err, EINVAL, "'%s' is not understood: see 'ublk-bridge --help'", arg);
+	return ub_cli_hint(arg, next, a->nr_backends + a->nbd.nr_named > 0, ub_cli_verbs, &a->err);
 }
 
 static int attach_device_option(struct attach_args *a, int key, char *arg)
@@ -182,8 +185,15 @@ static int attach_device_option(struct attach_args *a, int key, char *arg)
 		a->out.name = arg;
 		return attach_check_name(a, arg);
 	case OPT_QUEUES:
-		return attach_number(a, arg, "--queues", 1, cpus > 0 ? (uint64_t)cpus : 1,
-				     &a->out.nr_queues);
+		ret = attach_number(a, arg, "--queues", 1, cpus > 0 ? (uint64_t)cpus : 1,
+				    &a->out.nr_queues);
+		/* which machine it is out of range for */
+		if (ret == -ERANGE)
+			return ub_err_set(&a->err, ERANGE,
+					  "--queues: %s is out of range: give one from 1 to %ld, "
+					  "the number of CPUs",
+					  arg, cpus > 0 ? cpus : 1);
+		return ret;
 	case OPT_DEPTH:
 		return attach_number(a, arg, "--depth", 1, UBLK_MAX_QUEUE_DEPTH, &a->out.depth);
 	case OPT_MAX_IO:
@@ -254,7 +264,7 @@ static error_t attach_parse(int key, char *arg, struct argp_state *state)
 		ret = attach_device_option(a, key, arg);
 		break;
 	case ARGP_KEY_ARG:
-		ret = attach_positional(a, arg);
+		ret = attach_positional(a, arg, state);
 		break;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -301,6 +311,19 @@ static int attach_check(struct attach_args *a)
 	return 0;
 }
 
+/* Memory because nothing else was asked for: whoever expected a usage message has to know. */
+static void attach_tell_default(const struct attach_args *a)
+{
+	char size[32];
+
+	if (a->nr_backends + a->nbd.nr_named)
+		return;
+	ub_log(UB_LOG_NOTICE,
+	       "serving %s of memory, the default. To end it: %s. Help: ublk-bridge --help",
+	       ub_size_format(a->out.side.size_bytes, size, sizeof(size)),
+	       a->out.daemon ? "ublk-bridge detach" : "Ctrl-C");
+}
+
 int ub_cli_attach(int argc, char **argv)
 {
 	static const struct argp_child children[] = { { &ub_cli_nbd_argp, 0, NULL, 0 }, { 0 } };
@@ -311,10 +334,10 @@ int ub_cli_attach(int argc, char **argv)
 		.children = children,
 		.doc = "Serve a block device, /dev/ublkbN, from userspace: memory, or an NBD "
 		       "export."
-		       "\vOther verbs: detach, list, info, set, resize, migrate, fenced, recover,"
-		       " upgrade, stats, metrics, features (ublk-bridge VERB --help)."
-		       "  SIZE is in bytes, or has one of K M G T P E behind it (powers of 1024)."
-		       "  Exit status: 0 done, 1 failed, 2 wrong usage, 3 busy.",
+		       "\v"
+		       "SIZE is in bytes, or has one of K M G T P E behind it (powers of 1024)."
+		       "  Exit status: 0 done, 1 failed, 2 wrong usage, 3 busy.  Other verbs: "
+		       "ublk-bridge --help.",
 	};
 	struct attach_args a = {
 		.out = { .side = { .kind = "mem",
@@ -330,10 +353,12 @@ int ub_cli_attach(int argc, char **argv)
 
 	nbd_options_init(&a.nbd.options);
 	if (ub_cli_nbd_take_command(&a.nbd, &argc, argv) != 0 ||
-	    argp_parse(&argp, argc, argv, 0, NULL, &a) != 0 || attach_check(&a) != 0)
+	    ub_cli_parse(&argp, argc, argv, &a, &a.err) != 0 || attach_check(&a) != 0)
 		status = ub_cli_error(&a.err, UB_EXIT_USAGE);
-	else
+	else {
+		attach_tell_default(&a);
 		status = ub_attach_run(&a.out, NULL);
+	}
 	ub_cli_nbd_destroy(&a.nbd);
 	return status;
 }

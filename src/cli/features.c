@@ -13,6 +13,7 @@
 #include "backend/nbd/library.h"
 #include "base/cleanup.h"
 #include "cli/cli.h"
+#include "cli/common.h"
 #include "ublk/ctrl.h"
 #include "ublk/datapath.h"
 
@@ -147,7 +148,7 @@ int ub_cli_features(int argc, char **argv)
 	uint64_t features;
 	int ret;
 
-	if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
+	if (ub_cli_parse(&argp, argc, argv, &a, &a.err) != 0)
 		return ub_cli_error(&a.err, UB_EXIT_USAGE);
 	if (ub_ctrl_open(&ctrl, &a.err) != 0)
 		return ub_cli_error(&a.err, UB_EXIT_FAILED);

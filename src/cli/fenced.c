@@ -7,9 +7,10 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/common.h"
 #include "run/ask-keeper.h"
-#include "run/find.h"
 #include "run/state.h"
+#include "run/find.h"
 
 #define FENCED_TIMEOUT_MS 10000
 
@@ -67,7 +68,7 @@ int ub_cli_fenced(int argc, char **argv)
 	struct fenced_args a = { 0 };
 	int status = UB_EXIT_USAGE;
 
-	if (argp_parse(&argp, argc, argv, 0, NULL, &a) == 0)
+	if (ub_cli_parse(&argp, argc, argv, &a, &a.err) == 0)
 		status = fenced_run(&a);
 	return status == UB_EXIT_DONE ? status : ub_cli_error(&a.err, status);
 }

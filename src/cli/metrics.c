@@ -18,9 +18,12 @@
 #include "base/cleanup.h"
 #include "base/text.h"
 #include "cli/cli.h"
+#include "cli/common.h"
 #include "run/ask-keeper.h"
-#include "run/rundir.h"
 #include "run/state.h"
+#include "run/rundir.h"
+
+#include "config.h"
 
 #define METRICS_TIMEOUT_MS 2000
 #define METRICS_PREFIX	   "ublk_bridge_"
@@ -336,6 +339,13 @@ static void metrics_print_phase(const struct metrics *m)
 	}
 }
 
+/* It is there without a device, too: that it is missing can be an alert. */
+static void metrics_print_build(const struct metrics *m)
+{
+	metrics_head(m, "build_info", "gauge", NULL, "The version that prints this.");
+	printf("%sbuild_info{version=\"%s\"} 1\n", METRICS_PREFIX, PACKAGE_VERSION);
+}
+
 static void metrics_print_up(const struct metrics *m)
 {
 	metrics_head(m, "up", "gauge", NULL, "Whether the device's keeper answers.");
@@ -367,6 +377,7 @@ static void metrics_print_info(const struct metrics *m)
 
 static void metrics_print(const struct metrics *m)
 {
+	metrics_print_build(m);
 	metrics_print_up(m);
 	metrics_print_info(m);
 	metrics_print_operations(m, "ios", NULL, "ios",
@@ -415,7 +426,7 @@ int ub_cli_metrics(int argc, char **argv)
 	};
 	struct metrics m = { 0 };
 
-	if (argp_parse(&argp, argc, argv, 0, NULL, &m) != 0)
+	if (ub_cli_parse(&argp, argc, argv, &m, &m.err) != 0)
 		return ub_cli_error(&m.err, UB_EXIT_USAGE);
 	if (ub_rundir_check_rights(&m.err) != 0)
 		return ub_cli_error(&m.err, UB_EXIT_FAILED);

@@ -9,10 +9,8 @@
 #include <errno.h>
 #include <jansson.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/cleanup.h"
@@ -21,27 +19,22 @@
 #include "base/size.h"
 #include "base/text.h"
 #include "cli/cli.h"
+#include "cli/common.h"
+#include "cli/hints.h"
 #include "cli/nbd-options.h"
 #include "cli/progress.h"
+#include "cli/watch.h"
 #include "run/ask-keeper.h"
+#include "run/state.h"
 #include "run/find.h"
 #include "run/ranges.h"
-#include "run/state.h"
 
-#define MIGRATE_TIMEOUT_MS	60000 /* of what is asked once */
-#define MIGRATE_LOOK_TIMEOUT_MS 2000
-#define MIGRATE_LOOK_MIN_MS	50
-#define MIGRATE_LOOK_MAX_MS	1000
-#define MIGRATE_DRAW_EVERY_MS	200   /* where somebody does */
-#define MIGRATE_TELL_EVERY_MS	10000 /* where nobody watches a terminal */
-#define MIGRATE_PATIENCE_MS	60000 /* with a device that has no keeper just now */
-#define MIGRATE_REST_MS		100
-/* with a keeper that has just come, and may know of it yet */
-#define MIGRATE_UNKNOWN_MS	  5000
+#define MIGRATE_TIMEOUT_MS	  60000 /* of what is asked once */
+#define MIGRATE_LOOK_TIMEOUT_MS	  2000
+#define MIGRATE_REST_MS		  100
 #define MIGRATE_MIRROR_TIMEOUT_MS 1000
 #define MIGRATE_MIN_MIRROR_MS	  100
 #define MIGRATE_MAX_MIRROR_MS	  3600000
-#define MIGRATE_COLUMNS		  80
 
 enum {
 	OPT_MEM = 256,
@@ -55,25 +48,25 @@ enum {
 };
 
 static const struct argp_option migrate_options[] = {
-	{ NULL, 0, NULL, 0, "Where to, beside NBD:", 1 },
+	{ NULL, 0, NULL, 0, "The destination:", 1 },
 	{ "mem", OPT_MEM, "SIZE", 0, "Memory, as large as the device or larger", 1 },
-	{ NULL, 0, NULL, 0, "The migration:", 4 },
+	{ NULL, 0, NULL, 0, "The migration:", 5 },
 	{ "wait-for-cutover", OPT_WAIT, NULL, 0,
-	  "Return when both sides agree, and keep them so until --complete", 4 },
+	  "Return when both sides agree, and keep them so until --complete", 5 },
 	{ "rate-limit", OPT_RATE, "SIZE/s", 0,
 	  "Copy no more than so much a second, 0: as fast as it goes (the default); alone: of the "
 	  "one that runs",
-	  4 },
+	  5 },
 	{ "mirror-timeout", OPT_MIRROR_TIMEOUT, "DURATION", 0,
 	  "A destination that takes longer for a write is left out until it answers again "
 	  "(default: 1s)",
-	  4 },
-	{ NULL, 0, NULL, 0, "One that runs:", 5 },
+	  5 },
+	{ NULL, 0, NULL, 0, "One that runs:", 6 },
 	{ "complete", OPT_COMPLETE, NULL, 0,
-	  "Move it now, where --wait-for-cutover was given; returns when it has moved", 5 },
-	{ "cancel", OPT_CANCEL, NULL, 0, "Give it up: the device stays where it is", 5 },
-	{ "status", OPT_STATUS, NULL, 0, "Say how far it is, or how the last one ended", 5 },
-	{ "json", OPT_JSON, NULL, 0, "With --status: print an object", 5 },
+	  "Cut over now, where --wait-for-cutover was given; returns when that is done", 6 },
+	{ "cancel", OPT_CANCEL, NULL, 0, "Give it up: the device stays where it is", 6 },
+	{ "status", OPT_STATUS, NULL, 0, "Say how far it is, or how the last one ended", 6 },
+	{ "json", OPT_JSON, NULL, 0, "With --status: print an object", 6 },
 	{ 0 },
 };
 
@@ -127,14 +120,14 @@ static int migrate_mirror_timeout(struct migrate_args *a, const char *arg)
 	if (ret == 0 && (a->mirror_timeout_ms < MIGRATE_MIN_MIRROR_MS ||
 			 a->mirror_timeout_ms > MIGRATE_MAX_MIRROR_MS))
 		return ub_err_set(&a->err, ERANGE,
-				  "--mirror-timeout: %s is out of range: it goes from 100ms to 1h",
+				  "--mirror-timeout: %s is out of range: give one from 100ms to 1h",
 				  arg);
 	return ret;
 }
 
 static int migrate_word(struct migrate_args *a, char *arg)
 {
-	if (strncmp(arg, "nbd", 3) == 0 && strchr(arg, ':')) {
+	if (ub_cli_is_uri(arg)) {
 		a->first_uri = a->device ? a->first_uri : arg;
 		return ub_cli_nbd_take_uri(&a->nbd, arg);
 	}
@@ -317,214 +310,7 @@ static int migrate_ask(struct migrate_args *a, json_t *request)
 	return UB_EXIT_DONE;
 }
 
-/* ---- looking on ---------------------------------------------------------- */
-
-struct migrate_watch {
-	struct migrate_args *a;
-	const json_t *before; /* how the one before it ended: no news */
-	struct ub_progress progress;
-	uint64_t heard_ms, known_ms; /* when the keeper answered last; and knew of it */
-	uint64_t told_ms;
-	char phase[16]; /* the last that was told */
-	bool is_drawn;	/* a bar stands on the terminal */
-	bool is_cancelled;
-};
-
-static volatile sig_atomic_t migrate_signal;
-
-static void migrate_on_signal(int number)
-{
-	migrate_signal = number;
-}
-
-/* The second one ends it at once. */
-static void migrate_catch_signals(void)
-{
-	struct sigaction action = { .sa_handler = migrate_on_signal,
-				    .sa_flags = (int)SA_RESETHAND };
-
-	sigaction(SIGINT, &action, NULL);
-	sigaction(SIGTERM, &action, NULL);
-}
-
-static void watch_clear(struct migrate_watch *w)
-{
-	if (w->is_drawn)
-		fputs("\r\033[K", stderr);
-	w->is_drawn = false;
-}
-
-static unsigned watch_columns(void)
-{
-	struct winsize size;
-
-	if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col)
-		return size.ws_col - 1U;
-	return MIGRATE_COLUMNS - 1;
-}
-
-/*
- * A terminal has one line that is drawn again and again; else there is one for a phase, and for a
- * while.
- */
-static void watch_tell(struct migrate_watch *w, const json_t *migration)
-{
-	const char *phase = json_string_value(json_object_get(migration, "phase"));
-	uint64_t now = ub_now_ms();
-	char text[512];
-
-	ub_progress_take(&w->progress, migration, now);
-	if (isatty(STDERR_FILENO)) {
-		fprintf(stderr, "\r%s\033[K",
-			ub_progress_bar(&w->progress, migration, watch_columns(), text,
-					sizeof(text)));
-		w->is_drawn = true;
-		return;
-	}
-	if (!phase || (strcmp(phase, w->phase) == 0 && now - w->told_ms < MIGRATE_TELL_EVERY_MS))
-		return;
-	snprintf(w->phase, sizeof(w->phase), "%s", phase);
-	w->told_ms = now;
-	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: %s", w->a->state.dev_id,
-	       ub_progress_text(&w->progress, migration, text, sizeof(text)));
-}
-
-/* The device, and not another that has its number by now. */
-static bool watch_is_there(const struct migrate_watch *w)
-{
-	struct ub_state state;
-	struct ub_err ignored;
-	char device[32];
-	int ret;
-
-	snprintf(device, sizeof(device), "/dev/ublkb%u", w->a->state.dev_id);
-	ret = ub_device_find_state(device, &state, NULL, &ignored);
-	return ret == 0 ? state.cookie == w->a->state.cookie :
-			  ret != -ENODEV && ret != -ENOENT && ret != -EPERM;
-}
-
-/* 0 with *info, -EAGAIN: nobody answers just now, or another -errno with a->err: nobody will. */
-static int watch_look(struct migrate_watch *w, json_t **info)
-{
-	struct migrate_args *a = w->a;
-	struct ub_err err = { 0 };
-
-	if (ub_control_ask(a->state.name, json_pack("{s:s}", "verb", "info"), info,
-			   MIGRATE_LOOK_TIMEOUT_MS, &err) == 0) {
-		w->heard_ms = ub_now_ms();
-		return 0;
-	}
-	if (!watch_is_there(w))
-		return ub_err_set(&a->err, ENODEV, "/dev/ublkb%u has gone meanwhile",
-				  a->state.dev_id);
-	if (ub_now_ms() - w->heard_ms <= MIGRATE_PATIENCE_MS)
-		return -EAGAIN;
-	a->err = err;
-	ub_err_wrap(&a->err, "nobody says how the migration goes on (ublk-bridge recover %u)",
-		    a->state.dev_id);
-	return -EHOSTDOWN;
-}
-
-/* Where a signal has come: until somebody has heard of it. */
-static void watch_cancel(struct migrate_watch *w)
-{
-	struct ub_err err = { 0 };
-	json_t *reply = NULL;
-	int ret;
-
-	if (!migrate_signal || w->is_cancelled)
-		return;
-	ret = ub_control_ask(w->a->state.name, json_pack("{s:s}", "verb", "migrate-cancel"), &reply,
-			     MIGRATE_LOOK_TIMEOUT_MS, &err);
-	json_decref(reply);
-	if (ret == -EAGAIN || ret == -ECONNREFUSED || ret == -ENOENT || ret == -ECONNRESET ||
-	    ret == -ETIMEDOUT)
-		return; /* that is seen when it is looked at next, or tried again */
-	w->is_cancelled = true;
-	watch_clear(w);
-	if (ret)
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: it cannot be cancelled: %s",
-		       w->a->state.dev_id, err.text);
-}
-
-/*
- * It is over, as far as this keeper knows: 1 with *last, which is new; 0: not known yet; -errno
- * with a->err.
- */
-static int watch_end(struct migrate_watch *w, json_t *info, json_t **last)
-{
-	json_t *found = json_object_get(info, "last_migration");
-
-	if (json_is_object(found) && !json_equal(found, w->before)) {
-		*last = json_incref(found);
-		return 1;
-	}
-	if (ub_now_ms() - w->known_ms < MIGRATE_UNKNOWN_MS)
-		return 0;
-	return ub_err_set(&w->a->err, ENOENT,
-			  "/dev/ublkb%u: its keeper knows of no migration any more: 'ublk-bridge "
-			  "info' says what it serves",
-			  w->a->state.dev_id);
-}
-
-/*
- * One look: 0: it goes on; 1: both sides agree, and that was waited for; 2: it is over, *last;
- * -errno with a->err.
- */
-static int watch_once(struct migrate_watch *w, bool until_in_step, json_t **last)
-{
-	json_t *info = NULL, *migration;
-	int ret = watch_look(w, &info);
-
-	if (ret)
-		return ret == -EAGAIN ? 0 : ret;
-	migration = json_object_get(info, "migration");
-	if (json_is_object(migration)) {
-		const char *phase = json_string_value(json_object_get(migration, "phase"));
-
-		w->known_ms = ub_now_ms();
-		watch_tell(w, migration);
-		ret = until_in_step && phase && strcmp(phase, "in-step") == 0;
-	} else {
-		ret = watch_end(w, info, last);
-		ret = ret == 1 ? 2 : ret;
-	}
-	json_decref(info);
-	return ret;
-}
-
-/*
- * A look costs the machine something, and the move with it: what has taken long may be known a
- * little later.
- */
-static int watch_wait_ms(uint64_t since_ms)
-{
-	uint64_t wait = (ub_now_ms() - since_ms) / 3;
-	uint64_t most = isatty(STDERR_FILENO) ? MIGRATE_DRAW_EVERY_MS : MIGRATE_LOOK_MAX_MS;
-
-	wait = wait < MIGRATE_LOOK_MIN_MS ? MIGRATE_LOOK_MIN_MS : wait;
-	return (int)(wait < most ? wait : most);
-}
-
-/* Until then: as watch_once(), but never 0. before: borrowed. */
-static int migrate_watch(struct migrate_args *a, const json_t *before, bool until_in_step,
-			 json_t **last)
-{
-	struct migrate_watch w = { .a = a, .before = before };
-	uint64_t since_ms = ub_now_ms();
-	int ret;
-
-	w.heard_ms = w.known_ms = since_ms;
-	for (;;) {
-		watch_cancel(&w);
-		ret = watch_once(&w, until_in_step, last);
-		if (ret)
-			break;
-		poll(NULL, 0, watch_wait_ms(since_ms));
-	}
-	watch_clear(&w);
-	return ret;
-}
+/* ---- the actions --------------------------------------------------------- */
 
 /* How the last one ended, or null: the caller's to json_decref(). NULL with a->err. */
 static json_t *migrate_last(struct migrate_args *a)
@@ -539,8 +325,6 @@ static json_t *migrate_last(struct migrate_args *a)
 	json_decref(info);
 	return last;
 }
-
-/* ---- the actions --------------------------------------------------------- */
 
 /*
  * What lost connections may still write where the device was moved from, or should have been moved
@@ -565,15 +349,15 @@ static void migrate_await_rest(const struct migrate_args *a, bool wait)
 			ub_log(UB_LOG_NOTICE,
 			       "/dev/ublkb%u: where it was %s, %s: nobody else should use that "
 			       "before%s",
-			       state.dev_id, wait ? "moved from" : "to be moved to",
+			       state.dev_id, wait ? "migrated from" : "to be migrated to",
 			       ub_ranges_describe_wait(&r, what, sizeof(what)),
 			       wait ? "; waiting" : "");
 		is_told = true;
-		if (!wait || migrate_signal)
+		if (!wait || ub_cli_watch_has_signal())
 			break;
 		if (ub_ranges_wait(&patience, &r, ub_now_ms()) == UB_RANGES_TOO_LONG) {
 			ub_log(UB_LOG_WARNING,
-			       "/dev/ublkb%u: where it was moved from, %s may still be written: "
+			       "/dev/ublkb%u: where it was migrated from, %s may still be written: "
 			       "its server has not been "
 			       "seen since",
 			       state.dev_id, ub_ranges_describe(&r, what, sizeof(what)));
@@ -605,7 +389,7 @@ static int migrate_tell_end(struct migrate_args *a, const json_t *last)
 	}
 	migrate_await_rest(a, false);
 	ub_err_set(&a->err, ECANCELED, "/dev/ublkb%u stays where it is: the migration %s%s",
-		   a->state.dev_id, text, migrate_signal ? " (by a signal)" : "");
+		   a->state.dev_id, text, ub_cli_watch_has_signal() ? " (by a signal)" : "");
 	return UB_EXIT_FAILED;
 }
 
@@ -613,12 +397,13 @@ static int migrate_tell_end(struct migrate_args *a, const json_t *last)
 static int migrate_follow(struct migrate_args *a, const json_t *before, bool until_in_step)
 {
 	json_t *last = NULL;
-	int ret = migrate_watch(a, before, until_in_step, &last), status = UB_EXIT_FAILED;
+	int ret = ub_cli_watch(&a->state, before, until_in_step, &last, &a->err);
+	int status = UB_EXIT_FAILED;
 
 	if (ret == 1) {
-		printf("/dev/ublkb%u: both sides agree: it moves with 'ublk-bridge migrate %u "
+		printf("/dev/ublkb%u: both sides agree: cut over with 'ublk-bridge migrate %s "
 		       "--complete'\n",
-		       a->state.dev_id, a->state.dev_id);
+		       a->state.dev_id, a->state.name);
 		status = UB_EXIT_DONE;
 	} else if (ret == 2) {
 		status = migrate_tell_end(a, last);
@@ -639,7 +424,7 @@ static int migrate_start(struct migrate_args *a)
 		json_decref(request);
 		return UB_EXIT_FAILED;
 	}
-	migrate_catch_signals();
+	ub_cli_watch_catch_signals();
 	status = migrate_ask(a, request);
 	if (status == UB_EXIT_DONE)
 		status = migrate_follow(a, before, a->wait);
@@ -704,8 +489,7 @@ static int migrate_status(struct migrate_args *a)
 			json_object_set_new(object, members[i],
 					    value ? json_incref(value) : json_null());
 		}
-		json_dumpf(object, stdout, JSON_INDENT(2));
-		printf("\n");
+		ub_cli_print_json(object);
 		json_decref(object);
 	} else {
 		migrate_print_status(a, info);
@@ -742,7 +526,7 @@ int ub_cli_migrate(int argc, char **argv)
 		.parser = migrate_parse,
 		.args_doc = "DEVICE [NBD-URI | [ COMMAND ARGS... ]]",
 		.children = children,
-		.doc = "Move a device, while it is in use, to memory or an NBD export."
+		.doc = "Migrate a device, while it is in use, to memory or an NBD export."
 		       "\vDEVICE is a number, /dev/ublkbN or a --name.  SIZE is in bytes, or has "
 		       "one of K M G T P E behind it"
 		       " (powers of 1024).  --fd and --command name no destination: their "
@@ -758,7 +542,7 @@ int ub_cli_migrate(int argc, char **argv)
 
 	nbd_options_init(&a.nbd.options);
 	if (ub_cli_nbd_take_command(&a.nbd, &argc, argv) != 0 ||
-	    argp_parse(&argp, argc, argv, 0, NULL, &a) != 0 || migrate_check(&a) != 0)
+	    ub_cli_parse(&argp, argc, argv, &a, &a.err) != 0 || migrate_check(&a) != 0)
 		status = UB_EXIT_USAGE;
 	else
 		status = migrate_run(&a);

@@ -5,7 +5,9 @@
  */
 #include "cli/nbd-options.h"
 
+#include <ctype.h>
 #include <errno.h>
+#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +16,9 @@
 
 #include "base/cleanup.h"
 #include "base/size.h"
+
+/* IANA has given it to NBD. */
+#define NBD_DEFAULT_PORT "10809"
 
 enum {
 	NBD_OPT_TCP = 512,
@@ -41,56 +46,55 @@ enum {
 };
 
 static const struct argp_option nbd_argp_options[] = {
-	{ NULL, 0, NULL, 0, "An NBD server, where no URI and no [ COMMAND ] names it:", 1 },
-	{ "tcp", NBD_OPT_TCP, "HOST PORT", 0, "A host and a port", 1 },
-	{ "unix", NBD_OPT_UNIX, "SOCKET", 0, "A unix socket", 1 },
-	{ "vsock", NBD_OPT_VSOCK, "CID PORT", 0, "A virtual machine's socket", 1 },
-	{ "fd", NBD_OPT_FD, "N", 0, "A connected socket that was inherited; its end is final", 1 },
+	{ NULL, 0, NULL, 0, "An NBD server, where no URI and no [ COMMAND ] names it:", 2 },
+	{ "tcp", NBD_OPT_TCP, "HOST[:PORT]", 0, "A host and a port (default: 10809)", 2 },
+	{ "unix", NBD_OPT_UNIX, "SOCKET", 0, "A unix socket", 2 },
+	{ "vsock", NBD_OPT_VSOCK, "CID PORT", 0, "A virtual machine's socket", 2 },
+	{ "fd", NBD_OPT_FD, "N", 0, "A connected socket that you pass on; when it ends, I/O fails",
+	  2 },
 	{ "command", NBD_OPT_COMMAND, "COMMAND ARGS...", 0,
 	  "Start this server (to the end of the line), its stdin and stdout are the connection",
-	  1 },
-	{ "systemd-socket-activation", NBD_OPT_ACTIVATION, "COMMAND ARGS...", 0,
-	  "The same as [ COMMAND ARGS... ], to the end of the line", 1 },
-	{ "restart-command", NBD_OPT_RESTART, NULL, 0, "Start the command again when it dies", 1 },
-	{ NULL, 0, NULL, 0, "The export and the way to it:", 2 },
-	{ "export", NBD_OPT_EXPORT, "NAME", 0, "The export's name (default: the empty one)", 2 },
-	{ "connections", 'C', "N", 0, "Connections, if the server allows several (default: 1)", 2 },
-	{ "tls", NBD_OPT_TLS, "MODE", 0,
-	  "off, allow or require (default: as the URI says, else off)", 2 },
-	{ "tls-certificates", NBD_OPT_TLS_CERTIFICATES, "DIR", 0,
-	  "Where ca-cert.pem and the like are", 2 },
-	{ "tls-psk-file", NBD_OPT_TLS_PSK_FILE, "FILE", 0,
-	  "Pre-shared keys instead of certificates", 2 },
-	{ "tls-username", NBD_OPT_TLS_USERNAME, "NAME", 0, "Whose key in it (default: $LOGNAME)",
 	  2 },
+	{ "systemd-socket-activation", NBD_OPT_ACTIVATION, "COMMAND ARGS...", 0,
+	  "The same as [ COMMAND ARGS... ], to the end of the line", 2 },
+	{ "restart-command", NBD_OPT_RESTART, NULL, 0, "Start the command again when it dies", 2 },
+	{ NULL, 0, NULL, 0, "The export and the way to it:", 3 },
+	{ "export", NBD_OPT_EXPORT, "NAME", 0, "The export's name (default: the empty one)", 3 },
+	{ "connections", 'C', "N", 0, "Connections, if the server allows several (default: 1)", 3 },
+	{ "tls", NBD_OPT_TLS, "MODE", 0,
+	  "off, allow or require (default: as the URI says, else off)", 3 },
+	{ "tls-certificates", NBD_OPT_TLS_CERTIFICATES, "DIR", 0,
+	  "Where ca-cert.pem and the like are", 3 },
+	{ "tls-psk-file", NBD_OPT_TLS_PSK_FILE, "FILE", 0,
+	  "Pre-shared keys instead of certificates", 3 },
+	{ "tls-username", NBD_OPT_TLS_USERNAME, "NAME", 0,
+	  "The user name of the pre-shared key (default: $LOGNAME)", 3 },
 	{ "tls-hostname", NBD_OPT_TLS_HOSTNAME, "NAME", 0,
-	  "Whom the server's certificate has to be for (default: the host)", 2 },
+	  "The name in the server's certificate (default: the host)", 3 },
 	{ "tls-verify", NBD_OPT_TLS_VERIFY, NULL, 0,
-	  "Verify the server's certificate (the default)", 2 },
-	{ "no-tls-verify", NBD_OPT_NO_TLS_VERIFY, NULL, 0, "Do not verify it", 2 },
+	  "Verify the server's certificate (the default)", 3 },
+	{ "no-tls-verify", NBD_OPT_NO_TLS_VERIFY, NULL, 0, "Do not verify the server's certificate",
+	  3 },
 	{ NULL, 0, NULL, 0,
-	  "When the server goes away (DURATION: seconds, or with ms, s, m, h):", 3 },
+	  "When the server goes away (DURATION: seconds, or with ms, s, m, h):", 4 },
 	{ "outage-limit", NBD_OPT_OUTAGE_LIMIT, "DURATION", 0,
-	  "I/O waits so long, and fails after it until the server is back (default: none, it "
-	  "waits)",
-	  3 },
+	  "How long I/O waits for the server before it fails (default: none, it waits)", 4 },
 	{ "stall-timeout", NBD_OPT_STALL_TIMEOUT, "DURATION", 0,
-	  "No answer for so long: another connection is tried (default: 30s)", 3 },
+	  "How long a connection may be silent before another is tried (default: 30s)", 4 },
 	{ "fence", NBD_OPT_FENCE, "POLICY", 0,
-	  "What ends the wait for a write that a lost connection may still carry: time (the "
-	  "default), or also that the server"
-	  " has closed it (close)",
-	  3 },
+	  "When writes of a lost connection count as over: after a time (time, the default), or "
+	  "also when the server has closed it (close)",
+	  4 },
 	{ "fence-timeout", NBD_OPT_FENCE_TIMEOUT, "DURATION", 0,
-	  "How long newer writes to the same blocks wait for it at the most, 0: not at all "
+	  "How long newer writes to the same blocks wait for those at most; 0: not at all "
 	  "(default: 30s)",
-	  3 },
+	  4 },
 	{ "fence-command", NBD_OPT_FENCE_COMMAND, "COMMAND", 0,
-	  "Run when they wait: status 0 says that the old server can write no more", 3 },
+	  "Run when they wait: exit status 0 means that the old server can write no more", 4 },
 	{ "auto-resize", NBD_OPT_AUTO_RESIZE, NULL, 0,
-	  "When a reconnect finds the export larger, so becomes the device (Linux 6.16)", 3 },
+	  "Grow the device when its export has grown (seen at a reconnect; Linux 6.16)", 4 },
 	{ "wait", NBD_OPT_WAIT, "DURATION", 0,
-	  "Keep trying to reach the server before attaching (default: 0)", 3 },
+	  "Keep trying to reach the server before attaching (default: 0)", 4 },
 	{ 0 },
 };
 
@@ -125,38 +129,54 @@ static void nbd_name(struct ub_cli_nbd *n, enum nbd_transport transport)
 	n->nr_named++;
 }
 
-/* The second word of an option that has two. */
-static const char *nbd_next_word(struct ub_cli_nbd *n, struct argp_state *state, const char *what)
+/* --tcp HOST PORT, as nbdublk(1) has it; the next word may as well be another one. */
+static bool nbd_is_port(const char *word)
 {
-	if (state->next < state->argc && state->argv[state->next][0] != '-')
-		return state->argv[state->next++];
-	ub_err_set(n->err, EINVAL, "%s: two words are needed: see 'ublk-bridge --help'", what);
-	return NULL;
+	return word && *word &&
+	       (strspn(word, "0123456789") == strlen(word) || strcmp(word, "nbd") == 0 ||
+		getservbyname(word, "tcp"));
 }
 
-static int nbd_take_tcp(struct ub_cli_nbd *n, const char *host, struct argp_state *state)
+/* "HOST", "HOST:PORT", "[ADDRESS]:PORT" as in a URI; an address of IPv6 may stand alone, too. */
+static int nbd_take_tcp(struct ub_cli_nbd *n, const char *arg, struct argp_state *state)
 {
-	const char *port = nbd_next_word(n, state, "--tcp HOST PORT");
-	int ret = port ? nbd_set_string(n, &n->options.host, host) : -EINVAL;
-	size_t len = strlen(host);
+	const char *next = state->next < state->argc ? state->argv[state->next] : NULL;
+	const char *bracket = *arg == '[' ? strchr(arg, ']') : NULL;
+	const char *colon = strchr(bracket ? bracket : arg, ':');
+	const char *port = NBD_DEFAULT_PORT;
+	int ret = nbd_set_string(n, &n->options.host, bracket ? arg + 1 : arg);
 
 	nbd_name(n, NBD_TCP);
-	if (ret == 0 && len > 2 && host[0] == '[' && host[len - 1] == ']') { /* as in a URI */
-		n->options.host[len - 1] = '\0';
-		memmove(n->options.host, n->options.host + 1, len - 1);
+	if (ret == 0 && bracket)
+		n->options.host[bracket - arg - 1] = '\0';
+	if (colon && (bracket || colon == strrchr(arg, ':'))) {
+		port = colon + 1;
+		if (ret == 0 && !bracket)
+			n->options.host[colon - arg] = '\0';
+	} else if (nbd_is_port(next)) {
+		port = next;
+		state->next++;
 	}
+	if (ret == 0 && (!*port || !*n->options.host))
+		return ub_err_set(n->err, EINVAL,
+				  "--tcp: '%s' is not HOST or HOST:PORT, such as localhost:10809",
+				  arg);
 	return ret ? ret : nbd_set_string(n, &n->options.port, port);
 }
 
 static int nbd_take_vsock(struct ub_cli_nbd *n, const char *cid, struct argp_state *state)
 {
-	const char *port = nbd_next_word(n, state, "--vsock CID PORT");
+	const char *port = state->next < state->argc ? state->argv[state->next] : "-";
 	uint64_t value;
-	int ret =
-		port ? ub_number_parse(cid, "--vsock CID", 0, UINT32_MAX, &value, n->err) : -EINVAL;
+	int ret = ub_number_parse(cid, "--vsock CID", 0, UINT32_MAX, &value, n->err);
 
 	if (ret)
 		return ret;
+	if (*port == '-')
+		return ub_err_set(n->err, EINVAL,
+				  "--vsock takes two words, a CID and a port, such as --vsock 2 "
+				  "10809");
+	state->next++;
 	n->options.vsock_cid = (uint32_t)value;
 	ret = ub_number_parse(port, "--vsock PORT", 0, UINT32_MAX, &value, n->err);
 	n->options.vsock_port = (uint32_t)value;
@@ -346,13 +366,23 @@ static int nbd_take_option(struct ub_cli_nbd *n, int key, char *arg)
 	}
 }
 
+static const char *nbd_option_name(int key)
+{
+	for (unsigned i = 0; i < UB_ARRAY_SIZE(nbd_argp_options); i++) {
+		if (nbd_argp_options[i].key == key)
+			return nbd_argp_options[i].name;
+	}
+	return "an option";
+}
+
 static error_t nbd_parse(int key, char *arg, struct argp_state *state)
 {
 	struct ub_cli_nbd *n = state->input;
 
 	if (key != 'C' && (key < NBD_OPT_TCP || key > NBD_OPT_AUTO_RESIZE))
 		return ARGP_ERR_UNKNOWN;
-	n->is_used = true;
+	if (!n->option)
+		n->option = nbd_option_name(key);
 	if (key >= NBD_OPT_TCP && key <= NBD_OPT_ACTIVATION)
 		return -nbd_take_server(n, key, arg, state);
 	return -nbd_take_option(n, key, arg);
@@ -380,7 +410,6 @@ int ub_cli_nbd_take_command(struct ub_cli_nbd *n, int *argc, char **argv)
 	memcpy(n->command, argv + first + 1, (size_t)(last - first - 1) * sizeof(*argv));
 	n->kind = UB_COMMAND_ACTIVATED;
 	n->nr_named++;
-	n->is_used = true;
 	rest = *argc - last - 1;
 	/* the NULL, too */
 	memmove(argv + first, argv + last + 1, (size_t)(rest + 1) * sizeof(*argv));
@@ -390,17 +419,24 @@ int ub_cli_nbd_take_command(struct ub_cli_nbd *n, int *argc, char **argv)
 
 int ub_cli_nbd_take_uri(struct ub_cli_nbd *n, const char *uri)
 {
-	n->is_used = true;
+	int ret = nbd_set_string(n, &n->options.uri, uri);
+
 	nbd_name(n, NBD_URI);
-	return nbd_set_string(n, &n->options.uri, uri);
+	/* A scheme is the same in capitals (RFC 3986), and libnbd takes it in small letters. */
+	for (char *c = n->options.uri; ret == 0 && *c && *c != ':'; c++)
+		*c = (char)tolower((unsigned char)*c);
+	return ret;
 }
 
 int ub_cli_nbd_check(struct ub_cli_nbd *n)
 {
 	char label[80];
 
-	if (n->is_used && !n->nr_named)
-		return ub_err_set(n->err, EINVAL, "options of NBD's are given, and no NBD server");
+	if (n->option && !n->nr_named)
+		return ub_err_set(n->err, EINVAL,
+				  "--%s needs an NBD server, such as nbd://HOST/EXPORT: it has no "
+				  "meaning for memory",
+				  n->option);
 	if (n->restart_command && !n->command)
 		return ub_err_set(n->err, EINVAL,
 				  "--restart-command: there is no command to be started");

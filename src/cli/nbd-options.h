@@ -21,9 +21,9 @@ struct ub_cli_nbd {
 	enum ub_command_kind kind;
 	char **command; /* the command line's own, NULL-terminated; NULL: none */
 	bool restart_command;
-	int fd;		   /* of --fd; -1: none */
-	unsigned nr_named; /* servers */
-	bool is_used;	   /* an option of NBD's was given */
+	int fd;		    /* of --fd; -1: none */
+	unsigned nr_named;  /* servers */
+	const char *option; /* the first option of NBD's that was given; NULL: none */
 	/* set by the verb: of a migration. What comes ready made, and only once, is refused */
 	bool is_destination;
 	struct ub_err *err;

@@ -6,11 +6,14 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/cleanup.h"
 #include "base/size.h"
+#include "cli/common.h"
 
 #define PROGRESS_MAX_BAR    40
 #define PROGRESS_MIN_BAR    8
 #define PROGRESS_COLUMNS    66 /* that the text takes when it is long: the bar shall not jump */
+#define PROGRESS_MIRRORED   18 /* of them: ", 1023.9 MiB mirrored" */
 #define PROGRESS_TEXT_BYTES 384
 
 static uint64_t progress_get(const json_t *object, const char *key)
@@ -113,6 +116,28 @@ static const char *progress_numbers(const struct ub_progress *p, const json_t *m
 	return buf;
 }
 
+/* As many of them as have room, from the first on; nothing of what there is not. */
+static const char *progress_few_numbers(const struct ub_progress *p, const json_t *migration,
+					size_t columns, char *buf, size_t len)
+{
+	char part[4][64] = { "" }, text[32];
+	uint64_t mirrored = progress_get(migration, "mirrored_bytes");
+	size_t used = (size_t)snprintf(buf, len, "%u %%", ub_progress_percent(migration));
+
+	if (p && p->nr > 1)
+		snprintf(part[0], sizeof(part[0]), ", %s/s",
+			 ub_size_format(ub_progress_rate(p), text, sizeof(text)));
+	progress_left(p, migration, part[1], sizeof(part[1]));
+	snprintf(part[2], sizeof(part[2]), ", %s dirty",
+		 ub_size_format(progress_get(migration, "dirty_bytes"), text, sizeof(text)));
+	if (mirrored)
+		snprintf(part[3], sizeof(part[3]), ", %s mirrored",
+			 ub_size_format(mirrored, text, sizeof(text)));
+	for (unsigned i = 0; i < UB_ARRAY_SIZE(part) && used + strlen(part[i]) <= columns; i++)
+		used += (size_t)snprintf(buf + used, len - used, "%s", part[i]);
+	return buf;
+}
+
 const char *ub_progress_text(const struct ub_progress *p, const json_t *migration, char *buf,
 			     size_t len)
 {
@@ -129,31 +154,21 @@ const char *ub_progress_text(const struct ub_progress *p, const json_t *migratio
 	return buf;
 }
 
-/* Cuts it to so many columns, between two characters: one column each, as near as need be. */
-static void progress_cut(char *text, size_t columns)
-{
-	for (; *text; text++) {
-		if (((unsigned char)*text & 0xc0) == 0x80)
-			continue;
-		if (columns-- == 0) {
-			*text = '\0';
-			return;
-		}
-	}
-}
-
 const char *ub_progress_bar(const struct ub_progress *p, const json_t *migration, unsigned columns,
 			    char *buf, size_t len)
 {
 	bool is_copying = strcmp(progress_string(migration, "phase"), "copying") == 0;
-	size_t width = columns > PROGRESS_COLUMNS ? columns - PROGRESS_COLUMNS : 0, filled;
+	size_t needed = PROGRESS_COLUMNS, width, filled;
 	char text[PROGRESS_TEXT_BYTES], bar[PROGRESS_MAX_BAR + 1];
 
 	/* That it copies a bar says by itself. */
 	if (is_copying)
-		progress_numbers(p, migration, text, sizeof(text));
+		progress_few_numbers(p, migration, columns, text, sizeof(text));
 	else
 		ub_progress_text(p, migration, text, sizeof(text));
+	if (is_copying && progress_get(migration, "mirrored_bytes") == 0)
+		needed -= PROGRESS_MIRRORED;
+	width = columns > needed ? columns - needed : 0;
 	if (width > PROGRESS_MAX_BAR)
 		width = PROGRESS_MAX_BAR;
 	if (width < PROGRESS_MIN_BAR) {
@@ -165,7 +180,18 @@ const char *ub_progress_bar(const struct ub_progress *p, const json_t *migration
 		bar[width] = '\0';
 		snprintf(buf, len, "[%s] %s", bar, text);
 	}
-	progress_cut(buf, columns);
+	ub_cli_cut(buf, columns);
+	return buf;
+}
+
+const char *ub_progress_erase(size_t drawn, unsigned terminal, char *buf, size_t len)
+{
+	size_t rows = terminal && drawn ? (drawn - 1) / terminal : 0;
+	size_t used = (size_t)snprintf(buf, len, "\r\033[K");
+
+	/* Row by row: to clear the screen's rest would put it into the scrollback of some. */
+	while (rows-- && used + sizeof("\033[A\033[K") <= len)
+		used += (size_t)snprintf(buf + used, len - used, "\033[A\033[K");
 	return buf;
 }
 
@@ -188,7 +214,8 @@ const char *ub_progress_result(const json_t *last, char *buf, size_t len)
 	char copied[32], zeroed[32], mirrored[32], pause[48];
 
 	if (strcmp(result, "moved") == 0)
-		snprintf(buf, len, "moved to %s in %.1f s, %s, %s copied, %s zeroed, %s mirrored",
+		snprintf(buf, len,
+			 "migrated to %s in %.1f s, %s, %s copied, %s zeroed, %s mirrored",
 			 progress_string(last, "destination"), seconds,
 			 progress_pause(last, pause, sizeof(pause)),
 			 ub_size_format(progress_get(last, "copied_bytes"), copied, sizeof(copied)),

@@ -37,15 +37,23 @@ const char *ub_progress_text(const struct ub_progress *p, const json_t *migratio
 			     size_t len);
 
 /*
- * The same for one line of a terminal, behind a bar where it has room; never wider than `columns`.
- * Returns buf.
+ * The same for one line of a terminal, behind a bar where it has room; never wider than `columns`:
+ * what is least important is left out. Returns buf.
  */
 const char *ub_progress_bar(const struct ub_progress *p, const json_t *migration, unsigned columns,
 			    char *buf, size_t len);
 
 /*
- * How "last_migration" ended: "moved to DESTINATION in 3.4 s, pause 5.1 ms, 32 MiB copied, 480 MiB
- * zeroed, 12 MiB mirrored", "failed after 3.4 s: WHY", "was cancelled after 3.4 s". Returns buf.
+ * What takes a line of so many columns from the terminal again, with the cursor where it began.
+ * terminal: how wide that is now, if it wraps what has become too long for it; 0: it cuts it.
+ * Returns buf.
+ */
+const char *ub_progress_erase(size_t drawn, unsigned terminal, char *buf, size_t len);
+
+/*
+ * How "last_migration" ended: "migrated to DESTINATION in 3.4 s, pause 5.1 ms, 32 MiB copied, 480
+ * MiB zeroed, 12 MiB mirrored", "failed after 3.4 s: WHY", "was cancelled after 3.4 s". Returns
+ * buf.
  */
 const char *ub_progress_result(const json_t *last, char *buf, size_t len);
 

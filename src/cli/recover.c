@@ -18,9 +18,9 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/common.h"
 #include "keeper/main.h"
 #include "run/find.h"
-#include "run/state.h"
 
 #define RECOVER_PATIENCE_MS 10000 /* with one device, before the next one has its turn, too */
 #define UPGRADE_MAX_WAIT_MS 90000 /* the old keeper waits for two minutes in all */
@@ -191,7 +191,7 @@ static int recover_run(const struct argp *argp, int argc, char **argv, bool upgr
 	struct ub_state state;
 	int status;
 
-	if (argp_parse(argp, argc, argv, 0, NULL, &a) != 0)
+	if (ub_cli_parse(argp, argc, argv, &a, &a.err) != 0)
 		return ub_cli_error(&a.err, UB_EXIT_USAGE);
 	if (ub_rundir_check_rights(&a.err) != 0)
 		return ub_cli_error(&a.err, UB_EXIT_FAILED);

@@ -8,9 +8,10 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/common.h"
 #include "run/ask-keeper.h"
-#include "run/find.h"
 #include "run/state.h"
+#include "run/find.h"
 
 /* the keeper's own limits are shorter, unless --timeout made them longer */
 #define RESIZE_TIMEOUT_MS 300000
@@ -67,7 +68,7 @@ static int resize_run(struct resize_args *a)
 	json_t *request, *reply;
 	struct ub_state state;
 	json_int_t is, was;
-	char size[32];
+	char size[32], before[32];
 
 	if (ub_device_find_state(a->device, &state, NULL, &a->err) != 0)
 		return a->err.code == EINVAL ? UB_EXIT_USAGE : UB_EXIT_FAILED;
@@ -79,9 +80,12 @@ static int resize_run(struct resize_args *a)
 	is = json_integer_value(json_object_get(reply, "size_bytes"));
 	was = json_integer_value(json_object_get(reply, "was_bytes"));
 	json_decref(reply);
-	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u %s %" JSON_INTEGER_FORMAT " bytes (%s)%s", state.dev_id,
-	       is == was ? "has" : "has now", is, ub_size_format((uint64_t)is, size, sizeof(size)),
-	       is == was ? ": nothing to do" : "");
+	ub_size_format((uint64_t)is, size, sizeof(size));
+	if (is == was)
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u has %s already", state.dev_id, size);
+	else
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: now %s (was %s)", state.dev_id, size,
+		       ub_size_format((uint64_t)was, before, sizeof(before)));
 	return UB_EXIT_DONE;
 }
 
@@ -99,7 +103,7 @@ int ub_cli_resize(int argc, char **argv)
 	struct resize_args a = { 0 };
 	int status = UB_EXIT_USAGE;
 
-	if (argp_parse(&argp, argc, argv, 0, NULL, &a) == 0)
+	if (ub_cli_parse(&argp, argc, argv, &a, &a.err) == 0)
 		status = resize_run(&a);
 	return status == UB_EXIT_DONE ? status : ub_cli_error(&a.err, status);
 }

@@ -9,9 +9,10 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/common.h"
 #include "run/ask-keeper.h"
-#include "run/find.h"
 #include "run/state.h"
+#include "run/find.h"
 
 #define SET_TIMEOUT_MS 10000
 
@@ -125,7 +126,7 @@ int ub_cli_set(int argc, char **argv)
 	struct set_args a = { .request = json_object() };
 	int status = UB_EXIT_USAGE;
 
-	if (argp_parse(&argp, argc, argv, 0, NULL, &a) == 0)
+	if (ub_cli_parse(&argp, argc, argv, &a, &a.err) == 0)
 		status = set_run(&a);
 	json_decref(a.request);
 	return status == UB_EXIT_DONE ? status : ub_cli_error(&a.err, status);

@@ -11,6 +11,7 @@
 
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/common.h"
 #include "cli/progress.h"
 #include "run/ask-keeper.h"
 #include "run/find.h"
@@ -34,10 +35,21 @@ static const struct argp_option stats_options[] = {
 
 struct stats_args {
 	const char *device;
-	bool json, watch;
+	bool json, watch, has_wait;
 	uint64_t wait_ms;
 	struct ub_err err;
 };
+
+static int stats_take_wait(struct stats_args *a, const char *arg)
+{
+	int ret = ub_duration_parse(arg, "--watch", &a->wait_ms, &a->err);
+
+	a->has_wait = true;
+	if (ret == 0 && a->wait_ms < STATS_MIN_WAIT_MS)
+		return ub_err_set(&a->err, ERANGE, "--watch: %s is too often: at least 0.1 seconds",
+				  arg);
+	return ret;
+}
 
 static error_t stats_parse(int key, char *arg, struct argp_state *state)
 {
@@ -49,12 +61,12 @@ static error_t stats_parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case OPT_WATCH:
 		a->watch = true;
-		if (arg && ub_duration_parse(arg, "--watch", &a->wait_ms, &a->err) != 0)
-			return a->err.code;
-		if (a->wait_ms < STATS_MIN_WAIT_MS)
-			return -ub_err_set(&a->err, ERANGE,
-					   "--watch: %s is too often: at least 0.1 seconds", arg);
-		return 0;
+		return arg ? -stats_take_wait(a, arg) : 0;
+	case ARGP_KEY_ARG:
+		/* --watch SECONDS, as watch(1) and iostat(1) have it */
+		if (a->watch && a->device && !a->has_wait)
+			return -stats_take_wait(a, arg);
+		return ub_cli_parse_device(key, arg, "stats of", &a->device, &a->err);
 	default:
 		return ub_cli_parse_device(key, arg, "stats of", &a->device, &a->err);
 	}
@@ -85,13 +97,27 @@ static const char *stats_time(uint64_t ns, bool is_known, char *buf, size_t len)
 		unit++;
 	}
 	if (is_known)
-		snprintf(buf, len, "%.*f %s",
+		snprintf(buf, len, "%.*f%s",
 			 value >= 99.95 || unit == 0 ? 0 :
 			 value >= 9.995		     ? 1 :
 						       2,
 			 value, units[unit]);
 	else
 		snprintf(buf, len, "-");
+	return buf;
+}
+
+/* "1.5M", as lsblk(8) has sizes: ten columns of them fit a terminal. */
+static const char *stats_size(uint64_t bytes, char *buf, size_t len)
+{
+	char *unit;
+
+	ub_size_format(bytes, buf, len);
+	unit = strchr(buf, ' ');
+	if (unit) {
+		unit[0] = unit[1];
+		unit[1] = '\0';
+	}
 	return buf;
 }
 
@@ -107,30 +133,32 @@ static void stats_print_operation(const char *op, const json_t *now, const json_
 	static const char *const columns[] = { "p50_ns", "p99_ns", "p999_ns", "max_ns" };
 	char total[32], rate[32], text[32];
 
-	printf("%-12s %12llu %10s %8llu %10.0f %12s", op, (unsigned long long)ios,
-	       ub_size_format(bytes, total, sizeof(total)),
+	printf("%-12s %9llu %7s %4llu %7.0f %7s", op, (unsigned long long)ios,
+	       stats_size(bytes, total, sizeof(total)),
 	       (unsigned long long)stats_get(now, "errors"),
 	       (double)(ios - stats_get(before, "ios")) / seconds,
-	       ub_size_format((uint64_t)((double)(bytes - stats_get(before, "bytes")) / seconds),
-			      rate, sizeof(rate)));
+	       stats_size((uint64_t)((double)(bytes - stats_get(before, "bytes")) / seconds), rate,
+			  sizeof(rate)));
 	for (unsigned i = 0; i < sizeof(columns) / sizeof(columns[0]); i++)
-		printf(" %9s", stats_time(stats_get(latency, columns[i]),
+		printf(" %6s", stats_time(stats_get(latency, columns[i]),
 					  stats_get(latency, "count") > 0, text, sizeof(text)));
 	printf("\n");
 }
 
 static void stats_print_backend(const json_t *backend)
 {
+	uint64_t reconnects = stats_get(backend, "reconnects"),
+		 outages = stats_get(backend, "outages");
+
 	if (!stats_get(backend, "connections"))
 		return;
-	printf("server: %s, %llu of %llu connections, %llu reconnects, %llu outages (%.1f s), %llu "
-	       "requests (%llu sent "
-	       "again), %.1f s waited\n",
+	printf("server: %s, %llu of %llu connections, %llu reconnect%s, %llu outage%s (%.1f s)\n"
+	       "  %llu requests (%llu sent again), %.1f s waited\n",
 	       json_is_true(json_object_get(backend, "is_online")) ? "online" : "offline",
 	       (unsigned long long)stats_get(backend, "connections_online"),
 	       (unsigned long long)stats_get(backend, "connections"),
-	       (unsigned long long)stats_get(backend, "reconnects"),
-	       (unsigned long long)stats_get(backend, "outages"),
+	       (unsigned long long)reconnects, reconnects == 1 ? "" : "s",
+	       (unsigned long long)outages, outages == 1 ? "" : "s",
 	       json_number_value(json_object_get(backend, "outage_seconds")),
 	       (unsigned long long)stats_get(backend, "requests"),
 	       (unsigned long long)stats_get(backend, "retries"),
@@ -198,16 +226,15 @@ static void stats_print_table(const json_t *now, const json_t *before)
 	       stats_string(now, "name"), stats_string(now, "kind"),
 	       json_number_value(json_object_get(now, "uptime_seconds")),
 	       (unsigned long long)stats_get(now, "in_flight"));
-	printf("%-12s %12s %10s %8s %10s %12s %9s %9s %9s %9s\n", "OPERATION", "IOS", "BYTES",
-	       "ERRORS", "IOS/S", "BYTES/S", "P50", "P99", "P99.9", "MAX");
+	printf("%-12s %9s %7s %4s %7s %7s %6s %6s %6s %6s\n", "OPERATION", "IOS", "BYTES", "ERR",
+	       "IOS/S", "BYTES/S", "P50", "P99", "P99.9", "MAX");
 	json_object_foreach(json_object_get(now, "operations"), op, value)
 	{
 		stats_print_operation(op, value,
 				      json_object_get(json_object_get(before, "operations"), op),
 				      seconds);
 	}
-	printf("turns: %llu, system calls: %llu and %llu to copy, in a batch: %.1f on average, "
-	       "%llu at the most\n",
+	printf("turns: %llu, system calls: %llu and %llu to copy, batch: %.1f, at most %llu\n",
 	       (unsigned long long)stats_get(now, "turns"),
 	       (unsigned long long)stats_get(syscalls, "io_uring_enter"),
 	       (unsigned long long)stats_get(syscalls, "copy"),
@@ -221,7 +248,8 @@ static void stats_print_table(const json_t *now, const json_t *before)
 static void stats_print(const struct stats_args *a, const json_t *now, const json_t *before)
 {
 	if (a->json) {
-		json_dumpf(now, stdout, a->watch ? JSON_COMPACT : JSON_INDENT(2));
+		json_dumpf(now, stdout,
+			   (a->watch ? JSON_COMPACT : JSON_INDENT(2)) | JSON_REAL_PRECISION(15));
 		printf("\n");
 	} else {
 		if (a->watch && isatty(STDOUT_FILENO))
@@ -269,7 +297,7 @@ int ub_cli_stats(int argc, char **argv)
 	struct stats_args a = { .wait_ms = STATS_DEFAULT_WAIT_MS };
 	struct ub_state state;
 
-	if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
+	if (ub_cli_parse(&argp, argc, argv, &a, &a.err) != 0)
 		return ub_cli_error(&a.err, UB_EXIT_USAGE);
 	if (ub_device_find_state(a.device, &state, NULL, &a.err) != 0)
 		return ub_cli_error(&a.err, a.err.code == EINVAL ? UB_EXIT_USAGE : UB_EXIT_FAILED);

@@ -21,6 +21,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/node.h"
+#include "base/text.h"
 #include "helper/holders.h"
 #include "helper/self.h"
 
@@ -94,6 +95,20 @@ static void helper_add_partitions(const char *id)
 		;
 }
 
+/* Those that this kernel has for the device: "none mq-deadline kyber"; "": nobody knows. */
+static void helper_schedulers(const char *path, char *text, size_t len)
+{
+	char *end = text;
+
+	if (ub_text_read_file(path, text, len) < 0)
+		*text = '\0';
+	for (const char *c = text; *c; c++) {
+		if (!strchr("[]\n", *c))
+			*end++ = *c;
+	}
+	*end = '\0';
+}
+
 /* True if the scheduler file has `name` in brackets, or alone. */
 static bool helper_scheduler_is(const char *path, const char *name)
 {
@@ -115,7 +130,7 @@ static bool helper_scheduler_is(const char *path, const char *name)
  */
 static int helper_set_scheduler(const char *id, const char *name)
 {
-	char path[64];
+	char path[64], known[200];
 
 	snprintf(path, sizeof(path), "/sys/block/ublkb%.10s/queue/scheduler", id);
 	for (unsigned i = 0; i < HELPER_TRIES; i++) {
@@ -127,7 +142,8 @@ static int helper_set_scheduler(const char *id, const char *name)
 			return UB_EXIT_DONE;
 		helper_pause();
 	}
-	printf("cannot set the scheduler '%s': see %s for those that this kernel has", name, path);
+	helper_schedulers(path, known, sizeof(known));
+	printf("--scheduler: cannot set the scheduler '%s': this kernel has %s", name, known);
 	return UB_EXIT_FAILED;
 }
 

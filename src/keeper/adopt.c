@@ -248,7 +248,7 @@ static int adopt_server(struct ub_keeper *k, const struct ub_state *state, struc
 	}
 	if (ret == 0 && adopt_is_of_old_side(k, &a, state)) {
 		ub_log(UB_LOG_NOTICE,
-		       "%s: its standby (pid %d) was made before it was moved: it is ended",
+		       "%s: its standby (pid %d) was made before it was migrated: it is ended",
 		       state->name, a.pid);
 		kill(a.pid, SIGKILL);
 		ret = -ECONNREFUSED;
@@ -279,7 +279,7 @@ static int adopt_device(struct ub_keeper *k, const struct ub_state *state, struc
 		ret = adopt_server(k, state, err);
 	if (ret == 0 && ub_migrate_has_raced(k))
 		ret = ub_err_set(err, EAGAIN,
-				 "'%s' was moved just now, while it was looked where it is: try "
+				 "'%s' was migrated just now, while it was looked where it is: try "
 				 "again",
 				 state->name);
 	if (ret == 0)

@@ -31,6 +31,9 @@
 #define COMMAND_MAX_DELAY_MS 5000
 #define COMMAND_STABLE_MS    10000 /* one that ran so long begins with the shortest delay again */
 #define COMMAND_END_MS	     5000
+/* what shells end with, too */
+#define COMMAND_NOT_EXECUTED 126
+#define COMMAND_NOT_FOUND    127
 #define COMMAND_RELAY	     "relay" /* its standard error by way of its shield */
 
 /* ---- the child ----------------------------------------------------------- */
@@ -53,11 +56,13 @@ static int command_execute(void *arg)
 	}
 	if (chdir(argv[3]) < 0) {
 		fprintf(stderr, "%s: its directory %s: %s\n", argv[4], argv[3], strerror(errno));
-		return 126;
+		return COMMAND_NOT_EXECUTED;
 	}
 	execvp(argv[4], argv + 4);
+	if (errno == ENOENT)
+		return COMMAND_NOT_FOUND;
 	fprintf(stderr, "%s: cannot be executed: %s\n", argv[4], strerror(errno));
-	return errno == ENOENT ? 127 : 126;
+	return COMMAND_NOT_EXECUTED;
 }
 
 int ub_command_main(int argc, char **argv)
@@ -225,6 +230,10 @@ static void command_died(void *arg)
 	else if (WIFSIGNALED(status))
 		snprintf(c->fate, sizeof(c->fate), "was killed by signal %d (%s)", WTERMSIG(status),
 			 strsignal(WTERMSIG(status)));
+	else if (WEXITSTATUS(status) == COMMAND_NOT_FOUND)
+		snprintf(c->fate, sizeof(c->fate), "cannot be started: there is no such program");
+	else if (WEXITSTATUS(status) == COMMAND_NOT_EXECUTED)
+		snprintf(c->fate, sizeof(c->fate), "cannot be started");
 	else
 		snprintf(c->fate, sizeof(c->fate), "ended with status %d", WEXITSTATUS(status));
 	c->pid = 0;

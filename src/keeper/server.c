@@ -197,7 +197,9 @@ int ub_server_watch(struct ub_server *server, pid_t pid, int fd, struct ub_err *
 
 int ub_server_spawn(struct ub_keeper *k, struct ub_server *server, struct ub_err *err)
 {
-	static const char *const argv[] = { UB_SERVER_VERB, NULL };
+	/* behind its verb there is room for a longer name: title.h */
+	static const char *const argv[] = { UB_SERVER_VERB, "                              ",
+					    NULL };
 	int pair[2], pid, ret;
 
 	ret = ub_step("spawn", err);
@@ -253,8 +255,8 @@ int ub_server_await(struct ub_server *server, enum ub_message_type type, int64_t
 			return -ECHILD;
 		}
 		if (k->side->command.fate[0] && !k->side->command.restarts && !k->was_live) {
-			ub_err_set(err, ECHILD, "%s %s before %s", k->side->command.argv[0],
-				   k->side->command.fate, what);
+			ub_err_set(err, ECHILD, "%s %s: the device is not made",
+				   k->side->command.argv[0], k->side->command.fate);
 			return -ECHILD;
 		}
 		if (k->was_live ? ub_life_is_given_up(k) : k->signals.nr > 0) {

@@ -104,7 +104,12 @@ int ub_control_ask_on(const char *name, json_t *request, json_t **reply, int tim
 	json_decref(request);
 	if (ret == 0)
 		ret = ask_receive(sock, &text, deadline);
-	if (ret)
+	if (ret == -ECONNREFUSED || ret == -ENOENT)
+		ub_err_set(err, -ret,
+			   "'%s' has no keeper: that process is dead. 'ublk-bridge recover %s' "
+			   "starts another",
+			   name, name);
+	else if (ret)
 		ub_err_errno(err, -ret, "the keeper of '%s' does not answer", name);
 	else
 		ret = ask_understand(text, reply, err);

@@ -153,7 +153,7 @@ enum ub_ranges_wait_state ub_ranges_wait_other(struct ub_ranges_wait *w, const s
 	if (state != UB_RANGES_TOO_LONG)
 		return state;
 	ub_log(UB_LOG_WARNING,
-	       "/dev/ublkb%u goes, and %s may still be written where it was moved from, or to",
+	       "/dev/ublkb%u goes, and %s may still be written where it was migrated from, or to",
 	       dev_id, ub_ranges_describe(r, what, sizeof(what)));
 	return UB_RANGES_OVER;
 }

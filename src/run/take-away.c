@@ -243,10 +243,9 @@ static int detach_stop(struct detach *d, struct ub_err *err)
 		return detach_unserved(d, err);
 	if (d->has_state && d->state.is_migrating && ub_rundir_is_held(d->state.name)) {
 		ub_err_set(err, EBUSY,
-			   "/dev/ublkb%s is being moved: cancel that first (ublk-bridge migrate "
-			   "--cancel %s), or use --force to give "
-			   "it up",
-			   d->id, d->id);
+			   "/dev/ublkb%s is being migrated: cancel that first (ublk-bridge "
+			   "migrate %s --cancel), or use --force to give the migration up",
+			   d->id, d->state.name);
 		return UB_EXIT_BUSY;
 	}
 	if (d->has_state && ub_rundir_is_offline(d->state.name, said, sizeof(said)))
@@ -281,10 +280,11 @@ static void detach_cancel_io(const struct detach *d)
 {
 	int ret = d->has_state ? ub_rundir_cancel_io(d->state.name) : -ENOENT;
 
-	if (ret)
+	/* A server that is dead holds nothing. */
+	if (ret && ret != -ECONNREFUSED && ret != -ENOENT)
 		ub_log(UB_LOG_NOTICE,
-		       "/dev/ublkb%s: its server cannot be asked to fail what it holds: %s", d->id,
-		       strerror(-ret));
+		       "/dev/ublkb%s: its server does not answer (%s): it is stopped all the same",
+		       d->id, strerror(-ret));
 }
 
 /* Kills the process that serves the device, ours or another program's, if there is one. */
@@ -417,7 +417,7 @@ int ub_detach_run(uint32_t dev_id, uint64_t cookie, bool force, unsigned timeout
 	struct detach *d = &detach;
 	int status;
 
-	d->force = force;
+	*d = (struct detach){ .force = force };
 	d->timeout_ms = (int64_t)timeout_s * 1000;
 	snprintf(d->id, sizeof(d->id), "%u", dev_id);
 	ub_loop_init(&d->loop);

@@ -14,6 +14,7 @@
 #include "backend/backend.h"
 #include "backend/mirror/mirror.h"
 #include "base/log.h"
+#include "base/size.h"
 #include "base/step.h"
 #include "base/text.h"
 #include "server/isolate.h"
@@ -32,11 +33,13 @@ static int move_compare(const struct ub_limits *device, const struct ub_limits *
 			struct ub_err *err)
 {
 	struct ub_text_list d = { .len = 0 };
+	char is[32], was[32];
 
 	if (dest->size_bytes < device->size_bytes)
-		ub_text_list_add(&d, "it has %llu bytes and the device %llu",
+		ub_text_list_add(&d, "it has %s (%llu bytes) and the device %s",
+				 ub_size_format(dest->size_bytes, is, sizeof(is)),
 				 (unsigned long long)dest->size_bytes,
-				 (unsigned long long)device->size_bytes);
+				 ub_size_format(device->size_bytes, was, sizeof(was)));
 	if (dest->logical_block_bytes > device->logical_block_bytes)
 		ub_text_list_add(&d, "its smallest block is %u bytes and the device's %u",
 				 dest->logical_block_bytes, device->logical_block_bytes);

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 
 #include "backend/backend.h"
+#include "base/size.h"
 #include "base/step.h"
 #include "server/state.h"
 
@@ -29,14 +30,14 @@ static int resize_check(struct server *s, uint64_t *size, struct ub_err *err)
 	const struct ub_limits *l = &s->backend->limits;
 	bool is_resizable = ub_backend_is_resizable(s->backend);
 	uint64_t most;
-	char why[200];
+	char why[200], has[32], want[32];
 	int ret;
 
 	if (ub_yield_is_on(&s->yield))
 		return ub_err_set(err, EAGAIN, "it is being upgraded: try again");
 	if (!is_resizable || (*size == 0 && !ub_backend_knows_size(s->backend)))
 		return ub_err_set(err, EOPNOTSUPP, "a device of %s %s", s->backend->ops->name,
-				  is_resizable ? "has no size by itself: say which it shall have" :
+				  is_resizable ? "has no size of its own: give one" :
 						 "keeps its size");
 	if (*size % l->logical_block_bytes)
 		return ub_err_set(err, EINVAL,
@@ -51,14 +52,16 @@ static int resize_check(struct server *s, uint64_t *size, struct ub_err *err)
 		return ret;
 	if (*size == 0 && most < l->size_bytes)
 		return ub_err_set(err, ESTALE,
-				  "what stands behind it has %llu bytes now, and the device %llu: "
-				  "it is not made smaller by itself",
-				  (unsigned long long)most, (unsigned long long)l->size_bytes);
+				  "the export has only %s now, and the device %s: nothing is made "
+				  "smaller unless you give the SIZE",
+				  ub_size_format(most, has, sizeof(has)),
+				  ub_size_format(l->size_bytes, want, sizeof(want)));
 	if (*size > most)
 		return ub_err_set(err, ERANGE,
-				  "what stands behind it has %llu bytes: the device cannot have "
-				  "%llu",
-				  (unsigned long long)most, (unsigned long long)*size);
+				  "the device cannot grow to %s: its export has only %s. Enlarge "
+				  "the export first",
+				  ub_size_format(*size, want, sizeof(want)),
+				  ub_size_format(most, has, sizeof(has)));
 	if (*size == 0)
 		*size = most;
 	return 0;
@@ -77,7 +80,7 @@ static int resize_begin(struct server *s, struct ub_err *err)
 		return ub_err_set(err, EAGAIN, "the device is not live yet");
 	if (ub_move_is_on(s))
 		return ub_err_set(err, EBUSY,
-				  "the device is being moved: try again when it has been");
+				  "the device is being migrated: try again when it has been");
 	ret = resize_check(s, &size, err);
 	if (ret == 0)
 		ret = ub_step("server-resize", err);

@@ -15,6 +15,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/step.h"
+#include "base/title.h"
 #include "server/isolate.h"
 #include "server/mounts.h"
 #include "server/resize.h"
@@ -229,6 +230,7 @@ int ub_serve_prepare(struct server *s, const struct ub_msg_serve *msg, int fds[]
 	ret = ub_device_prepare(&s->device, &config, s->backend, err);
 	if (ret)
 		return ret;
+	ub_title_set("ublk-bridge: standby of /dev/ublkb%u", s->device.config.dev_id);
 	ub_loop_add(&s->loop, s->device.event_fd, serve_device_event, s);
 	return 0;
 }
@@ -240,6 +242,7 @@ int ub_serve_take(struct server *s, struct ub_err *err)
 	int ret;
 
 	s->phase = SERVER_SERVING;
+	ub_title_set("ublk-bridge: server of /dev/ublkb%u", s->device.config.dev_id);
 	ub_rings_let_go(&s->served_rings);
 	ret = ub_device_take(&s->device, err);
 	if (ret)

@@ -53,7 +53,7 @@ static const char *yield_obstacle(const struct server *s)
 {
 	if (s->is_resizing)
 		return "its size is being changed";
-	return ub_move_needs_queues(s) ? "it is being moved" : NULL;
+	return ub_move_needs_queues(s) ? "it is being migrated" : NULL;
 }
 
 static void yield_look_at_obstacle(struct server *s)

@@ -22,18 +22,18 @@ assert_eq "$(asked memory info '' '[.keeper_pid, .server_pid]')" "[$KEEPER,$(chi
 	"its processes"
 assert_eq "$(asked memory info '' '[has("outage_limit_ms"), has("stall_timeout_ms")]')" \
 	'[false,false]' "what memory has not"
-assert_fails 1 'a device of mem has no outage-limit' "$UB" set memory --outage-limit 5
-assert_fails 1 'a device of mem has no stall-timeout' "$UB" set "$DEV" --stall-timeout 5 \
+assert_fails 1 '--outage-limit is for NBD devices: this one is of mem' "$UB" set memory --outage-limit 5
+assert_fails 1 '--stall-timeout is for NBD devices' "$UB" set "$DEV" --stall-timeout 5 \
 	--log-level debug
-assert_fails 1 'a device of mem has no fence-timeout' "$UB" set "$DEV" --fence-timeout 5
-assert_fails 1 'a device of mem has no server' "$UB" fenced "$DEV"
+assert_fails 1 '--fence-timeout is for NBD devices' "$UB" set "$DEV" --fence-timeout 5
+assert_fails 1 'is for NBD devices: this one is of mem' "$UB" fenced "$DEV"
 assert_eq "$(asked memory info '' '[.fence, .unflushed_bytes, .losses]')" '[null,null,null]' \
 	"the fence of memory"
 assert_eq "$(asked memory info '' .log_level)" notice \
 	"the level after a set of which half is refused"
 "$UB" set 0 --log-level debug
 assert_eq "$("$UB" info memory --json | jq -r .log_level)" debug "the level that was set"
-assert_match "$("$UB" info memory)" 'log_level +debug'
+assert_match "$("$UB" info memory)" 'log level +debug'
 assert_fails 2 "set what\?" "$UB" set memory
 assert_fails 2 "set of which device" "$UB" set --log-level debug
 assert_fails 2 "'loud' is none of" "$UB" set memory --log-level loud
@@ -88,7 +88,7 @@ assert_eq "$(asked export info '' '[.backend, .outage_limit_ms, .stall_timeout_m
 assert_eq "$("$UB" info export --json | jq -c '[.outage_limit_ms, .stall_timeout_ms]')" \
 	'[60000,1500]' "what was set"
 "$UB" set export --outage-limit none
-assert_match "$("$UB" info export)" 'outage_limit_ms +none'
+assert_match "$("$UB" info export)" 'outage limit +none'
 dd if="$DEV" of=/dev/null bs=4k count=1 iflag=direct status=none
 assert_eq "$(asked export info '' \
 	'.fence | [.policy, .timeout_ms, .command, .ranges, .deadline_ms]')" \

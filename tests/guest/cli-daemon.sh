@@ -52,7 +52,7 @@ assert_nothing_left
 # a message and a status when it comes to nothing
 run "$UB" --daemon --mem 1M --id 1 --scheduler nosuch
 assert_eq "$STATUS/$OUT" 1/ "the status and stdout of a daemon that fails"
-assert_match "$ERR" "cannot set the scheduler 'nosuch'"
+assert_match "$ERR" "cannot set the scheduler 'nosuch': this kernel has .*none"
 run "$UB" --daemon --mem 1000
 assert_eq "$STATUS" 2 "the status of a usage error"
 for step in spawn rundir settle; do

@@ -31,6 +31,8 @@ grep -v "^ublk-bridge: " err && fail "other lines on stderr"
 KEEPER=$!
 await 30 test -s out
 assert_eq "$(cat out) $(size_of /dev/ublkb0)" '/dev/ublkb0 16777216' "the default"
+assert_eq "$(grep -c 'serving 16 MiB of memory, the default\. To end it: Ctrl-C\. Help: ' err)" 1 \
+	"what it says of the default"
 
 # stdout and stderr that nobody reads any more
 "$UB" attach --mem 1M --verbose > >(head -c 0) 2> >(head -c 0) </dev/null &

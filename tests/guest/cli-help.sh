@@ -19,12 +19,10 @@ says() {
 
 version=$("$UB" --version)
 assert_match "$version" '^ublk-bridge [0-9]+\.[0-9]+' "the version"
-for verb in '' attach detach list info migrate stats metrics features; do
-	# shellcheck disable=SC2086 # no verb is no argument
-	says "^Usage: ublk-bridge ${verb:+$verb }\[OPTION" "$UB" $verb --help
+for verb in attach detach list status info migrate stats metrics features; do
+	says "^Usage: ublk-bridge $verb \[OPTION" "$UB" $verb --help
 	assert_match "${OUT//[[:space:]]/ }" \
-		"Exit +status: +0 +done, +1 +failed, +2 +wrong +usage" "the help of '$verb'"
-	# shellcheck disable=SC2086
+		"Exit +status: +0 +(done|healthy), +1 +failed.*, +2 +wrong +usage" "the help of '$verb'"
 	says "^$version\$" "$UB" $verb --version
 done
 run "$UB" attach --help
@@ -32,7 +30,10 @@ for option in mem prealloc backend id name read-only block-size queues depth max
 	scheduler daemon timeout core no-stats verbose; do
 	assert_match "$OUT" "--$option" "the help of attach"
 done
-verbs="detach, +list, +info, +set, +resize, +migrate, +fenced, +recover, +upgrade, +stats, +metrics"
-verbs+=", +features"
-assert_match "${OUT//[[:space:]]/ }" "$verbs" "the other verbs in it"
+for words in --help -h help 'help help'; do
+	# shellcheck disable=SC2086 # several words
+	says '^Usage: ublk-bridge \[attach\] \[OPTION' "$UB" $words
+	assert_match "$OUT" 'Exit status: 0 done, 1 failed, 2 wrong usage' "the help"
+done
+says "^$version\$" "$UB" version
 says '^Usage: ' setpriv --reuid=65534 --regid=65534 --clear-groups "$UB" --help

@@ -10,7 +10,9 @@ while IFS='|' read -r regex arguments; do
 	read -r -a words <<<"$arguments"
 	attach_fails 2 "$regex" "${words[@]}"
 done <<END
-not understood|http://host/
+is no NBD URI. To serve what is there: ublk-bridge \[ nbdkit curl http://host/ ]|http://host/
+Did you mean nbd://host:10809/data .$|host:10809/data
+Did you mean nbd://host:10809 .$|nbd:host:10809
 no socket is named|nbd+unix:///
 does not begin with /|nbd+unix:///?socket=sock
 does not begin with /|nbds://host/?tls-certificates=pki
@@ -22,8 +24,9 @@ none of off, allow and require|--tls maybe nbd://host
 --tls-certificates: .*No such file|--tls-certificates /nonesuch nbds://host
 no directory|--tls-certificates /etc/hostname nbds://host
 --tls-psk-file: .*No such file|--tls-psk-file /nonesuch nbds://host
-two words are needed|--tcp host
-two words are needed|--vsock 3
+not HOST or HOST:PORT|--tcp host:
+99999 is no port|--tcp host:99999
+takes two words|--vsock 3
 not a whole number|--vsock here 10809
 out of range|-C 0 nbd://host
 out of range|-C 65 nbd://host
@@ -36,8 +39,8 @@ two back ends|--mem 1M nbd://host
 two back ends|nbd://host nbd://other
 two back ends|--unix /sock nbd://host
 two back ends|--unix /sock [ nbdkit memory 1M ]
-no NBD server|-C 4 --mem 1M
-no NBD server|--wait 3s
+--connections needs an NBD server|-C 4 --mem 1M
+--wait needs an NBD server|--wait 3s
 no command to be started|--restart-command nbd://host
 Bad file descriptor|--fd 77
 END

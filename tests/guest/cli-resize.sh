@@ -61,7 +61,7 @@ assert_fails 2 'resize which device' "$UB" resize
 assert_fails 2 "SIZE: .*'many'" "$UB" resize "$ID" many
 assert_fails 2 'exclude each other' "$UB" resize "$ID" 32M --to-export
 assert_fails 2 'not also' "$UB" resize "$ID" 32M 64M
-assert_fails 1 'has no size by itself' "$UB" resize "$ID"
+assert_fails 1 'give the size: only an NBD device has one' "$UB" resize "$ID"
 assert_fails 1 'is not a multiple of the block size 4096' "$UB" resize "$ID" 33555456
 assert_fails 1 'address space' "$UB" resize "$ID" 1P
 assert_fails 2 'a size is above 0' "$UB" resize "$ID" 0
@@ -71,7 +71,7 @@ assert_eq "$(ask "ublk$ID" resize '"size_bytes":"4M"' | jq -r .errno)" EINVAL \
 is_size $((16 * M))
 run "$UB" resize "$ID" 16M
 assert_eq "$STATUS" 0 "the status of nothing to do"
-assert_match "$ERR" 'has 16777216 bytes \(16 MiB\): nothing to do'
+assert_match "$ERR" '/dev/ublkb0 has 16 MiB already$'
 
 note "growing keeps what is there, and adds zeroes"
 fill 0 16 141
@@ -84,7 +84,7 @@ has 47 1 172
 
 note "shrinking: who holds it"
 exec {held}<"$DEV"
-assert_fails 3 "stays as it is: .*opened by [^ ]+ \(pid $$\).*--force" "$UB" resize "$ID" 8M
+assert_fails 3 "is in use: .*opened by [^ ]+ \(pid $$\). Shrinking it to 8 MiB destroys .*--force" "$UB" resize "$ID" 8M
 is_size $((48 * M))
 "$UB" resize "$ID" 8M --force
 is_size $((8 * M))
@@ -99,7 +99,7 @@ note "memory that is given back"
 fill 8 40 141
 before=$(awk '/^Shmem:/ { print $2 }' /proc/meminfo)
 await 10 no_holder
-assert_fails 3 'stays as it is: there is data behind 4 MiB.*--force' "$UB" resize "$ID" 4M
+assert_fails 3 'has data behind 4 MiB. Shrinking it destroys .*--force' "$UB" resize "$ID" 4M
 is_size $((48 * M))
 blkdiscard -f -o 40M "$DEV"
 "$UB" resize "$ID" 40M

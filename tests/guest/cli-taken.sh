@@ -25,7 +25,7 @@ attach_fails 3 "id 7 is taken" --id 7 --name other
 [ ! -e /dev/ublkc8 ] || fail "device 8 is left"
 attach_fails 2 "'ublk7' is what a device is called that was given no name" --name ublk7
 attach --mem 1M --name other
-attach_fails 1 "cannot set the scheduler 'nosuch': see /sys/block/ublkb1/queue/scheduler" \
+attach_fails 1 "--scheduler: cannot set the scheduler 'nosuch': this kernel has [a-z -]*none" \
 	--scheduler nosuch
 KEEPER=$KEEPER detach
 # the first device did not notice

@@ -40,25 +40,25 @@ refused "a size of 1537 bytes is not a multiple" --mem 1537
 
 # numbers
 for id in -1 1048576 99999999999999999999 x 1x '' 1.5; do
-	refused "--id: .*goes from 0 to 1048575" "--id=$id"
+	refused "--id: .*give one from 0 to 1048575" "--id=$id"
 done
 cpus=$(nproc --all)
 for queues in 0 $((cpus + 1)) 4097 -1 two; do
-	refused "--queues: .*goes from 1 to $cpus" "--queues=$queues"
+	refused "--queues: .*give one from 1 to $cpus" "--queues=$queues"
 done
 for depth in 0 4097 65537 4294967297 -1; do
-	refused "--depth: .*goes from 1 to 4096" "--depth=$depth"
+	refused "--depth: .*give one from 1 to 4096" "--depth=$depth"
 done
 for timeout in 0 86401 -5 1s; do
-	refused "--timeout: .*goes from 1 to 86400" "--timeout=$timeout"
+	refused "--timeout: .*give one from 1 to 86400" "--timeout=$timeout"
 done
 for max in 512 4095 33M 4G; do
-	refused "--max-io: $max is out of range: it goes from 4 KiB to 32 MiB" --max-io $max
+	refused "--max-io: $max is out of range: give one from 4 KiB to 32 MiB" --max-io $max
 done
 refused "--max-io: 'x' is not a size" --max-io x
 refused "--max-io is not a multiple of the block size 4096" --max-io 5K --block-size 4096
 for block in 256 511 8192 1M; do
-	refused "--block-size: $block is out of range: it goes from 512 B to 4 KiB" \
+	refused "--block-size: $block is out of range: give one from 512 B to 4 KiB" \
 		--block-size $block
 done
 refused "--block-size: 1536 is not a power of two: it is 512, 1024, 2048 or 4096" --block-size 1536
@@ -81,31 +81,42 @@ refused "--backend: 'null' is not KIND:SIZE" --backend null
 refused "--backend: ':1M' is not KIND:SIZE" --backend :1M
 refused "--backend: '0' is nothing" --backend null:0
 refused "--prealloc goes with memory only" --backend null:1M --prealloc
-refused "'16M' is not understood: see 'ublk-bridge --help'" 16M
+refused "'16M' is a size\. Did you mean --mem 16M" 16M
+refused "'/dev/ublkb5': to have that device made, give --id 5" --mem 1M /dev/ublkb5
+refused "'/dev/ublkb5' is a device\. To take it away: ublk-bridge detach /dev/ublkb5" -d /dev/ublkb5
+refused "unknown command 'stop'\. Did you mean 'detach'\?" -d stop
 
 # what argp finds by itself takes a second line: where to look for help
-for args in --unknown -x "--id" "--read-only=yes"; do
+for args in "--id" "--read-only=yes"; do
 	attach_fails 2 "^ublk-bridge attach: .*(option|argument)" "$args"
 	assert_match "$ERR" "ublk-bridge attach --help" "the way to the help"
 done
+# an option that there is not: the one that is like it, or that does here what another tool's does
+refused "unknown option '--unknown': see 'ublk-bridge attach --help'" --unknown
+refused "unknown option '--nmae'\. Did you mean '--name'\? See 'ublk-bridge attach --help'" --nmae x
+refused "unknown option '--size'\. Did you mean '--mem'" -r --size=64M
+refused "unknown option '-x'\. Did you mean '--export'" -rx data
+refused "unknown option '-Z': see" -Z
+# what follows an option that takes something is no option
+refused "--mem: '--size' is" --mem --size
 # without a verb it is the same
 assert_fails 2 "^ublk-bridge: .*--unknown" "$UB" --unknown
 assert_fails 2 "'--mem: 0|--mem: '0' is nothing" "$UB" --mem 0
 
 # the other verbs
-assert_fails 2 "detach which device\? Give a number, /dev/ublkbN or a --name" "$UB" detach
-assert_fails 2 "detach takes one device, not also '2'" "$UB" detach 1 2
-assert_fails 2 "--timeout: .*goes from 1 to 86400" "$UB" detach 1 --timeout 0
-assert_fails 2 "unknown|unrecognized" "$UB" detach 1 --mem 1M
+assert_fails 2 "detach which device\? Give a number, /dev/ublkbN, a --name, or --all" "$UB" detach
+assert_fails 2 "info takes one device, not also '2'" "$UB" info 1 2
+assert_fails 2 "--timeout: .*give one from 1 to 86400" "$UB" detach 1 --timeout 0
+assert_fails 2 "unknown option" "$UB" detach 1 --mem 1M
 for device in /dev/ublkb /dev/ublkbx 1048576 /dev/ublkb1048576 /dev/sda '' a/b -; do
-	assert_fails 2 "is no device|goes from 0 to 1048575" "$UB" detach -- "$device"
+	assert_fails 2 "is no device|give one from 0 to 1048575" "$UB" detach -- "$device"
 done
 assert_fails 2 '/dev/ublkb0p1 is a partition\. The device is /dev/ublkb0$' "$UB" detach \
 	/dev/ublkb0p1
 assert_fails 2 '/dev/null is no block device' "$UB" detach /dev/null
-for verb in list features; do
-	assert_fails 2 "$verb takes no argument, such as 'x'" "$UB" $verb x
-	assert_fails 2 "unrecognized|unknown" "$UB" $verb --jsn
+assert_fails 2 "features takes no argument, such as 'x'" "$UB" features x
+for verb in list status features; do
+	assert_fails 2 "unknown option '--jsn'. Did you mean '--json'" "$UB" $verb --jsn
 done
 
 # none of this needs root, or the kernel
@@ -113,7 +124,7 @@ run setpriv --reuid=65534 --regid=65534 --clear-groups "$UB" --mem 0
 assert_eq "$STATUS" 2 "the status for somebody else than root"
 no_ublk || fail "a device was made"
 # but whoever looks at devices says that he may not
-for words in list metrics 'info 0' 'info disk' 'stats disk' 'detach 0' 'detach disk' \
+for words in list metrics 'status --all' 'status disk' 'info 0' 'info disk' 'stats disk' 'detach 0' 'detach disk' \
 	'set disk --log-level debug' \
 	'resize disk 1M' 'migrate disk --mem 1M' 'fenced disk' 'recover disk' 'recover --all' \
 	'upgrade --all' 'upgrade disk'; do

@@ -156,8 +156,8 @@ left() {
 	source_with_range
 	began=$SECONDS
 	move_behind --mem 1M
-	await 20 grep -q 'moved from.*may still be written.*waiting' "$CELL/move.err"
-	grep -q ': moved to ' "$CELL/move.out" || fail "LATE: the move waits for it, too"
+	await 20 grep -q 'migrated from.*may still be written.*waiting' "$CELL/move.err"
+	grep -q ': migrated to ' "$CELL/move.out" || fail "LATE: the move waits for it, too"
 	if [ "$1" = detach ]; then
 		kill -INT "$MOVER"
 		await 10 gone "$MOVER"
@@ -189,7 +189,7 @@ turned() {
 	move_behind --mem 1M
 	await 30 other_server "$pid"
 	[ ! -e "$CELL/now" ] || fail "it did not come to the step"
-	await 30 grep -q ': moved to ' "$CELL/move.out"
+	await 30 grep -q ': migrated to ' "$CELL/move.out"
 	kill -INT "$MOVER" 2>/dev/null || true
 	await 10 gone "$MOVER"
 	await 30 has_standby

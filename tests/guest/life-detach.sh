@@ -25,6 +25,32 @@ for device in 0 /dev/ublkb0 a-name; do
 	assert_fails 1 "there is no device 0|no device is named" "$UB" detach "$device"
 done
 
+# several devices: those that can go do, and the status tells that one has stayed
+attach --mem 4M --name one
+one=$KEEPER
+attach --mem 4M --name two
+two=$KEEPER
+attach --mem 4M --name three
+three=$KEEPER
+exec 8</dev/ublkb1
+run "$UB" detach one two three
+assert_eq "$STATUS" 3 "the status when one of three is busy"
+assert_match "$ERR" '^[^
+]*/dev/ublkb1 is busy: opened by [^
+]*$' "what it says"
+ends_with 0 "$one"
+ends_with 0 "$three"
+assert_eq "$("$UB" list -o NAME | tail -n +2)" two "the device that has stayed"
+exec 8<&-
+attach --mem 4M
+run "$UB" detach --all
+assert_eq "$STATUS/$OUT/$ERR" 0// "detach --all"
+ends_with 0
+ends_with 0 "$two"
+assert_nothing_left "detach --all"
+assert_eq "$("$UB" detach --all 2>&1)" '' "detach --all of nothing"
+assert_fails 2 "--all is every device: '0'" "$UB" detach --all 0
+
 # several at once: each ends, one does it, and nothing is left
 for round in 1 2 3; do
 	attach --mem 4M

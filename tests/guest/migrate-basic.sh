@@ -45,7 +45,7 @@ await 20 more_written 100
 
 note "memory to NBD"
 move "$(side_uri 1)"
-assert_match "$MOVED" "moved to nbd\\+unix:.*side1" "what migrate says"
+assert_match "$MOVED" "migrated to nbd\\+unix:.*side1" "what migrate says"
 assert_eq "$(backend)" nbd "the back end"
 assert_eq "$("$UB" info "$ID" --json | jq -r '.migration, .last_migration.result' | tr '\n' ' ')" \
 	"null moved " "what info says"

@@ -45,7 +45,7 @@ usage '--json goes with --status' 0 --json
 usage '--rate-limit: .fast' 0 --mem 1M --rate-limit fast
 usage '--mirror-timeout: 99ms is out of range' 0 --mem 1M --mirror-timeout 99ms
 usage '--mirror-timeout: 61m is out of range' 0 --mem 1M --mirror-timeout 61m
-usage "no NBD server" 0 --mem 1M --tls require
+usage "--tls needs an NBD server" 0 --mem 1M --tls require
 usage 'a path in it' 0 'nbd+unix:///?socket=here'
 usage 'the device comes before its destination: ublk-bridge migrate 0 nbd://host' nbd://host 0
 usage "without a '\]'" 0 [ nbdkit null
@@ -78,7 +78,7 @@ refused 'nonesuch|127' [ nonesuch ]
 make_side 2 8M
 serve_side 2
 refused '8388608' "$(side_uri 2)"
-refused '8388608 bytes is smaller than the device' --mem 8M
+refused '8 MiB of memory is smaller than the device, which has 16 MiB' --mem 8M
 kill_side 2
 serve_side 1 -r file "$(side_image 1)"
 refused 'read.only|not writable' "$(side_uri 1)"
@@ -112,7 +112,7 @@ assert_eq "$(size_of "$DEV")" $((16 << 20)) "the size"
 assert_match "$("$UB" migrate "$ID" --status)" \
 	"^$DEV: to nbd.*: copying: [0-9]+ %, .* dirty, .* mirrored" "the status"
 "$UB" info "$ID" >table
-grep -q '^migration.phase *copying$' table ||
+grep -q '^  migration phase *copying$' table ||
 	fail "the table of info has no migration: $(cat table)"
 "$UB" stats "$ID" >table
 grep -q '^migration to nbd.*: copying: ' table ||
@@ -171,11 +171,11 @@ untouched
 assert_fails 3 '' "$UB" migrate "$ID" --mem 16M
 run "$UB" migrate "$ID" --complete
 assert_eq "$STATUS" 0 "the status of --complete"
-assert_match "$OUT" "^$DEV: moved to nbd.*pause [0-9.]+ ms" "what --complete says"
+assert_match "$OUT" "^$DEV: migrated to nbd.*pause [0-9.]+ ms" "what --complete says"
 assert_eq "$(phase) $(backend)" "none nbd" "phase and back end"
 assert_eq "$(checksum "$DEV")" "$SUM" "the device's bytes"
 same_as 1
-assert_match "$("$UB" migrate "$ID" --status)" "^$DEV: no migration; the last one moved to nbd" \
+assert_match "$("$UB" migrate "$ID" --status)" "^$DEV: no migration; the last one migrated to nbd" \
 	"the status"
 
 note "detach --force ends it"

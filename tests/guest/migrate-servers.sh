@@ -100,7 +100,7 @@ for ((try = 1; ; try++)); do
 		fail "migrate: $(tail -n 3 move.err)"
 	kill_side 3
 done
-assert_match "$(<move.out)" "^$DEV: moved to "
+assert_match "$(<move.out)" "^$DEV: migrated to "
 assert_eq "$(checksum "$DEV")" "$sum" "the bytes on nbd-server"
 signal_side 2 TERM
 await 20 gone "${SIDES[2]}"

@@ -58,7 +58,7 @@ note "back into memory, in two steps"
 assert_match "$(<out)" 'both sides agree'
 goes_on
 "$UB" migrate trial --complete >out 2>err || fail "--complete: $(cat err)"
-assert_match "$(<out)" 'moved to'
+assert_match "$(<out)" 'migrated to'
 assert_eq "$(backend)" mem "the back end"
 goes_on
 

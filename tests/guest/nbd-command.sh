@@ -74,9 +74,9 @@ failed() {
 	[[ $ERR != *restart-command* ]] || fail "a remedy that cannot help: $ERR"
 }
 failed 'nbdkit: error: .*nosuch.img' nbdkit file nosuch.img
-failed 'nonesuch: cannot be executed: No such file' nonesuch
+failed 'nonesuch cannot be started: there is no such program' nonesuch
 failed 'sh: the reason.*' sh -c 'printf "the reason" >&2; exit 3'
-assert_match "$ERR" 'sh ended with status 3 before' "how it ended"
+assert_match "$ERR" 'sh ended with status 3: the device is not made' "how it ended"
 nothing_left "a daemon whose command failed"
 # and the daemon does not keep the caller's standard error by way of it
 out=$(timeout 30 "$BRIDGE" attach -d --fence-timeout 2s --name quiet [ nbdkit -v file "$IMG" ] \
@@ -86,7 +86,8 @@ assert_match "$out" '/dev/ublkb' "what is printed"
 nothing_left "a daemon"
 
 note "it never serves"
-attach_fails 1 'nonesuch.*status 127' [ nonesuch ]
+attach_fails 1 'nonesuch cannot be started: there is no such program' [ nonesuch ]
+[[ $ERR != *$'\n'*nonesuch* ]] || fail "it is said twice: $ERR"
 attach_fails 1 'false ended with status 1' [ false ]
 attach_fails 1 'true' --command true
 attach_fails 2 "without a '\]'" [ nbdkit memory 1M

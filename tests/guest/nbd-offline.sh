@@ -43,7 +43,7 @@ wait $reader || fail "the read failed"
 await 5 is_online
 assert_eq "$("$UB" info "$ID" --json | jq -r '.health + " " + .source')" "online $URI" \
 	"what info says"
-assert_match "$("$UB" list)" "  nbd\+unix:///.socket=$SOCK: online" "the list"
+assert_match "$("$UB" list)" " online +16 MiB +0 +nbd\+unix:///.socket=$SOCK\$" "the list"
 
 note "detach while it is offline"
 unserve

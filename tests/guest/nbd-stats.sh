@@ -106,9 +106,9 @@ assert_eq "$(sample reconnects_total) $(sample retries_total) $(sample outages_t
 	"reconnects, retries, outages"
 assert_eq "$(sample outage_seconds_total)" $((outage / 1000)) "the outage in s"
 "$UB" stats "$ID" >table
-assert_match "$(tail -n 1 table)" \
-	"^server: online, 2 of 2 connections, 2 reconnects, 1 outages \\([0-9.]+ s\\), $(
-	)[0-9]+ requests \\($retries sent again\\), "
+assert_match "$(tail -n 2 table)" \
+	"^server: online, 2 of 2 connections, 2 reconnects, 1 outage \\([0-9.]+ s\\)"$'\n'"$(
+	)  [0-9]+ requests \\($retries sent again\\), "
 
 # --- one that is silent, not gone, is an outage too, from when it fell silent
 detach

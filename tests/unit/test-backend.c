@@ -367,7 +367,7 @@ static void what_a_back_end_lacks_has_an_answer(void **state)
 	assert_int_equal(ub_backend_set_live(&be, &err), 0);
 	assert_false(ub_backend_takes_sockets(&be));
 	assert_int_equal(ub_backend_set(&be, &stall_timeout, &err), -EOPNOTSUPP);
-	assert_string_equal(err.text, "a device of told has no stall-timeout");
+	assert_string_equal(err.text, "--stall-timeout is for NBD devices: this one is of told");
 	assert_false(ub_backend_is_resizable(&be));
 	assert_false(ub_backend_knows_size(&be));
 	assert_int_equal(ub_backend_get_size(&be, &size, &err), 0);

@@ -600,7 +600,7 @@ static void what_is_no_size_is_refused_and_one_size_is_asked_for_at_a_time(void 
 	}
 	opts.side.nbd = NULL;
 	client_say(fd, RESIZE(""));
-	assert_refused(fd, "EINVAL", "has no size by itself");
+	assert_refused(fd, "EINVAL", "give the size");
 	opts.side.nbd = &nbd;
 	assert_false(keeper.job.resize.is_asked);
 	client_say(fd, RESIZE(",\"size_bytes\":8192,\"force\":true"));

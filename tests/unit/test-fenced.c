@@ -203,7 +203,7 @@ static void the_verb_says_why_not(void **state)
 	keeper.server->version = UB_MESSAGE_V3;
 	assert_refused(EOPNOTSUPP, "upgrade the device");
 	opts = (struct ub_attach_options){ .side.kind = "mem" };
-	assert_refused(EOPNOTSUPP, "a device of mem");
+	assert_refused(EOPNOTSUPP, "one is of mem");
 }
 
 /* A server may die before it has heard of it: the next one is told. */

@@ -20,7 +20,7 @@ options_of() { "$bridge" "$1" --help | grep -oE '^ +(-[a-zA-Z], )?--[a-z-]+' |
 # argp's own, of every program
 common='--help --usage --version'
 
-for verb in attach detach list info set resize migrate fenced recover upgrade stats metrics \
+for verb in attach detach list status info set resize migrate fenced recover upgrade stats metrics \
 	features; do
 	[ -n "$(options_of "$verb")" ] || complain "$verb --help has no options"
 	for option in $(options_of "$verb"); do
@@ -28,7 +28,7 @@ for verb in attach detach list info set resize migrate fenced recover upgrade st
 			complain "the man page does not know $verb's $option"
 	done
 done
-all=$(for verb in attach detach list info set resize migrate fenced recover upgrade stats metrics \
+all=$(for verb in attach detach list status info set resize migrate fenced recover upgrade stats metrics \
 	features; do options_of "$verb"; done)
 while read -r option; do
 	grep -qxF -- "$option" <<<"$all" || complain \
@@ -39,8 +39,28 @@ for values in 'log-level error warning notice debug' 'data-path auto copy get-da
 	'tls off allow require' \
 	'fence time close'; do
 	read -r option words <<<"$values"
-	grep -qE -- "--$option=.*$words" "$srcdir/contrib/ublk-bridge.bash" ||
+	grep -qF -- "--$option) echo $words ;;" "$srcdir/contrib/ublk-bridge.bash" ||
 		complain "the completion of --$option is not: $words"
+done
+# each option of attach stands in its own group
+[ "$("$bridge" attach --help | sed -n '/^ What the device/,/^$/p' | grep -oE -- '--[a-z-]+' |
+	tr '\n' ' ')" = '--backend --mem --prealloc ' ] ||
+	complain "attach --help has other options under what the device is made of"
+# The help of the program: one screen of 24 lines and 80 columns with the prompt behind it; the verbs
+# first, all of them, and each has a help, a place in the man page, and one in the completion.
+help=$("$bridge" --help)
+[ "$(wc -l <<<"$help")" -le 23 ] || complain "--help has more lines than a screen"
+[ "$(wc -L <<<"$help")" -le 80 ] || complain "--help has lines of more than 80 columns"
+for verb in attach detach list status info set resize migrate fenced recover upgrade stats metrics \
+	features; do
+	grep -qE "^  $verb +[a-z]" <<<"$help" || complain "--help does not have the verb $verb"
+	grep -qE "^=head2 $verb( |$)" "$man" || complain "the man page does not describe $verb"
+	grep -qE "(^|[^a-z-])$verb([^a-z-]|$)" "$srcdir/contrib/ublk-bridge.bash" ||
+		complain "the completion does not know $verb"
+	[ "$("$bridge" help "$verb")" = "$("$bridge" "$verb" --help)" ] ||
+		complain "help $verb is not what $verb --help says"
+	[ "$("$bridge" "$verb" -h)" = "$("$bridge" "$verb" --help)" ] ||
+		complain "$verb -h is not what $verb --help says"
 done
 # the verbs of the control socket, and what the page about it describes
 page=$srcdir/man/ublk-bridge-control.pod

@@ -501,9 +501,9 @@ static void what_cannot_be_is_refused(void **state)
 		{ MIGRATE(MEM ",\"wait\":1"), "EINVAL", "wait" },
 		{ MIGRATE(MEM ",\"rate_bytes\":-1"), "ERANGE", "rate_bytes" },
 		{ MIGRATE(MEM ",\"mirror_timeout_ms\":1"), "ERANGE", "mirror_timeout_ms" },
-		{ VERB("migrate-complete"), "ENOENT", "not being moved" },
-		{ VERB("migrate-cancel"), "ENOENT", "not being moved" },
-		{ VERB("migrate-rate"), "ENOENT", "not being moved" },
+		{ VERB("migrate-complete"), "ENOENT", "not being migrated" },
+		{ VERB("migrate-cancel"), "ENOENT", "not being migrated" },
+		{ VERB("migrate-rate"), "ENOENT", "not being migrated" },
 	};
 
 	(void)state;
@@ -537,9 +537,9 @@ static void one_at_a_time_and_nothing_else_beside_it(void **state)
 	client_say(MIGRATE(NBD));
 	assert_refused("EBUSY", "memory of 1 MiB already: cancel that first, or wait");
 	client_say(VERB("resize"));
-	assert_refused("EBUSY", "being moved");
+	assert_refused("EBUSY", "being migrated");
 	client_say(VERB("detach"));
-	assert_refused("EBUSY", "being moved");
+	assert_refused("EBUSY", "being migrated");
 	assert_true(server_has_nothing());
 	client_say("{\"version\":1,\"verb\":\"migrate-rate\",\"rate_bytes\":77}\n");
 	assert_ok();

@@ -313,6 +313,46 @@ static void servers_are_named_in_each_way(void **state)
 	ub_cli_nbd_destroy(&n);
 }
 
+/* As nbdublk has it, as a URI has it, and with the port that NBD has of IANA. */
+static void a_host_is_named_with_or_without_a_port(void **state)
+{
+	static const struct {
+		const char *words[4], *want;
+	} cases[] = {
+		{ { "--tcp", "host" }, "nbd://host:10809/" },
+		{ { "--tcp", "host:10810" }, "nbd://host:10810/" },
+		{ { "--tcp=host", "10810" }, "nbd://host:10810/" },
+		{ { "--tcp", "[::1]" }, "nbd://[::1]:10809/" },
+		{ { "--tcp", "[::1]:10810" }, "nbd://[::1]:10810/" },
+		{ { "--tcp", "[::1]", "10810" }, "nbd://[::1]:10810/" },
+		{ { "--tcp", "::1" }, "nbd://[::1]:10809/" },
+		{ { "--tcp", "host", "--wait=1" }, "nbd://host:10809/" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct ub_cli_nbd n;
+		char buf[80];
+
+		assert_taken(&n, cases[i].words);
+		assert_string_equal(nbd_options_describe(&n.options, buf, sizeof(buf)),
+				    cases[i].want);
+		ub_cli_nbd_destroy(&n);
+	}
+}
+
+static void a_scheme_has_no_case(void **state)
+{
+	struct ub_err err = { 0 };
+	struct ub_cli_nbd n = { .fd = -1, .err = &err };
+
+	(void)state;
+	nbd_options_init(&n.options);
+	assert_int_equal(ub_cli_nbd_take_uri(&n, "NBD+Unix:///Export?socket=/Run/S"), 0);
+	assert_string_equal(n.options.uri, "nbd+unix:///Export?socket=/Run/S");
+	ub_cli_nbd_destroy(&n);
+}
+
 static void no_password_is_described(void **state)
 {
 	static const struct {
@@ -397,7 +437,10 @@ static int check_uri_word(const char *uri, const char *says)
 static void bad_options_are_refused_with_a_reason(void **state)
 {
 	(void)state;
-	assert_refused("two words", WORDS("--tcp", "host"));
+	assert_refused("not HOST or HOST:PORT", WORDS("--tcp", "host:"));
+	assert_refused("not HOST or HOST:PORT", WORDS("--tcp", ":10809"));
+	assert_refused("not HOST or HOST:PORT", WORDS("--tcp", "[]:10809"));
+	assert_refused("99999 is no port", WORDS("--tcp", "host:99999"));
 	assert_refused("two words", WORDS("--vsock", "1", "--export"));
 	assert_refused("--vsock CID", WORDS("--vsock", "x", "1"));
 	assert_refused("--fd 1000", WORDS("--fd", "1000"));
@@ -407,8 +450,9 @@ static void bad_options_are_refused_with_a_reason(void **state)
 	assert_refused("not a duration", WORDS("--wait", "soon"));
 	assert_refused("neither time nor close", WORDS("--unix", "/s", "--fence", "never"));
 	assert_refused("no command is given", WORDS("--unix", "/s", "--fence-command", ""));
-	assert_refused("no NBD server", WORDS("--fence", "time"));
-	assert_refused("no NBD server", WORDS("--export", "e"));
+	assert_refused("--fence needs an NBD server, such as", WORDS("--fence", "time"));
+	assert_refused("--export needs an NBD server", WORDS("--export", "e", "-C", "2"));
+	assert_refused("--connections needs an NBD server", WORDS("-C", "2"));
 	assert_refused("no command to be started", WORDS("--restart-command", "--unix", "/s"));
 	assert_refused("no command is given", WORDS("--command", "--"));
 	assert_refused("cannot verify", WORDS("--unix", "/s", "--tls", "allow"));
@@ -621,6 +665,8 @@ int main(void)
 		cmocka_unit_test(other_versions_read_what_they_know),
 		cmocka_unit_test(mutated_json_is_refused_or_understood),
 		cmocka_unit_test(servers_are_named_in_each_way),
+		cmocka_unit_test(a_host_is_named_with_or_without_a_port),
+		cmocka_unit_test(a_scheme_has_no_case),
 		cmocka_unit_test(no_password_is_described),
 		cmocka_unit_test(one_export_is_known_in_the_same_words),
 		cmocka_unit_test(a_command_in_brackets_is_taken_out),

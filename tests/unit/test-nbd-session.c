@@ -274,6 +274,53 @@ static void what_is_no_difference_is_none(void **state)
 	assert_same();
 }
 
+/* What libnbd 1.14 to 1.22 says, behind the name of the call. */
+static void reasons_are_told_once_with_the_remedy(void **state)
+{
+	static const struct {
+		const char *text, *want;
+	} cases[] = {
+		{ "connect: localhost:10810: could not connect to remote host: Connection refused",
+		  "Connection refused: no server listens on localhost port 10810" },
+		{ "connect: ::1:10810: could not connect to remote host: Connection refused",
+		  "Connection refused: no server listens on ::1 port 10810" },
+		{ "connect: 10.0.0.1:10809: could not connect to remote host: No route to host",
+		  "10.0.0.1:10809: No route to host" },
+		{ "connect: Connection refused",
+		  "Connection refused: no server listens on that socket" },
+		{ "connect: No such file or directory",
+		  "No such file or directory: there is no such socket" },
+		{ "connect: Permission denied", "Permission denied" },
+		{ "getaddrinfo: hostname \"nosuch.invalid\" port \"10809\": Name or service not "
+		  "known",
+		  "the name 'nosuch.invalid' cannot be resolved: Name or service not known" },
+		{ "handshake: server has no export named 'da'ta': No such file or directory",
+		  "the server has no export named 'da'ta': 'nbdinfo --list' shows those that it "
+		  "has" },
+		{ "handshake: server has no export named '': No such file or directory",
+		  "no export is named, and the server has no default one: 'nbdinfo --list' shows "
+		  "those that it has" },
+		{ "handshake: server refused TLS, but handle TLS setting is 'require' (2): "
+		  "Operation not supported",
+		  "the server does not offer TLS, and the connection requires it (nbds:, --tls): "
+		  "without TLS it is nbd:, or --tls=off" },
+		{ "recv: Connection reset by peer", "recv: Connection reset by peer" },
+		{ "getaddrinfo: hostname \"cut", "getaddrinfo: hostname \"cut" },
+		{ "connect: : could not connect to remote host",
+		  ": could not connect to remote host" },
+		{ "", "" },
+	};
+	char buf[400];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		assert_string_equal(nbd_reason_in_words(cases[i].text, buf, sizeof(buf)),
+				    cases[i].want);
+	/* a buffer of any size */
+	for (size_t len = 1; len < 60; len++)
+		assert_true(strlen(nbd_reason_in_words(cases[0].text, buf, len)) < len);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -287,6 +334,7 @@ int main(void)
 		SESSION_TEST(a_read_only_device_misses_nothing_that_writes),
 		SESSION_TEST(all_differences_are_named_and_fit),
 		SESSION_TEST(what_is_no_difference_is_none),
+		SESSION_TEST(reasons_are_told_once_with_the_remedy),
 	};
 
 	return cmocka_run_group_tests_name("nbd-session", tests, NULL, NULL);

@@ -134,6 +134,12 @@ static void a_bar_fits_its_terminal(void **state)
 			    "mirrored");
 	assert_string_equal(ub_progress_bar(NULL, m, 79, bar, sizeof(bar)),
 			    "[======.......] 50 %, 50 MiB dirty, 3 MiB mirrored");
+	/* what has no room is left out, and not cut; what is nothing is not told */
+	assert_string_equal(ub_progress_bar(NULL, m, 30, bar, sizeof(bar)), "50 %, 50 MiB dirty");
+	assert_string_equal(ub_progress_bar(NULL, m, 17, bar, sizeof(bar)), "50 %");
+	json_object_set_new(m, "mirrored_bytes", json_integer(0));
+	assert_string_equal(ub_progress_bar(NULL, m, 79, bar, sizeof(bar)),
+			    "[===============................] 50 %, 50 MiB dirty");
 	json_object_set_new(m, "why", json_string("\xe2\x80\xa6\xe2\x80\xa6\xe2\x80\xa6"));
 	for (unsigned columns = 0; columns < 200; columns++) {
 		unsigned width = 0;
@@ -160,7 +166,8 @@ static void ends_are_told(void **state)
 
 	(void)state;
 	assert_string_equal(ub_progress_result(last, text, sizeof(text)),
-			    "moved to mem in 3.4 s, pause 5.1 ms, 32 MiB copied, 480 MiB zeroed, 0 "
+			    "migrated to mem in 3.4 s, pause 5.1 ms, 32 MiB copied, 480 MiB "
+			    "zeroed, 0 "
 			    "B mirrored");
 	json_object_set_new(last, "pause_ms", json_integer(5)); /* a whole number is one, too */
 	unit_assert_says(ub_progress_result(last, text, sizeof(text)), "pause 5.0 ms");
@@ -178,6 +185,23 @@ static void ends_are_told(void **state)
 	json_decref(last);
 }
 
+/* The line that a terminal has wrapped since, because it was made narrower, has several rows. */
+static void a_bar_is_taken_away_whole(void **state)
+{
+	char text[40];
+
+	(void)state;
+	assert_string_equal(ub_progress_erase(0, 80, text, sizeof(text)), "\r\033[K");
+	assert_string_equal(ub_progress_erase(79, 80, text, sizeof(text)), "\r\033[K");
+	assert_string_equal(ub_progress_erase(80, 80, text, sizeof(text)), "\r\033[K");
+	assert_string_equal(ub_progress_erase(79, 60, text, sizeof(text)), "\r\033[K\033[A\033[K");
+	assert_string_equal(ub_progress_erase(79, 30, text, sizeof(text)),
+			    "\r\033[K\033[A\033[K\033[A\033[K");
+	/* one that cuts has one row; and what has no room is left out */
+	assert_string_equal(ub_progress_erase(79, 0, text, sizeof(text)), "\r\033[K");
+	assert_true(strlen(ub_progress_erase(79, 1, text, sizeof(text))) < sizeof(text));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -186,6 +210,7 @@ int main(void)
 		cmocka_unit_test(a_migration_that_began_anew_has_no_rate),
 		cmocka_unit_test(phases_are_told),
 		cmocka_unit_test(a_bar_fits_its_terminal),
+		cmocka_unit_test(a_bar_is_taken_away_whole),
 		cmocka_unit_test(ends_are_told),
 	};
 

@@ -395,7 +395,8 @@ static int mirror_make_bitmap(struct mirror *m, struct ub_err *err)
 		m->cluster_shift++;
 	if (size >> m->cluster_shift > MIRROR_MAX_CLUSTERS)
 		return ub_err_set(err, EFBIG,
-				  "a device of %llu bytes is too large to be moved with I/O of at "
+				  "a device of %llu bytes is too large to be migrated with I/O of "
+				  "at "
 				  "most %u bytes",
 				  (unsigned long long)size, m->backend->limits.max_io_bytes);
 	m->nr_clusters = (size + (1ULL << m->cluster_shift) - 1) >> m->cluster_shift;

@@ -306,7 +306,7 @@ static int check_port(const char *port, const char *what, struct ub_err *err)
 
 	if (*port && strspn(port, "0123456789") == strlen(port) &&
 	    (value < 1 || value > UINT16_MAX || strlen(port) > 9))
-		return ub_err_set(err, EINVAL, "%s: %s is no port: they go from 1 to 65535", what,
+		return ub_err_set(err, EINVAL, "%s: %s is no port: give one from 1 to 65535", what,
 				  port);
 	return 0;
 }

@@ -35,12 +35,13 @@
 
 const char *nbd_session_reason(void)
 {
+	static _Thread_local char words[400];
 	const char *text = nbd.get_error();
 
 	/* libnbd begins its messages with the name of the call. */
 	if (text && strncmp(text, "nbd_", 4) == 0 && strstr(text, ": "))
 		text = strstr(text, ": ") + 2;
-	return text ? text : "libnbd gives no reason";
+	return text ? nbd_reason_in_words(text, words, sizeof(words)) : "libnbd gives no reason";
 }
 
 static int session_error(const char *what, struct ub_err *err)

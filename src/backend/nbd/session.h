@@ -65,6 +65,12 @@ int nbd_session_continue(struct nbd_handle *handle, short revents, struct ub_err
  */
 const char *nbd_session_reason(void);
 
+/*
+ * Such a text as people need it: once, with the remedy. Of what libnbd says of a connection that
+ * cannot be made; other texts are returned as they are, else buf.
+ */
+const char *nbd_reason_in_words(const char *text, char *buf, size_t len);
+
 /* Reads what a ready handle's server said. 0 or -errno with *err. */
 int nbd_session_export(struct nbd_handle *handle, struct nbd_export *export, struct ub_err *err);
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/cleanup.h"
+#include "base/size.h"
 #include "base/text.h"
 #include "keeper/job/args.h"
 #include "keeper/keeper.h"
@@ -75,7 +76,7 @@ static int destination_nbd(struct ub_keeper *k, const json_t *destination,
 	if (nbd->transport == NBD_SOCKET)
 		return ub_err_set(err, EOPNOTSUPP,
 				  "a connection that is handed over ready made (--fd, --command) "
-				  "cannot be made again: a device is not moved there");
+				  "cannot be made again: a device is not migrated there");
 	if (has_command)
 		nbd->transport = NBD_UNIX; /* the keeper's, which it says when it is there */
 	if (nbd->transport == NBD_NOWHERE || (nbd->transport == NBD_URI && !nbd->uri) ||
@@ -87,7 +88,8 @@ static int destination_nbd(struct ub_keeper *k, const json_t *destination,
 	 */
 	if (!has_command && k->side->o->nbd && nbd_options_are_one_export(k->side->o->nbd, nbd))
 		return ub_err_set(err, EINVAL,
-				  "the device is there already: it cannot be moved to the export "
+				  "the device is there already: it cannot be migrated to the "
+				  "export "
 				  "that it is served from");
 	if (nbd->auto_resize && !(k->device.features & UBLK_F_UPDATE_SIZE))
 		return ub_err_set(err, EOPNOTSUPP,
@@ -98,6 +100,7 @@ static int destination_nbd(struct ub_keeper *k, const json_t *destination,
 static int destination_mem(const struct ub_keeper *k, const json_t *destination,
 			   struct ub_side_options *o, struct ub_err *err)
 {
+	char is[32], was[32];
 	int ret;
 
 	o->size_bytes = k->side->limits.size_bytes;
@@ -108,9 +111,9 @@ static int destination_mem(const struct ub_keeper *k, const json_t *destination,
 		return ret;
 	if (o->size_bytes < k->side->limits.size_bytes)
 		return ub_err_set(err, ERANGE,
-				  "memory of %llu bytes is smaller than the device, which has %llu",
-				  (unsigned long long)o->size_bytes,
-				  (unsigned long long)k->side->limits.size_bytes);
+				  "%s of memory is smaller than the device, which has %s",
+				  ub_size_format(o->size_bytes, is, sizeof(is)),
+				  ub_size_format(k->side->limits.size_bytes, was, sizeof(was)));
 	if (o->size_bytes % k->side->limits.logical_block_bytes)
 		return ub_err_set(err, EINVAL,
 				  "a size of %llu bytes is not a multiple of the block size %u",

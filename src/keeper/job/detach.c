@@ -51,7 +51,7 @@ int ub_verb_detach(struct ub_keeper *k, struct ub_control_caller caller, const j
 		return ub_err_set(err, EAGAIN, "the device is not live yet: try again");
 	if (ub_migrate_is_on(k) && !json_is_true(force))
 		return ub_err_set(err, EBUSY,
-				  "/dev/ublkb%u stays: it is being moved to %.200s: cancel that "
+				  "/dev/ublkb%u stays: it is being migrated to %.200s: cancel that "
 				  "first (migrate --cancel), or use --force",
 				  k->device.info.dev_id, k->job.migration.label);
 	detach_forget_callers(k);

@@ -310,7 +310,7 @@ static int fenced_check(const struct ub_keeper *k, struct ub_err *err)
 	if (!k->was_live || k->server->gone || k->server->fd < 0 || !k->shared.ledger)
 		return ub_err_set(err, EAGAIN, "the device is not live now: try again");
 	if (!k->side->o->nbd && !(other && other->nbd))
-		return ub_err_set(err, EOPNOTSUPP, "a device of %s has no server that could write",
+		return ub_err_set(err, EOPNOTSUPP, "'fenced' is for NBD devices: this one is of %s",
 				  k->side->o->kind);
 	if (k->server->version <= UB_MESSAGE_V3)
 		return ub_err_set(err, EOPNOTSUPP,

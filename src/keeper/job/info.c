@@ -3,6 +3,8 @@
 #include "keeper/job/verbs.h"
 
 #include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "keeper/job/set.h"
@@ -29,6 +31,23 @@ void ub_verb_show_ranges(const struct ub_keeper *k, json_t *reply)
 	ub_ranges_read(k->shared.ledger, k->shared.stats ? ub_stat_side(k->shared.stats) : 0,
 		       k->side->limits.size_bytes, ub_now_ms(), &r);
 	ub_ranges_to_json(k->side->o->nbd ? &r : NULL, k->side->o->nbd, reply);
+}
+
+/* What its memory takes of the machine, or how many connections were asked for. */
+static void verb_show_source(const struct ub_keeper *k, json_t *reply)
+{
+	const struct ub_side_options *o = k->side->o;
+	bool is_memory = strcmp(o->kind, "mem") == 0;
+	int fd = k->side->store_fd;
+	struct stat st;
+
+	json_object_set_new(reply, "memory_bytes",
+			    is_memory && fd >= 0 && fstat(fd, &st) == 0 ?
+				    json_integer((json_int_t)st.st_blocks * 512) :
+				    json_null());
+	json_object_set_new(reply, "connections_asked",
+			    o->nbd ? json_integer((json_int_t)o->nbd->nr_connections) :
+				     json_null());
 }
 
 int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
@@ -58,6 +77,7 @@ int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const jso
 			 PACKAGE_VERSION);
 	json_object_update(reply, info);
 	json_decref(info);
+	verb_show_source(k, reply);
 	ub_set_show(k, reply);
 	ub_verb_show_ranges(k, reply);
 	json_object_set_new(reply, "migration", ub_migrate_to_json(k));

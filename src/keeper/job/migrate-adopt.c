@@ -83,7 +83,7 @@ void ub_migrate_adopt_again(struct ub_keeper *k)
 {
 	if (ub_migrate_has_moved(k)) {
 		ub_migrate_remember(k, "moved", "");
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moved to %.300s", k->device.info.dev_id,
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: migrated to %.300s", k->device.info.dev_id,
 		       k->job.migration.label);
 		ub_migrate_swap(k);
 	} else if (ub_migrate_is_on(k)) {
@@ -119,7 +119,7 @@ static void migrate_adopt_old_side(struct ub_keeper *k, json_t *recipe)
 
 	if (ub_destination_read(k, recipe, &err) != 0 || migrate_adopt_command(k, &err) != 0)
 		ub_log(UB_LOG_WARNING,
-		       "what the device was made of before it was moved is left alone: %s",
+		       "what the device was made of before it was migrated is left alone: %s",
 		       err.text);
 }
 
@@ -142,7 +142,7 @@ int ub_migrate_adopt(struct ub_keeper *k, const json_t *json, const struct ub_st
 			"mirror_timeout_ms", &timeout, "began", &began, "destination",
 			&destination) < 0)
 		return ub_err_set(err, EBADMSG,
-				  "state.json does not say where the device was being moved to");
+				  "state.json does not say where the device was being migrated to");
 	ret = ub_destination_read(k, destination, err);
 	if (ret == 0)
 		ret = migrate_adopt_command(k, err);
@@ -161,6 +161,7 @@ int ub_migrate_adopt(struct ub_keeper *k, const json_t *json, const struct ub_st
 	ub_side_describe(k->other, m->label, sizeof(m->label));
 	snprintf(m->why, sizeof(m->why), "another keeper has taken over: it begins anew");
 	if (!m->is_cancelled)
-		ub_log(UB_LOG_NOTICE, "%s: moving it to %.300s begins anew", state->name, m->label);
+		ub_log(UB_LOG_NOTICE, "%s: migrating it to %.300s begins anew", state->name,
+		       m->label);
 	return 0;
 }

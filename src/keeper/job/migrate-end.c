@@ -80,10 +80,10 @@ void ub_migrate_failed(struct ub_keeper *k, int code, const char *why)
 	ub_migrate_remember(k, code == ECANCELED ? "cancelled" : "failed",
 			    code == ECANCELED ? "" : why);
 	if (code == ECANCELED)
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moving it to %.200s was cancelled",
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: migrating it to %.200s was cancelled",
 		       k->device.info.dev_id, m->label);
 	else
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: it is not moved to %.150s: %.250s",
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: it is not migrated to %.150s: %.250s",
 		       k->device.info.dev_id, m->label, why);
 	ub_migrate_close_attempt(m);
 	ub_close(&k->other->store_fd);
@@ -120,12 +120,12 @@ void ub_migrate_moved(struct ub_keeper *k, const uint64_t *pause_us)
 		snprintf(pause, sizeof(pause), "; I/O stood still for %llu.%03llu ms",
 			 (unsigned long long)*pause_us / 1000,
 			 (unsigned long long)*pause_us % 1000);
-	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moved to %.300s%s", k->device.info.dev_id, m->label,
+	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: migrated to %.300s%s", k->device.info.dev_id, m->label,
 	       pause);
 	ub_migrate_swap(k);
 	ub_standby_renew(k); /* it was made for the source */
 	ub_migrate_note(k);
-	ub_err_set(&late, EALREADY, "it is too late: the device has been moved to %.300s",
+	ub_err_set(&late, EALREADY, "it is too late: the device has been migrated to %.300s",
 		   m->label);
 	ub_migrate_answer_cancellers(k, &late);
 }

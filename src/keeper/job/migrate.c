@@ -121,7 +121,7 @@ static void migrate_paused(struct ub_keeper *k, const char *why)
 
 	/* Again and again for the same reason is told once. */
 	if (strcmp(m->why, why) != 0)
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: moving it to %.150s pauses: %.250s",
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: migrating it to %.150s pauses: %.250s",
 		       k->device.info.dev_id, m->label, why);
 	snprintf(m->why, sizeof(m->why), "%s", why);
 }
@@ -132,7 +132,7 @@ static void migrate_in_step(struct ub_keeper *k)
 
 	m->why[0] = '\0';
 	ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: in step with %.200s%s", k->device.info.dev_id,
-	       m->label, m->waits ? ": waits to be told to move there (migrate --complete)" : "");
+	       m->label, m->waits ? ": waits to be told to go there (migrate --complete)" : "");
 }
 
 static void migrate_take_failed(struct ub_keeper *k, const struct ub_msg_migration *msg)
@@ -228,7 +228,8 @@ static int migrate_check(struct ub_keeper *k, struct ub_err *err)
 {
 	if (ub_migrate_is_on(k))
 		return ub_err_set(err, EBUSY,
-				  "it is being moved to %.200s already: cancel that first, or wait",
+				  "it is being migrated to %.200s already: cancel that first, or "
+				  "wait",
 				  k->job.migration.label);
 	if (k->recovery.has_failed)
 		return ub_err_set(err, EIO, "the device has failed: detach it, and attach it anew");
@@ -280,7 +281,7 @@ static int migrate_begin(struct ub_keeper *k, const json_t *args, struct ub_err 
 		ret = ub_migrate_send(k, err);
 	if (ret == 0) {
 		ub_side_describe(k->other, m->label, sizeof(m->label));
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: moving it to %.300s", k->device.info.dev_id,
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: migrating it to %.300s", k->device.info.dev_id,
 		       m->label);
 		return 0;
 	}
@@ -333,7 +334,7 @@ int ub_verb_migrate(struct ub_keeper *k, struct ub_control_caller caller, const 
 	if (ret)
 		return ret;
 	if (m->request)
-		return ub_err_set(err, EBUSY, "somebody else has it moved already: try again");
+		return ub_err_set(err, EBUSY, "somebody else migrates it already: try again");
 	m->request = json_deep_copy(args);
 	if (!m->request)
 		return ub_err_errno(err, ENOMEM, "the request");
@@ -345,7 +346,8 @@ int ub_verb_migrate(struct ub_keeper *k, struct ub_control_caller caller, const 
 
 static int migrate_check_is_on(const struct ub_keeper *k, struct ub_err *err)
 {
-	return ub_migrate_is_on(k) ? 0 : ub_err_set(err, ENOENT, "the device is not being moved");
+	return ub_migrate_is_on(k) ? 0 :
+				     ub_err_set(err, ENOENT, "the device is not being migrated");
 }
 
 int ub_verb_migrate_complete(struct ub_keeper *k, struct ub_control_caller caller,
@@ -434,10 +436,10 @@ static void migrate_end(struct ub_keeper *k)
 	struct ub_keeper_migration *m = &k->job.migration;
 
 	if (ub_migrate_has_moved(k)) {
-		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: it had been moved to %.300s",
+		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u: it had been migrated to %.300s",
 		       k->device.info.dev_id, m->label);
 	} else if (ub_migrate_is_on(k)) {
-		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: moving it to %.300s is given up",
+		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: migrating it to %.300s is given up",
 		       k->device.info.dev_id, m->label);
 	}
 	ub_migrate_answer_cancellers(k, &(struct ub_err){ .code = 0 });

@@ -223,7 +223,7 @@ static int resize_check(struct ub_keeper *k, uint64_t size, struct ub_err *err)
 /* Somebody who has mounted it would lose what lies behind the new end. */
 static int resize_check_holders(struct ub_keeper *k, uint64_t size, struct ub_err *err)
 {
-	char id[16], said[512];
+	char id[16], said[512], text[32];
 	int ret;
 
 	if (k->job.resize.is_forced)
@@ -236,9 +236,10 @@ static int resize_check_holders(struct ub_keeper *k, uint64_t size, struct ub_er
 		return 0;
 	if (ret == UB_EXIT_BUSY)
 		return ub_err_set(err, EBUSY,
-				  "/dev/ublkb%u stays as it is: %.300s; what lies behind %llu "
-				  "bytes would be lost (--force)",
-				  k->device.info.dev_id, said, (unsigned long long)size);
+				  "/dev/ublkb%u is in use: %.300s. Shrinking it to %s destroys "
+				  "what is behind that; --force does it all the same",
+				  k->device.info.dev_id, said,
+				  ub_size_format(size, text, sizeof(text)));
 	return ub_err_set(err, EIO, "it cannot be told who holds /dev/ublkb%u: %s",
 			  k->device.info.dev_id, ret < 0 ? strerror(-ret) : said);
 }
@@ -258,9 +259,8 @@ static int resize_check_memory(const struct ub_keeper *k, uint64_t size, struct 
 	if (!ub_store_has_data(k->side->store_fd, size, k->side->limits.size_bytes))
 		return 0;
 	return ub_err_set(err, EBUSY,
-			  "/dev/ublkb%u stays as it is: there is data behind %s, which would be "
-			  "lost: discard it (blkdiscard), "
-			  "or use --force",
+			  "/dev/ublkb%u has data behind %s. Shrinking it destroys that: discard it "
+			  "first (blkdiscard), or use --force",
 			  k->device.info.dev_id, ub_size_format(size, text, sizeof(text)));
 }
 
@@ -366,13 +366,15 @@ int ub_verb_resize(struct ub_keeper *k, struct ub_control_caller caller, const j
 		return ub_err_set(err, EAGAIN, "the device is not live: try again");
 	if (!size && !k->side->o->nbd)
 		return ub_err_set(err, EINVAL,
-				  "a device of %s has no size by itself: say which it shall have",
-				  k->side->o->kind);
+				  "give the size: only an NBD device has one that can be asked "
+				  "for, "
+				  "and '%s' is one of %s",
+				  k->rundir.name, k->side->o->kind);
 	if (ub_migrate_is_on(k))
 		return ub_err_set(err, EBUSY,
-				  "the device is being moved to %.200s: its size is not changed "
-				  "before that is over, or cancelled "
-				  "(migrate --cancel)",
+				  "the device is being migrated to %.200s: wait until that is "
+				  "over, "
+				  "or cancel it (migrate --cancel), before you change its size",
 				  k->job.migration.label);
 	if (r->is_running || (r->is_asked && r->has_caller))
 		return ub_err_set(err, EBUSY, "its size is being changed already: try again");
