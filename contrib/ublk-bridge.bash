@@ -79,7 +79,10 @@ _ublk_bridge() {
 		mapfile -t COMPREPLY < <(compgen -W "$(_ublk_bridge_devices)" -- "$current")
 		;;
 	help) mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$current") ;;
-	'') [ "$COMP_CWORD" -gt 1 ] || mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$current") ;;
+	'')
+		[ "$COMP_CWORD" -gt 1 ] ||
+			mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$current")
+		;;
 	esac
 }
 complete -o default -F _ublk_bridge ublk-bridge

@@ -5,6 +5,8 @@
 
 # shellcheck source=dev.d/build.sh
 . "$DEV_D/build.sh"
+# shellcheck source=dev.d/house.sh
+. "$DEV_D/house.sh"
 
 COLUMNS_MAX=100
 
@@ -97,6 +99,7 @@ lint_main() {
 	need_build_tools
 	need cppcheck:cppcheck clang-tidy:clang-tidy gcc:gcc
 	step "building" build_flavour plain || return 1
+	step "the house" lint_house || status=1
 	step "cppcheck" lint_cppcheck || status=1
 	step "clang-tidy" lint_tidy || status=1
 	step "gcc -fanalyzer" lint_analyzer || status=1

@@ -332,7 +332,7 @@ int ub_adopt(struct ub_keeper *k, const char *name, struct ub_err *err)
 		return ret;
 	ret = ub_ctrl_open(&k->device.ctrl, err);
 	if (ret == 0)
-		ret = ub_ctrl_get_features(&k->device.ctrl, &k->device.features, err);
+		ret = ub_kernel_get_features(k, err);
 	if (ret == 0)
 		ret = ub_recipe_apply(&recipe, k, err);
 	if (ret == 0)

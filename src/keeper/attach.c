@@ -148,7 +148,7 @@ static int attach_settle(struct ub_keeper *k, struct ub_err *err)
 		return ret;
 	snprintf(id, sizeof(id), "%u", k->device.info.dev_id);
 	/* Drivers that let go of each tag by itself notice a death by themselves, too. */
-	if (k->recovery.is_on && !(k->device.features & UBLK_F_PER_IO_DAEMON) &&
+	if (k->recovery.is_on && k->device.quirks.full_queue_hides_death &&
 	    k->device.info.queue_depth > SETTLE_MIN_REQUESTS)
 		snprintf(requests, sizeof(requests), "%u", k->device.info.queue_depth - 1U);
 	ret = ub_helper_run(&k->loop, args, "the first look at the device", said, sizeof(said),
@@ -178,7 +178,7 @@ int ub_attach(struct ub_keeper *k, struct ub_err *err)
 	if (ret == 0)
 		ret = ub_step("features", err);
 	if (ret == 0)
-		ret = ub_ctrl_get_features(&k->device.ctrl, &k->device.features, err);
+		ret = ub_kernel_get_features(k, err);
 	if (ret == 0)
 		ret = ub_resize_check_options(k, err);
 	if (ret == 0 && k->opts->name)

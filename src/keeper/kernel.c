@@ -35,6 +35,14 @@ static int64_t kernel_timeout_ms(const struct ub_keeper *k)
 	return (int64_t)k->opts->timeout_s * 1000;
 }
 
+int ub_kernel_get_features(struct ub_keeper *k, struct ub_err *err)
+{
+	int ret = ub_ctrl_get_features(&k->device.ctrl, &k->device.features, err);
+
+	k->device.quirks = ub_quirks_of(k->device.features);
+	return ret;
+}
+
 /* ---- ADD_DEV and SET_PARAMS ---------------------------------------------- */
 
 /*

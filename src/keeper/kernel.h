@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "ublk/ctrl.h"
 #include "ublk/datapath.h"
+#include "ublk/quirks.h"
 
 struct ub_keeper;
 
@@ -24,6 +25,7 @@ enum ub_kernel_state {
 struct ub_kernel_device {
 	struct ub_ctrl ctrl;
 	uint64_t features;		   /* of the driver */
+	struct ub_quirks quirks;	   /* what they stand for */
 	struct ublksrv_ctrl_dev_info info; /* as ADD_DEV returned it */
 	enum ub_data_path data_path;
 	enum ub_kernel_state state;
@@ -34,6 +36,8 @@ struct ub_kernel_device {
 	struct ub_ctrl_cmd start_cmd, stop_cmd, kill_cmd, del_cmd;
 };
 
+/* What the driver can do, and what it does wrong. 0 or -errno with *err. */
+int ub_kernel_get_features(struct ub_keeper *k, struct ub_err *err);
 /* ADD_DEV and SET_PARAMS, of what the server has told of the back end. 0 or -errno with *err. */
 int ub_kernel_add(struct ub_keeper *k, struct ub_err *err);
 /* START_DEV. 0 or -errno with *err. */

@@ -116,7 +116,7 @@ static int recover_start(struct ub_keeper *k, struct ub_err *err)
 		 * Linux 6.12, when nothing was fetched since the last one: what that one did is in
 		 * force still.
 		 */
-		if (ret == -EINVAL && !(k->device.features & UBLK_F_PER_IO_DAEMON))
+		if (ret == -EINVAL && k->device.quirks.start_twice_is_einval)
 			ret = 0;
 		if (ret != -EBUSY)
 			break;
@@ -189,7 +189,7 @@ static bool recover_must_stop_waiting(void *arg)
  */
 static bool recover_is_half_fetched_fatal(const struct ub_keeper *k)
 {
-	return !(k->device.features & UBLK_F_PER_IO_DAEMON) && k->device.info.nr_hw_queues > 1;
+	return k->device.quirks.half_fetched_is_fatal && k->device.info.nr_hw_queues > 1;
 }
 
 static int recover_refuse_half_fetched(struct ub_err *err, const char *hint)

@@ -84,7 +84,7 @@ static void server_take_yielded(struct ub_server *server, const struct ub_msg_yi
 
 bool ub_server_must_hold_rings(const struct ub_keeper *k)
 {
-	return !(k->device.features & UBLK_F_PER_IO_DAEMON);
+	return k->device.quirks.rings_must_be_held;
 }
 
 void ub_server_hold_rings(struct ub_server *server)
