@@ -8,8 +8,8 @@
 struct ub_keeper;
 
 /*
- * From nothing to a device that takes I/O. 0 or -errno with *err; then what was made is still there:
- * ub_watch_teardown().
+ * From nothing to a device that takes I/O. 0 or -errno with *err; then what was made is still
+ * there: ub_watch_teardown().
  */
 int ub_attach(struct ub_keeper *k, struct ub_err *err);
 

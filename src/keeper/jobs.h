@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Jobs: what a keeper does for somebody while the device is live. Each is a file in job/. Files below
- * them know no job by its name: they raise events, and pass on what a server says.
+ * Jobs: what a keeper does for somebody while the device is live. Each is a file in job/. Files
+ * below them know no job by its name: they raise events, and pass on what a server says.
  *
  * The keeper's main thread. Nobody waits in any of these.
  */
@@ -26,7 +26,10 @@ enum ub_event {
 
 struct ub_job {
 	const char *name;
-	/* Takes its next step. When to call it again, in ms; -1: when something happens. NULL: never */
+	/*
+	 * Takes its next step. When to call it again, in ms; -1: when something happens. NULL:
+	 * never
+	 */
 	int (*tend)(struct ub_keeper *k);
 	void (*event)(struct ub_keeper *k, enum ub_event event); /* NULL: it does not care */
 	/* What k->server said. True: it was this job's. The message lives as long as the call. */

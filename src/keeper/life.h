@@ -4,7 +4,7 @@
  *
  *   ATTACHING ─► LIVE ◄─► RECOVERING           the server died: its standby takes over
  *   ADOPTING ──► LIVE ◄─► SWITCHING            the server is asked to make place for its standby
- *                LIVE  ─► HANDING_OVER ─► OVER  another keeper takes the device (or: ADOPTING again)
+ *                LIVE  ─► HANDING_OVER ─► OVER  another keeper takes it (or: ADOPTING again)
  *   and from each of them to GOING ─► OVER      the device is taken away
  *
  * The keeper's main thread.

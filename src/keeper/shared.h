@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The memory that a device's servers share, one after the other, and that its keeper holds for them:
- * the statistics page, the ledger and the tag buffers. The keeper's main thread.
+ * The memory that a device's servers share, one after the other, and that its keeper holds for
+ * them: the statistics page, the ledger and the tag buffers. The keeper's main thread.
  */
 #ifndef UB_KEEPER_SHARED_H
 #define UB_KEEPER_SHARED_H

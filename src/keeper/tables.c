@@ -12,8 +12,8 @@
 #include "keeper/job/verbs.h"
 
 /*
- * The order counts: a migration hears first that its server has gone, because the device may be made
- * of something else by then.
+ * The order counts: a migration hears first that its server has gone, because the device may be
+ * made of something else by then.
  */
 const struct ub_job *const ub_keeper_jobs[] = {
 	&ub_job_migrate, &ub_job_resize, &ub_job_set, &ub_job_fenced, NULL,

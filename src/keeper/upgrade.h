@@ -20,8 +20,8 @@
 #include "keeper/keeper.h"
 
 /*
- * The old keeper's side, when somebody has asked: gives the device away. Afterwards k->life is OVER:
- * the device is another keeper's, and this process is to end; or LIVE: this one has it back.
+ * The old keeper's side, when somebody has asked: gives the device away. Afterwards k->life is
+ * OVER: the device is another keeper's, and this process is to end; or LIVE: this one has it back.
  */
 void ub_upgrade_hand_over(struct ub_keeper *k);
 

@@ -22,7 +22,8 @@ assert_eq "$(asked memory info '' '[.keeper_pid, .server_pid]')" "[$KEEPER,$(chi
 	"its processes"
 assert_eq "$(asked memory info '' '[has("outage_limit_ms"), has("stall_timeout_ms")]')" \
 	'[false,false]' "what memory has not"
-assert_fails 1 '--outage-limit is for NBD devices: this one is of mem' "$UB" set memory --outage-limit 5
+assert_fails 1 '--outage-limit is for NBD devices: this one is of mem' "$UB" set memory \
+	--outage-limit 5
 assert_fails 1 '--stall-timeout is for NBD devices' "$UB" set "$DEV" --stall-timeout 5 \
 	--log-level debug
 assert_fails 1 '--fence-timeout is for NBD devices' "$UB" set "$DEV" --fence-timeout 5

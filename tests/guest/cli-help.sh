@@ -22,7 +22,8 @@ assert_match "$version" '^ublk-bridge [0-9]+\.[0-9]+' "the version"
 for verb in attach detach list status info migrate stats metrics features; do
 	says "^Usage: ublk-bridge $verb \[OPTION" "$UB" $verb --help
 	assert_match "${OUT//[[:space:]]/ }" \
-		"Exit +status: +0 +(done|healthy), +1 +failed.*, +2 +wrong +usage" "the help of '$verb'"
+		"Exit +status: +0 +(done|healthy), +1 +failed.*, +2 +wrong +usage" \
+		"the help of '$verb'"
 	says "^$version\$" "$UB" $verb --version
 done
 run "$UB" attach --help

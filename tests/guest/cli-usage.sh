@@ -124,7 +124,8 @@ run setpriv --reuid=65534 --regid=65534 --clear-groups "$UB" --mem 0
 assert_eq "$STATUS" 2 "the status for somebody else than root"
 no_ublk || fail "a device was made"
 # but whoever looks at devices says that he may not
-for words in list metrics 'status --all' 'status disk' 'info 0' 'info disk' 'stats disk' 'detach 0' 'detach disk' \
+for words in list metrics 'status --all' 'status disk' 'info 0' 'info disk' 'stats disk' \
+	'detach 0' 'detach disk' \
 	'set disk --log-level debug' \
 	'resize disk 1M' 'migrate disk --mem 1M' 'fenced disk' 'recover disk' 'recover --all' \
 	'upgrade --all' 'upgrade disk'; do

@@ -130,7 +130,8 @@ moved() {
 	wait "$MIGRATE" || status=$?
 	MOVED=$(<"$TEST_DIR/move.out")
 	[ $status = 0 ] || fail "migrate ended with $status: $(tail -n 5 "$TEST_DIR/move.err")"
-	assert_match "$MOVED" "^$DEV: migrated to .* in [0-9.]+ s, pause [0-9.]+ ms, .* copied, .* $(
+	assert_match "$MOVED" \
+		"^$DEV: migrated to .* in [0-9.]+ s, pause [0-9.]+ ms, .* copied, .* $(
 		)zeroed, .* mirrored\$"
 	printf '%s\n' "$MOVED" >>"$TEST_DIR/moves"
 }

@@ -29,7 +29,8 @@ note "while it is copied"
 start_move --rate-limit 4M/s "$(side_uri 1)"
 await_copying
 upgraded
-process_alive "$MIGRATE" || grep -q 'migrated to' move.out || fail "migrate gave up: $(cat move.err)"
+process_alive "$MIGRATE" || grep -q 'migrated to' move.out ||
+	fail "migrate gave up: $(cat move.err)"
 moved 90
 is_moved nbd || fail "the phase is $(phase), the back end $(backend)"
 stamp_goes_on

@@ -63,7 +63,9 @@ for connections in 1 4; do
 	assert_size 32
 	tail_works 32
 	stamp_goes_on
-	assert_fails 1 'cannot grow to 49 MiB: its export has only 48 MiB. Enlarge the export first' "$UB" resize "$ID" 49M
+	assert_fails 1 \
+		'cannot grow to 49 MiB: its export has only 48 MiB. Enlarge the export first' \
+		"$UB" resize "$ID" 49M
 	"$UB" resize "$ID" --to-export
 	assert_size 48
 	tail_works 48

@@ -85,7 +85,8 @@ if command -v fish >/dev/null; then
 	fish_offers() {
 		local got
 		got=$(HOME=$UBLK_BRIDGE_RUNDIR PATH="${bridge%/*}:$PATH" fish -c \
-			"source $srcdir/contrib/ublk-bridge.fish; complete -C '$2'" 2>&1 | cut -f 1 |
+			"source $srcdir/contrib/ublk-bridge.fish; complete -C '$2'" 2>&1 |
+			cut -f 1 |
 			{ grep -v '^/dev/ublkb' || true; } | LC_ALL=C sort | tr '\n' ' ')
 		[ "$got" = "${1:+$1 }" ] && return
 		echo "fish: \"$2\" offers \"$got\", and not \"$1\""

@@ -28,7 +28,8 @@ for verb in attach detach list status info set resize migrate fenced recover upg
 			complain "the man page does not know $verb's $option"
 	done
 done
-all=$(for verb in attach detach list status info set resize migrate fenced recover upgrade stats metrics \
+all=$(for verb in attach detach list status info set resize migrate fenced recover upgrade stats \
+	metrics \
 	features; do options_of "$verb"; done)
 while read -r option; do
 	grep -qxF -- "$option" <<<"$all" || complain \
@@ -46,8 +47,8 @@ done
 [ "$("$bridge" attach --help | sed -n '/^ What the device/,/^$/p' | grep -oE -- '--[a-z-]+' |
 	tr '\n' ' ')" = '--backend --mem --prealloc ' ] ||
 	complain "attach --help has other options under what the device is made of"
-# The help of the program: one screen of 24 lines and 80 columns with the prompt behind it; the verbs
-# first, all of them, and each has a help, a place in the man page, and one in the completion.
+# The help of the program: one screen of 24 lines and 80 columns with the prompt behind it; the
+# verbs first, all of them, and each has a help, a place in the man page, and one in the completion.
 help=$("$bridge" --help)
 [ "$(wc -l <<<"$help")" -le 23 ] || complain "--help has more lines than a screen"
 [ "$(wc -L <<<"$help")" -le 80 ] || complain "--help has lines of more than 80 columns"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Where an NBD export is: what goes together, how it is called, which files it names. Control plane.
- * Specification: the NBD URI, doc/uri.md.
+ * Where an NBD export is: what goes together, how it is called, which files it names. Control
+ * plane. Specification: the NBD URI, doc/uri.md.
  */
 #include "backend/nbd/address.h"
 

@@ -3,8 +3,8 @@
  * A link: one connection that was made, from its making until nothing of it is left; and the
  * mailboxes by which links, kicks and wake-ups go from thread to thread.
  *
- * The connector (or the main thread, when the back end is opened) makes it, and frees it. In between
- * it is its conn's home thread's, from nbd_conn_give() until nbd_link_retire().
+ * The connector (or the main thread, when the back end is opened) makes it, and frees it. In
+ * between it is its conn's home thread's, from nbd_conn_give() until nbd_link_retire().
  */
 #ifndef UB_BACKEND_NBD_LINK_H
 #define UB_BACKEND_NBD_LINK_H
@@ -50,7 +50,9 @@ enum nbd_link_state {
 	NBD_LINK_LIVE,
 	/* it works, and another one waits for its place: nothing is sent on it any more */
 	NBD_LINK_LEAVING,
-	/* it has stalled, and another one has taken over; it is read until its changes are answered */
+	/*
+	 * it has stalled, and another one has taken over; it is read until its changes are answered
+	 */
 	NBD_LINK_DRAINING,
 	NBD_LINK_FAILING, /* to be retired as soon as the engine has returned */
 	NBD_LINK_UNUSED,  /* it was not needed */

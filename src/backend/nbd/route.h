@@ -51,8 +51,8 @@ static inline bool nbd_flush_is_done(const struct nbd_cmd *cmd)
 
 /*
  * Where a request goes. NULL: it is a FLUSH that has been wherever it had to be. A FLUSH goes to
- * every conn that has answered changes: what stands behind one of them may have died, and be another
- * one's by now, and nobody could tell.
+ * every conn that has answered changes: what stands behind one of them may have died, and be
+ * another one's by now, and nobody could tell.
  */
 static inline struct nbd_conn *nbd_route(const struct nbd_queue *nq, struct nbd_cmd *cmd)
 {

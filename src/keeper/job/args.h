@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Members of a request, checked. Any thread; each: 0 or -errno with *err, which names the member. */
+/*
+ * Members of a request, checked. Any thread; each: 0 or -errno with *err, which names the member.
+ */
 #ifndef UB_KEEPER_JOB_ARGS_H
 #define UB_KEEPER_JOB_ARGS_H
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The verb `detach`, and the signals that ask for the same: the device goes when nobody holds it and
- * all is written back, or when somebody insists.
+ * The verb `detach`, and the signals that ask for the same: the device goes when nobody holds it
+ * and all is written back, or when somebody insists.
  *
  * The keeper's main thread.
  */
@@ -30,7 +30,8 @@ struct ub_keeper_detach {
 
 /*
  * Looks whether somebody wants the end, and whether the device may go. True: it is to be taken away
- * now. Else *wait_ms is shortened to when this is to be called again. Runs a helper and waits for it.
+ * now. Else *wait_ms is shortened to when this is to be called again. Runs a helper and waits for
+ * it.
  */
 bool ub_detach_tend(struct ub_keeper *k, int *wait_ms);
 
