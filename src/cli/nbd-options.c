@@ -125,7 +125,7 @@ static int nbd_set_path(struct ub_cli_nbd *n, char **field, const char *value)
 
 static void nbd_name(struct ub_cli_nbd *n, enum nbd_transport transport)
 {
-	n->options.transport = transport;
+	n->options.address.transport = transport;
 	n->nr_named++;
 }
 
@@ -144,24 +144,24 @@ static int nbd_take_tcp(struct ub_cli_nbd *n, const char *arg, struct argp_state
 	const char *bracket = *arg == '[' ? strchr(arg, ']') : NULL;
 	const char *colon = strchr(bracket ? bracket : arg, ':');
 	const char *port = NBD_DEFAULT_PORT;
-	int ret = nbd_set_string(n, &n->options.host, bracket ? arg + 1 : arg);
+	int ret = nbd_set_string(n, &n->options.address.host, bracket ? arg + 1 : arg);
 
 	nbd_name(n, NBD_TCP);
 	if (ret == 0 && bracket)
-		n->options.host[bracket - arg - 1] = '\0';
+		n->options.address.host[bracket - arg - 1] = '\0';
 	if (colon && (bracket || colon == strrchr(arg, ':'))) {
 		port = colon + 1;
 		if (ret == 0 && !bracket)
-			n->options.host[colon - arg] = '\0';
+			n->options.address.host[colon - arg] = '\0';
 	} else if (nbd_is_port(next)) {
 		port = next;
 		state->next++;
 	}
-	if (ret == 0 && (!*port || !*n->options.host))
+	if (ret == 0 && (!*port || !*n->options.address.host))
 		return ub_err_set(n->err, EINVAL,
 				  "--tcp: '%s' is not HOST or HOST:PORT, such as localhost:10809",
 				  arg);
-	return ret ? ret : nbd_set_string(n, &n->options.port, port);
+	return ret ? ret : nbd_set_string(n, &n->options.address.port, port);
 }
 
 static int nbd_take_vsock(struct ub_cli_nbd *n, const char *cid, struct argp_state *state)
@@ -177,9 +177,9 @@ static int nbd_take_vsock(struct ub_cli_nbd *n, const char *cid, struct argp_sta
 				  "--vsock takes two words, a CID and a port, such as --vsock 2 "
 				  "10809");
 	state->next++;
-	n->options.vsock_cid = (uint32_t)value;
+	n->options.address.vsock_cid = (uint32_t)value;
 	ret = ub_number_parse(port, "--vsock PORT", 0, UINT32_MAX, &value, n->err);
-	n->options.vsock_port = (uint32_t)value;
+	n->options.address.vsock_port = (uint32_t)value;
 	nbd_name(n, NBD_VSOCK);
 	return ret;
 }
@@ -235,7 +235,7 @@ static int nbd_take_tls(struct ub_cli_nbd *n, const char *arg)
 
 	for (unsigned i = 0; i < UB_ARRAY_SIZE(modes); i++) {
 		if (strcmp(arg, modes[i].name) == 0) {
-			n->options.tls = modes[i].tls;
+			n->options.address.tls = modes[i].tls;
 			return 0;
 		}
 	}
@@ -313,7 +313,7 @@ static int nbd_take_server(struct ub_cli_nbd *n, int key, char *arg, struct argp
 		return nbd_take_tcp(n, arg, state);
 	case NBD_OPT_UNIX:
 		nbd_name(n, NBD_UNIX);
-		return nbd_set_path(n, &n->options.path, arg);
+		return nbd_set_path(n, &n->options.address.path, arg);
 	case NBD_OPT_VSOCK:
 		return nbd_take_vsock(n, arg, state);
 	case NBD_OPT_FD:
@@ -338,7 +338,7 @@ static int nbd_take_option(struct ub_cli_nbd *n, int key, char *arg)
 		n->options.auto_resize = true;
 		return 0;
 	case NBD_OPT_EXPORT:
-		return nbd_set_string(n, &n->options.export_name, arg);
+		return nbd_set_string(n, &n->options.address.export_name, arg);
 	case 'C':
 		ret = ub_number_parse(arg, "--connections", 1, NBD_MAX_CONNECTIONS, &value, n->err);
 		n->options.nr_connections = (unsigned)value;
@@ -350,16 +350,16 @@ static int nbd_take_option(struct ub_cli_nbd *n, int key, char *arg)
 	case NBD_OPT_FENCE_COMMAND:
 		return nbd_take_fence_command(n, arg);
 	case NBD_OPT_TLS_CERTIFICATES:
-		return nbd_set_path(n, &n->options.tls_certificates, arg);
+		return nbd_set_path(n, &n->options.address.tls_certificates, arg);
 	case NBD_OPT_TLS_PSK_FILE:
-		return nbd_set_path(n, &n->options.tls_psk_file, arg);
+		return nbd_set_path(n, &n->options.address.tls_psk_file, arg);
 	case NBD_OPT_TLS_USERNAME:
-		return nbd_set_string(n, &n->options.tls_username, arg);
+		return nbd_set_string(n, &n->options.address.tls_username, arg);
 	case NBD_OPT_TLS_HOSTNAME:
-		return nbd_set_string(n, &n->options.tls_hostname, arg);
+		return nbd_set_string(n, &n->options.address.tls_hostname, arg);
 	case NBD_OPT_TLS_VERIFY:
 	case NBD_OPT_NO_TLS_VERIFY:
-		n->options.tls_verify = key == NBD_OPT_TLS_VERIFY;
+		n->options.address.tls_verify = key == NBD_OPT_TLS_VERIFY;
 		return 0;
 	default:
 		return nbd_take_duration(n, key, arg);
@@ -419,11 +419,11 @@ int ub_cli_nbd_take_command(struct ub_cli_nbd *n, int *argc, char **argv)
 
 int ub_cli_nbd_take_uri(struct ub_cli_nbd *n, const char *uri)
 {
-	int ret = nbd_set_string(n, &n->options.uri, uri);
+	int ret = nbd_set_string(n, &n->options.address.uri, uri);
 
 	nbd_name(n, NBD_URI);
 	/* A scheme is the same in capitals (RFC 3986), and libnbd takes it in small letters. */
-	for (char *c = n->options.uri; ret == 0 && *c && *c != ':'; c++)
+	for (char *c = n->options.address.uri; ret == 0 && *c && *c != ':'; c++)
 		*c = (char)tolower((unsigned char)*c);
 	return ret;
 }
@@ -441,10 +441,11 @@ int ub_cli_nbd_check(struct ub_cli_nbd *n)
 		return ub_err_set(n->err, EINVAL,
 				  "--restart-command: there is no command to be started");
 	if (n->command) {
-		n->options.transport = n->kind == UB_COMMAND_ACTIVATED ? NBD_UNIX : NBD_SOCKET;
+		n->options.address.transport =
+			n->kind == UB_COMMAND_ACTIVATED ? NBD_UNIX : NBD_SOCKET;
 		n->options.restarts = n->kind == UB_COMMAND_CONNECTED && n->restart_command;
 		snprintf(label, sizeof(label), "[ %.70s ]", n->command[0]);
-		if (nbd_set_string(n, &n->options.label, label) != 0)
+		if (nbd_set_string(n, &n->options.address.label, label) != 0)
 			return -ENOMEM;
 	}
 	return n->nr_named ? nbd_options_check(&n->options, n->err) : 0;

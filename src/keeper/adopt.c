@@ -199,7 +199,7 @@ static int adopt_from_state(struct ub_keeper *k, const struct ub_state *state, s
 				  "it, and cannot be recovered: "
 				  "detach it with --force",
 				  k->device.info.dev_id);
-	if (k->side->o->nbd && k->side->o->nbd->transport == NBD_SOCKET &&
+	if (k->side->o->nbd && k->side->o->nbd->address.transport == NBD_SOCKET &&
 	    !k->side->o->nbd->restarts)
 		return ub_err_set(err, ESTALE,
 				  "/dev/ublkb%u: its connection was handed over ready made (--fd, "

@@ -73,9 +73,9 @@ int ub_side_start_command(struct ub_keeper *k, struct ub_side *side, struct ub_e
 		side->store_fd = ub_steal_fd(&c->socket_fd);
 		return 0;
 	}
-	free(side->o->nbd->path);
-	side->o->nbd->path = strdup(c->path);
-	return side->o->nbd->path ? 0 : ub_err_errno(err, ENOMEM, "the command's socket");
+	free(side->o->nbd->address.path);
+	side->o->nbd->address.path = strdup(c->path);
+	return side->o->nbd->address.path ? 0 : ub_err_errno(err, ENOMEM, "the command's socket");
 }
 
 /* ---- which is which ------------------------------------------------------ */

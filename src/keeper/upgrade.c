@@ -41,7 +41,7 @@ int ub_verb_handover(struct ub_keeper *k, struct ub_control_caller caller, const
 				  "this device goes with its server (--no-recovery, or a kernel "
 				  "that cannot recover devices): it "
 				  "cannot be upgraded while it is in use");
-	if (k->side->o->nbd && k->side->o->nbd->transport == NBD_SOCKET &&
+	if (k->side->o->nbd && k->side->o->nbd->address.transport == NBD_SOCKET &&
 	    !k->side->o->nbd->restarts)
 		return ub_err_set(err, EOPNOTSUPP,
 				  "the connection of this device was handed over ready made (--fd, "

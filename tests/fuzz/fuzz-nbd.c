@@ -223,7 +223,7 @@ static char *case_options(void)
 	char *json;
 
 	nbd_options_init(&o);
-	o.transport = NBD_SOCKET;
+	o.address.transport = NBD_SOCKET;
 	o.restarts = true;
 	o.fence_timeout_ms = 30;
 	json = nbd_options_to_json(&o);

@@ -52,8 +52,8 @@ static int keeper_setup(void **state)
 	ub_log_to_sink(remember);
 	ub_log_set_level(UB_LOG_NOTICE);
 	nbd_options_init(&nbd);
-	nbd.transport = NBD_URI;
-	nbd.uri = strdup("nbds://me:secret@[::1]/disk");
+	nbd.address.transport = NBD_URI;
+	nbd.address.uri = strdup("nbds://me:secret@[::1]/disk");
 	opts = (struct ub_attach_options){ .side = { .kind = "nbd", .nbd = &nbd, .fd = -1 } };
 	ub_keeper_init(&keeper, &opts, ub_keeper_jobs, ub_keeper_verbs);
 	ub_life_enter(&keeper, UB_LIVE);
@@ -399,12 +399,12 @@ static void addresses_are_found(void **state)
 		{ "nbd+vsock://2:1", NULL, NULL },
 	};
 	char host[32], port[8];
-	struct nbd_options o = { .transport = NBD_TCP };
+	struct nbd_options o = { .address.transport = NBD_TCP };
 
 	(void)state;
 	for (size_t i = 0; i < UB_ARRAY_SIZE(cases); i++) {
-		struct nbd_options of_uri = { .transport = NBD_URI,
-					      .uri = (char *)(uintptr_t)cases[i].uri };
+		struct nbd_options of_uri = { .address.transport = NBD_URI,
+					      .address.uri = (char *)(uintptr_t)cases[i].uri };
 		bool is_known =
 			nbd_options_get_address(&of_uri, host, sizeof(host), port, sizeof(port));
 
@@ -415,13 +415,13 @@ static void addresses_are_found(void **state)
 		assert_string_equal(host, cases[i].host);
 		assert_string_equal(port, cases[i].port);
 	}
-	o.host = (char *)(uintptr_t) "there";
-	o.port = (char *)(uintptr_t) "nbd";
+	o.address.host = (char *)(uintptr_t) "there";
+	o.address.port = (char *)(uintptr_t) "nbd";
 	assert_true(nbd_options_get_address(&o, host, sizeof(host), port, sizeof(port)));
 	assert_string_equal(host, "there");
 	assert_string_equal(port, "nbd");
 	assert_false(nbd_options_get_address(&o, host, 5, port, sizeof(port))); /* no half a name */
-	o.transport = NBD_UNIX;
+	o.address.transport = NBD_UNIX;
 	assert_false(nbd_options_get_address(&o, host, sizeof(host), port, sizeof(port)));
 }
 

@@ -70,9 +70,9 @@ static int keeper_setup(void **state)
 	assert_non_null(mkdtemp(base_dir));
 	setenv("UBLK_BRIDGE_RUNDIR", base_dir, 1);
 	nbd_options_init(&nbd);
-	nbd.transport = NBD_TCP;
-	nbd.host = strdup("here");
-	nbd.port = strdup("10809");
+	nbd.address.transport = NBD_TCP;
+	nbd.address.host = strdup("here");
+	nbd.address.port = strdup("10809");
 	opts = (struct ub_attach_options){
 		.side = { .kind = "nbd", .options = "", .nbd = &nbd, .fd = -1 },
 		.scheduler = "none",
@@ -463,7 +463,7 @@ static void and_back_again(void **state)
 		unit_assert_says(keeper.job.migration.label, "nbd://there/x");
 		server_writes_side(cookie);
 		server_says(UB_MIGRATION_MOVED, 0, "");
-		assert_string_equal(keeper.side->o->nbd->uri, "nbd://there/x");
+		assert_string_equal(keeper.side->o->nbd->address.uri, "nbd://there/x");
 		assert_int_equal(keeper.side->store_fd, -1);
 		drop_fds();
 	}
@@ -843,7 +843,7 @@ static void a_command_is_the_devices_once_it_has_moved(void **state)
 	json_decref(pid);
 	snprintf(path, sizeof(path), "%s", keeper.other->command.path);
 	assert_int_equal(access(path, F_OK), 0);
-	assert_string_equal(keeper.other->o->nbd->path, path);
+	assert_string_equal(keeper.other->o->nbd->address.path, path);
 	server_writes_side(cookie);
 	drop_fds();
 	server_says(UB_MIGRATION_MOVED, 0, "");
@@ -928,7 +928,7 @@ static void another_keeper_begins_it_anew(void **state)
 	assert_true(ub_migrate_is_on(&next));
 	assert_int_equal(next.job.migration.attempt, UB_ATTEMPT_NONE);
 	assert_true(next.job.migration.waits && next.job.migration.rate_bytes == 5);
-	assert_string_equal(next.other->o->nbd->path, keeper.other->command.path);
+	assert_string_equal(next.other->o->nbd->address.path, keeper.other->command.path);
 	assert_int_equal(next.other->command.pid, pid);
 	assert_string_equal(next.job.migration.label, "[ sleep ]");
 	assert_false(ub_migrate_has_raced(&next));

@@ -109,8 +109,8 @@ static int test_setup(void **state)
 	close(fd);
 	memset(model, 0, sizeof(model));
 	nbd_options_init(&options);
-	options.transport = NBD_UNIX;
-	options.path = strdup(socket_path);
+	options.address.transport = NBD_UNIX;
+	options.address.path = strdup(socket_path);
 	return 0;
 }
 
@@ -1252,7 +1252,7 @@ static void the_end_of_a_socket_that_was_handed_over_is_final(void **state)
 	(void)state;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
 	peer.fd = fds[1];
-	options.transport = NBD_SOCKET;
+	options.address.transport = NBD_SOCKET;
 	pthread_create(&thread, NULL, socket_negotiate, &peer);
 	device_open(1, fds[0]);
 	close(fds[0]);
@@ -1291,7 +1291,7 @@ static void a_server_that_is_quicker_than_we_are_is_no_silent_one(void **state)
 
 	(void)state;
 	export.has_structured_replies = false;
-	options.transport = NBD_SOCKET;
+	options.address.transport = NBD_SOCKET;
 	options.restarts = true;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
 	peer.fd = fds[1];
@@ -1342,7 +1342,7 @@ static void peer_open_device_on_pair(struct peer *peer, int bytes)
 		assert_int_equal(setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)),
 				 0);
 	peer->fd = fds[1];
-	options.transport = NBD_SOCKET;
+	options.address.transport = NBD_SOCKET;
 	pthread_create(&thread, NULL, socket_negotiate, peer);
 	device_open(1, fds[0]);
 	close(fds[0]);

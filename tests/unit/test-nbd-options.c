@@ -24,8 +24,8 @@ static void assert_reads_back(const struct nbd_options *o)
 		fail_msg("%s: %s", json, err.text);
 	twice = nbd_options_to_json(&again);
 	assert_string_equal(json, twice);
-	assert_int_equal(again.transport, o->transport);
-	assert_int_equal(again.tls, o->tls);
+	assert_int_equal(again.address.transport, o->address.transport);
+	assert_int_equal(again.address.tls, o->address.tls);
 	assert_true(again.outage_limit_ms == o->outage_limit_ms);
 	assert_int_equal(again.nr_connections, o->nr_connections);
 	free(json);
@@ -45,7 +45,7 @@ static void defaults_are_an_empty_object(void **state)
 	free(json);
 	assert_reads_back(&o);
 	assert_true(o.outage_limit_ms == NBD_NO_LIMIT);
-	assert_true(o.tls_verify);
+	assert_true(o.address.tls_verify);
 	assert_int_equal(o.fence_policy, NBD_FENCE_TIME);
 	assert_int_equal(o.fence_timeout_ms, 30000);
 	assert_null(o.fence_command);
@@ -59,20 +59,20 @@ static void every_member_reads_back(void **state)
 
 	(void)state;
 	nbd_options_init(&o);
-	o.transport = NBD_VSOCK;
-	o.uri = strdup("nbd://host/\"name\"\\ \xc3\xa9");
-	o.host = strdup("::1");
-	o.port = strdup("10809");
-	o.path = strdup("/run/a socket");
-	o.vsock_cid = UINT32_MAX;
-	o.vsock_port = 10809;
-	o.export_name = strdup("");
-	o.tls = NBD_TLS_REQUIRE;
-	o.tls_verify = false;
-	o.tls_certificates = strdup("/etc/pki");
-	o.tls_psk_file = strdup("/etc/keys");
-	o.tls_username = strdup("me");
-	o.label = strdup("[ nbdkit ]");
+	o.address.transport = NBD_VSOCK;
+	o.address.uri = strdup("nbd://host/\"name\"\\ \xc3\xa9");
+	o.address.host = strdup("::1");
+	o.address.port = strdup("10809");
+	o.address.path = strdup("/run/a socket");
+	o.address.vsock_cid = UINT32_MAX;
+	o.address.vsock_port = 10809;
+	o.address.export_name = strdup("");
+	o.address.tls = NBD_TLS_REQUIRE;
+	o.address.tls_verify = false;
+	o.address.tls_certificates = strdup("/etc/pki");
+	o.address.tls_psk_file = strdup("/etc/keys");
+	o.address.tls_username = strdup("me");
+	o.address.label = strdup("[ nbdkit ]");
 	o.nr_connections = NBD_MAX_CONNECTIONS;
 	o.outage_limit_ms = 0;
 	o.stall_timeout_ms = 100;
@@ -84,16 +84,16 @@ static void every_member_reads_back(void **state)
 	assert_reads_back(&o);
 	json = nbd_options_to_json(&o);
 	assert_int_equal(nbd_options_from_json(&again, json, &err), 0);
-	assert_string_equal(again.uri, o.uri);
-	assert_string_equal(again.host, o.host);
-	assert_string_equal(again.path, o.path);
-	assert_string_equal(again.export_name, "");
-	assert_string_equal(again.tls_certificates, o.tls_certificates);
-	assert_string_equal(again.tls_psk_file, o.tls_psk_file);
-	assert_string_equal(again.tls_username, "me");
-	assert_string_equal(again.label, o.label);
-	assert_int_equal(again.vsock_cid, UINT32_MAX);
-	assert_false(again.tls_verify);
+	assert_string_equal(again.address.uri, o.address.uri);
+	assert_string_equal(again.address.host, o.address.host);
+	assert_string_equal(again.address.path, o.address.path);
+	assert_string_equal(again.address.export_name, "");
+	assert_string_equal(again.address.tls_certificates, o.address.tls_certificates);
+	assert_string_equal(again.address.tls_psk_file, o.address.tls_psk_file);
+	assert_string_equal(again.address.tls_username, "me");
+	assert_string_equal(again.address.label, o.address.label);
+	assert_int_equal(again.address.vsock_cid, UINT32_MAX);
+	assert_false(again.address.tls_verify);
 	assert_true(again.restarts);
 	assert_int_equal(again.stall_timeout_ms, 100);
 	assert_int_equal(again.fence_policy, NBD_FENCE_CLOSE);
@@ -160,9 +160,9 @@ static void other_versions_read_what_they_know(void **state)
 	assert_string_equal(more, "{}");
 	free(needed);
 	free(more);
-	o.transport = NBD_TCP;
-	o.host = strdup("host");
-	o.port = strdup("10809");
+	o.address.transport = NBD_TCP;
+	o.address.host = strdup("host");
+	o.address.port = strdup("10809");
 	o.fence_policy = NBD_FENCE_CLOSE;
 	o.fence_timeout_ms = 5000;
 	o.fence_command = strdup("true");
@@ -275,7 +275,7 @@ static void servers_are_named_in_each_way(void **state)
 
 	(void)state;
 	assert_taken(&n, WORDS("--tcp", "host", "10809", "--export", "e", "-C", "4"));
-	assert_int_equal(n.options.transport, NBD_TCP);
+	assert_int_equal(n.options.address.transport, NBD_TCP);
 	assert_int_equal(n.options.nr_connections, 4);
 	assert_string_equal(nbd_options_describe(&n.options, buf, sizeof(buf)),
 			    "nbd://host:10809/e");
@@ -349,7 +349,7 @@ static void a_scheme_has_no_case(void **state)
 	(void)state;
 	nbd_options_init(&n.options);
 	assert_int_equal(ub_cli_nbd_take_uri(&n, "NBD+Unix:///Export?socket=/Run/S"), 0);
-	assert_string_equal(n.options.uri, "nbd+unix:///Export?socket=/Run/S");
+	assert_string_equal(n.options.address.uri, "nbd+unix:///Export?socket=/Run/S");
 	ub_cli_nbd_destroy(&n);
 }
 
@@ -368,7 +368,7 @@ static void no_password_is_described(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		char uri[80], buf[80];
-		struct nbd_options o = { .transport = NBD_URI, .uri = uri };
+		struct nbd_options o = { .address.transport = NBD_URI, .address.uri = uri };
 
 		snprintf(uri, sizeof(uri), "%s", cases[i].uri);
 		assert_string_equal(nbd_options_describe(&o, buf, sizeof(buf)), cases[i].want);
@@ -379,21 +379,22 @@ static void one_export_is_known_in_the_same_words(void **state)
 {
 	char text[] = "nbd+unix:///?socket=/run/s", socket[] = "/run/s", another[] = "/run/t",
 	     label[] = "[ nbdkit ]", export[] = "e";
-	struct nbd_options uri = { .transport = NBD_URI, .uri = text };
-	struct nbd_options path = { .transport = NBD_UNIX, .path = socket }, other = path;
+	struct nbd_options uri = { .address.transport = NBD_URI, .address.uri = text };
+	struct nbd_options path = { .address.transport = NBD_UNIX, .address.path = socket },
+			   other = path;
 
 	(void)state;
 	assert_true(nbd_options_are_one_export(&uri, &uri));
 	assert_true(nbd_options_are_one_export(&uri, &path));
-	other.label = label;
+	other.address.label = label;
 	other.nr_connections = 4;
 	assert_true(nbd_options_are_one_export(&path, &other));
-	other.path = another;
+	other.address.path = another;
 	assert_false(nbd_options_are_one_export(&path, &other));
 	other = uri;
-	other.export_name = export;
+	other.address.export_name = export;
 	assert_false(nbd_options_are_one_export(&uri, &other));
-	other = (struct nbd_options){ .transport = NBD_SOCKET };
+	other = (struct nbd_options){ .address.transport = NBD_SOCKET };
 	assert_false(nbd_options_are_one_export(&other, &other));
 }
 
@@ -405,7 +406,7 @@ static void a_command_in_brackets_is_taken_out(void **state)
 	assert_taken(&n,
 		     WORDS("--export", "e", "[", "nbdkit", "[", "--tcp", "]", "]", "--wait", "1"));
 	assert_int_equal(n.kind, UB_COMMAND_ACTIVATED);
-	assert_int_equal(n.options.transport, NBD_UNIX);
+	assert_int_equal(n.options.address.transport, NBD_UNIX);
 	assert_string_equal(n.command[0], "nbdkit");
 	assert_string_equal(n.command[3], "]");
 	assert_null(n.command[4]);
@@ -423,8 +424,8 @@ static int check_uri_word(const char *uri, const char *says)
 	int ret;
 
 	nbd_options_init(&o);
-	o.transport = NBD_URI;
-	o.uri = strdup(uri);
+	o.address.transport = NBD_URI;
+	o.address.uri = strdup(uri);
 	ret = nbd_options_check(&o, &err);
 	if (says)
 		unit_assert_says(err.text, says);
@@ -485,7 +486,7 @@ static void a_port_goes_from_1_to_65535(void **state)
 	assert_taken(&n, WORDS("--tcp", "host", "nbd")); /* services(5) */
 	ub_cli_nbd_destroy(&n);
 	assert_taken(&n, WORDS("--tcp", "[::1]", "1"));
-	assert_string_equal(n.options.host, "::1");
+	assert_string_equal(n.options.address.host, "::1");
 	ub_cli_nbd_destroy(&n);
 }
 
@@ -542,7 +543,7 @@ static void what_cannot_be_verified_is_refused(void **state)
 	assert_taken(&n, WORDS("--unix", "/s", "--tls", "require", "--tls-psk-file", "/dev/null"));
 	ub_cli_nbd_destroy(&n);
 	assert_taken(&n, WORDS("--unix", "/s", "--tls", "require", "--tls-hostname", "name"));
-	assert_string_equal(n.options.tls_hostname, "name");
+	assert_string_equal(n.options.address.tls_hostname, "name");
 	ub_cli_nbd_destroy(&n);
 	close(fds[0]);
 	close(fds[1]);
@@ -560,7 +561,7 @@ static void a_descriptor_must_be_a_connected_stream(void **state)
 	snprintf(word, sizeof(word), "%d", fds[0]);
 	assert_taken(&n, WORDS("--fd", word));
 	assert_int_equal(n.fd, fds[0]);
-	assert_int_equal(n.options.transport, NBD_SOCKET);
+	assert_int_equal(n.options.address.transport, NBD_SOCKET);
 	nbd_options_destroy(&n.options);
 	snprintf(word, sizeof(word), "%d", datagrams[0]);
 	assert_refused("not a connected stream", WORDS("--fd", word));
@@ -578,10 +579,10 @@ static int check_uri(const char *uri, const char *export, enum nbd_tls tls, stru
 	int ret;
 
 	nbd_options_init(&o);
-	o.transport = NBD_URI;
-	o.uri = strdup(uri);
-	o.export_name = export ? strdup(export) : NULL;
-	o.tls = tls;
+	o.address.transport = NBD_URI;
+	o.address.uri = strdup(uri);
+	o.address.export_name = export ? strdup(export) : NULL;
+	o.address.tls = tls;
 	memset(err, 0, sizeof(*err));
 	ret = nbd_options_check(&o, err);
 	nbd_options_destroy(&o);
@@ -618,10 +619,10 @@ static void the_files_that_are_named_are_found(void **state)
 	(void)state;
 	setenv("HOME", "/home/me", 1);
 	nbd_options_init(&o);
-	o.uri = strdup("nbds+unix:///e?socket=/run/a%20b&tls-certificates=/c&tls-psk-file=/"
-		       "k%2&other=/x#socket=/y");
-	o.path = strdup("/p");
-	o.tls_certificates = strdup("/d");
+	o.address.uri = strdup("nbds+unix:///e?socket=/run/a%20b&tls-certificates=/c&tls-psk-file=/"
+			       "k%2&other=/x#socket=/y");
+	o.address.path = strdup("/p");
+	o.address.tls_certificates = strdup("/d");
 	nr = nbd_address_paths(&o.address, paths, 16);
 	assert_int_equal(nr, 7);
 	assert_string_equal(paths[0], "/run/a b");
@@ -646,11 +647,11 @@ static void a_description_fits_and_names_no_key(void **state)
 
 	(void)state;
 	nbd_options_init(&o);
-	o.transport = NBD_TCP;
-	o.host = strdup("a-host-with-a-long-name");
-	o.port = strdup("1");
-	o.tls_psk_file = strdup("/secret");
-	o.tls_username = strdup("alice");
+	o.address.transport = NBD_TCP;
+	o.address.host = strdup("a-host-with-a-long-name");
+	o.address.port = strdup("1");
+	o.address.tls_psk_file = strdup("/secret");
+	o.address.tls_username = strdup("alice");
 	nbd_options_describe(&o, buf, sizeof(buf));
 	assert_string_equal(buf, "nbd://a-host-wi");
 	nbd_options_destroy(&o);

@@ -25,26 +25,19 @@ enum nbd_transport {
 /* What the URI does not say; NBD_TLS_UNSET: off, and what the URI's scheme says. */
 enum nbd_tls { NBD_TLS_UNSET, NBD_TLS_OFF, NBD_TLS_ALLOW, NBD_TLS_REQUIRE };
 
-/*
- * The members of struct nbd_address. By a macro, because struct nbd_options has them by their own
- * names, too, as long as it has one address.
- */
-#define NBD_ADDRESS_MEMBERS \
-	enum nbd_transport transport; \
-	char *uri; \
-	char *host, *port; /* NBD_TCP */ \
-	char *path;	   /* NBD_UNIX */ \
-	uint32_t vsock_cid, vsock_port; \
-	char *export_name; /* NULL: the URI's, or "" */ \
-	enum nbd_tls tls; \
-	bool tls_verify;				      /* default: true */ \
-	char *tls_certificates, *tls_psk_file, *tls_username; /* NULL: libnbd's default */ \
-	char *tls_hostname; /* what the certificate is for; NULL: the host that is connected to */ \
-	char *label;	    /* what messages call the server; NULL: as it is reached */
-
 /* Strings are the caller's to free: of an nbd_options, nbd_options_destroy(). */
 struct nbd_address {
-	NBD_ADDRESS_MEMBERS
+	enum nbd_transport transport;
+	char *uri;
+	char *host, *port; /* NBD_TCP */
+	char *path;	   /* NBD_UNIX */
+	uint32_t vsock_cid, vsock_port;
+	char *export_name; /* NULL: the URI's, or "" */
+	enum nbd_tls tls;
+	bool tls_verify;				      /* default: true */
+	char *tls_certificates, *tls_psk_file, *tls_username; /* NULL: libnbd's default */
+	char *tls_hostname; /* what the certificate is for; NULL: the host that is connected to */
+	char *label;	    /* what messages call the server; NULL: as it is reached */
 };
 
 /* Their words, as the command line and JSON have them: an index of each enum. */

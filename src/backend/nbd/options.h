@@ -33,15 +33,9 @@ enum nbd_fence {
 };
 
 struct nbd_options {
-	/* One way to the export; its members also by their own names. */
-	union {
-		struct nbd_address address;
-		struct {
-			NBD_ADDRESS_MEMBERS
-		};
-	};
-	unsigned nr_connections;  /* 0: the default */
-	uint64_t outage_limit_ms; /* NBD_NO_LIMIT: I/O waits; 0: it fails at once */
+	struct nbd_address address; /* one way to the export */
+	unsigned nr_connections;    /* 0: the default */
+	uint64_t outage_limit_ms;   /* NBD_NO_LIMIT: I/O waits; 0: it fails at once */
 	uint64_t stall_timeout_ms;
 	enum nbd_fence fence_policy;
 	/* how long a lost connection may still change something; 0: not at all */

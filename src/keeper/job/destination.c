@@ -73,15 +73,17 @@ static int destination_nbd(struct ub_keeper *k, const json_t *destination,
 	if (ret)
 		return ret;
 	o->nbd = nbd;
-	if (nbd->transport == NBD_SOCKET)
+	if (nbd->address.transport == NBD_SOCKET)
 		return ub_err_set(err, EOPNOTSUPP,
 				  "a connection that is handed over ready made (--fd, --command) "
 				  "cannot be made again: a device is not migrated there");
 	if (has_command)
-		nbd->transport = NBD_UNIX; /* the keeper's, which it says when it is there */
-	if (nbd->transport == NBD_NOWHERE || (nbd->transport == NBD_URI && !nbd->uri) ||
-	    (nbd->transport == NBD_TCP && (!nbd->host || !nbd->port)) ||
-	    (nbd->transport == NBD_UNIX && !nbd->path && !has_command))
+		nbd->address.transport =
+			NBD_UNIX; /* the keeper's, which it says when it is there */
+	if (nbd->address.transport == NBD_NOWHERE ||
+	    (nbd->address.transport == NBD_URI && !nbd->address.uri) ||
+	    (nbd->address.transport == NBD_TCP && (!nbd->address.host || !nbd->address.port)) ||
+	    (nbd->address.transport == NBD_UNIX && !nbd->address.path && !has_command))
 		return ub_err_set(err, EINVAL, "destination: its nbd does not say which server");
 	/*
 	 * What was given up on the way there may still be written, and here over what came later.
