@@ -21,6 +21,7 @@ enum ub_event {
 	UB_EVENT_SIDE_CHANGED, /* k->side is another one */
 	UB_EVENT_ADOPTED,      /* this keeper has got a device that lives */
 	UB_EVENT_LET_GO,       /* it is this keeper's no more, and goes on */
+	UB_EVENT_GOING,	       /* it is going to be taken away: nothing of it has gone yet */
 	UB_EVENT_ENDING,       /* its server has ended, and it is taken away */
 };
 

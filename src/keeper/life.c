@@ -17,7 +17,7 @@ static const struct {
 	const char *name;
 	unsigned next; /* the states that may follow */
 } lives[UB_NR_LIVES] = {
-	[UB_ATTACHING] = { "attaching", TO(LIVE) | TO(GOING) },
+	[UB_ATTACHING] = { "attaching", TO(ADOPTING) | TO(LIVE) | TO(GOING) },
 	[UB_ADOPTING] = { "adopting", TO(LIVE) | TO(OVER) },
 	[UB_LIVE] = { "live",
 		      TO(RECOVERING) | TO(SWITCHING) | TO(HANDING_OVER) | TO(GOING) | TO(OVER) },
@@ -36,12 +36,6 @@ void ub_life_enter(struct ub_keeper *k, enum ub_life to)
 	k->was_live |= to == UB_LIVE;
 }
 
-bool ub_life_has_server(const struct ub_keeper *k)
-{
-	return (k->life == UB_LIVE || k->life == UB_SWITCHING) && !k->server->gone &&
-	       k->server->fd >= 0;
-}
-
 bool ub_life_is_given_up(struct ub_keeper *k)
 {
 	if (k->signals.nr < 2 && !k->job.detach.is_forced)
@@ -57,7 +51,7 @@ const char *ub_life_name(const struct ub_keeper *k)
 		return "attaching";
 	if (k->life == UB_RECOVERING)
 		return "recovering";
-	if (k->server->gone || k->life >= UB_GOING)
+	if (k->server->gone)
 		return "ending";
 	return k->recovery.has_failed ? "failed" : "live";
 }

@@ -34,9 +34,6 @@ enum ub_life {
  */
 void ub_life_enter(struct ub_keeper *k, enum ub_life to);
 
-/* Whether the device has a server that can be told something. */
-bool ub_life_has_server(const struct ub_keeper *k);
-
 /*
  * Whether somebody has insisted on the device's end for so long that what is dirty has to be lost.
  */

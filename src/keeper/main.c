@@ -170,7 +170,7 @@ static int keeper_main(const struct ub_attach_options *opts, const char *name, i
 
 	ub_keeper_init(k, opts, ub_keeper_jobs, ub_keeper_verbs);
 	if (name)
-		k->life = UB_ADOPTING;
+		ub_life_enter(k, UB_ADOPTING);
 	ret = keeper_take_signals(k, &err);
 	if (ret == 0)
 		ret = ub_links_open(&k->links, &k->loop, &err);

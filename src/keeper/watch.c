@@ -104,6 +104,7 @@ static int watch_finish(struct ub_keeper *k, bool is_wanted)
 	else if (k->server->gone && !k->signals.nr && !is_wanted)
 		ub_log(UB_LOG_NOTICE, "/dev/ublkb%u was stopped by somebody else",
 		       k->device.info.dev_id);
+	ub_jobs_raise(k, UB_EVENT_GOING);
 	watch_say_rest(k);
 	ub_watch_teardown(k, k->signals.nr > 1 || k->job.detach.is_forced);
 	return died ? UB_EXIT_FAILED : UB_EXIT_DONE;

@@ -967,6 +967,7 @@ static void a_keeper_that_gets_it_back_knows_it_too(void **state)
 	ub_migrate_adopt_again(&keeper);
 	assert_true(ub_migrate_is_on(&keeper) && keeper.job.migration.attempt < UB_ATTEMPT_SENT);
 	assert_string_equal(keeper.side->o->kind, "nbd");
+	ub_jobs_raise(&keeper, UB_EVENT_ADOPTED);
 	drop_fds();
 	pump();
 	cookie = server_hears_migrate()->cookie;
@@ -974,6 +975,25 @@ static void a_keeper_that_gets_it_back_knows_it_too(void **state)
 	ub_jobs_raise(&keeper, UB_EVENT_LET_GO);
 	server_writes_side(cookie);
 	drop_fds();
+	ub_migrate_adopt_again(&keeper);
+	assert_false(ub_migrate_is_on(&keeper));
+	assert_string_equal(keeper.side->o->kind, "mem");
+}
+
+/* The fact is written between the look at it and the server that is taken back. */
+static void a_cutover_while_the_device_is_taken_back(void **state)
+{
+	uint64_t cookie;
+
+	(void)state;
+	cookie = begin_copying(MIGRATE(MEM));
+	ub_jobs_raise(&keeper, UB_EVENT_LET_GO);
+	ub_migrate_adopt_again(&keeper);
+	assert_string_equal(keeper.side->o->kind, "nbd");
+	server_writes_side(cookie);
+	drop_fds();
+	assert_true(ub_migrate_has_raced(&keeper));
+	ub_jobs_raise(&keeper, UB_EVENT_LET_GO);
 	ub_migrate_adopt_again(&keeper);
 	assert_false(ub_migrate_is_on(&keeper));
 	assert_string_equal(keeper.side->o->kind, "mem");
@@ -1006,6 +1026,7 @@ int main(int argc, char **argv)
 		KEEPER_TEST(another_keeper_begins_it_anew),
 		KEEPER_TEST(another_keeper_knows_that_it_has_moved),
 		KEEPER_TEST(a_keeper_that_gets_it_back_knows_it_too),
+		KEEPER_TEST(a_cutover_while_the_device_is_taken_back),
 	};
 
 	/* The keeper starts commands by way of its own program. */

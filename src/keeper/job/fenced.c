@@ -363,7 +363,7 @@ static bool fenced_hear(struct ub_keeper *k, struct ub_msg_header *msg)
 
 static void fenced_event(struct ub_keeper *k, enum ub_event event)
 {
-	if (event == UB_EVENT_LET_GO || event == UB_EVENT_ENDING)
+	if (event == UB_EVENT_LET_GO || event == UB_EVENT_GOING)
 		fenced_let_go(k);
 }
 

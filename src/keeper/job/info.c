@@ -13,17 +13,6 @@
 
 #include "config.h"
 
-static const char *verb_state(const struct ub_keeper *k)
-{
-	if (!k->was_live)
-		return "attaching";
-	if (k->life == UB_RECOVERING)
-		return "recovering";
-	if (k->server->gone)
-		return "ending";
-	return k->recovery.has_failed ? "failed" : "live";
-}
-
 void ub_verb_show_ranges(const struct ub_keeper *k, json_t *reply)
 {
 	struct ub_ranges r;
@@ -67,12 +56,13 @@ int ub_verb_info(struct ub_keeper *k, struct ub_control_caller caller, const jso
 			 "standby_pid",
 			 k->standby->stage == UB_STANDBY_READY ? json_integer(k->standby->pid) :
 								 json_null(),
-			 "recoveries", (int)k->recovery.nr_done, "state", verb_state(k), "backend",
-			 k->side->o->kind, "size_bytes", (json_int_t)k->side->limits.size_bytes,
-			 "logical_block_bytes", (int)k->side->limits.logical_block_bytes,
-			 "read_only", (int)k->side->limits.read_only, "queues",
-			 (int)k->device.info.nr_hw_queues, "depth", (int)k->device.info.queue_depth,
-			 "max_io_bytes", (int)k->device.info.max_io_buf_bytes, "data_path",
+			 "recoveries", (int)k->recovery.nr_done, "state", ub_life_name(k),
+			 "backend", k->side->o->kind, "size_bytes",
+			 (json_int_t)k->side->limits.size_bytes, "logical_block_bytes",
+			 (int)k->side->limits.logical_block_bytes, "read_only",
+			 (int)k->side->limits.read_only, "queues", (int)k->device.info.nr_hw_queues,
+			 "depth", (int)k->device.info.queue_depth, "max_io_bytes",
+			 (int)k->device.info.max_io_buf_bytes, "data_path",
 			 ub_data_path_name(k->device.data_path), "program_version",
 			 PACKAGE_VERSION);
 	json_object_update(reply, info);

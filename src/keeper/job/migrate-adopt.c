@@ -21,16 +21,19 @@ bool ub_migrate_has_moved(const struct ub_keeper *k)
 	       ub_rundir_read_side(&k->rundir) == k->job.migration.cookie;
 }
 
+static void migrate_close(struct ub_keeper *k)
+{
+	ub_migrate_close_attempt(&k->job.migration);
+	ub_close(&k->other->store_fd);
+	k->job.migration.phase = UB_MIGRATION_CONNECTING;
+}
+
 /* It is begun anew, from the beginning. */
 static void migrate_rewind(struct ub_keeper *k)
 {
-	struct ub_keeper_migration *m = &k->job.migration;
-
-	ub_migrate_close_attempt(m);
-	ub_close(&k->other->store_fd);
+	migrate_close(k);
 	free(k->other->identity);
 	k->other->identity = NULL;
-	m->phase = UB_MIGRATION_CONNECTING;
 }
 
 /*
@@ -87,8 +90,15 @@ void ub_migrate_adopt_again(struct ub_keeper *k)
 		       k->job.migration.label);
 		ub_migrate_swap(k);
 	} else if (ub_migrate_is_on(k)) {
-		migrate_rewind(k);
+		/* As it is told again whether it has moved, if it has by then: ub_migrate_adopted(). */
+		migrate_close(k);
 	}
+}
+
+void ub_migrate_adopted(struct ub_keeper *k)
+{
+	if (ub_migrate_is_on(k))
+		migrate_rewind(k);
 }
 
 bool ub_migrate_has_raced(const struct ub_keeper *k)

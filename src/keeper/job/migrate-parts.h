@@ -57,6 +57,11 @@ bool ub_migrate_has_moved(const struct ub_keeper *k);
  * doing is to be done again.
  */
 void ub_migrate_server_gone(struct ub_keeper *k);
+/*
+ * This keeper has got the device, and the migration had not come to its end: it is begun anew, from
+ * the beginning.
+ */
+void ub_migrate_adopted(struct ub_keeper *k);
 /* This keeper has the device no more: what is needed to begin it anew stays. */
 void ub_migrate_let_go(struct ub_keeper *k);
 

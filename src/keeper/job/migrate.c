@@ -465,6 +465,8 @@ static void migrate_event(struct ub_keeper *k, enum ub_event event)
 {
 	if (event == UB_EVENT_RECOVERING)
 		ub_migrate_server_gone(k);
+	else if (event == UB_EVENT_ADOPTED)
+		ub_migrate_adopted(k);
 	else if (event == UB_EVENT_LET_GO)
 		ub_migrate_let_go(k);
 	else if (event == UB_EVENT_ENDING)

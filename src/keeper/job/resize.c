@@ -31,7 +31,8 @@
 #define RESIZE_AGAIN_MS	  1000
 #define RESIZE_HOLDERS_MS 10000
 #define RESIZE_TURN_MS	  200
-#define RESIZE_FEATURE	  10 /* UBLK_F_UPDATE_SIZE's bit */
+#define RESIZE_DIED_OF_IT UINT64_MAX /* in place of a time to settle: the server has */
+#define RESIZE_FEATURE	  10	     /* UBLK_F_UPDATE_SIZE's bit */
 #define SECTOR_BYTES	  512
 
 /* NOLINT: it holds */
@@ -114,7 +115,8 @@ static void resize_settle(struct ub_keeper *k)
 	r->settle_not_before_ms = 0;
 	if (!r->must_settle)
 		return;
-	r->settle_not_before_ms = ub_now_ms() + RESIZE_AGAIN_MS;
+	r->settle_not_before_ms =
+		k->server->gone ? RESIZE_DIED_OF_IT : ub_now_ms() + RESIZE_AGAIN_MS;
 	ub_log(UB_LOG_DEBUG, "/dev/ublkb%u: what the server has behind the device's end: %s",
 	       k->device.info.dev_id, err.text);
 }
@@ -403,11 +405,12 @@ static void resize_new_server(struct ub_keeper *k)
 
 	r->must_settle = k->device.features & UBLK_F_UPDATE_SIZE;
 	/*
-	 * The server before it may have died of this, and the device is not to fail of it: servers
-	 * that live for RESIZE_AGAIN_MS are not counted as one death after the other.
+	 * If the server before it died of this, the device is not to fail of it: servers that live
+	 * for RESIZE_AGAIN_MS are not counted as one death after the other.
 	 */
-	if (r->settle_not_before_ms)
-		r->settle_not_before_ms = ub_now_ms() + RESIZE_AGAIN_MS + RESIZE_TURN_MS;
+	r->settle_not_before_ms = r->settle_not_before_ms == RESIZE_DIED_OF_IT ?
+					  ub_now_ms() + RESIZE_AGAIN_MS + RESIZE_TURN_MS :
+					  0;
 }
 
 /* ---- the job ------------------------------------------------------------- */

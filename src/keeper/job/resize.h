@@ -27,9 +27,9 @@ struct ub_keeper_resize {
 	uint64_t size_bytes; /* 0: the export's */
 
 	bool is_running;
-	bool must_settle; /* the server's size may be larger than the device's */
-	uint64_t settle_not_before_ms;
-	uint32_t id; /* of the newest message to a server */
+	bool must_settle;	       /* the server's size may be larger than the device's */
+	uint64_t settle_not_before_ms; /* 0: at once; RESIZE_DIED_OF_IT: the server died of it */
+	uint32_t id;		       /* of the newest message to a server */
 	bool is_answered;
 	struct ub_msg_resized answer;
 	struct ub_ctrl_cmd cmd;
