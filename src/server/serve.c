@@ -230,7 +230,8 @@ int ub_serve_prepare(struct server *s, const struct ub_msg_serve *msg, int fds[]
 	ret = ub_device_prepare(&s->device, &config, s->backend, err);
 	if (ret)
 		return ret;
-	ub_title_set("ublk-bridge: standby of /dev/ublkb%u", s->device.config.dev_id);
+	if (s->served_pid)
+		ub_title_set("ublk-bridge: standby of /dev/ublkb%u", s->device.config.dev_id);
 	ub_loop_add(&s->loop, s->device.event_fd, serve_device_event, s);
 	return 0;
 }

@@ -229,7 +229,6 @@ static void conn_take_successor(struct nbd_conn *conn, struct nbd_link *link)
 
 	/* Two connections of a server that is not safe for that are never at work together. */
 	if (!is_stalled || !conn->be->first.multi_conn) {
-		conn_drop_reserve(conn);
 		conn->reserve = link;
 		nbd_link_set_state(conn->link, NBD_LINK_LEAVING);
 		return;
@@ -260,6 +259,7 @@ static void conn_take_link(struct ub_msg *msg, struct ub_queue *q)
 		nbd_link_retire(link);
 		return;
 	}
+	conn_drop_reserve(conn); /* older than this one; it must not come into use meanwhile */
 	if (conn->link && nbd_link_state(conn->link) == NBD_LINK_FAILING)
 		conn_retire(conn, conn->link);
 	if (conn->link)
