@@ -21,6 +21,7 @@
  * type *NAME_take(list): everything, in the order in which it was pushed; NULL when there is
  * nothing. A push after it finds the list empty.
  */
+/* NOLINTBEGIN(bugprone-macro-parentheses): a type has none */
 #define UB_LIFO(NAME, type) \
 	static inline bool NAME##_push(type *_Atomic *list, type *item) \
 	{ \
@@ -49,5 +50,6 @@
 		return oldest; \
 	} \
 	_Static_assert(1, "a semicolon follows")
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 #endif

@@ -251,7 +251,7 @@ static int views_collect(struct ub_ctrl *ctrl, struct ub_cli_views *views, struc
 	if (nr_names < 0)
 		return ub_err_errno(err, -nr_names, "the run directories");
 	views->list = calloc((size_t)(nr + nr_names) + 1, sizeof(*views->list));
-	for (int i = 0; i < nr && views->list; i++)
+	for (int i = 0; i < nr && ids && views->list; i++)
 		views->nr += ub_cli_view_get(ctrl, ids[i], &views->list[views->nr]);
 	for (int i = 0; i < nr_names; i++) {
 		if (views->list)

@@ -8,7 +8,6 @@
 #include "keeper/job/migrate.h"
 #include "keeper/job/resize.h"
 #include "keeper/job/set.h"
-#include "keeper/job/stats.h"
 #include "keeper/job/verbs.h"
 
 /*

@@ -163,7 +163,7 @@ static bool hostile_send(struct peer *peer, uint8_t *msg, size_t len)
 	case 1:
 		return send_garbage(h) && peer_send_all(peer, msg, len);
 	case 2:
-		/* NOLINT: twice */
+		/* NOLINTNEXTLINE: twice */
 		return peer_send_all(peer, msg, len) && peer_send_all(peer, msg, len);
 	case 3:
 		return peer_send_all(peer, msg, len) && send_garbage(h);

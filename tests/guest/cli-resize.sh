@@ -84,7 +84,8 @@ has 47 1 172
 
 note "shrinking: who holds it"
 exec {held}<"$DEV"
-assert_fails 3 "is in use: .*opened by [^ ]+ \(pid $$\).* Shrinking it to 8 MiB destroys .*--force" \
+assert_fails 3 \
+	"is in use: .*opened by [^ ]+ \(pid $$\).* Shrinking it to 8 MiB destroys .*--force" \
 	"$UB" resize "$ID" 8M
 is_size $((48 * M))
 "$UB" resize "$ID" 8M --force

@@ -58,11 +58,12 @@ static void ask_end(int signal)
 	ask_must_end = 1;
 }
 
+#define INFO "{\"version\":1,\"verb\":\"info\"}\n"
+
 static int ask_flood(const char *path)
 {
 	static const char *const lines[] = {
-		"{\"version\":1,\"verb\":\"info\"}\n{\"version\":1,\"verb\":\"info\"}\n{"
-		"\"version\":1,\"verb\":\"info\"}\n",
+		(INFO INFO INFO),
 		"{\"version\":1,\"verb\":\"set\",\"log_level\":\"notice\"}\n",
 		"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\n",
 		"{\"version\":1,\"verb\":\"in",

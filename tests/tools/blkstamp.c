@@ -498,7 +498,7 @@ static void *work(void *arg)
 		/*
 		 * One of them hears of it, by a value that is negative, whatever clang-tidy knows.
 		 */
-		/* NOLINT(bugprone-posix-return) */
+		/* NOLINTNEXTLINE(bugprone-posix-return) */
 		if (pthread_barrier_wait(&g.filled) == PTHREAD_BARRIER_SERIAL_THREAD &&
 		    !g.must_end) {
 			printf("filled\n");
@@ -554,7 +554,7 @@ static void journal_begin(struct journal *journal)
 
 static void open_journal(void)
 {
-	/* NOLINT: not NULL */
+	/* NOLINTNEXTLINE: not NULL */
 	int fd = open(g.journal_path, O_RDWR | O_CLOEXEC | (g.verify ? 0 : O_CREAT), 0644);
 	struct journal head = { 0 };
 	size_t len;

@@ -321,7 +321,7 @@ static void make_request(char *line, size_t len)
 	int n = snprintf(line, len, "{\"version\":1,\"verb\":\"info\",\"x\":\"");
 
 	memset(line + n, 'x', len - (size_t)n);
-	/* NOLINT(bugprone-not-null-terminated-result): a line ends with its newline */
+	/* NOLINTNEXTLINE(bugprone-not-null-terminated-result): a line ends with its newline */
 	memcpy(line + len - 3, "\"}\n", 3);
 }
 

@@ -32,7 +32,7 @@
 /* clang-format on */
 
 struct nbd_library {
-/* NOLINT(bugprone-macro-parentheses) */
+/* NOLINTNEXTLINE(bugprone-macro-parentheses) */
 #define NBD_LIBRARY_MEMBER(name) __typeof__(nbd_##name) *name;
 	NBD_LIBRARY_CALLS(NBD_LIBRARY_MEMBER)
 #undef NBD_LIBRARY_MEMBER

@@ -19,6 +19,6 @@ struct ub_keeper;
 int ub_destination_parse(struct ub_keeper *k, const json_t *destination, struct ub_err *err);
 
 /* Likewise, of a recipe that another keeper has written. */
-int ub_destination_read(struct ub_keeper *k, json_t *recipe, struct ub_err *err);
+int ub_destination_read(struct ub_keeper *k, json_t *json, struct ub_err *err);
 
 #endif

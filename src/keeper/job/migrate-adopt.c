@@ -90,7 +90,7 @@ void ub_migrate_adopt_again(struct ub_keeper *k)
 		       k->job.migration.label);
 		ub_migrate_swap(k);
 	} else if (ub_migrate_is_on(k)) {
-		/* As it is told again whether it has moved, if it has by then: ub_migrate_adopted(). */
+		/* It may move until the server is ours: ub_migrate_adopted() does the rest. */
 		migrate_close(k);
 	}
 }

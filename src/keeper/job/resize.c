@@ -35,7 +35,7 @@
 #define RESIZE_FEATURE	  10	     /* UBLK_F_UPDATE_SIZE's bit */
 #define SECTOR_BYTES	  512
 
-/* NOLINT: it holds */
+/* NOLINTNEXTLINE: it holds */
 _Static_assert(UBLK_F_UPDATE_SIZE == 1ULL << RESIZE_FEATURE, "the bit of the feature");
 
 /* ---- asking the server --------------------------------------------------- */

@@ -25,7 +25,4 @@
 json_t *ub_stats_to_json(const struct ub_stats_page *page, unsigned nr_queues, uint64_t now_ns,
 			 bool buckets);
 
-/* The verb of control.sock. */
-ub_control_verb ub_verb_stats;
-
 #endif
