@@ -441,8 +441,7 @@ static void a_device_is_moved_to_memory(void **state)
 	assert_false(side_is_there());
 	assert_info("migration", NULL, NULL);
 	assert_info("last_migration", "result", "moved");
-	assert_true(keeper.job.migration.last.pause_us >= 0 &&
-		    keeper.job.migration.last.pause_us == 1500);
+	assert_int_equal(keeper.job.migration.last.pause_us, 1500);
 	pump_until_cleared();
 	drop_fds();
 }
