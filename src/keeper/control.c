@@ -94,6 +94,38 @@ void ub_control_answer(struct ub_control *c, struct ub_control_caller caller, js
 	json_decref(object);
 }
 
+unsigned ub_control_callers_look(const struct ub_control *c, struct ub_control_callers *callers)
+{
+	unsigned nr = 0;
+
+	for (unsigned i = 0; i < callers->nr; i++) {
+		if (ub_control_is_awaited(c, callers->list[i]))
+			callers->list[nr++] = callers->list[i];
+	}
+	callers->nr = nr;
+	return nr;
+}
+
+int ub_control_callers_add(const struct ub_control *c, struct ub_control_callers *callers,
+			   struct ub_control_caller caller, struct ub_err *err)
+{
+	if (ub_control_callers_look(c, callers) == UB_CONTROL_MAX_CLIENTS)
+		return ub_err_set(err, EBUSY, "%u others wait for it already", callers->nr);
+	callers->list[callers->nr++] = caller;
+	return 0;
+}
+
+void ub_control_callers_answer(struct ub_control *c, struct ub_control_callers *callers,
+			       const struct ub_err *err)
+{
+	struct ub_control_callers asked = *callers;
+
+	/* An answer may be followed by the next request. */
+	callers->nr = 0;
+	for (unsigned i = 0; i < asked.nr; i++)
+		ub_control_answer(c, asked.list[i], NULL, err);
+}
+
 int ub_control_take(struct ub_control *c, struct ub_control_caller caller)
 {
 	struct ub_control_client *client = &c->clients[caller.place];

@@ -53,6 +53,12 @@ struct ub_control_caller {
 	uint32_t generation;
 };
 
+/* Several who wait for the same. Zero it. */
+struct ub_control_callers {
+	struct ub_control_caller list[UB_CONTROL_MAX_CLIENTS];
+	unsigned nr;
+};
+
 /*
  * What one verb does. args: the request (borrowed); reply: an object to be filled. 0: it is sent;
  * 1: the answer comes later; -errno: *err is sent. It neither blocks nor waits.
@@ -90,7 +96,16 @@ void ub_control_answer(struct ub_control *c, struct ub_control_caller caller, js
  */
 int ub_control_take(struct ub_control *c, struct ub_control_caller caller);
 
-/* Whether whoever asked is still there, as far as it is known. */
+/* Whether this caller is still there, as far as it is known. */
 bool ub_control_is_awaited(const struct ub_control *c, struct ub_control_caller caller);
+
+/* Forgets those that have gone. How many are left. */
+unsigned ub_control_callers_look(const struct ub_control *c, struct ub_control_callers *callers);
+/* One more, in the place of those that have gone. 0, or -EBUSY with *err: there are too many. */
+int ub_control_callers_add(const struct ub_control *c, struct ub_control_callers *callers,
+			   struct ub_control_caller caller, struct ub_err *err);
+/* The same answer for all, as ub_control_answer() gives it; they wait no longer. */
+void ub_control_callers_answer(struct ub_control *c, struct ub_control_callers *callers,
+			       const struct ub_err *err);
 
 #endif

@@ -773,10 +773,10 @@ static void all_who_detach_are_answered(void **state)
 	client_say(gone, DETACH);
 	close(gone);
 	pump();
-	assert_int_equal(keeper.job.detach.nr_callers, 3);
+	assert_int_equal(keeper.job.detach.callers.nr, 3);
 	assert_false(keeper.job.detach.is_forced);
 	ub_detach_answer(&keeper, &busy);
-	assert_int_equal(keeper.job.detach.nr_callers, 0);
+	assert_int_equal(keeper.job.detach.callers.nr, 0);
 	assert_refused(one, "EBUSY", "mounted");
 	assert_refused(two, "EBUSY", "mounted");
 	client_say(one, DETACH);
@@ -844,7 +844,7 @@ static void fuzz_server(uint64_t *seed)
 
 	while (ub_message_receive(server_fd, inbox, fds, MSG_DONTWAIT) == 0)
 		server_answers(unit_random(seed) % 2 ? 0 : EINVAL, "as it was thrown");
-	if (keeper.job.detach.nr_callers)
+	if (keeper.job.detach.callers.nr)
 		ub_detach_answer(&keeper, &(struct ub_err){ .code = EBUSY, .text = "busy" });
 }
 

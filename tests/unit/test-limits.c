@@ -1,26 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What a back end may say of itself, and what is refused. */
+#include "good-limits.h"
 #include "unit.h"
 
 #include <errno.h>
 
 #include "backend/limits.h"
-
-static struct ub_limits good_limits(void)
-{
-	return (struct ub_limits){
-		.size_bytes = 16 << 20,
-		.logical_block_bytes = 512,
-		.physical_block_bytes = 4096,
-		.max_io_bytes = 1 << 20,
-		.max_discard_bytes = 128 << 20,
-		.max_zeroes_bytes = 16 << 20,
-		.can_flush = 1,
-		.can_fua = 1,
-		.can_trim = 1,
-		.can_zero = 1,
-	};
-}
 
 /* One field of good limits is changed: is it refused, with a message that says why? */
 #define assert_refused(field, value, part) \

@@ -1,27 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What ublk's parameters become, and which data path is taken. */
+#include "good-limits.h"
 #include "unit.h"
 
 #include <errno.h>
 
 #include "ublk/datapath.h"
 #include "ublk/params.h"
-
-static struct ub_limits good_limits(void)
-{
-	return (struct ub_limits){
-		.size_bytes = 16 << 20,
-		.logical_block_bytes = 512,
-		.physical_block_bytes = 4096,
-		.max_io_bytes = 1 << 20,
-		.max_discard_bytes = 128 << 20,
-		.max_zeroes_bytes = 16 << 20,
-		.can_flush = 1,
-		.can_fua = 1,
-		.can_trim = 1,
-		.can_zero = 1,
-	};
-}
 
 static void parameters_say_what_the_limits_say(void **state)
 {

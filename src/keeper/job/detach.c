@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "helper/helper.h"
+#include "keeper/job/args.h"
 #include "keeper/job/migrate.h"
 #include "keeper/job/verbs.h"
 #include "keeper/keeper.h"
@@ -20,57 +21,32 @@
 
 /* ---- who asks ------------------------------------------------------------ */
 
-/* Those that have gone make room. */
-static void detach_forget_callers(struct ub_keeper *k)
-{
-	struct ub_keeper_detach *d = &k->job.detach;
-	unsigned nr = 0;
-
-	for (unsigned i = 0; i < d->nr_callers; i++) {
-		if (ub_control_is_awaited(&k->control, d->callers[i]))
-			d->callers[nr++] = d->callers[i];
-	}
-	d->nr_callers = nr;
-}
-
-static bool detach_is_awaited(struct ub_keeper *k)
-{
-	detach_forget_callers(k);
-	return k->job.detach.nr_callers > 0;
-}
-
 int ub_verb_detach(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
 		   json_t *reply, struct ub_err *err)
 {
-	const json_t *force = json_object_get(args, "force");
+	bool force = false;
+	int ret = ub_args_flag(args, "force", &force, err);
 
 	(void)reply;
-	if (force && !json_is_boolean(force))
-		return ub_err_set(err, EINVAL, "force: it is true or false");
+	if (ret)
+		return ret;
 	if (!k->was_live)
 		return ub_err_set(err, EAGAIN, "the device is not live yet: try again");
-	if (ub_migrate_is_on(k) && !json_is_true(force))
+	if (ub_migrate_is_on(k) && !force)
 		return ub_err_set(err, EBUSY,
 				  "/dev/ublkb%u stays: it is being migrated to %.200s: cancel that "
 				  "first (migrate --cancel), or use --force",
 				  k->device.info.dev_id, k->job.migration.label);
-	detach_forget_callers(k);
-	if (k->job.detach.nr_callers == UB_CONTROL_MAX_CLIENTS)
-		return ub_err_set(err, EBUSY, "%u others wait for it already",
-				  UB_CONTROL_MAX_CLIENTS);
-	k->job.detach.callers[k->job.detach.nr_callers++] = caller;
-	k->job.detach.is_forced |= json_is_true(force);
+	ret = ub_control_callers_add(&k->control, &k->job.detach.callers, caller, err);
+	if (ret)
+		return ret;
+	k->job.detach.is_forced |= force;
 	return 1; /* ub_detach_tend() answers */
 }
 
 void ub_detach_answer(struct ub_keeper *k, const struct ub_err *err)
 {
-	struct ub_keeper_detach asked = k->job.detach;
-
-	/* An answer may be followed by the next request. */
-	k->job.detach.nr_callers = 0;
-	for (unsigned i = 0; i < asked.nr_callers; i++)
-		ub_control_answer(&k->control, asked.callers[i], NULL, err);
+	ub_control_callers_answer(&k->control, &k->job.detach.callers, err);
 }
 
 /* ---- whether it may go --------------------------------------------------- */
@@ -143,7 +119,8 @@ static bool detach_may_go(struct ub_keeper *k)
 	char id[16], said[512];
 	int ret;
 
-	if (k->job.detach.awaits_ranges && !k->signals.nr && !detach_is_awaited(k)) {
+	if (k->job.detach.awaits_ranges && !k->signals.nr &&
+	    !ub_control_callers_look(&k->control, &k->job.detach.callers)) {
 		k->job.detach.awaits_ranges =
 			false; /* whoever asked has gone, and does not expect it any more */
 		return detach_must_go(k);
@@ -199,7 +176,7 @@ bool ub_detach_tend(struct ub_keeper *k, int *wait_ms)
 {
 	struct ub_keeper_detach *d = &k->job.detach;
 
-	if (!k->signals.nr && !d->nr_callers && !d->is_forced)
+	if (!k->signals.nr && !d->callers.nr && !d->is_forced)
 		return false;
 	if ((detach_must_go(k) || ub_migrate_give_up(k)) && detach_may_go(k))
 		return true;

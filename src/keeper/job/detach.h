@@ -18,8 +18,7 @@
 #define UB_DETACH_TOLD_BYTES 512
 
 struct ub_keeper_detach {
-	struct ub_control_caller callers[UB_CONTROL_MAX_CLIENTS]; /* who wait for an answer */
-	unsigned nr_callers;
+	struct ub_control_callers callers; /* who wait for an answer */
 	bool is_forced;
 	/* all is written back, and what lost connections may still write is waited for */
 	bool awaits_ranges;

@@ -75,7 +75,7 @@ void ub_migrate_let_go(struct ub_keeper *k)
 {
 	struct ub_keeper_migration *m = &k->job.migration;
 
-	m->nr_cancellers = 0;
+	m->cancellers.nr = 0;
 	json_decref(m->request);
 	m->request = NULL;
 	ub_close(&m->side_fd);

@@ -59,19 +59,6 @@ void ub_migrate_close_attempt(struct ub_keeper_migration *m)
 	m->attempt = UB_ATTEMPT_NONE;
 }
 
-void ub_migrate_answer_cancellers(struct ub_keeper *k, const struct ub_err *err)
-{
-	struct ub_keeper_migration *m = &k->job.migration;
-	struct ub_control_caller callers[UB_CONTROL_MAX_CLIENTS];
-	unsigned nr = m->nr_cancellers;
-
-	/* An answer may be followed by the next request. */
-	memcpy(callers, m->cancellers, sizeof(callers));
-	m->nr_cancellers = 0;
-	for (unsigned i = 0; i < nr; i++)
-		ub_control_answer(&k->control, callers[i], NULL, err);
-}
-
 /* The device is on its source, as before. code: an errno; ECANCELED: as somebody wished. */
 void ub_migrate_failed(struct ub_keeper *k, int code, const char *why)
 {
@@ -91,7 +78,7 @@ void ub_migrate_failed(struct ub_keeper *k, int code, const char *why)
 	/* else the next keeper would begin it anew if state.json cannot be written */
 	ub_rundir_void_side(&k->rundir);
 	ub_migrate_note(k);
-	ub_migrate_answer_cancellers(k, &(struct ub_err){ .code = 0 });
+	ub_control_callers_answer(&k->control, &m->cancellers, &(struct ub_err){ .code = 0 });
 }
 
 /* The device is on the destination now. Waits for nothing, and allocates nothing. */
@@ -127,7 +114,7 @@ void ub_migrate_moved(struct ub_keeper *k, const uint64_t *pause_us)
 	ub_migrate_note(k);
 	ub_err_set(&late, EALREADY, "it is too late: the device has been migrated to %.300s",
 		   m->label);
-	ub_migrate_answer_cancellers(k, &late);
+	ub_control_callers_answer(&k->control, &m->cancellers, &late);
 }
 
 /*

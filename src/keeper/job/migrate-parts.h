@@ -32,7 +32,6 @@ void ub_migrate_moved(struct ub_keeper *k, const uint64_t *pause_us);
 bool ub_migrate_command_has_ended(struct ub_keeper *k);
 /* What the device is not made of, or not any more. Waits for its command. */
 void ub_migrate_clear(struct ub_keeper *k);
-void ub_migrate_answer_cancellers(struct ub_keeper *k, const struct ub_err *err);
 
 /* ---- migrate-attempt.c --------------------------------------------------- */
 

@@ -235,7 +235,7 @@ static int migrate_check(struct ub_keeper *k, struct ub_err *err)
 		return ub_err_set(err, EIO, "the device has failed: detach it, and attach it anew");
 	if (!k->was_live || k->server->gone || k->server->fd < 0 || k->life == UB_RECOVERING)
 		return ub_err_set(err, EAGAIN, "the device is not live now: try again");
-	if (k->signals.nr || k->job.detach.nr_callers || k->job.detach.is_forced)
+	if (k->signals.nr || k->job.detach.callers.nr || k->job.detach.is_forced)
 		return ub_err_set(err, EBUSY, "the device is being taken away");
 	if (k->job.resize.is_running || k->job.resize.is_asked || k->job.resize.must_settle)
 		return ub_err_set(err, EBUSY, "its size is being changed: try again");
@@ -402,21 +402,13 @@ int ub_verb_migrate_cancel(struct ub_keeper *k, struct ub_control_caller caller,
 {
 	struct ub_keeper_migration *m = &k->job.migration;
 	int ret = migrate_check_is_on(k, err);
-	unsigned nr = 0;
 
 	(void)args;
 	(void)reply;
+	if (ret == 0)
+		ret = ub_control_callers_add(&k->control, &m->cancellers, caller, err);
 	if (ret)
 		return ret;
-	/* Those that have gone make room. */
-	for (unsigned i = 0; i < m->nr_cancellers; i++) {
-		if (ub_control_is_awaited(&k->control, m->cancellers[i]))
-			m->cancellers[nr++] = m->cancellers[i];
-	}
-	m->nr_cancellers = nr;
-	if (nr == UB_CONTROL_MAX_CLIENTS)
-		return ub_err_set(err, EBUSY, "%u others wait for it already", nr);
-	m->cancellers[m->nr_cancellers++] = caller;
 	migrate_cancel(k);
 	if (ub_migrate_is_on(k))
 		/* the next keeper, if one comes before the end, does not begin it anew */
@@ -442,7 +434,7 @@ static void migrate_end(struct ub_keeper *k)
 		ub_log(UB_LOG_WARNING, "/dev/ublkb%u: migrating it to %.300s is given up",
 		       k->device.info.dev_id, m->label);
 	}
-	ub_migrate_answer_cancellers(k, &(struct ub_err){ .code = 0 });
+	ub_control_callers_answer(&k->control, &m->cancellers, &(struct ub_err){ .code = 0 });
 	ub_migrate_close_attempt(m);
 	m->phase = UB_MIGRATION_NONE;
 	ub_migrate_clear(k);

@@ -77,8 +77,7 @@ struct ub_keeper_migration {
 	struct ub_err refused; /* its code is not 0: this keeper has cancelled it, and why */
 	char label[UB_MIGRATE_LABEL_BYTES];
 	char why[512]; /* "": nothing to say */
-	struct ub_control_caller cancellers[UB_CONTROL_MAX_CLIENTS];
-	unsigned nr_cancellers;
+	struct ub_control_callers cancellers;
 
 	int side_fd; /* NAME/side, until the server has it; -1: none */
 

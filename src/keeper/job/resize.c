@@ -18,6 +18,7 @@
 #include "base/step.h"
 #include "base/text.h"
 #include "helper/helper.h"
+#include "keeper/job/args.h"
 #include "keeper/job/verbs.h"
 #include "keeper/keeper.h"
 #include "keeper/kernel.h"
@@ -353,17 +354,19 @@ static int resize_tend(struct ub_keeper *k)
 int ub_verb_resize(struct ub_keeper *k, struct ub_control_caller caller, const json_t *args,
 		   json_t *reply, struct ub_err *err)
 {
-	const json_t *size = json_object_get(args, "size_bytes"),
-		     *force = json_object_get(args, "force");
+	const json_t *size = json_object_get(args, "size_bytes");
 	struct ub_keeper_resize *r = &k->job.resize;
+	bool force = false;
+	int ret;
 
 	(void)reply;
 	if (size && !json_is_integer(size))
 		return ub_err_set(err, EINVAL, "size_bytes: it is a number of bytes");
 	if (size && json_integer_value(size) <= 0)
 		return ub_err_set(err, ERANGE, "size_bytes: a device has at least one block");
-	if (force && !json_is_boolean(force))
-		return ub_err_set(err, EINVAL, "force: it is true or false");
+	ret = ub_args_flag(args, "force", &force, err);
+	if (ret)
+		return ret;
 	if (!k->was_live || k->server->gone)
 		return ub_err_set(err, EAGAIN, "the device is not live: try again");
 	if (!size && !k->side->o->nbd)
@@ -381,7 +384,7 @@ int ub_verb_resize(struct ub_keeper *k, struct ub_control_caller caller, const j
 	if (r->is_running || (r->is_asked && r->has_caller))
 		return ub_err_set(err, EBUSY, "its size is being changed already: try again");
 	r->is_asked = r->has_caller = true;
-	r->is_forced = json_is_true(force);
+	r->is_forced = force;
 	r->caller = caller;
 	r->size_bytes = (uint64_t)json_integer_value(size);
 	return 1; /* resize_tend() answers */
